@@ -1,10 +1,10 @@
-"""The statements that add records, and with them the owners of memories that are new.
+"""The statements that add records, and the owners of new memories.
 
-A batch in a store without owners, none of whose records has an owner, a context or a cause, is
-written by statements of its own, which know nothing of them.
+If the store has no owners, and no record of a batch has an owner, a context or a cause, the batch
+is written by shorter statements without these columns.
 
-Each statement compares `owners_state.number` with what is known (see `owners`). If it differs,
-nothing is added, and the number of rows shows it.
+Each statement compares `owners_state.number` with the cached number (see `owners`). If they differ,
+it adds nothing, and the number of rows shows that.
 """
 
 from collections.abc import Sequence
@@ -37,18 +37,18 @@ _ROW: Final = f"{COLUMN_LIST}, occurred_at"
 _NUMBER: Final = "coalesce((SELECT number FROM {schema}.owners_state), 0::pg_catalog.int8)"
 _WITHOUT_OWNERS: Final = f" AND {_NUMBER} = 0::pg_catalog.int8"
 _HEAR_WARNINGS: Final = "pg_catalog.set_config('client_min_messages', 'warning', true)"
-"""For a statement outside of a transaction: see `transaction`."""
+"""For a statement without a transaction: see `transaction`."""
 
 
 def _unnested(names: Sequence[str], first: int, separator: int) -> str:
-    """Return the SELECT list of columns that are each one text: see `joined_columns`.
+    """Return the SELECT list of columns that are each passed as one text: see `joined_columns`.
 
-    One unnest per column in the SELECT list is not materialized first, unlike one in FROM: that
-    saves a tenth of the statement's time. A column that is NULL as a whole is NULL in each row.
+    An unnest in the SELECT list is not materialized first, unlike one in FROM. That saves a tenth
+    of the statement's time. A column that is NULL as a whole is NULL in each row.
 
     Args:
         first: the number of the first column's parameter.
-        separator: that of the separator, which the null follows.
+        separator: the number of the separator's parameter; the null's is the next one.
     """
     return ", ".join(
         f"pg_catalog.unnest(pg_catalog.string_to_array("
@@ -58,10 +58,10 @@ def _unnested(names: Sequence[str], first: int, separator: int) -> str:
 
 
 def _all_or_none(statement: str, count: int, before: str = "") -> str:
-    """Return a statement without a surrounding transaction that adds so many records, or none.
+    """Return a statement that adds all records or none, without a surrounding transaction.
 
-    If it added fewer, because a trigger of the owner left a row out, or what was known of owners
-    has changed, a division by zero rolls it back.
+    It adds fewer than `count` if a trigger leaves out a row, or if owners have changed. Then a
+    division by zero rolls it back.
     """
     return f"""
 WITH {before}added AS ({statement} RETURNING 1)
@@ -70,10 +70,10 @@ SELECT 1 / (pg_catalog.count(*) = ${count}::bigint)::integer, {_HEAR_WARNINGS} F
 
 
 def _with_keys(statement: str, count: int) -> str:
-    """Return a statement of `_all_or_none` that also adds nothing where a data key is missing, or
+    """Return a statement of `_all_or_none` that also adds nothing if a data key is missing or
     retired.
 
-    It takes two more: the ids of the keys, separated by commas, and how many these are.
+    It has two more parameters: the ids of the keys, separated by commas, and their number.
     """
     return f"""{statement}HAVING 1 / ((
     SELECT pg_catalog.count(*) FROM {{schema}}.data_keys WHERE id = ANY(
@@ -93,7 +93,7 @@ _ADD_ONE: Final = f"""
 INSERT INTO {{schema}}.history ({_ROW})
 SELECT {", ".join(f"${number}::{kind}" for number, kind in enumerate(_TYPES, start=1))},
     $11::pg_catalog.text::pg_catalog.timestamptz WHERE true"""
-"""Takes `values_of` a record. It saves a single write a tenth of its time."""
+"""Its parameters are `values_of` a record. It saves a tenth of the time of a single write."""
 _ADD_ONE_ALONE: Final = f"{_ADD_ONE}{_WITHOUT_OWNERS} RETURNING {_HEAR_WARNINGS}"
 _COUNT: Final = len(_GIVEN) + 3
 _ADD_ALL_OR_NONE: Final = _all_or_none(f"{_ADD_RECORDS}{_WITHOUT_OWNERS}", _COUNT)
@@ -122,11 +122,11 @@ _WITHOUT_RECORDS: Final = f""" AND NOT EXISTS (
         ORDER BY memory_id, seq LIMIT 1
     ) AS there
 )"""
-"""Whether no memory that is taken for a new one has records."""
+"""Whether none of the memories that are assumed to be new has records."""
 
 
 def _add_owners(first: int, separator: int) -> str:
-    """Return the INSERT of rows of `owners`: a memory that has one is a unique violation."""
+    """Return the INSERT of rows of `owners`. A memory that already has one violates the key."""
     names = ("memory_id", *SCOPES)
     return f"""
 INSERT INTO {{schema}}.owners (memory_id, {SCOPE_LIST}) SELECT memory_id, {SCOPE_LIST}
@@ -141,7 +141,7 @@ _ADD_DETAILED_ALL_OR_NONE: Final = _all_or_none(
 )
 _ADD_SEALED_DETAILED_ALL_OR_NONE: Final = _with_keys(_ADD_DETAILED_ALL_OR_NONE, _DETAILED_COUNT)
 ADD_OWNERS: Final = _add_owners(1, len(SCOPES) + 2)
-"""Takes `owner_rows`."""
+"""Its parameters are `owner_rows`."""
 REPLACE_OWNERS: Final = f"""{ADD_OWNERS}
 ON CONFLICT (memory_id) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in SCOPES)}"""
 
@@ -156,15 +156,15 @@ def _columns(owners: OwnerByMemory) -> list[Sequence[str | None]]:
 
 
 def _has_details(records: Sequence[HistoryRecord], plan: OwnersPlan) -> bool:
-    """Return whether records can't be written by the statements that know nothing of owners."""
+    """Return whether records need the statements with owners, context and cause."""
     return bool(plan.number) or have_details(records)
 
 
 @cache
 def _leaves_first(sql: str, first: int, count: int) -> str:
-    """Return a statement that also writes so many bundles, from a parameter on.
+    """Return a statement that also writes `count` bundles; `first` is their first parameter.
 
-    They are written in any case, so what the statement adds has to be all or none.
+    The bundles are always written, so the statement has to add all records or none.
     """
     rows = ", ".join(
         f"(${at}::pg_catalog.text, ${at + 1}::pg_catalog.int8, ${at + 2}::pg_catalog.bytea,"
@@ -179,7 +179,7 @@ WITH leaves AS (
 
 
 def with_leaves(statement: Statement, leaves: Sequence[Bundle]) -> Statement:
-    """Return a statement of this module that also writes the leaves of what it adds."""
+    """Return a statement of this module that also writes the leaves of its records."""
     if not leaves:
         return statement
     sql, arguments = statement
@@ -197,11 +197,11 @@ def alone(
     key_ids: Sequence[str],
     leaves: Sequence[Bundle] = (),
 ) -> Statement:
-    """Return the statement that adds records, outside of a transaction: all or none.
+    """Return the statement that adds all records or none, without a transaction.
 
     Args:
-        key_ids: of the data keys that they are sealed under, which it checks.
-        leaves: of the records and the new owners.
+        key_ids: the ids of the records' data keys, which the statement checks.
+        leaves: the leaves of the records and the new owners.
     """
     return with_leaves(_alone(records, plan, key_ids, may_be_short=not leaves), leaves)
 
@@ -236,13 +236,13 @@ def within_transaction(
 ) -> list[Statement]:
     """Return the statements that add records in a transaction.
 
-    The last one adds the records; its status has to be as many as they are.
+    The last one adds the records. The caller has to check that its status is their number.
 
     Args:
-        leaves: of the records and the new owners.
+        leaves: the leaves of the records and the new owners.
         checks_new: whether to add nothing if a memory of `plan.new` has records.
         checks_number: whether to compare the number of `owners_state`. On a Citus cluster a
-            statement can't, and the transaction has locked it.
+            statement can't do that, and the transaction has locked the number.
     """
     if not _has_details(records, plan):
         known = _WITHOUT_OWNERS if checks_number else ""

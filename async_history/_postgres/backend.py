@@ -1,4 +1,4 @@
-"""The PostgreSQL backend: connects, and migrates the tables or checks them."""
+"""The PostgreSQL backend: it connects, and migrates or checks the tables."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Found:
-    """What a schema has besides the tables of any history."""
+    """The optional parts of a schema: what not every history has."""
 
     is_distributed: bool = False
     has_clear_index: bool = False
@@ -41,11 +41,11 @@ class _Found:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PostgresBackend:
-    """The tables in one schema, of a server or of the database of a user's pool.
+    """The tables in one schema, on a server or in the database of a user's pool.
 
-    Either `server` or `user_pool` is set. With `may_migrate`, opening creates the tables and
-    migrates older ones; with `may_extend` and `asks_for_ledger`, it gives tables that are there a
-    ledger. The other fields are the arguments of `PostgresHistoryManager`.
+    Either `server` or `user_pool` is set. With `may_migrate`, opening creates missing tables and
+    migrates older ones. With `may_extend` and `asks_for_ledger`, opening adds a ledger to existing
+    tables. The other fields are the arguments of `PostgresHistoryManager`.
     """
 
     server: ServerUrl | None
@@ -62,7 +62,7 @@ class PostgresBackend:
 
     @property
     def system(self) -> str:
-        """The database."""
+        """The name of the database system."""
         return "postgresql"
 
     @property
@@ -106,7 +106,7 @@ class PostgresBackend:
             if self.may_migrate:
                 with in_time(connection, self.limits.acquire_timeout_s):
                     version = await migrations.applied_version(connection, self.schema_name)
-                if version < migrations.VERSION:  # this takes as long as it takes
+                if version < migrations.VERSION:  # without a timeout
                     await migrations.migrate(connection, self.schema_name)
             else:
                 await self._look(connection)
@@ -161,10 +161,11 @@ class PostgresBackend:
         )
 
     async def _prepare_keys(self, connection: Any, there: "_Found") -> None:
-        """Check that the history is opened with keys if it is encrypted, and prepare it if not.
+        """Check that an encrypted history is opened with keys; prepare another one for encryption.
 
         Raises:
-            KeyMissing, InvalidInput, MigrationError: it can't be opened so. Nothing was changed.
+            KeyMissing, InvalidInput, MigrationError: the keys do not fit the history. Nothing was
+                changed.
         """
         if self.keys is None:
             if there.is_encrypted:
@@ -184,7 +185,7 @@ class PostgresBackend:
             )
 
     async def _prepare_ledger(self, connection: Any, there: "_Found") -> None:
-        """Give the history a ledger if that is asked for.
+        """Add a ledger to the history if requested.
 
         Raises:
             InvalidInput, MigrationError: it can't have one. Nothing was changed.

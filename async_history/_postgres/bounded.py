@@ -30,7 +30,7 @@ def bounded(
 
     Args:
         where: the server, for messages.
-        on_hang: called when the time is over.
+        on_hang: called when the time limit is reached.
 
     Raises:
         OutcomeUnknown: the connection was lost, or the commit did not wait for its standby.
@@ -74,7 +74,7 @@ def meaning_of(error: BaseException, where: str, connection: Any) -> Exception:
     if not may_work_later(error):
         return typed
     if not isinstance(error, asyncpg.LockNotAvailableError | asyncpg.QueryCanceledError):
-        _terminate(connection)  # it may be to a server that is not the primary any more
+        _terminate(connection)  # its server may no longer be the primary
     return TryAgain(typed)
 
 

@@ -1,5 +1,5 @@
 # mypy: disable-error-code=import-untyped
-"""The server's settings that limit a statement's time and lock waits, so that none outlives us."""
+"""The server's settings that limit the time and lock waits of a statement, so that it ends."""
 
 import contextlib
 from collections.abc import Mapping, Sequence
@@ -35,8 +35,8 @@ Settings = Mapping[str, int]
 
 
 READ_COMMITTED: Final = "SET default_transaction_isolation TO 'read committed'"
-"""For statements without a transaction. Where they wait for a lock they must see what the session
-that had it has committed: a memory's owner."""
+"""For statements without a transaction. After waiting for a lock they must see what its previous
+holder has committed, such as a memory's owner."""
 _AS_BEFORE: Final = "RESET default_transaction_isolation"
 
 
@@ -48,7 +48,7 @@ def time_for(batch: Sequence[Submission]) -> float:
 
 async def settings_of(connection: Any) -> Settings:
     """Return a session's values of the settings that this module changes."""
-    async with connection.transaction():  # behind a pooler a statement needs one
+    async with connection.transaction():  # behind a pooler a statement needs a transaction
         return {name: int(setting) for name, setting in await connection.fetch(_SET)}
 
 

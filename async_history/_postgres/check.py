@@ -1,4 +1,4 @@
-"""Checks a history in PostgreSQL: its tables' version, keys, indexes, owners and ids."""
+"""The check of a history in PostgreSQL: the tables' version, keys, indexes, owners and ids."""
 
 from collections.abc import AsyncIterator
 from typing import Any, Final
@@ -39,7 +39,7 @@ SELECT pg_catalog.count(*), pg_catalog.min(id) FROM (
 
 
 async def faults_of(connection: Any, schema: str) -> list[str]:
-    """Return what is wrong with the tables of a schema."""
+    """Return the faults of a schema's tables, one sentence each."""
     return [problem async for problem in _problems(connection, schema)]
 
 

@@ -1,4 +1,4 @@
-"""Distributes the tables over the nodes of a Citus cluster.
+"""Distribution of the tables over the nodes of a Citus cluster.
 
 A memory's history stays on one node, and so does a session scope's buffer: each unique key of a
 distributed table must contain its distribution column
@@ -25,13 +25,13 @@ DROP TRIGGER IF EXISTS history_xact_before_seq ON {schema}.history;
 ALTER TABLE {schema}.history DROP CONSTRAINT history_pkey,
     ADD CONSTRAINT history_pkey PRIMARY KEY (id, memory_id)
 """
-"""Makes `history` a table that Citus distributes: its keys contain the distribution column, and it
-has no triggers. (Its own is for followers, of which a distributed history has none.)"""
+"""Makes `history` a table that Citus can distribute: its keys contain the distribution column, and
+it has no triggers. (Its own trigger is for followers, which a distributed history can't have.)"""
 _DISTRIBUTE: Final = """
 SELECT pg_catalog.create_distributed_table($1::pg_catalog.regclass, $2, colocate_with => $3)
 """
 _COPY_TO_ALL: Final = "SELECT pg_catalog.create_reference_table($1::pg_catalog.regclass)"
-"""Of the one row of `owners_state`, which each node's statements lock."""
+"""For the one row of `owners_state`, which the statements of each node lock."""
 
 
 async def distribute(url: str, schema: str) -> list[str]:
@@ -41,7 +41,7 @@ async def distribute(url: str, schema: str) -> list[str]:
 
     Raises:
         MigrationError: the database has no Citus extension; nothing was changed.
-        StorageError: the server can't be reached, or refuses.
+        StorageError: the server can't be reached, or refuses this.
     """
     async with connected(server_url(url)) as connection:
         return await _distribute(connection, schema)

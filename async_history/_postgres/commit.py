@@ -1,5 +1,5 @@
 # mypy: disable-error-code=import-untyped
-"""Commits one batch in one PostgreSQL transaction, with as few round trips as possible.
+"""Writing one batch in one PostgreSQL transaction, with as few round trips as possible.
 
 A batch of new records with generated ids is a single statement. All other batches are rarer and
 take a transaction of several statements.
@@ -61,9 +61,9 @@ SELECT pg_catalog.pg_advisory_xact_lock(
 )
 FROM pg_catalog.unnest(pg_catalog.string_to_array($1, ',')::bigint[]) AS stripe
 """
-"""On a Citus cluster no unique key can span the memories, by which the tables are distributed. So a
-submission with ids of the caller takes locks first: of 64, because the server's lock table is
-small, and in order, to prevent deadlocks."""
+"""On a Citus cluster the tables are distributed by memory, so no unique key spans memories. A
+submission with the caller's ids takes locks first. There are only 64, because the server's lock
+table is small, and they are taken in order, to prevent deadlocks."""
 _STRIPES: Final = 64
 _LOCK_MEMORIES: Final = """
 SELECT pg_catalog.pg_advisory_xact_lock(key)
@@ -74,8 +74,8 @@ FROM (
     FROM pg_catalog.unnest($1::pg_catalog.text[]) AS memory_id ORDER BY key
 ) AS keys
 """
-"""Taken before any lookup: a transaction that has waited for these locks sees all that the previous
-holder wrote, which may be its own earlier try."""
+"""These locks are taken before any look-up. After waiting for them a transaction sees all that the
+previous holder wrote, which may be its own earlier try."""
 _EXISTING: Final = f"""
 SELECT {RECORD_COLUMNS} FROM {{schema}}.history WHERE id = ANY($1::pg_catalog.text[])
 """
@@ -109,30 +109,30 @@ def _stripes(ids: Iterable[str]) -> str:
 
 
 class _LeftOut(Exception):
-    """A trigger or rule of the owner left out rows without an error."""
+    """A trigger or rule in the database left out rows without an error."""
 
 
 def _require_all(done: str, rows: Sequence[object]) -> None:
-    """Check by an INSERT's status that it wrote all rows; the caller rolls back otherwise."""
+    """Check by the status of an INSERT that it wrote all rows; if not, the caller rolls back."""
     if done != f"INSERT 0 {len(rows)}":
         raise _LeftOut(f"a trigger or rule left out rows ({done} of {len(rows)})")
 
 
 class BatchCommitter:
-    """Writes batches through one connection.
+    """The write of batches through one connection.
 
     Args:
         schema: the quoted schema.
-        settings: statements that each transaction begins with. If there are none, a batch may be
-            one statement without a transaction.
+        settings: the first statements of each transaction. If there are none, a batch may be one
+            statement without a transaction.
         is_distributed: whether the tables are distributed over the nodes of a Citus cluster.
         owns_transaction: False if `commit_in_transaction` runs inside a transaction of the user.
         leaves_out_late: whether to refuse a submission that could be written only later, such as
             one that waits for a lock; otherwise the whole batch fails and is retried.
-        known: what is remembered of the memories' owners.
-        seal: what becomes of texts.
-        attestation: what gives records their leaves; None if the store has no ledger.
-        keys: how a transaction of the user comes to the keys of the store.
+        known: the cache of the memories' owners.
+        seal: seals and opens texts.
+        attestation: computes the leaves of records; None if the store has no ledger.
+        keys: gives a user's transaction access to the keys of the store.
         where: the server, for messages.
         sent: called shortly before the batch is sent, when Python's work for it is done.
     """
@@ -191,7 +191,7 @@ class BatchCommitter:
                 if not self._locks_ids(additions) and await self._add_at_once(additions):
                     return {}
             except (_LeftOut, asyncpg.DivisionByZeroError):
-                pass  # a trigger or rule left records out, or owners have changed: find out whose
+                pass  # a trigger or rule left out records, or owners have changed: look at each
             except asyncpg.FeatureNotSupportedError:
                 pass  # a rule that rewrites statements does not allow RETURNING
             except asyncpg.PostgresError as error:
@@ -211,7 +211,7 @@ class BatchCommitter:
         return transaction(self._connection, *self._settings, *settings)
 
     def _may_be_of_one(self, error: asyncpg.PostgresError, submissions: int) -> bool:
-        """Return whether an error may be due to single submissions, which are then searched for."""
+        """Return whether an error may be due to some submissions, which are then looked for."""
         if is_refusal(error):
             return True
         if is_connection_lost(error) or concerns_all(error):
@@ -257,7 +257,7 @@ class BatchCommitter:
         return True
 
     async def _plan(self, records: Sequence[HistoryRecord]) -> OwnersPlan | None:
-        """Return whose memories the records are of; None if that has to be decided first."""
+        """Return the owners of the records' memories; None if they have to be looked up first."""
         known = self._known
         if known.number:
             unknown = known.unknown(records)
@@ -270,7 +270,7 @@ class BatchCommitter:
         return known.plan(records)
 
     def _may_be_erased(self, additions: Sequence[AddRecords]) -> bool:
-        """Return whether the owners that records give may have been erased since they began."""
+        """Return whether the owners of records may have been erased since the calls began."""
         erased_at = self._known.erased_at
         return erased_at is not None and (
             self._is_distributed or earliest_begin(additions) <= erased_at
@@ -335,7 +335,7 @@ class BatchCommitter:
     async def last_changes(
         self, asked: Sequence[MemoryMoment]
     ) -> dict[MemoryMoment, HistoryRecord | None]:
-        """Return memories' last records at moments; None of one that only the whole memory tells.
+        """Return memories' last records at moments; None if one needs the whole memory.
 
         `existing` has already locked the memories.
         """
@@ -362,11 +362,11 @@ class BatchCommitter:
         return [record_from_row(row) for row in rows]
 
     async def owners(self, records: Sequence[HistoryRecord]) -> dict[str, Owner]:
-        """Return the owners of these records' memories, of those that have one."""
+        """Return the owners of these records' memories, where they have one."""
         return (await self._owners.find(records)).owners()
 
     async def erased(self, names: Sequence[Name]) -> Mapping[Name, datetime]:
-        """Return when names were erased, of those that were."""
+        """Return when names were erased, without those that were not."""
         return await self._owners.erased(names)
 
     async def buffers(self, submissions: Sequence[SaveMessages]) -> dict[str, Buffer]:
@@ -378,7 +378,7 @@ class BatchCommitter:
 
     @contextlib.asynccontextmanager
     async def undone_if_refused(self) -> AsyncIterator[None]:
-        """Roll back the writes of the body if the database refuses one."""
+        """Provide a savepoint, rolled back if the database refuses a write of the body."""
         try:
             async with (
                 self._owners.undone_if_refused(),
@@ -418,7 +418,7 @@ class BatchCommitter:
         messages: Sequence[SaveMessages],
         owners: Mapping[str, Owner],
     ) -> None:
-        """Write records and messages, in order, and the owners that memories get."""
+        """Write records and messages, in order, and the owners of memories."""
         if records and self._has_undated:
             records = await dated(records, self.latest)
         if records or owners:
@@ -438,7 +438,7 @@ class BatchCommitter:
             await self._save_messages(messages)
 
     async def enter(self, operations: Sequence[StoreOperation]) -> None:
-        """Enter operations in the log."""
+        """Add operations to the log."""
         ledger = tables_of(self._attestation, self._connection)
         await log_within(self._connection, self._schema, ledger).begin(*operations)
 

@@ -1,5 +1,5 @@
 # mypy: disable-error-code=import-untyped
-"""Connecting to PostgreSQL: tries host after host, with a timeout and typed errors."""
+"""Connecting to PostgreSQL: host after host, with a timeout and typed errors."""
 
 import asyncio
 import contextlib
@@ -50,8 +50,8 @@ async def connect_to_any(
 async def connect_checked(server: ServerUrl, _: object = None, **options: Any) -> Any:
     """Connect as `connect_to_any`, and make the server check whether we are still connected.
 
-    A pool's `init` would be the place for that. But if the server stands still then, asyncpg waits
-    for it without a limit before it gives up the connection.
+    This is not done in a pool's `init`: if the server hangs during `init`, asyncpg waits for it
+    without a limit.
     """
     connection = await connect_to_any(server, **options)
     try:
@@ -68,7 +68,7 @@ async def connected(server: ServerUrl, timeout_s: float = ACQUIRE_TIMEOUT_S) -> 
 
     Raises:
         InvalidInput: the driver can't use the URL.
-        StorageError: the server can't be reached in time, or refuses; also for the body's errors.
+        StorageError: the server can't be reached in time, or refuses; also for errors of the body.
     """
     with typed(server.where):
         connection = await connect_to_any(server, statement_cache_size=0, timeout=timeout_s)
@@ -82,7 +82,7 @@ async def connected(server: ServerUrl, timeout_s: float = ACQUIRE_TIMEOUT_S) -> 
 def in_time(connection: Any, timeout_s: float) -> Iterator[None]:
     """Limit the time of a body that writes nothing, by closing the connection.
 
-    To cancel the body would not do: a transaction in it would wait for the server to roll back.
+    Cancelling the body would not work: a transaction in it would wait for the server's rollback.
 
     Raises:
         TimeoutError: the server did not answer in time.
@@ -97,7 +97,7 @@ def in_time(connection: Any, timeout_s: float) -> Iterator[None]:
     timer = asyncio.get_running_loop().call_later(timeout_s, give_up)
     try:
         yield
-    except (AttributeError, *DriverError) as error:  # the former from a statement not yet sent
+    except (AttributeError, *DriverError) as error:  # AttributeError: statement not yet sent
         if is_late:
             raise TimeoutError from error
         raise

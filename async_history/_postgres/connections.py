@@ -1,4 +1,4 @@
-"""The connections of one history in PostgreSQL: one that writes, and a pool that reads."""
+"""The connections of one history in PostgreSQL: one for writing, and a pool for reading."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -19,11 +19,11 @@ _ASK_AGAIN_S: Final = 0.1
 
 
 class Connections:
-    """Runs writes on one connection, and reads on a pool, with retries.
+    """Writes on one connection, and reads on a pool, with retries.
 
     Args:
-        pool: connections to the server that is written to.
-        read_pool: connections to the server that is read from; often the same pool.
+        pool: connections to the server for writes.
+        read_pool: connections to the server for reads; often the same pool.
         idle_s: how long the writing connection may be unused before it is closed.
         retry_timeout_s: how long to retry after a connection was lost.
     """
@@ -56,21 +56,21 @@ class Connections:
         work: Callable[[Any, Sequence[str]], Coroutine[Any, Any, T]],
         within_s: float | None = None,
     ) -> T:
-        """Run work that may be done twice on a connection of the pool; retry if that is lost.
+        """Run repeatable work on a connection of the pool; retry if the connection is lost.
 
         Args:
-            within_s: seconds that a try may take; None is as long as another write.
+            within_s: seconds that a try may take; None: as long as another write.
         """
         if within_s is None:
             within_s = self._retry_timeout_s / _TRIES
         return await self._until_done(partial(self._pool.write, work, within_s), "written")
 
     async def fetch(self, sql: str, *arguments: Any) -> Sequence[Sequence[Any]]:
-        """Run one SELECT on the server that is read from; retry if its connection is lost."""
+        """Run one SELECT on the server for reads; retry if the connection is lost."""
         return await self._fetch_from(self._read_pool, sql, arguments)
 
     async def fetch_where_written(self, sql: str, *arguments: Any) -> Sequence[Sequence[Any]]:
-        """Run one SELECT on the server that is written to; retry if its connection is lost."""
+        """Run one SELECT on the server for writes; retry if the connection is lost."""
         return await self._fetch_from(self._pool, sql, arguments)
 
     async def _fetch_from(
@@ -96,7 +96,7 @@ class Connections:
             await asyncio.sleep(_ASK_AGAIN_S)
 
     async def aclose(self, timeout_s: float) -> None:
-        """Release the connections, and close the pools that are our own."""
+        """Release the connections, and close our own pools."""
         if not self._is_closed:
             self._is_closed = True
             await self._writing.aclose()
@@ -104,7 +104,7 @@ class Connections:
                 await pool.aclose(timeout_s)
 
     def abandon(self) -> None:
-        """Terminate the connections without waiting for what they are doing."""
+        """Terminate the connections without waiting for their work."""
         if not self._is_closed:
             self._is_closed = True
             self._writing.stop()

@@ -12,12 +12,12 @@ from async_history._core.cursors import CursorCodec
 _CURSORS: Final = CursorCodec("postgresql", "follow on a PostgreSQL history")
 _DIGITS: Final = 16
 _FIRST_XACT: Final = 3
-"""The first number of a transaction; the server has smaller ones for itself."""
+"""The lowest number of a transaction; the server reserves smaller ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Which transactions have ended: those below `xmax` except the `running` ones."""
+    """The set of ended transactions: those below `xmax`, except the `running` ones."""
 
     xmax: int
     running: tuple[int, ...] = ()
@@ -33,10 +33,10 @@ class Snapshot:
 
     @classmethod
     def read_back(cls, text: str) -> "Snapshot":
-        """Parse a snapshot's own text from a cursor.
+        """Parse the text of a snapshot in a cursor.
 
         Raises:
-            ValueError: it is not one that the server would accept.
+            ValueError: the server would not accept it as a snapshot.
         """
         snapshot = cls.parse(text)
         numbers = (*snapshot.running, snapshot.xmax)
@@ -50,23 +50,23 @@ class Snapshot:
         return f"{self.running[0] if running else self.xmax}:{self.xmax}:{running}"
 
     def sees(self, xact: int) -> bool:
-        """Return whether a transaction had ended."""
+        """Return whether a transaction had ended at this snapshot."""
         return xact < self.xmax and xact not in self.running
 
     def up_to(self, xact: int) -> "Snapshot":
-        """Return the snapshot that sees the same up to this transaction, and none after it."""
+        """Return the snapshot that sees the same up to this transaction, and nothing above it."""
         xmax = min(self.xmax, xact + 1)
         return Snapshot(xmax, tuple(x for x in self.running if x < xmax))
 
     def next_xact(self, age: int) -> int:
-        """Return the next number that the server had to give, given the age of the first number.
+        """Return the next transaction number of the server, from the age of the first number.
 
         The server counts ages with 32 bits.
         """
         return self.xmax + (_FIRST_XACT + age - self.xmax) % (1 << 32)
 
     def joined(self, other: "Snapshot") -> "Snapshot":
-        """Return the snapshot that sees what either sees."""
+        """Return the union of two snapshots: it sees what either sees."""
         candidates = sorted({*self.running, *other.running})
         return Snapshot(
             max(self.xmax, other.xmax),
@@ -88,11 +88,11 @@ class Witness:
     Args:
         seq: the record's `seq`.
         digest: a digest of the record's id.
-        issued: the last `seq` that the server had issued by then; None if the role may not read
-            it.
-        next_xact: the lowest number that the server had not given to a transaction by then.
-            Records of it and of all above have a higher `seq` than this one. None if the server
-            can't promise that, and in a cursor of an earlier version.
+        issued: the last `seq` that the server had issued at that time; None if the role may not
+            read it.
+        next_xact: the lowest number that no transaction had at that time. Records of this
+            transaction and of all above have a higher `seq` than this record. None if the server
+            can't guarantee that, and in cursors of earlier versions.
     """
 
     seq: int
@@ -116,13 +116,13 @@ def _digest(record_id: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class FollowPosition:
-    """A follower's position: after all that `done` sees and, in `window`, all up to `seq`.
+    """A follower's position: after all records of `done`, and those of `window` up to `seq`.
 
     Positions are equal if the same records come next.
 
     Args:
-        store: what identifies the cluster and table.
-        foreign: the last `seq` of records that had come from another cluster at the start.
+        store: identifies the cluster and table.
+        foreign: the last `seq` of records that came from another cluster, at the start.
         upto: the highest `seq` in the window, if known.
         witness: None in a cursor of an earlier version, and if there were no records.
     """
@@ -149,7 +149,7 @@ class FollowPosition:
         """Return the ranges, with exclusive ends, of the window's transaction numbers.
 
         Args:
-            before: leave out this number and all above; None leaves out none.
+            before: leave out this number and all above; None: leave out nothing.
         """
         window = self.window or self.done
         end = window.xmax if before is None else min(before, window.xmax)
@@ -168,7 +168,7 @@ class FollowPosition:
 
 
 def position_from_cursor(cursor: str) -> FollowPosition:
-    """Return the position that a cursor names; those of earlier versions lack some parts.
+    """Return the position of a cursor. Cursors of earlier versions lack some parts.
 
     Raises:
         InvalidInput: it is not a cursor of this backend.
@@ -190,7 +190,7 @@ def _with_more(place: FollowPosition, more: Sequence[str | int | None]) -> Follo
     """Return a position with a cursor's optional parts: `upto`, and a witness.
 
     Raises:
-        ValueError: the parts are something else.
+        ValueError: the parts are not valid.
     """
     match more:
         case []:

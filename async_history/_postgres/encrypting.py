@@ -1,7 +1,7 @@
-"""The texts of an encrypted history in PostgreSQL, as transactions write them again in place.
+"""Sealing and opening the stored texts of a history in PostgreSQL in place, in transactions.
 
-A transaction locks the rows that it writes again before it reads them: what was erased meanwhile is
-not brought back. Writers go on; only what waits for all of them waits.
+A transaction locks rows before it reads and rewrites them, so it does not bring back what was
+erased meanwhile. Writers continue. Only the steps that need all writers to finish wait for them.
 """
 
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -51,8 +51,8 @@ _BEFORE_ALL: Final = -(1 << 63)
 _BY_PLACE: Final = (
     f"{BY_INDEX}; SET LOCAL enable_hashjoin TO off; SET LOCAL enable_mergejoin TO off"
 )
-"""Rows to write again are given by their places: one after the other by the index, whatever the
-planner takes their number for."""
+"""Rows to rewrite are given by their places. They are looked up one by one through the index,
+however many rows the planner expects."""
 _NUMBER: Final = "SELECT number FROM {schema}.owners_state"
 _COLUMNS: Final = f"seq, id, memory_id, {SCOPE_LIST}, old_memory, new_memory, context, cause"
 _CLEAR_RECORDS: Final = f"""
@@ -76,7 +76,7 @@ SELECT seq, coalesce(
 OR coalesce(pg_catalog.strpos(cause, '{END}'::pg_catalog.text) > 0, false)
 FROM {{schema}}.history WHERE seq > $1::pg_catalog.int8 ORDER BY seq LIMIT $2::pg_catalog.int8
 """
-"""The next records, and whether something of them may be sealed: only those are locked."""
+"""The next records, and whether a value of each may be sealed. Only those records are locked."""
 _RETIRED: Final = f"""
 SELECT id FROM {{schema}}.data_keys WHERE uses >= {MOST_USES}::pg_catalog.int8 AND NOT erased
 """
@@ -109,7 +109,7 @@ _HOLD: Final = (
     "SET LOCAL lock_timeout TO '100ms'",
     "LOCK TABLE {schema}.history, {schema}.messages IN SHARE ROW EXCLUSIVE MODE",
 )
-"""All who write wait with us. Where it is not enough, the transaction is tried again."""
+"""A short timeout, because all writers wait too. After it the transaction is retried."""
 _RETIRE: Final = f"""
 UPDATE {{schema}}.data_keys SET uses = {MOST_USES}::pg_catalog.int8
 WHERE owner <> '{INDEX}'::pg_catalog.text AND owner <> '{OFF}'::pg_catalog.text
@@ -135,8 +135,8 @@ _TEXTS: Final = ("old_memory", "new_memory", "context", "cause")
 
 
 def _given(names: Sequence[str]) -> str:
-    """Return rows of texts, an array a column: asyncpg looks up other arrays' types by SQL of its
-    own."""
+    """Return SQL for rows of texts, with one array for each column. For arrays of other types
+    asyncpg would run SQL of its own."""
     arrays = ", ".join(
         f"pg_catalog.unnest(${number}::pg_catalog.text[])" for number in range(1, len(names) + 1)
     )
@@ -167,7 +167,7 @@ class ServerTexts:
     Args:
         run_exclusively: runs work alone on the writing connection, queued with the writes.
         vacuum: vacuums the tables.
-        side: lends a connection.
+        side: provides a separate connection.
         schema: the quoted schema.
         sealing: seals under the keys of the history.
     """
@@ -202,7 +202,7 @@ class ServerTexts:
         return done
 
     async def require_decryptable(self) -> None:
-        """Check that the role may drop what only an encrypted history has."""
+        """Check that the role may drop the index that only an encrypted history has."""
 
         async def owns(connection: Any, settings: Sequence[str]) -> bool:
             async with transaction(connection, *settings):
@@ -215,15 +215,15 @@ class ServerTexts:
             )
 
     async def finish_decrypting(self) -> None:
-        """Drop the index of what is in clear, by now of all."""
+        """Drop the index of records in clear, because now all are."""
         await self._side.use(lambda connection: drop(connection, self._schema, CLEAR_INDEX))
 
     async def count_records(self) -> int:
-        """Return how many records there are."""
+        """Return the number of records."""
         return await self._count(_HOW_MANY)
 
     async def count_clear(self) -> int:
-        """Return how many records have something in clear."""
+        """Return the number of records with a value in clear."""
         return await self._count(COUNT_CLEAR)
 
     async def _count(self, sql: str) -> int:
@@ -235,7 +235,7 @@ class ServerTexts:
         return counted
 
     async def overwrite(self) -> Sequence[str]:
-        """Vacuum the tables; return where texts may be still."""
+        """Vacuum the tables; return where texts may remain."""
         return [
             *await self._vacuum.run(("history", "messages")),
             _KEEPS_BYTES,
@@ -244,7 +244,7 @@ class ServerTexts:
 
 
 class _ServerTransaction(SchemaSteps):
-    """What a transaction does with the texts of a schema's tables."""
+    """Access to the stored texts of a schema's tables in a transaction."""
 
     def __init__(self, connection: Any, schema: str, sealing: Sealing) -> None:
         super().__init__(connection, schema, None, is_distributed=False)
@@ -252,20 +252,20 @@ class _ServerTransaction(SchemaSteps):
         self.table: KeyTable = key_table(connection.fetch, schema)
 
     async def clear_records(self, after: Any, limit: int) -> Page[StoredTexts]:
-        """Return the next records with anything in clear."""
+        """Return the next records with a value in clear."""
         rows = await self._fetch(_CLEAR_RECORDS, _BEFORE_ALL if after is None else after, limit)
         return _page([_texts(*row) for row in rows], limit)
 
     async def detailed_records(self, after: Any, limit: int) -> Page[StoredTexts]:
-        """Return none: `clear_records` finds what is in clear in their details too."""
+        """Return none: `clear_records` also finds details in clear."""
         return Page([], None)
 
     async def sealed_records(self, after: Any, limit: int) -> Page[StoredTexts]:
-        """Return those of the next records that have a sealed text."""
+        """Return the sealed ones of the next records."""
         return await self._found(_PLACES, after, limit)
 
     async def retired_records(self, after: Any, limit: int) -> Page[StoredTexts]:
-        """Return those of the next records that have a text under a retired key."""
+        """Return those of the next records whose text is under a retired key."""
         return await self._found(_PLACES_BY_KEY, after, limit)
 
     async def _found(self, sql: str, after: Any, limit: int) -> Page[StoredTexts]:
@@ -303,7 +303,7 @@ class _ServerTransaction(SchemaSteps):
             )
 
     async def keys_of(self, owners: Sequence[Owner | None]) -> Sequence[DataKey | None]:
-        """Return the key that seals what each owner has."""
+        """Return the data key of each owner."""
         if not owners:
             return []
         numbers = await self._fetch(_NUMBER)
@@ -319,7 +319,7 @@ class _ServerTransaction(SchemaSteps):
         await self._execute(NOTE_WHOLE)
 
     async def hold_writers(self) -> None:
-        """Wait for all transactions that record, and let none begin until this one has ended."""
+        """Wait for all recording transactions, and block new ones until this one has ended."""
         for statement in _HOLD:
             await self._execute(statement)
 
@@ -340,7 +340,7 @@ class _ServerTransaction(SchemaSteps):
         await self._execute(_REMOVE_KEYS, list(ids))
 
     async def turn_on(self) -> None:
-        """Have all that is recorded sealed, again."""
+        """Seal all new records, again."""
         await self.table.begin()
 
     async def turn_off(self) -> None:
@@ -348,7 +348,7 @@ class _ServerTransaction(SchemaSteps):
         await self._execute(_TURN_OFF)
 
     async def end(self) -> None:
-        """Remove all keys but `OFF`."""
+        """Remove all keys except `OFF`."""
         if (await self._fetch(_HAS_LEDGER, f"{self._schema}.history_ledger"))[0][0]:
             raise StorageError(LEDGER_MEANWHILE)
         for statement in _END:

@@ -1,4 +1,4 @@
-"""What tells whether a history in PostgreSQL is encrypted, or was."""
+"""Queries whether a history in PostgreSQL is encrypted, or was."""
 
 from typing import Final
 

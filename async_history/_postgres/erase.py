@@ -1,4 +1,4 @@
-"""Erasure in PostgreSQL: the statements, VACUUM, and what remains outside of the tables."""
+"""Erasure in PostgreSQL: the statements, VACUUM, and what remains outside the tables."""
 
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import datetime
@@ -53,7 +53,7 @@ WHERE memory_id = ANY($1::pg_catalog.text[]) AND seq > $2::pg_catalog.int8
        OR context IS NOT NULL OR cause IS NOT NULL)
 ORDER BY seq + 0::pg_catalog.int8 LIMIT $3::pg_catalog.int8
 """
-"""Not ordered by the index on `seq`, or the planner would read that index from $2 on."""
+"""The index on `seq` must not give the order, or the planner would read all of it from $2 on."""
 _OF_IDS: Final = """
 SELECT seq, id, memory_id FROM {schema}.history
 WHERE id = ANY($1::pg_catalog.text[])
@@ -66,13 +66,13 @@ WHERE memory_id = ANY($1::pg_catalog.text[]) GROUP BY memory_id
 """
 _DIGEST: Final = "pg_catalog.sha256(pg_catalog.convert_to({}, 'UTF8'::pg_catalog.name))"
 DIGESTS: Final = ", ".join(map(_DIGEST.format, TEXTS))
-"""The columns of texts as digests, which the server makes where they are in clear."""
+"""The columns of texts in clear, as digests that the server computes."""
 STORED_TEXTS: Final = ", ".join(TEXTS)
-"""The columns of texts as they are, which are sealed."""
+"""The columns of sealed texts, as they are."""
 
 
 def _texts_of(columns: str, where: str) -> str:
-    """Return the SELECT of records' texts, as these columns."""
+    """Return the SELECT of records with these columns of texts."""
     return f"""
     SELECT seq, id, memory_id, actor_id = $1::pg_catalog.text, {columns} FROM {{schema}}.history
     WHERE {where}
@@ -94,7 +94,7 @@ _NEXT_TEXTS: Final = {
 
 
 def _redact(columns: Columns) -> str:
-    """Return the UPDATE that makes columns NULL, and with a cause what the indexes have of it."""
+    """Return the UPDATE that makes columns NULL; with a cause, its indexed columns too."""
     lost = (*columns, *(CAUSE_COLUMNS.values() if "cause" in columns else ()))
     return f"""
     UPDATE {{schema}}.history SET {", ".join(f"{column} = NULL" for column in lost)}
@@ -103,7 +103,7 @@ def _redact(columns: Columns) -> str:
 
 
 def _kept(columns: Columns) -> str:
-    """Return the SELECT that finds whether a record has one of the columns still."""
+    """Return the SELECT of whether a record still has a value in one of the columns."""
     return f"""
     SELECT true FROM {{schema}}.history
     WHERE {RECORDS} AND ({" OR ".join(f"{column} IS NOT NULL" for column in columns)}) LIMIT 1
@@ -130,7 +130,7 @@ LOGS_HAVE_TEXTS: Final = (
     "the server's log (WAL), replicas until they have replayed it, and backups have the texts "
     "until they are recycled"
 )
-"""What remains after texts were taken out of the tables."""
+"""Where texts remain after they were removed from the tables."""
 _OUT_OF_REACH: Final = (
     LOGS_HAVE_TEXTS,
     "VACUUM leaves the bytes of removed row versions in the tables' files until other rows are "
@@ -139,10 +139,10 @@ _OUT_OF_REACH: Final = (
 
 
 class _EraseTransaction(SchemaSteps):
-    """What an erasure does in a transaction.
+    """The steps of an erasure in a transaction.
 
     Args:
-        keys: what the history is encrypted with, if it is.
+        keys: the keys of the history, if it is encrypted.
     """
 
     def __init__(
@@ -236,7 +236,7 @@ class _EraseTransaction(SchemaSteps):
 
 
 def _refusal(table: str) -> StorageRefused:
-    """Return the error for rows that a statement left without an error."""
+    """Return the error for rows that a statement did not change, without an error of its own."""
     return StorageRefused(
         f"a trigger, rule or policy of the table {table} keeps rows as they are, so what was asked "
         "is not erased; let this role change them, and erase again"
@@ -244,7 +244,7 @@ def _refusal(table: str) -> StorageRefused:
 
 
 def _count(status: str) -> int:
-    """Return how many rows a statement changed, from its status."""
+    """Return the number of rows that a statement changed, from its status."""
     return int(status.rpartition(" ")[2])
 
 
@@ -265,18 +265,18 @@ def _texts(
 
 
 class EraseKeys:
-    """What a history is encrypted with, for an erasure: nothing, as a rule.
+    """The keys of a history, for an erasure: by default none.
 
     Attributes:
-        text_columns: what is read of records' texts.
-        tables: what is vacuumed.
+        text_columns: the columns of records' texts to read.
+        tables: the tables to vacuum.
     """
 
     text_columns = DIGESTS
     tables: Sequence[str] = _TABLES
 
     async def digests(self, read: Callable[[], Awaitable[Rows]], table: KeyTable) -> Rows:
-        """Read rows, and return them with digests in place of what was read of the texts."""
+        """Read rows, and return them with digests instead of texts."""
         return await read()
 
     async def mark(self, names: Sequence[Name], table: KeyTable) -> None:
@@ -289,10 +289,10 @@ class EraseKeys:
 
 
 class EncryptedEraseKeys(EraseKeys):
-    """The keys of an encrypted history.
+    """The keys of an encrypted history, for an erasure.
 
     Args:
-        keys: of the open store.
+        keys: the data keys of the open store.
     """
 
     text_columns = STORED_TEXTS
@@ -302,7 +302,7 @@ class EncryptedEraseKeys(EraseKeys):
         self._keys = keys
 
     async def digests(self, read: Callable[[], Awaitable[Rows]], table: KeyTable) -> Rows:
-        """Read rows, and return them with digests in place of texts, which are opened for it."""
+        """Read rows, open their texts, and return them with digests instead of texts."""
         load = partial(self._keys.load, table=table)
         rows, keys = await with_keys(await read(), read, _ids_of_keys, load)
         return [
@@ -339,15 +339,15 @@ def _digest(text: str | None, column: str, record_id: str, keys: Keys) -> bytes 
 
 
 class ServerErasure:
-    """What an erasure does on a server.
+    """An erasure on a server.
 
     Args:
         run_exclusively: runs work alone on the writing connection, queued with the writes.
         vacuum: vacuums the tables.
         schema: the quoted schema.
-        keys: what the history is encrypted with, if it is.
-        ledger: the store's, if it has one.
-        is_distributed: the tables are spread over the nodes of a Citus cluster.
+        keys: the keys of the history, if it is encrypted.
+        ledger: the ledger of the store, if it has one.
+        is_distributed: whether the tables are distributed over the nodes of a Citus cluster.
     """
 
     def __init__(

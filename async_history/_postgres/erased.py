@@ -1,9 +1,9 @@
 # mypy: disable-error-code=import-untyped
-"""The names that were erased: the statements that keep them, and look for them.
+"""Erased names: the statements that store and find them.
 
-An erasure that notes an owner or its memories waits for all transactions that are writing, and
-changes `owners_state.number`. So what is committed before is found by the walks that follow it, and
-whoever writes after it looks at what was erased.
+An erasure that notes an owner or its memories waits for all writing transactions, and changes
+`owners_state.number`. So the scans that follow it find all that was committed before. Transactions
+that write after it look up the erased names.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,7 +26,8 @@ IS_ERASED: Final = """EXISTS (
         pg_catalog.string_to_array(${digests}::pg_catalog.text, ','::pg_catalog.text)
     )
 )"""
-"""SQL condition: one of some names was erased; `digests` is the number of `memory_digests`."""
+"""SQL condition: one of some names was erased. The parameter number `digests` is
+`memory_digests`."""
 FIND_ERASED: Final = """
 SELECT number, erased_at, digest, at FROM {schema}.owners_state
 LEFT JOIN {schema}.erased ON digest = ANY($1::pg_catalog.text[])
@@ -47,7 +48,7 @@ SET last = last + 1::pg_catalog.int8, number = last + 1::pg_catalog.int8
 """
 _LOCK: Final = "LOCK TABLE {schema}.history, {schema}.messages IN SHARE ROW EXCLUSIVE MODE"
 _SHORT_WAIT: Final = "SET LOCAL lock_timeout TO '100ms'"
-"""All who write wait with us. Where it is not enough, the transaction is tried again."""
+"""A short timeout, because all writers wait too. After it the transaction is retried."""
 _DISOWN: Final = {
     scope: (
         f"UPDATE {{schema}}.history SET {scope} = NULL"
@@ -66,11 +67,11 @@ STILL_OWNED: Final = {
     """
     for scope in SCOPES
 }
-"""Whether a memory has a scope still, by scope."""
+"""Whether a memory still has a scope, by scope."""
 
 
 def digests_of(names: Iterable[Name]) -> dict[str, Name]:
-    """Return names by their digests, as the table has them."""
+    """Return names by their digests, as stored in the table."""
     return {name_digest(name).hex(): name for name in names}
 
 
@@ -82,15 +83,16 @@ def memory_digests(memory_ids: Iterable[str]) -> str:
 def found_erased(
     rows: Iterable[Sequence[Any]], digests: Mapping[str, Name]
 ) -> dict[Name, datetime]:
-    """Return when names were erased, of what `FIND_ERASED` returns."""
+    """Return when names were erased, from the rows of `FIND_ERASED`."""
     return {digests[digest]: from_microseconds(at) for *_, digest, at in rows if digest is not None}
 
 
 def note_statements(names: Sequence[Name], at: datetime) -> list[tuple[str, Sequence[Any]]]:
-    """Return the statements that keep that names were erased.
+    """Return the statements that note names as erased.
 
-    For the texts of a memory alone they do not wait for those who are writing: the lock would also
-    wait for a VACUUM of somebody else. What is being committed at that moment may come after it.
+    For texts of memories only, they do not wait for writers, because the lock would also wait for a
+    VACUUM of another session. A record that is being committed meanwhile may come after the
+    erasure.
     """
     instant = microseconds(at)
     waits = [] if all(kind == TEXTS for kind, _ in names) else [(_SHORT_WAIT, ()), (_LOCK, ())]
@@ -98,7 +100,7 @@ def note_statements(names: Sequence[Name], at: datetime) -> list[tuple[str, Sequ
 
 
 def disown_statements(scope: str, memory_ids: Sequence[str]) -> list[tuple[str, Sequence[Any]]]:
-    """Return the statements that take a scope out of memories' owners."""
+    """Return the statements that remove a scope from the owners of memories."""
     named = (list(memory_ids),)
     return [
         (_SHORT_WAIT, ()),

@@ -1,5 +1,5 @@
 # mypy: disable-error-code=import-untyped
-"""Maps PostgreSQL's and asyncpg's errors to typed ones, and says which may be retried."""
+"""Typed errors for the errors of PostgreSQL and asyncpg, and which of them may be retried."""
 
 import re
 import ssl
@@ -34,7 +34,7 @@ _TLS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class _Meaning:
-    """What an error means: its type, what to do, and whether the same may work soon."""
+    """The meaning of an error: its type, what to do, and whether a retry may succeed."""
 
     kind: type[StorageError]
     advice: str
@@ -97,8 +97,8 @@ _BY_STATE: Final[dict[str, _Meaning]] = {
     "XX001": _Meaning(StorageCorrupt, "has damaged data where it was touched"),
     "XX002": _Meaning(StorageCorrupt, "has a damaged index where it was touched; REINDEX it"),
 }
-"""By the longest matching prefix of the SQLSTATE: see the appendix on error codes in PostgreSQL's
-documentation (https://www.postgresql.org/docs/current/errcodes-appendix.html)."""
+"""Meanings by the longest matching prefix of the SQLSTATE. The codes are listed in
+https://www.postgresql.org/docs/current/errcodes-appendix.html."""
 
 _CAME_MEANWHILE: Final = _Meaning(
     StorageLocked,
@@ -131,11 +131,11 @@ _BROKEN_PROTOCOL: Final = _Meaning(StorageError, "did not understand the driver"
 _DIED: Final = ("08", "57P")
 _CUT_OFF_IN_TLS: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 _LOST: Final = re.compile(r"closed|released|cancelling")
-"""asyncpg's words for a connection that can't be used any more."""
+"""asyncpg's messages for a connection that can no longer be used."""
 _REFUSED: Final = ("22", "23", "44", "54", "P0001")
 _REFUSING: Final = ("exec_stmt_raise", "ExecWithCheckOptions")
-"""The server's functions that run an owner's RAISE, which may have any SQLSTATE, and that check a
-row against the table's policies. The message depends on the server's language; this does not."""
+"""The server's functions that execute RAISE, which may have any SQLSTATE, and that check a row
+against the table's policies. Their names, unlike messages, do not depend on the language."""
 _OF_ALL: Final = ("25006", "3D", "3F", "42501", "42P01", "53100")
 _OUR_KEYS: Final = ("history_pkey", "messages_pkey", "owners_pkey")
 
@@ -186,7 +186,7 @@ def is_connection_lost(error: BaseException) -> bool:
     if isinstance(error, asyncpg.PostgresError):
         return _is_fatal(error)
     if isinstance(error, asyncpg.InterfaceError):
-        # Others are raised before anything is sent. For a pool see `is_pool_unusable`.
+        # Others are raised before anything is sent. For pools see `is_pool_unusable`.
         return bool(_LOST.search(str(error))) and not is_pool_unusable(error)
     return isinstance(error, DriverError) and not isinstance(
         error, asyncpg.OutdatedSchemaCacheError
@@ -196,7 +196,7 @@ def is_connection_lost(error: BaseException) -> bool:
 def _is_fatal(error: asyncpg.PostgresError) -> bool:
     """Return whether the server, or the driver for it, ended the connection.
 
-    An ERROR does not end it, whatever SQLSTATE a trigger gives it.
+    A message of severity ERROR does not end it, whatever SQLSTATE a trigger sets.
     """
     level = error.severity_en or error.severity
     return level in ("FATAL", "PANIC") or (level != "ERROR" and _state(error).startswith(_DIED))
@@ -208,24 +208,24 @@ def is_pool_unusable(error: BaseException) -> bool:
 
 
 def may_work_later(error: BaseException) -> bool:
-    """Return whether nothing was written and the same may work soon: a deadlock, a failover."""
+    """Return whether nothing was written and a retry may succeed: a deadlock, a failover."""
     return _meaning(error).is_passing
 
 
 def may_connect_later(error: BaseException) -> bool:
-    """Return whether a failed attempt to connect may work soon."""
+    """Return whether a failed connection attempt may succeed soon."""
     meaning = _meaning(error)
     return meaning.is_passing or meaning.kind is StorageUnreachable
 
 
 def _came_meanwhile(error: BaseException) -> bool:
-    """Return whether another transaction wrote an id or owner between our lookup and our write.
+    """Return whether another transaction wrote an id or owner between our look-up and our write.
 
-    It may be an earlier try of ours, whose commit outlived its connection.
+    It may be our own earlier try, whose commit outlived its connection.
     """
     if not isinstance(error, asyncpg.UniqueViolationError):
         return False
-    return (error.constraint_name or "").startswith(_OUR_KEYS)  # a shard's has a number after it
+    return (error.constraint_name or "").startswith(_OUR_KEYS)  # a shard adds a number
 
 
 def is_refusal(error: asyncpg.PostgresError) -> bool:
@@ -238,6 +238,6 @@ def is_refusal(error: asyncpg.PostgresError) -> bool:
 def concerns_all(error: asyncpg.PostgresError) -> bool:
     """Return whether any write would fail like this: no disk space, no privilege, no table.
 
-    False if the error came from code of the owner, such as a trigger.
+    False if the error came from code in the database, such as a trigger.
     """
     return _state(error).startswith(_OF_ALL) and not is_refusal(error) and error.context is None

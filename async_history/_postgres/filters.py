@@ -1,10 +1,9 @@
-"""A query filter as PostgreSQL's SQL: which index ranges to read, and the conditions on their rows.
+"""A query filter as SQL of PostgreSQL: the index ranges to read, and the conditions on their rows.
 
 Results are in the order of `seq`. The code calls an index range in that order a list: the records
 of a memory, those of an owner's scope or a cause, those of an event, a role and an actor, or all
-records. A filter reads one list, or
-merges several. Conditions that no list covers (times, texts, the actor of a named memory) are
-checked row by row.
+records. A filter reads one list, or merges several. Conditions that no list covers (times, texts,
+the actor of a named memory) are checked row by row.
 
 Times are not in the order of `seq`, so no index has both. But an index has the times in each chunk
 of the history. A list is read from the first record in the filter's time range, for the size of a
@@ -35,7 +34,7 @@ CHUNK_BITS: Final = 14
 """A chunk is a range of 16,384 values of `seq`: 3 million records have 184. At most this many rows
 are read to find the first one in a time range."""
 _CHUNKS_AT_ONCE: Final = 256
-"""More than 3 million records have, so that one look-up goes over all."""
+"""More chunks than 3 million records have, so that one look-up covers all."""
 
 _HISTORY: Final = "{schema}.history"
 _KIND: Final = ("event", "role")
@@ -63,7 +62,7 @@ Statement = tuple[str, Sequence[Any]]
 
 
 def _pair(key: str, value: str) -> str:
-    """Return what the JSON of a cause contains if it has this value, and not otherwise."""
+    """Return a text that the JSON of a cause contains only if it has this value."""
     return json_object("cause", {key: value}).text[1:-1]
 
 
@@ -107,7 +106,7 @@ class Search:
         # If only one of event and role is given, one list for each kind that has it.
         self._of_kinds = not self._of_list and bool(self._named) and not {*_KIND} <= {*self._named}
         self._times = " AND ".join(
-            # As text: see `joined_columns`. By a SELECT, or it would be parsed for each row.
+            # As text: see `joined_columns`. In a SELECT, or it would be parsed for each row.
             f"occurred_at {comparison} (SELECT {take(moment.isoformat())}::pg_catalog.timestamptz)"
             for comparison, moment in ((">=", wanted.since), ("<", wanted.until))
             if moment is not None
@@ -136,7 +135,7 @@ class Search:
     def _list_of_details(self, wanted: Filter) -> tuple[str, str] | None:
         """Return the column and the value of the list of a cause or an owner, if one is read.
 
-        Each is asked for by the first of `_LISTS`: it is likely to have the fewest records.
+        It is the first one of `_LISTS`, which is likely to have the fewest records.
         """
         if wanted.memory_ids is not None:
             return None
@@ -149,7 +148,7 @@ class Search:
         return None
 
     def _details_by_row(self) -> list[str]:
-        """Return the conditions on owner and cause but that of an owner's list, which is exact."""
+        """Return the conditions on owner and cause; an owner's list is exact and needs none."""
         name, value = self._detail or ("", "")
         return [one for one in self._details if one != f"{name} = {value}"]
 
@@ -381,7 +380,7 @@ SELECT {columns} FROM chunk CROSS JOIN LATERAL ({self._of_chunk()}) AS history""
             tail, step = f"least(head + {most}, {newest})", 1
             following = f"(coalesce(run.number, run.tail) + 1) << {CHUNK_BITS}"
         else:
-            # Not down to the oldest: dead index entries may come before it.
+            # Not from the oldest: dead index entries may come before it.
             zero = "0::pg_catalog.int8"
             tail = f"CASE WHEN head BETWEEN 0 AND {most} THEN {zero} ELSE head - {most} END"
             step = -1

@@ -14,20 +14,20 @@ Each statement reads at most `rows_at_once` rows, however many are new. A larger
 the order of `seq` from its lowest. Running transactions are excluded by their numbers; otherwise
 each poll would read their rows in vain.
 
-To find the lowest `seq` not all new rows have to be read. Version 11 of the tables has a trigger by
-which a transaction gets its number before its first `seq`. So a transaction whose number was given
-out after some record was committed has only higher `seq` than that record. A position holds such a
-record, its witness, and the next number that the server had to give (`next_xact`): only rows of
-transactions below that are searched, which were running then. This needs the witness itself to be
-there still, which proves that the server's timeline is the position's. Otherwise, as in histories
-without that trigger, all new rows are searched, on the index on `xact`.
+The lowest `seq` is found without reading all new rows. Since version 11 of the tables, a trigger
+gives a transaction its number before its first `seq`. So if a transaction got its number after a
+record was committed, all its `seq` are higher than that record's. A position stores such a record,
+its witness, and the server's next transaction number at that time (`next_xact`). Only rows of
+transactions below that number, which were running then, are searched. The witness must still
+exist: that proves that the server's timeline is the position's. Otherwise, and in histories without
+that trigger, all new rows are searched through the index on `xact`.
 
 Where a snapshot alone is not enough:
 
 - On a standby, `pg_current_snapshot` does not list running transactions (seen on 16 and 18:
   xmin:xmax: and an empty list). If the list is empty, only transactions below xmin count as ended;
-  on a primary these are all. A standby may also be behind the one where the window was taken: then
-  the window's end is not there yet.
+  on a primary these are all. A standby may also lag behind the server where the window was taken.
+  Then it does not have the end of the window yet.
 - After a crash the server reuses numbers of transactions that left nothing on disk. So a position
   covers numbers only up to the newest record's: that record is on disk, and numbers up to it are
   never reused.
@@ -66,7 +66,7 @@ from async_history._postgres.schema import in_schema
 from async_history.errors import CursorGone, InvalidInput
 
 ROWS_AT_ONCE: Final = 20_000
-"""The most rows that one statement reads: about 20 ms. A page of 2,000 takes a few."""
+"""The most rows that one statement reads, in about 20 ms. A page of 2,000 takes a few ms."""
 _MOST_SEQ: Final = (1 << 63) - 1
 
 
@@ -88,10 +88,10 @@ class _Head:
         return cls(store, Snapshot.parse(now), *rest)
 
     def is_behind(self, place: FollowPosition) -> bool:
-        """Return whether this server, a standby, has not yet replayed what the position has seen.
+        """Return whether this server is a standby that has not yet replayed up to the position.
 
         Raises:
-            CursorGone: it never will, because it is another table or timeline.
+            CursorGone: it never will, because it has another table or timeline.
         """
         if self.store != place.store:
             raise CursorGone(
@@ -117,15 +117,15 @@ class _Head:
             return not witness.is_of(self.stands)
         if is_behind or not self.now.sees(place.newest):
             return False
-        # The record was removed, which is allowed, unless its `seq` was not issued here yet, or
-        # newer ones belong to older transactions. (After a crash a server skips some `seq`.)
+        # A removed record is allowed. It is another past if its `seq` was not issued here yet, or
+        # if newer ones belong to older transactions. (After a crash a server skips some `seq`.)
         return (self.issued is not None and self.issued < witness.seq) or (
             self.below is not None and witness.issued is not None and self.below > witness.issued
         )
 
 
 class FollowReader:
-    """Reads what was committed after a position, through a function that runs one SELECT.
+    """A reader of the records committed after a position, through a function that runs one SELECT.
 
     Args:
         schema: the quoted schema.
@@ -234,8 +234,8 @@ class FollowReader:
 
         Args:
             highest: the highest `seq` of all records.
-            witness: the witness of the position before, if it is there still and the server gives
-                a transaction its number before its first `seq`.
+            witness: the witness of the position before, if it still exists and the server gives a
+                transaction its number before its first `seq`.
         """
         lowest, before = highest + 1, None
         if witness is not None and witness.next_xact is not None:
@@ -275,7 +275,7 @@ class FollowReader:
     async def _rows(
         self, sql: str, place: FollowPosition, arguments: list[Any]
     ) -> tuple[_Head, list[Any], list[Sequence[Any]]]:
-        """Return the server's state, the statement's further results, and a page's rows."""
+        """Return the server's state, the statement's other results, and a page's rows."""
         seq = None if place.witness is None else place.witness.seq
         table = f"{self._schema}.history"
         sql = in_schema(sql, self._schema)
@@ -290,16 +290,16 @@ class FollowReader:
 
 
 def _nothing_yet(place: FollowPosition) -> FollowRead[FollowPosition]:
-    """Return an empty page, for a replica that has not replayed all that the position has seen."""
+    """Return an empty page, for a replica that has not yet replayed up to the position."""
     return FollowRead([], lambda _: place, place, is_last=True)
 
 
 def _page(
     place: FollowPosition, rows: Sequence[Sequence[Any]], limit: int, *, is_last: bool
 ) -> FollowRead[FollowPosition]:
-    """Return a page's records; if it was not cut off, it ends the window.
+    """Return a page's records; a page that was not cut off ends the window.
 
-    A `seq` may have come as text: so may a user's pool read it.
+    A `seq` may be a text, because a user's pool may decode it so.
     """
     wanted = [row for row in rows if row[1]]
     is_whole = len(rows) < limit and not (rows and rows[-1][2])

@@ -14,14 +14,14 @@ _OVER: Final = f"""(
         THEN pg_catalog.pg_snapshot_xmin({_NOW}) ELSE pg_catalog.pg_snapshot_xmax({_NOW})
     END
 )"""
-"""SQL value: the snapshot says of each transaction below this one whether it has ended. It is the
-`xmax` of `Snapshot.parse`. Followers read no transaction at or above it."""
+"""SQL value: the `xmax` of `Snapshot.parse`. For each transaction below it, the snapshot says
+whether it has ended. Followers read no transaction at or above it."""
 _STORE: Final = """(
     SELECT system_identifier::pg_catalog.text || '/'::pg_catalog.text
         || pg_catalog.to_regclass($1::pg_catalog.text)::pg_catalog.oid::pg_catalog.text
     FROM pg_catalog.pg_control_system()
 )"""
-"""SQL value: what identifies the cluster and the table, as text."""
+"""SQL value: the identity of the cluster and the table, as text."""
 _ISSUED: Final = """(
     SELECT CASE
         WHEN pg_catalog.has_sequence_privilege(
@@ -49,14 +49,14 @@ _AGE: Final = """(
         THEN pg_catalog.age('3'::pg_catalog.xid)
     END
 )"""
-"""SQL value: how many transaction numbers the server has given out since number 3, the first: 32
-bits of it. It is read after the statement's snapshot was taken. (The snapshot's own xmax is only
-the number after that of the last transaction that ended; higher ones may be running.) `age` answers
-the same all through a transaction, so the statement has to be the only one of its own.
+"""SQL value: 32 bits of how many transaction numbers the server has issued since 3, the first. It
+is read after the statement's snapshot was taken. (The snapshot's own xmax is only one above the
+last ended transaction; higher ones may be running.) `age` is constant within a transaction, so the
+statement must be the only one of its transaction.
 
-NULL if a row may get its `seq` before its transaction gets its number, or out of order: without
-the trigger of version 11, or with a sequence of which sessions take several values at once; and on
-a standby, which does not know all numbers that were given out."""
+NULL if a row may get its `seq` before its transaction gets its number, or out of order. This is so
+without the trigger of version 11, and with a sequence of which sessions cache several values. Also
+NULL on a standby, which does not know all issued numbers."""
 
 
 def _after(number: str) -> str:
@@ -157,10 +157,10 @@ WITH unseen AS MATERIALIZED (
     ORDER BY seq
 )
 """
-"""All records that the snapshot $4 does not see, without `foreign` ones; none if there are $6 or
-more, and then the highest `seq` of all records. It reads only new rows. The LIMIT is a SELECT, so
-that the planner does not know it: it then uses the index for the order and can stop, instead of a
-bitmap of all rows."""
+"""All records that the snapshot $4 does not see, without `foreign` ones. If there are $6 or more,
+it returns none, and the highest `seq` of all records. It reads only new rows. The LIMIT is a
+SELECT, so that the planner does not know it. Then it reads the index in order and can stop, instead
+of building a bitmap of all rows."""
 LOWEST: Final = f"""
 SELECT pg_catalog.json_build_array(
     {_NOW}::pg_catalog.text, pg_catalog.count(*), pg_catalog.min(seq),

@@ -1,5 +1,5 @@
 # mypy: disable-error-code=import-untyped
-"""The asyncpg connection of a transaction that the program gives, also through SQLAlchemy."""
+"""The asyncpg connection of the program's own transaction, also through SQLAlchemy."""
 
 import sys
 from typing import Any
@@ -10,14 +10,14 @@ from async_history.errors import InvalidInput
 
 
 async def asyncpg_connection(given: Any) -> Any:
-    """Return the asyncpg connection of what was given, in the transaction that it is in.
+    """Return the asyncpg connection of a given connection or session, in its transaction.
 
     Args:
         given: an asyncpg connection, or SQLAlchemy's `AsyncSession` or `AsyncConnection` on one. A
-            session is flushed; SQLAlchemy's transaction is begun where it was not yet.
+            session is flushed. SQLAlchemy's transaction is begun if needed.
 
     Raises:
-        InvalidInput: it is neither, or in no transaction.
+        InvalidInput: it is another type, or not in a transaction.
     """
     sqlalchemy = sys.modules.get("sqlalchemy.ext.asyncio")
     connection = given

@@ -1,7 +1,7 @@
-"""The least rights that a role needs on a history's tables, as statements of SQL.
+"""The least privileges that a role needs on a history's tables, as SQL statements.
 
-A level contains the one below it. Roles that see the records of one owner only are kept to that by
-row-level security: see `Grants.only`.
+A level includes the one below it. Row-level security limits roles that may see only the records of
+one owner: see `Grants.only`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,11 +15,12 @@ from async_history._postgres.url import server_url
 from async_history.errors import InvalidInput, StorageMissing
 
 Level = Literal["reader", "writer", "operator"]
-"""Reads; records, saves messages, gives owners and takes changes back; removes as well."""
+"""A reader reads. A writer also records, saves messages, gives owners and undoes changes. An
+operator also removes."""
 
 LEVELS: Final[Sequence[Level]] = get_args(Level)
 _KEYS: Final = ("encryption", "wrapping_keys", "data_keys")
-"""Of an encrypted history. Elsewhere they are empty, and the rights harmless."""
+"""The tables of an encrypted history. In others they are empty, and the privileges harmless."""
 _READ: Final = ("history", "messages", "owners", "operations", "migrations", *_KEYS)
 _WRITES: Final[Mapping[str, str]] = {
     "history": "INSERT, UPDATE",
@@ -53,7 +54,7 @@ _LEDGER: Final[Mapping[Level, Mapping[str, str]]] = {
         "history_ledger_names": "INSERT, DELETE",
     },
 }
-"""Of a history with a ledger. Who gives leaves their places is an operator."""
+"""Privileges in a history with a ledger. Only an operator may place leaves."""
 _RIGHTS: Final[Mapping[Level, Sequence[Mapping[str, str]]]] = {
     "reader": (dict.fromkeys(_READ, "SELECT"),),
     "writer": (dict.fromkeys(_READ, "SELECT"), _WRITES),
@@ -84,14 +85,14 @@ WHERE nspname = $1 AND relname = ANY($2::pg_catalog.text[]) AND grantee <> relow
     )
 ORDER BY role
 """
-"""The roles with rights on tables that row-level security without a policy of theirs shuts out."""
+"""The roles with privileges, but without a policy, which row-level security would lock out."""
 
 
 def checked_level(name: str) -> Level:
-    """Return the level of a name.
+    """Return the level with a name.
 
     Raises:
-        InvalidInput: it is not the name of one.
+        InvalidInput: there is no such level.
     """
     for level in LEVELS:
         if level == name:
@@ -101,16 +102,17 @@ def checked_level(name: str) -> Level:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grants:
-    """What a role is to have.
+    """The privileges to grant to a role.
 
     Args:
         role: its name.
         level: see `Level`.
-        only: an owner's scope, such as "user_id": the role sees only the records whose owner has
-            the value of the setting `async_history.user_id` there, and no messages and operations.
+        only: an owner's scope, such as "user_id". The role then sees only the records whose owner
+            has this scope's value from the setting `async_history.user_id`, and no messages or
+            operations.
 
     Raises:
-        InvalidInput: no role or scope has such a name, or one of one owner is to do more than read.
+        InvalidInput: the role's name or the scope is not valid, or `only` is not for a reader.
     """
 
     role: str
@@ -129,12 +131,12 @@ class Grants:
             )
 
     def statements(self, schema: str, tables: Sequence[str], secured: Sequence[str]) -> list[str]:
-        """Return the statements that take what the role has, and give it what it is to have.
+        """Return the statements that revoke the role's privileges, then grant the new ones.
 
         Args:
-            schema: where the tables are.
-            tables: those that there are.
-            secured: the tables on which row-level security is on.
+            schema: the schema of the tables.
+            tables: the existing tables.
+            secured: the tables with row-level security.
         """
         role, place = quoted(self.role, "role"), quoted(schema)
         sql = [
@@ -165,7 +167,7 @@ class Grants:
 
 
 def _policy(place: str, table: str, role: str, condition: str) -> list[str]:
-    """Return the statements that make a role's policy, which has its name."""
+    """Return the statements that create a role's policy, named after the role."""
     return [
         f"DROP POLICY IF EXISTS {role} ON {place}.{table};",
         f"CREATE POLICY {role} ON {place}.{table} TO {role} USING ({condition});",
@@ -173,12 +175,12 @@ def _policy(place: str, table: str, role: str, condition: str) -> list[str]:
 
 
 async def grant(url: str, schema: str, grants: Grants, *, is_dry_run: bool) -> list[str]:
-    """Give a role its rights in one transaction, or only tell how; return the statements.
+    """Grant privileges to a role in one transaction, unless it is a dry run; return the statements.
 
     Raises:
-        InvalidInput: there is no such role, or others would be shut out.
-        StorageMissing: the tables are not there, or of an earlier version.
-        StorageError: the server can't be reached, or refuses.
+        InvalidInput: there is no such role, or other roles would be locked out.
+        StorageMissing: the tables do not exist, or have an earlier version.
+        StorageError: the server can't be reached, or refuses this.
     """
     async with connected(server_url(url)) as connection:
         statements = await _statements(connection, schema, grants)

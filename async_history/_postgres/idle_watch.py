@@ -1,4 +1,4 @@
-"""A timer that closes a resource after it has not been used for some time."""
+"""A timer that closes a resource that is not used for some time."""
 
 import asyncio
 import contextlib
@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable, Iterator
 
 
 class IdleWatch:
-    """Calls a function after a resource has not been used for some time.
+    """A timer that calls a function when a resource has not been used for some time.
 
     Args:
-        idle_s: that time in seconds; with None it is never called.
+        idle_s: that time in seconds; None: never.
         close: the function; it is not called during use.
     """
 

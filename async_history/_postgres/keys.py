@@ -1,10 +1,10 @@
 """The keys of an encrypted history in PostgreSQL: their statements, and sealing in a batch.
 
-Transactions that change the tables of keys hold one advisory lock: two processes that want an
-owner's first data key agree on one, and no key is made under a wrapping key that is being removed.
+Transactions that change the tables of keys take one advisory lock. So two processes that need an
+owner's first data key agree on one. And no key is made under a wrapping key that is being removed.
 
-A batch is sealed on a thread, before it is sent. The statement that writes it checks that the keys
-are in the store: after a failover, or a restored backup, what is in memory may not be there.
+A batch is sealed on a thread, before it is sent. The statement that writes it checks that its keys
+are in the store: they may be lost by a failover or a restored backup.
 """
 
 import asyncio
@@ -48,18 +48,18 @@ CLEAR: Final = f"""
 """
 """SQL condition: a record has a text, a context or a cause in clear."""
 CLEAR_INDEX: Final = Index("INDEX", "history_clear", "history", f"(seq) WHERE {CLEAR}")
-"""Only an encrypted history has it. A sealed record has no entry: counting takes no time."""
+"""Only an encrypted history has this index. Sealed records have no entry, so counting is fast."""
 COUNT_CLEAR: Final = f"SELECT pg_catalog.count(*) FROM {{schema}}.history WHERE {CLEAR}"
 _NO_CLEAR_CAUSE: Final = f"""(
     SELECT pg_catalog.count(*) FROM {{schema}}.history
     WHERE ({CLEAR}) AND pg_catalog.strpos(cause, '{JSON_BEGIN}'::pg_catalog.text) = 0
 ) = 0"""
-"""SQL condition: every cause is sealed. Counted through the index: that it finds none is cheap."""
+"""SQL condition: every cause is sealed. The index counts the others, which is fast if none is."""
 _MARKED: Final = "erased AND {} = $1::pg_catalog.text"
 NOTE_WHOLE: Final = f"UPDATE {{schema}}.encryption SET is_whole = {_NO_CLEAR_CAUSE}"
 LOCK_WRITES: Final = "LOCK TABLE {schema}.history IN ROW EXCLUSIVE MODE"
-"""As an INSERT takes it. Who ends the use of keys waits for all that have it, and they for him: so
-what is looked up under it holds until the transaction ends."""
+"""The lock that an INSERT takes. It conflicts with the lock of transactions that end the use of
+keys. So what is looked up under it is true until the transaction ends."""
 _LOCK_KEYS: Final = """
 SELECT pg_catalog.pg_advisory_xact_lock(
     pg_catalog.hashtextextended('async_history keys ' || $1::pg_catalog.text, 0)
@@ -68,7 +68,7 @@ SELECT pg_catalog.pg_advisory_xact_lock(
 _GIVEN: Final = (
     "pg_catalog.json_array_elements($1::pg_catalog.text::pg_catalog.json) AS given (key)"
 )
-"""The lists of a list: each a key to `add`, or an id and its uses to `reserve`."""
+"""The elements of a list, which are lists: a key to `add`, or an id and its uses to `reserve`."""
 _USES: Final = KEY_COLUMNS.index("uses")
 
 
@@ -140,7 +140,7 @@ STATEMENTS: Final = KeyStatements(
 
 
 class ServerKeyTable(KeyTable):
-    """The tables of keys, which take what a batch needs in one round trip."""
+    """The tables of keys, with one round trip for all keys of a batch."""
 
     async def add(self, keys: Sequence[tuple[StoredKey, Owner | None]]) -> None:
         """Add data keys, each of an owner."""
@@ -148,13 +148,13 @@ class ServerKeyTable(KeyTable):
             await self._run(self._sql.add, json.dumps([columns_of_key(*each) for each in keys]))
 
     async def reserve(self, uses: Sequence[tuple[str, int]]) -> None:
-        """Count uses of data keys, given by id, before they happen."""
+        """Count uses of data keys, by their ids, before they happen."""
         if uses:
             await self._run(self._sql.reserve, json.dumps(uses))
 
 
 def key_table(fetch: Run, schema: str) -> KeyTable:
-    """Return the tables of keys in a quoted schema, through a function that runs one statement."""
+    """Return the tables of keys in a quoted schema; `fetch` runs one statement."""
 
     async def run(sql: str, *parameters: Any) -> Sequence[Sequence[Any]]:
         return await fetch(in_schema(sql, schema), *parameters)
@@ -163,14 +163,14 @@ def key_table(fetch: Run, schema: str) -> KeyTable:
 
 
 KeyChange = Callable[[KeyTable], Coroutine[Any, Any, Any]]
-"""Changes the tables of keys, inside a transaction."""
+"""A function that changes the tables of keys inside a transaction."""
 
 
 class KeyAccess(NamedTuple):
-    """How a batch comes to the tables of keys: it reads them, and changes them under their lock.
+    """A batch's access to the tables of keys: reading them, and changing them under their lock.
 
-    `lack` returns whether the store lacks one of some keys, or it is retired, until the transaction
-    that writes ends; where the statement that writes does not check it.
+    `lack` returns whether one of some keys is missing or retired. The answer is valid until the
+    writing transaction ends. It is used if the statement that writes does not check the keys.
     """
 
     table: KeyTable
@@ -179,11 +179,11 @@ class KeyAccess(NamedTuple):
 
 
 Access = Callable[[], KeyAccess]
-"""Made where it is needed: nothing is, where nothing is sealed."""
+"""Creates the access when it is needed: only if texts are sealed."""
 
 
 def keys_within(connection: Any, schema: str) -> KeyAccess:
-    """Return the access inside of the connection's transaction."""
+    """Return the access inside the connection's transaction."""
     table = key_table(connection.fetch, schema)
 
     async def change(work: KeyChange) -> Any:
@@ -197,7 +197,7 @@ def keys_before(connection: Any, schema: str, settings: Sequence[str]) -> KeyAcc
     """Return the access before a statement that checks its keys.
 
     Args:
-        settings: what its transactions begin with.
+        settings: the first statements of its transactions.
     """
     table = key_table(connection.fetch, schema)
 
@@ -210,14 +210,14 @@ def keys_before(connection: Any, schema: str, settings: Sequence[str]) -> KeyAcc
 async def change_keys(
     connection: Any, schema: str, settings: Sequence[str], work: KeyChange
 ) -> Any:
-    """Change the tables of keys in a transaction, which begins with `settings`."""
+    """Change the tables of keys in a transaction that begins with `settings`."""
     async with transaction(connection, *settings):
         return await keys_within(connection, schema).change(work)
 
 
 async def keys_lack(connection: Any, schema: str, table: KeyTable, ids: Sequence[str]) -> bool:
-    """Return whether the store lacks one of some keys, or it is retired: true until the transaction
-    of the connection ends."""
+    """Return whether one of some keys is missing or retired. The answer is valid until the
+    connection's transaction ends."""
     if not ids:
         return False
     await connection.execute(in_schema(LOCK_WRITES, schema))
@@ -229,11 +229,11 @@ async def _checked_later(ids: Sequence[str]) -> bool:
 
 
 class Seal(Protocol):
-    """What becomes of texts between a batch and the tables."""
+    """Sealing and opening of texts between a batch and the tables."""
 
     @property
     def salt_key(self) -> bytes | None:
-        """The key of the salts of a ledger; None where they are kept as they are."""
+        """The key of the salts of a ledger; None if they are stored in clear."""
 
     async def records(
         self,
@@ -242,30 +242,30 @@ class Seal(Protocol):
         number: int,
         access: Access,
     ) -> tuple[Sequence[HistoryRecord], Sequence[str]]:
-        """Return records as the tables get them, and the ids of the keys that these need.
+        """Return records as they will be stored, and the ids of the keys that they need.
 
         Args:
-            owners: of their memories.
-            number: of `owners_state`, which the statement that writes them compares.
+            owners: the owners of their memories.
+            number: the number of `owners_state`, which the statement that writes them compares.
         """
 
     async def messages(
         self, rows: Sequence[MessageRow], number: int | None, access: Access
     ) -> Sequence[MessageRow]:
-        """Return messages as the tables get them; `number` is None where no session is owned."""
+        """Return messages as they will be stored; `number` is None if no session has an owner."""
 
     async def opened(self, read: ReadRecords, access: Access) -> Sequence[HistoryRecord]:
-        """Read records, and return them as they were given."""
+        """Read records, and return them in clear."""
 
     async def opened_rows(self, read: ReadRows, table: KeyTable) -> Sequence[Row]:
-        """Read stored rows, and return them as they were given; one that does not open as it is."""
+        """Read stored rows, and return them in clear; a row that does not open, as stored."""
 
     def undone(self) -> None:
-        """Take note that a transaction, or a part of it, may have been undone."""
+        """End the leases of keys: a transaction, or a part of it, may have been rolled back."""
 
 
 class InClear:
-    """Texts as they are."""
+    """No sealing: texts in clear."""
 
     salt_key: Final = None
 
@@ -293,10 +293,10 @@ class InClear:
 
 
 class Sealing:
-    """Texts sealed under the data keys of a store.
+    """Sealing of texts under the data keys of a store.
 
     Args:
-        keys: of the open store.
+        keys: the data keys of the open store.
     """
 
     def __init__(self, keys: DataKeys) -> None:
@@ -337,7 +337,7 @@ class Sealing:
     async def keys_of(
         self, owners: Sequence[Owner | None], number: int, access: KeyAccess
     ) -> Sequence[DataKey | None]:
-        """Return the key that seals what each owner has, for all texts of a record.
+        """Return the data key of each owner, for all texts of a record.
 
         Args:
             number: as in `records`.
@@ -347,9 +347,9 @@ class Sealing:
     async def _use(
         self, owners: Sequence[Owner | None], each: int, number: int | None, access: Access
     ) -> list[DataKey | None]:
-        """Return the key of each owner, which may be used so often, and is in the store.
+        """Return the data key of each owner; it is in the store and may be used as often as asked.
 
-        None where encryption is turned off.
+        None if encryption is off.
         """
         reach = access()
         async with self._lock:

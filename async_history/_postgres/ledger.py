@@ -1,9 +1,9 @@
 """The ledger of a history in PostgreSQL: its tables, its leaves, and transactions over it.
 
-A batch's leaves are written by the statement that writes the batch. They get their places later,
-under an advisory lock, by whoever needs the tree. What a snapshot does not see yet gets its place
-when it is seen, behind all that have one. So no writer waits, and a record whose writing began
-after another's acknowledgement comes after it: it has a higher number, and is not seen before it.
+A batch's leaves are written by the statement that writes the batch. The next process that needs the
+tree gives them their places, under an advisory lock. A leaf that its snapshot does not see yet gets
+its place later, after all others. So no writer waits. A record whose call began after another's
+acknowledgement comes after it: it has a higher number, and no snapshot sees it without the other.
 """
 
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
@@ -32,22 +32,21 @@ _UseConnection = Callable[
 
 _SNAPSHOT: Final = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 _READ_S: Final = 600.0
-"""Seconds that reading may take: some hundred million records are counted."""
+"""Seconds that a read may take: it may count some hundred million records."""
 _LEAF_S: Final = 0.000_02
-"""Seconds that a reset may take for each leaf."""
+"""Extra seconds that a reset may take for each leaf."""
 
 
 class Attestation:
-    """What gives the records of a store their leaves.
+    """The computation of leaves for new records.
 
     Args:
         schema: the quoted schema.
-        seal: what opens the texts of records.
+        seal: opens the texts of records.
 
     Attributes:
-        lock: a statement that lets no other transaction give places until this one has ended. One
-            that removes records begins with it: later it might wait for another that waits for its
-            rows.
+        lock: a statement that keeps other transactions from placing leaves until this one has
+            ended. A transaction that removes records begins with it, to prevent deadlocks.
     """
 
     def __init__(self, schema: str, seal: Seal) -> None:
@@ -59,11 +58,11 @@ class Attestation:
     async def leaves(
         self, records: Sequence[HistoryRecord], owners: Mapping[str, Owner | None]
     ) -> Sequence[Bundle]:
-        """Return the leaves of new records, and of the owners that memories get."""
+        """Return the leaves of new records, and of the new owners of memories."""
         return await new_leaves(records, owners, self._seal.salt_key)
 
     def tables(self, fetch: Run) -> LedgerTables:
-        """Return the ledger's tables in a transaction, in which this runs one statement."""
+        """Return the ledger's tables in a transaction; `fetch` runs one statement in it."""
 
         def run(sql: str, *arguments: Any) -> Awaitable[Sequence[Sequence[Any]]]:
             return fetch(in_schema(sql, self._schema), *arguments)
@@ -73,7 +72,7 @@ class Attestation:
 
 
 def locks(attestation: Attestation | None) -> Sequence[str]:
-    """Return what a transaction that removes records begins with."""
+    """Return the first statements of a transaction that removes records."""
     return () if attestation is None else (attestation.lock,)
 
 
@@ -91,12 +90,11 @@ def _lock(schema: str) -> str:
 class ServerLedger:
     """The ledger of an open history, for the manager.
 
-    Its work is done on a thread, which hands each statement to the event loop: to hash some
-    thousand leaves takes long.
+    Its work runs on a thread, because hashing thousands of leaves takes long. The thread sends each
+    statement to the event loop.
 
     Args:
-        use: runs work that may be done twice on a connection, for so many seconds; None is as long
-            as a write.
+        use: runs repeatable work on a connection, with a limit in seconds; None: as for a write.
     """
 
     def __init__(self, attestation: Attestation, use: _UseConnection) -> None:
@@ -114,7 +112,7 @@ class ServerLedger:
         return written
 
     async def read(self, work: Work[T]) -> T:
-        """Run work that only reads, in one snapshot of the server that is written to."""
+        """Run work that only reads, in one snapshot of the server for writes."""
 
         async def read(connection: Any, settings: Sequence[str]) -> T:
             async with transaction(connection, _SNAPSHOT, *settings, BY_INDEX):
@@ -128,6 +126,6 @@ class ServerLedger:
         return await computed(lambda: run_to_completion(work(tables)))
 
     async def before_reset(self) -> float:
-        """Give all leaves their places; return the extra seconds that a reset may need for them."""
+        """Place all leaves; return the extra seconds that a reset may need for them."""
         await place_all(self)
         return await self.read(LedgerTables.size) * _LEAF_S

@@ -1,6 +1,6 @@
-"""The ledger's statements in PostgreSQL: see `LedgerStatements` for what each takes and returns.
+"""The ledger's statements in PostgreSQL: see `LedgerStatements` for their parameters and results.
 
-They run in transactions in which plans without an index are off, and lists are joined row by row.
+They run in transactions that turn off plans without an index, so that lists are joined row by row.
 """
 
 from typing import Final
@@ -26,7 +26,7 @@ _COLUMNS: Final = ", ".join(
     f"history.{name}::pg_catalog.int4" if name == "is_deleted" else f"history.{name}"
     for name in COLUMNS
 )
-"""As leaves commit to them."""
+"""The columns as leaves commit to them."""
 _SCOPES: Final = ", ".join(SCOPES)
 _OF_RECORD: Final = ", ".join(f"history.{scope}" for scope in SCOPES)
 _OF_MEMORY: Final = ", ".join(f"owned.{scope}" for scope in SCOPES)
@@ -36,7 +36,7 @@ _REMOVABLE: Final = "kind IN ('record', 'rest', 'owner')"
 
 
 def _time(column: str) -> str:
-    """Return SQL for a time as text, which no setting of a session changes."""
+    """Return SQL for a time as text, independent of the session's settings."""
     return f"""pg_catalog.to_char(
         pg_catalog.timezone('UTC'::pg_catalog.text, {column}), 'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"'
     )"""
@@ -45,7 +45,7 @@ def _time(column: str) -> str:
 STATEMENTS: Final = LedgerStatements(
     has_key_tables=None,
     is_encrypted=IS_ENCRYPTED,
-    lock=None,  # each store has one of its own: see `Attestation`
+    lock=None,  # each store has its own: see `Attestation`
     size="""
     SELECT coalesce((
         SELECT first + size FROM {schema}.history_ledger

@@ -25,7 +25,7 @@ SELECT pg_catalog.set_config('tcp_keepalives_idle', '10', false),
        pg_catalog.set_config('tcp_keepalives_count', '3', false),
        pg_catalog.pg_is_in_recovery()
 """
-"""Otherwise the server would keep the locks of a machine that is gone for two hours."""
+"""Otherwise the server would keep the locks of a lost machine for two hours."""
 
 
 class _SocketConnection(Connection):
@@ -41,7 +41,7 @@ class LockConnection:
     """A connection whose session holds advisory locks. Create one with `connect`.
 
     Attributes:
-        connection: asyncpg's.
+        connection: asyncpg's connection.
     """
 
     def __init__(self, connection: Any, statement: Any, where: str, timeout_s: float) -> None:
@@ -52,7 +52,7 @@ class LockConnection:
 
     @classmethod
     async def connect(cls, server: ServerUrl, limits: PoolLimits) -> Self | None:
-        """Connect; return None where a pooler, whose sessions keep no locks, is in between.
+        """Connect; return None behind a pooler, whose sessions keep no locks.
 
         Raises:
             StorageReadOnly: the server is a standby.
@@ -112,5 +112,5 @@ class LockConnection:
 
     @property
     def descriptor(self) -> int:
-        """The descriptor of its socket; -1 where it is closed."""
+        """The descriptor of its socket; -1 if it is closed."""
         return int(self.connection.socket.fileno())

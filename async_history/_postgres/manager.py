@@ -30,37 +30,37 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 RETRY_TIMEOUT_S = 30.0
-"""How long what failed with a connection is tried again, unless told otherwise."""
+"""The default of `retry_timeout_s`."""
 _TRIES: Final = 5
-"""How often to look again at a memory's owner that another transaction has changed meanwhile."""
+"""Retries after another transaction has changed a memory's owner meanwhile."""
 
 
 class PostgresHistoryManager(HistoryManager):
     """A history in PostgreSQL, shared by any number of processes and machines.
 
     Args:
-        url: as asyncpg takes it, with several hosts, TLS and all
-            (https://magicstack.github.io/asyncpg/current/api/), or as libpq, SQLAlchemy or a
-            hosting provider writes it. What it says of the options below counts where they are
-            not given.
-        pool: the user's own asyncpg pool, instead of a URL. It is never closed here. One of its
-            connections is kept for writing, so it needs two or more.
-        read_url: where to read instead, such as a replica: what was acked may not be there yet.
-        schema: where the tables are, `async_history` unless told otherwise.
-        create, migrate: make the schema and its tables, and bring older ones up to date. Without
-            both, raises `StorageMissing` or `MigrationError` where that is needed.
-        pool_size: most connections of a pool of our own, 10 unless told otherwise.
-        statement_cache_size: 0 for a pooler that is not noticed to be one.
+        url: a URL of asyncpg, with several hosts and TLS
+            (https://magicstack.github.io/asyncpg/current/api/), or in the form of libpq, SQLAlchemy
+            or a hosting provider. Options in the URL apply if the arguments below are not given.
+        pool: the user's own asyncpg pool, instead of a URL. The manager never closes it. It keeps
+            one connection for writing, so the pool needs two or more.
+        read_url: a server for reads, such as a replica, which may lack the latest acknowledged
+            records.
+        schema: the schema of the tables; default `async_history`.
+        create, migrate: create the schema and its tables, and migrate older ones. Unless both are
+            true, missing or older tables raise `StorageMissing` or `MigrationError`.
+        pool_size: most connections of the manager's own pool; default 10.
+        statement_cache_size: 0 for a pooler that is not detected.
         queue_records, queue_bytes, queue_timeout_s, batch_records: see `GroupCommitWriter`.
-        acquire_timeout_s: how long to wait for a connection, 10 unless told otherwise.
-        connection_idle_s: how long a connection of a pool of our own may be unused before it is
-            closed, that which writes too; None is without bound. 300 unless told otherwise.
-        connection_lifetime_s: how old such a connection may become before another takes its place.
-        retry_timeout_s: how long what failed with its connection is tried again.
-        close_timeout_s: how long closing waits for what was accepted.
+        acquire_timeout_s: seconds to wait for a connection; default 10.
+        connection_idle_s: seconds before an unused connection of the manager's own pool is closed,
+            the writing one too; default 300; None: never.
+        connection_lifetime_s: the age in seconds at which such a connection is replaced.
+        retry_timeout_s: seconds to retry after a failed connection.
+        close_timeout_s: seconds that closing waits for accepted calls.
         keys: a `KeyRing`, to encrypt what is recorded; see the guide on encryption.
-        ledger: give the history a ledger, which proves what was recorded. One that has a ledger
-            keeps it. See `history.ledger`.
+        ledger: add a ledger, which proves what was recorded. A history that has a ledger keeps it.
+            See `history.ledger`.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class PostgresHistoryManager(HistoryManager):
             schema = url_options.get("schema", POSTGRES_SCHEMA)
         else:
             schema = check_name("schema", schema)
-        quoted(schema)  # refuses a name that PostgreSQL would cut
+        quoted(schema)  # refuses a name that PostgreSQL would truncate
         backend = PostgresBackend(
             server=server,
             user_pool=pool,
@@ -136,7 +136,7 @@ class PostgresHistoryManager(HistoryManager):
 
     @property
     def store(self) -> PostgresStore:
-        """The open store, as its parts."""
+        """The open store, with its parts."""
         return cast(PostgresStore, super().store)
 
     async def add_in_transaction(
@@ -146,19 +146,19 @@ class PostgresHistoryManager(HistoryManager):
         *,
         if_latest: HistoryRecord | str | None = None,
     ) -> list[HistoryRecord]:
-        """Record changes within a transaction of the caller's, past the queue; return them.
+        """Record changes in the caller's transaction, without the queue; return the records.
 
-        They are durable when that transaction commits, and gone if it does not. All or none: on
-        an error the transaction can go on without them.
+        They are durable when that transaction commits, and lost if it rolls back. Either all are
+        written or none: after an error, the transaction can continue without them.
 
         Args:
-            connection: to this history's database: an asyncpg connection in a transaction, or
-                SQLAlchemy's `AsyncSession` or `AsyncConnection` on asyncpg.
-            records, if_latest: as `batch_add_history`. `if_latest` sees what others committed only
-                where the transaction is read committed, as it is by default.
+            connection: a connection to this history's database: an asyncpg connection in a
+                transaction, or SQLAlchemy's `AsyncSession` or `AsyncConnection` on asyncpg.
+            records, if_latest: as `batch_add_history`. `if_latest` sees later commits of others
+                only in a READ COMMITTED transaction, which is the default.
 
         Raises:
-            InvalidInput: also where the connection is in no transaction.
+            InvalidInput: also if the connection is not in a transaction.
             IdConflict, HistoryConflict, StorageError: nothing of these records was written.
         """
         store = self.store

@@ -1,4 +1,4 @@
-"""The message buffers in PostgreSQL: what a batch asks of them, and what it saves."""
+"""The message buffers in PostgreSQL: what a batch reads from them and writes to them."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -29,8 +29,8 @@ _SAVE_MESSAGES_AS_SEEN: Final = _SAVE_MESSAGES.replace(
     "WHERE coalesce((SELECT number FROM {schema}.owners_state), 0::pg_catalog.int8)"
     " = $7::pg_catalog.int8 ORDER BY place",
 )
-"""Nothing, where something was erased since it was looked. (A Citus cluster can't tell; there the
-number is locked.)"""
+"""Adds nothing if a name was erased since the look-up. (On a Citus cluster the statement can't
+compare the number, so the number is locked.)"""
 _EVICT: Final = f"""
 DELETE FROM {{schema}}.messages USING (
     SELECT id, session_scope,
@@ -61,7 +61,8 @@ async def add_messages(
     """Add messages in order; return the statement's status.
 
     Args:
-        number: that of `owners_state`, to add none where it is another now; None does not compare.
+        number: the number of `owners_state`. If it has changed, no messages are added. None: not
+            compared.
     """
     sql = _SAVE_MESSAGES if number is None else _SAVE_MESSAGES_AS_SEEN
     known = () if number is None else (number,)
@@ -70,6 +71,6 @@ async def add_messages(
 
 
 async def evict_messages(connection: Any, schema: str, submissions: Sequence[SaveMessages]) -> None:
-    """Remove the messages of these submissions' scopes that no buffer keeps any more."""
+    """Remove the messages of these submissions' scopes that are no longer in a buffer."""
     scopes = sorted({submission.session_scope for submission in submissions})
     await connection.execute(in_schema(_EVICT, schema), scopes)

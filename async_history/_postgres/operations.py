@@ -1,4 +1,4 @@
-"""The log of operations in PostgreSQL: its statements."""
+"""The statements of the log of operations in PostgreSQL."""
 
 from typing import Any, Final
 
@@ -49,7 +49,7 @@ OPERATIONS: Final = OperationStatements(
 
 
 async def enter(connection: Any, schema: str, operation: StoreOperation) -> None:
-    """Enter an operation in the log, in the transaction that is open.
+    """Add an operation to the log, in the open transaction.
 
     Args:
         schema: the quoted schema.

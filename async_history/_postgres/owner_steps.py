@@ -1,9 +1,9 @@
 # mypy: disable-error-code=import-untyped
-"""What the transaction of a batch looks up and writes of owners, besides the records.
+"""The owners that a batch's transaction looks up and writes, besides the records.
 
-An owner that is given to a memory with records, and the first one of a store, wait for all
-transactions that are writing records, and others wait meanwhile: a lock of the table. They take it
-for a tenth of a second at most, or try again. Owners of new memories take none.
+Giving an owner to a memory with records, or the first owner to a store, locks the table. The lock
+waits for all transactions that write records, and others wait for the lock. So it waits at most a
+tenth of a second, and is retried. Owners of new memories need no lock.
 """
 
 import contextlib
@@ -56,7 +56,7 @@ _LOCKED_STATE: Final = "SELECT number, erased_at FROM {schema}.owners_state FOR 
 _WAIT: Final = "SELECT pg_catalog.current_setting('lock_timeout')"
 _SET_WAIT: Final = "SELECT pg_catalog.set_config('lock_timeout', $1::pg_catalog.text, true)"
 _SHORT_WAIT: Final = "100ms"
-"""All who write records wait with us."""
+"""Short, because all writers of records wait too."""
 _LOCK: Final = "LOCK TABLE {schema}.history IN SHARE ROW EXCLUSIVE MODE"
 NEXT_NUMBER: Final = """
 UPDATE {schema}.owners_state
@@ -68,15 +68,16 @@ UPDATE {schema}.owners_state SET
     last = CASE WHEN erased_at IS NULL THEN last ELSE last + 1::pg_catalog.int8 END
 WHERE number > 0::pg_catalog.int8
 """
-"""Once `owners` is empty, with the history locked. What was erased stays known."""
+"""Run after `owners` was emptied, with the history locked. Erased names stay known."""
 HAS_OWNERS: Final = "SELECT true FROM {schema}.owners_state WHERE number > 0::pg_catalog.int8"
 REMOVE_OWNERS: Final = """
 DELETE FROM {schema}.owners WHERE memory_id = ANY($1::pg_catalog.text[]) AND NOT EXISTS (
     SELECT FROM {schema}.history WHERE history.memory_id = owners.memory_id
 ) RETURNING memory_id
 """
-"""Of memories without records; `NEXT_NUMBER` follows it. Others may just add some with what they
-know of the owner: whoever writes the memory next takes the owner of its records."""
+"""Removes the owners of memories without records; `NEXT_NUMBER` follows it. Another transaction may
+just add a record with the owner from its cache. Then the next writer of the memory finds the owner
+in that record."""
 _FILL: Final = """
 UPDATE {schema}.history SET user_id = $2, agent_id = $3, run_id = $4, app_id = $5
 WHERE memory_id = ANY($1::pg_catalog.text[])
@@ -90,7 +91,7 @@ SELECT true FROM {schema}.history WHERE memory_id = ANY($1::pg_catalog.text[]) A
 
 
 class _OwnersChanged(asyncpg.SerializationError):  # type: ignore[misc]
-    """Others have changed owners between our look-up and our write: the same may work later."""
+    """Others have changed owners between our look-up and our write; a retry may succeed."""
 
 
 def _changed() -> _OwnersChanged:
@@ -106,7 +107,7 @@ def have_owners_changed(error: BaseException) -> bool:
 
 
 class OwnerSteps:
-    """Looks up and writes the owners of one batch's memories, in its transaction.
+    """The look-ups and writes of the owners of one batch's memories, in its transaction.
 
     Args:
         schema: the quoted schema.
@@ -130,9 +131,9 @@ class OwnerSteps:
         self._is_distributed = is_distributed
         self._is_read_committed: bool | None = owns_transaction or None
         self.found = OwnersFound()
-        """What holds once what was written is committed."""
+        """The owners as they will be after the commit."""
         self.has_looked = False
-        """Whether anything of owners was looked up in this transaction."""
+        """Whether owners or erased names were looked up in this transaction."""
 
     async def _fetch(self, sql: str, *arguments: Any) -> Sequence[Sequence[Any]]:
         return list(await self._connection.fetch(in_schema(sql, self._schema), *arguments))
@@ -141,7 +142,7 @@ class OwnerSteps:
         await self._connection.execute(in_schema(sql, self._schema), *arguments)
 
     async def locked_number(self) -> int:
-        """Return the number of `owners_state`, which stays the same until the transaction ends."""
+        """Lock `owners_state` until the transaction ends, and return its number."""
         return (await self._locked_state())[0]
 
     async def _locked_state(self) -> tuple[int, int | None]:
@@ -149,7 +150,7 @@ class OwnerSteps:
         return (rows[0][0], rows[0][1]) if rows else (0, None)
 
     async def erased(self, names: Sequence[Name]) -> Mapping[Name, datetime]:
-        """Return when names were erased, of those that were."""
+        """Return when names were erased, without those that were not."""
         if self._is_distributed:
             await self.locked_number()
         digests = digests_of(names)
@@ -162,7 +163,7 @@ class OwnerSteps:
         return found_erased(rows, digests)
 
     async def find(self, records: Sequence[HistoryRecord]) -> OwnersFound:
-        """Return what is there of these records' memories' owners."""
+        """Return the stored owners of these records' memories."""
         names = list(dict.fromkeys([record.memory_id for record in records]))
         if self._is_read_committed is None:
             ((isolation,),) = await self._fetch(_ISOLATION)
@@ -193,7 +194,7 @@ class OwnerSteps:
 
     @contextlib.asynccontextmanager
     async def undone_if_refused(self) -> AsyncIterator[None]:
-        """Forget what the body has written if it fails: it is rolled back."""
+        """Forget what the body has written if it fails and is rolled back."""
         found = self.found
         try:
             yield
@@ -204,11 +205,11 @@ class OwnerSteps:
     async def give(
         self, records: Sequence[HistoryRecord], owners: Mapping[str, Owner]
     ) -> OwnersPlan:
-        """Write the owners that memories get, and return how to add the records.
+        """Write the new owners of memories, and return how to add the records.
 
         Raises:
-            asyncpg.PostgresError: others have changed something of it meanwhile.
-            StorageError: the role may not do it.
+            asyncpg.PostgresError: others have changed owners meanwhile.
+            StorageError: the role lacks the privileges.
         """
         if owners and (not self.found.number or any(map(self.found.has, owners))):
             await self._give_late(owners)
@@ -255,7 +256,7 @@ class OwnerSteps:
         self.found = replace(found, number=numbers[0][0], rows={**found.rows, **owners})
 
     async def _require_same(self, names: Sequence[str]) -> None:
-        """Check, with the table locked, what was found before.
+        """Check, with the table locked, that what was found before is unchanged.
 
         Raises:
             asyncpg.SerializationError: it has changed.
@@ -266,7 +267,7 @@ class OwnerSteps:
             raise _changed()
 
     async def require_unchanged(self) -> None:
-        """Check that nothing was left out for the sake of owners, or of what was erased.
+        """Check that no rows were left out because owners or erased names have changed.
 
         Raises:
             asyncpg.SerializationError: they were changed meanwhile.

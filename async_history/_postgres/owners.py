@@ -1,13 +1,13 @@
-"""What a writer knows of its memories' owners, and the columns that it writes of them.
+"""A writer's cache of its memories' owners, and the columns of owners that it writes.
 
-Each record has its memory's owner in columns of its own, so that an index finds an owner's records
-in their order. Once any owner was given, each memory that is written has a row in `owners`, without
-scopes where its owner is not known. So two transactions that write a memory's first record meet
-there, and one of them looks again.
+Each record contains its memory's owner, so that an index finds an owner's records in order. Once
+the store has an owner, each memory that is written gets a row in `owners`, without scopes if its
+owner is not known. So two transactions that write a memory's first record conflict there, and one
+of them looks again.
 
-What a writer has seen of owners holds while `owners_state.number` is the same: each statement that
-adds records compares it. It changes when an owner is given to a memory that has records, and when
-owners are removed. While no owner is given, it is 0.
+The cache is valid while `owners_state.number` is unchanged; each statement that adds records
+compares it. The number changes when an owner is given to a memory that has records, and when owners
+are removed. Before the first owner it is 0.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,14 +24,14 @@ from async_history._postgres.erased import memory_digests
 
 SCOPE_LIST: Final = ", ".join(SCOPES)
 CAUSE_COLUMNS: Final[Mapping[str, str]] = {key: f"cause_{key}" for key in INDEXED_CAUSES}
-"""The column that has a hash of a cause, by the cause's key."""
+"""The column with the hash of a cause, by the cause's key."""
 DETAIL_COLUMNS: Final = (*SCOPES, "context", "cause", *CAUSE_COLUMNS.values())
 _MOST: Final = 65_536
-"""Memories to remember: their names and the dict take about 10 MB."""
+"""Most memories in the cache: their names and the dict take about 10 MB."""
 _KEPT: Final = 16_384
 
 OwnerByMemory = Mapping[str, Owner | None]
-"""Owners of memories; None is a memory whose owner is not known."""
+"""Owners of memories; None: the memory's owner is not known."""
 
 
 @lru_cache(_KEPT)
@@ -55,12 +55,12 @@ def scopes_of(owner: Owner | None) -> tuple[str | None, ...]:
 
 
 def cause_hash(text: str) -> int:
-    """Return what the index has of a cause: the same on every server and in every version."""
+    """Return the indexed hash of a cause, the same on every server and in every version."""
     return crc32(text.encode())
 
 
 def cause_hash_columns(causes: Sequence[Mapping[str, Any] | None]) -> list[Sequence[str | None]]:
-    """Return what the columns of `CAUSE_COLUMNS` have of causes, one by one."""
+    """Return the columns `CAUSE_COLUMNS` of causes, one list for each column."""
     contents = [cause.content() if type(cause) is JsonObject else cause for cause in causes]
     return [
         [
@@ -76,7 +76,7 @@ def cause_hash_columns(causes: Sequence[Mapping[str, Any] | None]) -> list[Seque
 def detail_columns(
     records: Sequence[HistoryRecord], owners: OwnerByMemory
 ) -> list[Sequence[str | None]]:
-    """Return the columns `DETAIL_COLUMNS` of records, one by one."""
+    """Return the columns `DETAIL_COLUMNS` of records, one list for each column."""
     causes = [record.cause for record in records]
     return [
         *scope_columns([owners.get(record.memory_id) for record in records]),
@@ -87,7 +87,7 @@ def detail_columns(
 
 
 def scope_columns(owners: Iterable[Owner | None]) -> list[Sequence[str | None]]:
-    """Return the scopes of owners, one column a scope."""
+    """Return the scopes of owners, one list for each scope."""
     return list(zip(*map(scopes_of, owners), strict=True)) or [()] * len(SCOPES)
 
 
@@ -104,13 +104,13 @@ def have_details(records: Sequence[HistoryRecord]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class OwnersFound:
-    """What was seen of memories' owners.
+    """The owners of memories as they were found.
 
     Args:
-        number: of `owners_state`, when they were seen; 0 if the store has no owners.
-        rows: the memories that have a row in `owners`.
-        others: those that have records, and no row: with the owner that these have.
-        erased_at: when a name was erased last, in microseconds since 1970.
+        number: the number of `owners_state` at that time; 0 if the store has no owners.
+        rows: the memories with a row in `owners`.
+        others: the memories with records but without a row, with the owner of their records.
+        erased_at: when a name was last erased, in microseconds since 1970.
     """
 
     number: int = 0
@@ -119,7 +119,7 @@ class OwnersFound:
     erased_at: int | None = None
 
     def owners(self) -> dict[str, Owner]:
-        """Return the memories' owners, of those that have one."""
+        """Return the memories' owners, where they have one."""
         seen = {**self.others, **self.rows}
         return {name: owner for name, owner in seen.items() if owner is not None}
 
@@ -132,7 +132,7 @@ class OwnersFound:
         return memory_id in self.rows or memory_id in self.others
 
     def of(self, names: Sequence[str]) -> "OwnersFound":
-        """Return what was seen of these memories."""
+        """Return what was found of these memories."""
         return replace(
             self,
             rows={name: self.rows[name] for name in names if name in self.rows},
@@ -145,7 +145,7 @@ class OwnersFound:
 
 
 class KnownOwners:
-    """What the writer of a store remembers of owners, of a bounded number of memories."""
+    """The writer's cache of owners, for a bounded number of memories."""
 
     def __init__(self, most: int = _MOST) -> None:
         self._most = most
@@ -154,7 +154,7 @@ class KnownOwners:
         self.erased_at: int | None = None
 
     def learn(self, number: int, rows: OwnerByMemory, erased_at: int | None) -> None:
-        """Remember rows of `owners`, as they were while `owners_state` had this number."""
+        """Add rows of `owners`, as of this number of `owners_state`."""
         if number != self.number:
             self._known.clear()
             self.number = number
@@ -166,14 +166,14 @@ class KnownOwners:
             self._known = dict(list(self._known.items())[-self._most // 2 :])
 
     def unknown(self, records: Iterable[HistoryRecord]) -> list[HistoryRecord]:
-        """Return the records whose memories are not remembered."""
+        """Return the records whose memories are not in the cache."""
         return [record for record in records if record.memory_id not in self._known]
 
     def plan(self, records: Sequence[HistoryRecord]) -> "OwnersPlan | None":
-        """Return whose memories these records are of, as far as that needs no look-up.
+        """Return the owners of these records' memories, if that needs no look-up.
 
-        None where a record gives the store's first owner, or one to a memory that has none, or
-        another than it has.
+        None if a record gives the store its first owner, or a memory an owner that it lacks, or a
+        different one.
         """
         if not self.number:
             return None if [one for one in records if one.owner is not None] else _NO_OWNERS
@@ -200,13 +200,14 @@ class KnownOwners:
 
 @dataclass(frozen=True, slots=True)
 class OwnersPlan:
-    """Whose memories some records are of.
+    """The owners of some records' memories.
 
     Args:
-        number: of `owners_state`, while this holds.
+        number: the number of `owners_state` for which this is valid.
         owners: the owner of each memory.
-        new: those that get a row in `owners`.
-        digests: of the memories, none of which may have been erased; None where that was looked up.
+        new: the memories that get a row in `owners`.
+        digests: the digests of the memories, none of which may have been erased; None if that was
+            looked up.
     """
 
     number: int
@@ -219,7 +220,7 @@ _NO_OWNERS: Final = OwnersPlan(0, {}, {})
 
 
 def give_owners(records: Iterable[HistoryRecord], owners: OwnerByMemory) -> None:
-    """Give new records, which no caller has yet, their memories' owners."""
+    """Set the owners of new records, which were not yet returned to callers."""
     for record in records:
         owner = owners[record.memory_id]
         if owner is not None and record.owner is not owner:

@@ -36,7 +36,7 @@ from async_history.errors import HistoryClosed, InvalidInput, StorageError, Stor
 T = TypeVar("T")
 
 _CACHED_STATEMENTS: Final = 100
-"""asyncpg's default. With a pooler none are cached: each transaction may use another server
+"""asyncpg's default. Behind a pooler none are cached: each transaction may use another server
 connection, which does not have them."""
 
 Prepare = Callable[[Any], Awaitable[None]]
@@ -54,7 +54,7 @@ class ConnectionPool:
         is_behind_pooler: whether a pooler is between us and the server. Then settings apply to one
             transaction only, so each statement runs in a transaction together with its settings.
         settings: the sessions' values of the settings that limit a statement's time.
-        owned: whether the pool is ours, not the user's.
+        owned: whether the pool is our own, not the user's.
     """
 
     def __init__(
@@ -275,7 +275,7 @@ class ConnectionPool:
     async def write(
         self, work: Callable[[Any, Sequence[str]], Coroutine[Any, Any, T]], timeout_s: float
     ) -> T:
-        """Run work that commits, and is given the settings that its transactions begin with.
+        """Run work that commits. It gets the settings with which its transactions must begin.
 
         It continues if its caller is cancelled.
 

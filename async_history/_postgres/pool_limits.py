@@ -17,7 +17,7 @@ from async_history._core.validation import (
 from async_history.errors import InvalidInput
 
 POOL_SIZE = 10
-"""Connections of a pool of our own: one writes, the others read."""
+"""The default of `pool_size`: one connection writes, the others read."""
 ACQUIRE_TIMEOUT_S = 10.0
 """Default of `acquire_timeout_s`: seconds to wait for a connection."""
 CONNECTION_IDLE_S = 300.0

@@ -1,5 +1,5 @@
 # mypy: disable-error-code=import-untyped
-"""Poolers: whether one is in between, and whether it loses prepared statements."""
+"""Detection of a pooler, and of whether it loses prepared statements."""
 
 import contextlib
 from typing import Any, Final
@@ -17,7 +17,7 @@ SELECT EXISTS (
         AND pg_catalog.strpos(statement, '{mark}'::pg_catalog.text) > 0
 )
 """
-"""Whether this statement itself was prepared: other clients may have left theirs there."""
+"""Whether this statement itself is prepared: other clients may have left theirs there."""
 _OTHER_CONNECTION_S: Final = 1.0
 
 
@@ -49,7 +49,7 @@ async def _changes_process(connection: Any, process: int, pool: Any) -> bool:
 
     If so, another client's transaction often gets the process that this one had before.
     """
-    with contextlib.suppress(TimeoutError):  # no other is free: then it is not known
+    with contextlib.suppress(TimeoutError):  # no other connection is free, so it is not known
         async with pool.acquire(timeout=_OTHER_CONNECTION_S) as other, other.transaction():
             if await other.fetchval(_PROCESS) == process:
                 return True

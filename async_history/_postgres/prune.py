@@ -32,9 +32,9 @@ from async_history._postgres.transaction import (
 
 _ENDS: Final = "SELECT pg_catalog.min(seq), pg_catalog.max(seq) FROM {schema}.history"
 _BEFORE: Final = "$1::pg_catalog.text::pg_catalog.timestamptz"
-"""An instant as text: one near year 1 or 9999 the driver may neither send nor take."""
+"""An instant as text, because the driver can't encode or decode some near year 1 or 9999."""
 _LIGHT: Final = f"seq, id, memory_id, event = 'DELETE', occurred_at < {_BEFORE}"
-"""A record's place, whether it is a DELETE, and whether it is from before an instant."""
+"""A record's place, whether it is a DELETE, and whether it occurred before an instant."""
 _AFTER: Final = "seq > $2::pg_catalog.int8 AND seq <= $3::pg_catalog.int8"
 _NEXT_RECORDS: Final = f"""
 SELECT {_LIGHT} FROM {{schema}}.history WHERE {_AFTER} ORDER BY seq LIMIT $4::pg_catalog.int8
@@ -48,8 +48,8 @@ CASE WHEN occurred_at < (SELECT {_BEFORE}) THEN coalesce(
     false
 ) END
 """
-"""Whether the memory of an old record has records without a time. LIMIT keeps the planner from
-reading all of these at once, which may be many."""
+"""Whether the memory of an old record has records without a time. The LIMIT keeps the planner from
+reading all such records at once."""
 _NEXT_THAT_MAY_GO: Final = f"""
 SELECT {_LIGHT}, {_OF_UNDATED} FROM {{schema}}.history
 WHERE seq >= coalesce(
@@ -70,8 +70,8 @@ WHERE seq >= coalesce(
     AND seq <= $3::pg_catalog.int8
 ORDER BY seq LIMIT $4::pg_catalog.int8
 """
-"""From the first that may go: in most histories the newest may not, and are many. `$5` is whether a
-memory may go that was not deleted, `$6` how many records are passed over at most."""
+"""It begins at the first record that may be removed; in most histories the many newest may not.
+`$5` is whether memories that were not deleted may be removed, `$6` the most records to skip."""
 _WHOLE: Final = f"""
 SELECT {_LIGHT} FROM {{schema}}.history
 WHERE memory_id = ANY($2::pg_catalog.text[]) ORDER BY memory_id, seq
@@ -116,7 +116,7 @@ async def prune(
     *,
     is_distributed: bool,
 ) -> PruneStep:
-    """Prune the next records in one transaction, which begins with `settings`."""
+    """Prune the next records in one transaction that begins with `settings`."""
     has_removed_before = tries.has_removed
     async with transaction(connection, *settings, BY_INDEX, *locks(attestation)):
         steps = _PruneTransaction(

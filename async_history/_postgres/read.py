@@ -38,7 +38,7 @@ CROSS JOIN LATERAL (
 ) AS found
 ORDER BY seq
 """
-"""OFFSET 0 leaves the planner only one way: each memory by its index."""
+"""OFFSET 0 leaves the planner only one plan: each memory by its index."""
 _LAST_MESSAGES: Final = """
 SELECT id, role, content, name, created_at FROM (
     SELECT * FROM {schema}.messages WHERE session_scope = $1 ORDER BY seq DESC LIMIT $2
@@ -79,12 +79,12 @@ time."""
 
 
 class HistoryReader:
-    """Reads records, messages and scopes through a function that runs one SELECT.
+    """A reader of records, messages and scopes, through a function that runs one SELECT.
 
     Args:
         schema: the quoted schema.
         is_distributed: whether the tables are distributed over the nodes of a Citus cluster.
-        at_once: how many SELECTs may run at the same time.
+        at_once: most SELECTs at the same time.
     """
 
     def __init__(self, fetch: Fetch, schema: str, *, is_distributed: bool, at_once: int) -> None:
@@ -103,7 +103,8 @@ class HistoryReader:
     async def history(self, memory_id: str) -> list[HistoryRecord]:
         """Return a memory's records, oldest first.
 
-        Half of the connections may each answer one call. While they are busy, calls share SELECTs.
+        Up to half of the connections each serve one call. While these are busy, calls share
+        SELECTs.
         """
         if self._alone >= self._most_alone and not self._is_distributed:
             return list(await self._shared.of(memory_id))
@@ -115,7 +116,7 @@ class HistoryReader:
         return list(map(record_from_row, rows))
 
     async def _histories(self, memory_ids: Sequence[str]) -> Mapping[str, list[HistoryRecord]]:
-        """Return the records of memories, by memory. No Citus cluster can do that."""
+        """Return the records of memories, by memory. A Citus cluster can't do that."""
         found: dict[str, list[HistoryRecord]] = {memory_id: [] for memory_id in memory_ids}
         for row in await self._fetch(self._sql(_HISTORIES), list(found)):
             record = record_from_row(row)
@@ -123,7 +124,7 @@ class HistoryReader:
         return found
 
     async def last_change(self, memory_id: str, when: Moment) -> HistoryRecord | None:
-        """Return a memory's last record at a moment. Concurrent calls share a SELECT."""
+        """Return a memory's last record as of a moment. Concurrent calls share a SELECT."""
         if not self._is_distributed:
             found = await self._changes.of((memory_id, when))
             if found is not None or isinstance(when, int):
@@ -131,7 +132,7 @@ class HistoryReader:
         return last_change_at(await self.history(memory_id), when)
 
     async def page(self, wanted: Filter, after: Cursor | None, limit: int, ahead: int) -> PageRead:
-        """Return up to `limit` records that match, reading up to `ahead`."""
+        """Return up to `limit` records that match, and read up to `ahead`."""
         search = Search(wanted, is_distributed=self._is_distributed)
         reach = ahead + (_SOME_MORE if search.looks_at_rows else 0)
         if search.reads_on:
@@ -160,13 +161,13 @@ class HistoryReader:
         return list(await self._fetch(self._sql(sql), *arguments))
 
     async def count(self, wanted: Filter) -> int:
-        """Return how many records match."""
+        """Return the number of records that match."""
         search = Search(wanted, is_distributed=self._is_distributed)
         ((count,),) = await self._ask(search.count())
         return int(count)
 
     def states_at(self, when: datetime) -> AsyncIterator[Sequence[HistoryRecord]]:
-        """Yield pages of the records that are each memory's state at an instant."""
+        """Yield pages of the records in force at an instant, one for each memory."""
         states = ServerStates(self._fetch, self._schema, is_distributed=self._is_distributed)
         return states_at(states, when)
 
@@ -183,7 +184,7 @@ class HistoryReader:
         return RowsRead(rows, place, is_last=len(rows) < limit)
 
     async def times_before(self, ids: Sequence[str]) -> Mapping[str, datetime]:
-        """Return, by id, the known times of records."""
+        """Return `time_before` of records, by id, where they have one."""
         return dict(map(tuple, await self._fetch(self._sql(_INSTANTS), list(ids))))
 
     async def newest(self) -> int | None:
@@ -221,7 +222,7 @@ def _require_place(place: Cursor, rows: Sequence[Sequence[Any]]) -> None:
     """Check that the first row is the cursor's record.
 
     Raises:
-        CursorGone: it is not.
+        CursorGone: the first row is another record.
     """
     if not rows or (rows[0][0], rows[0][1]) != (place.position, place.id):
         raise CursorGone(

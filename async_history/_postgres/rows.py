@@ -1,4 +1,4 @@
-"""Converts PostgreSQL's rows to records, and records to arguments."""
+"""Conversion of PostgreSQL's rows to records, and of records to arguments."""
 
 import re
 from collections.abc import Awaitable, Callable, Sequence
@@ -21,7 +21,7 @@ from async_history._core.values import in_utc, parse_time
 from async_history._postgres.owners import SCOPE_LIST, owner_of
 
 Fetch = Callable[..., Awaitable[Sequence[Sequence[Any]]]]
-"""Run one SELECT with its arguments."""
+"""A function that runs one SELECT with its arguments."""
 
 _OWN_TIME: Final = "CASE event WHEN 'ADD' THEN created_at ELSE updated_at END"
 RECORD_COLUMNS: Final = (
@@ -30,7 +30,7 @@ RECORD_COLUMNS: Final = (
     " AND occurred_at < '10000-01-01T00:00:00+00:00'::pg_catalog.timestamptz THEN occurred_at END,"
     f" {SCOPE_LIST}, context, cause"
 )
-"""The columns that `record_from_row` takes: the ten, the instant, the owner's scopes, context and
+"""The columns for `record_from_row`: mem0's ten, the instant, the owner's scopes, context and
 cause. The instant is NULL if the record's own time has our format, because decoding it would take a
 third of the time of all others. It is also NULL if a datetime in UTC can't hold it."""
 RECORD_NULLS: Final = (
@@ -40,21 +40,20 @@ RECORD_NULLS: Final = (
     "NULL::pg_catalog.timestamptz",
     *("NULL",) * 6,
 )
-"""NULLs in place of `RECORD_COLUMNS`, one by one."""
+"""One NULL for each of `RECORD_COLUMNS`."""
 ROW_COLUMNS: Final = f"{COLUMN_LIST}, {SCOPE_LIST}, context, cause"
-"""The columns that `row_from` takes."""
+"""The columns for `row_from`."""
 
 
 def values_of(record: HistoryRecord) -> tuple[Any, ...]:
-    """Return a record's columns, without its owner, context and cause, and then its instant in the
-    format of `joined_columns`."""
+    """Return a record's ten columns, then its instant in the format of `joined_columns`."""
     return *columns_of(record), *_instants((record,))
 
 
 def joined_columns(
     records: Sequence[HistoryRecord], *more: Sequence[str | None]
 ) -> tuple[str | None, ...]:
-    """Return the records' columns, their instants, and `more`, as `joined_texts`.
+    """Return the `joined_texts` of the records' columns, their instants, and `more`.
 
     Instants are ISO 8601 text in UTC, or with an offset near year 1 or 9999: conversion to UTC can
     go beyond what the driver can encode.
@@ -69,8 +68,8 @@ def joined_texts(columns: Sequence[Sequence[str | None]]) -> tuple[str | None, .
 
     `string_to_array(column, separator, null)` returns a column, after one extra first element
     (without it, an empty text would give an empty array). A column without any text is None.
-    asyncpg takes ten times as long to encode arrays: it checks each None and bool in them for being
-    a container.
+    Arrays would take asyncpg ten times as long: it checks whether each None and bool in them is a
+    container.
     """
     nulls = [column.count(None) for column in columns]
     filled = [len(column) > count for column, count in zip(columns, nulls, strict=True)]
@@ -89,7 +88,7 @@ def joined_texts(columns: Sequence[Sequence[str | None]]) -> tuple[str | None, .
         ):
             texts = iter(joined)
             return *[next(texts) if has else None for has in filled], separator, null
-        # A text contains one of them: choose others.
+        # A text contains the separator or the null: choose others.
         separator, null = f"\x1f{token_hex(8)}", f"\x1e{token_hex(8)}"
 
 
@@ -127,9 +126,9 @@ _OF_ANY_DAY: Final = re.compile(
 
 
 def _are_times(written: str) -> bool:
-    """Return whether a concatenation of times has only valid ones in our format.
+    """Return whether all of the concatenated times are valid and in our format.
 
-    Nearly all have it, and then need no parsing. A batch's times are mostly of one hour.
+    Nearly all are, and then need no parsing. A batch's times are mostly within one hour.
     """
     hour = _OF_AN_HOUR.fullmatch(written)
     if hour is not None:
@@ -167,7 +166,7 @@ def record_from_row(row: Sequence[Any]) -> HistoryRecord:
 
 
 def row_from(row: Sequence[Any]) -> Row:
-    """Return the row, as `row_of` a record, of a row of `ROW_COLUMNS`."""
+    """Return the `row_of` a record from its row of `ROW_COLUMNS`."""
     return *row[:_LAST], owner_text(owner_of(*row[_LAST : _LAST + 4])), row[-2], row[-1]
 
 

@@ -1,4 +1,4 @@
-"""What a PostgreSQL URL says."""
+"""The parts of a PostgreSQL URL."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,15 +11,15 @@ POSTGRES_SCHEMA: Final = "async_history"
 
 @dataclass(frozen=True, slots=True, repr=False)
 class ServerUrl:
-    """What a URL says.
+    """The parts of a URL.
 
     Attributes:
-        user, password, database: None if asyncpg is to use its defaults (PGUSER, a password file).
-        hosts: each as asyncpg takes it, `host`, `host:port`, `[::1]:port` or a socket's folder.
+        user, password, database: None for asyncpg's defaults (PGUSER, a password file).
+        hosts: hosts in asyncpg's form: `host`, `host:port`, `[::1]:port` or a socket's directory.
         ports: one for each host, if they are given separately from the hosts.
-        parameters: what else asyncpg is given.
-        is_verified: whether the server must prove who it is to this system's authorities.
-        options: what the URL says of the options of `PostgresHistoryManager`, and `table`.
+        parameters: other parameters for asyncpg.
+        is_verified: whether to verify the server's certificate with this system's authorities.
+        options: options of `PostgresHistoryManager`, and `table`.
     """
 
     user: str | None
@@ -36,7 +36,7 @@ class ServerUrl:
 
     @property
     def where(self) -> str:
-        """The user, the hosts and the database: what a message may say."""
+        """The user, the hosts and the database: the parts that a message may contain."""
         user = "" if self.user is None else f"{self.user}@"
         return f"postgresql://{user}{','.join(self.hosts)}/{self.database or ''}"
 
@@ -44,7 +44,7 @@ class ServerUrl:
         user = "" if self.user is None else quote(self.user, safe="")
         if self.password is not None:
             user += f":{quote(self.password, safe='')}"
-        # With a slash asyncpg takes the empty name, and PGDATABASE does not count.
+        # After a slash, asyncpg would take the empty name instead of PGDATABASE.
         database = "" if self.database is None else f"/{quote(self.database, safe='')}"
         query = dict(self.parameters)
         if hosts:
@@ -56,7 +56,7 @@ class ServerUrl:
 
     @property
     def dsns(self) -> list[str]:
-        """The URL as asyncpg reads it, one for each host; one where it must choose among them."""
+        """URLs for asyncpg, one for each host; a single one if asyncpg must choose the host."""
         wanted = self.parameters.get("target_session_attrs")
         if len(self.hosts) < 2 or wanted == "prefer-standby":
             return [self._dsn(self.hosts, self.ports)]

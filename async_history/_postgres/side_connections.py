@@ -1,4 +1,4 @@
-"""Connections for long work, outside of our own pool, so that no other call waits for them."""
+"""Connections for long work, outside our own pool, so that no other call waits for them."""
 
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -13,10 +13,10 @@ T = TypeVar("T")
 
 
 class SideConnections:
-    """Lends a separate connection for work that keeps it busy, such as VACUUM.
+    """Separate connections for work that keeps them busy, such as VACUUM.
 
-    With a user's pool, and behind a pooler, which may allow few connections, it is one of the
-    pool's.
+    With a user's pool, or behind a pooler, which may allow few connections, they come from the
+    pool.
 
     Args:
         server: the pool's server; None with a user's pool.
@@ -46,5 +46,5 @@ class SideConnections:
             try:
                 return await work(connection)
             finally:
-                # Not at once: the server may just have been asked to cancel something.
+                # Not at once: the server may just have been asked to cancel a statement.
                 await to_the_end(self._pool.retire(connection))

@@ -1,4 +1,4 @@
-"""Runs ANALYZE after a large change, and VACUUM after a large removal, in the background."""
+"""ANALYZE after a large change, and VACUUM after a large removal, in the background."""
 
 import asyncio
 import contextlib
@@ -15,12 +15,12 @@ from async_history.errors import HistoryError
 _log = logging.getLogger("async_history")
 
 _LEAST: Final = 10_000
-"""The rows of a large removal, and the fewest of a large change."""
+"""The fewest rows of a large removal or a large change."""
 _PART: Final = 0.1
-"""Autovacuum's own part (autovacuum_analyze_scale_factor), which it adds 50 records to: of a small
-table all is read quickly."""
+"""The share of changed rows that is a large change, as autovacuum_analyze_scale_factor. (Autovacuum
+adds 50 rows; a small table is read quickly anyway.)"""
 _PAUSE_S: Final = 60.0
-"""Autovacuum's own too (autovacuum_naptime): a table that grows all the time is always due."""
+"""The least pause, as autovacuum_naptime: a table that keeps growing is always due."""
 _MOST_AT_CLOSE_S: Final = 5.0
 _KNOWN: Final = """
 SELECT greatest(reltuples, 0::pg_catalog.float4), coalesce(
@@ -38,22 +38,22 @@ SELECT greatest(reltuples, 0::pg_catalog.float4), coalesce(
 )
 FROM pg_catalog.pg_class WHERE oid = pg_catalog.to_regclass($1::pg_catalog.text)::pg_catalog.oid
 """
-"""The number of rows by the statistics, whether these were made within so many seconds, and whether
-the table was vacuumed within so many seconds."""
+"""The number of rows by the statistics, whether these were made within the interval $2, and whether
+the table was vacuumed within the interval $3."""
 
 
 class Statistics:
-    """Runs ANALYZE on the history after a large change, and VACUUM after a large removal.
+    """A background task: ANALYZE after a large change, and VACUUM after a large removal.
 
-    Without VACUUM reads after a removal would step over all removed rows. That takes as long in a
-    history of any size, so a removal is large by its number of rows alone.
+    Without VACUUM, reads after a removal would step over all removed rows. That takes the same time
+    in a history of any size, so only the number of removed rows counts.
 
-    Autovacuum does both too, unless it is off or late. This runs in the background and blocks no
-    reads or writes. It does nothing if the role may not analyze the table, if the table is locked,
-    behind a pooler, or on Citus.
+    Autovacuum does both too, unless it is off or late. The task blocks no reads or writes. It does
+    nothing if the role may not analyze the table, if the table is locked, behind a pooler, or on
+    Citus.
 
     Args:
-        side: the connections to take one from.
+        side: provides a separate connection.
         schema: the quoted schema.
         is_distributed: whether the tables are distributed over the nodes of a Citus cluster.
         pause_s: the shortest time between two runs.
@@ -80,7 +80,7 @@ class Statistics:
         self._task: asyncio.Task[None] | None = None
 
     def add_removed(self, records: int, *, is_over: bool) -> None:
-        """Count records that a step of pruning removed; the table is vacuumed when all are over."""
+        """Count records that a pruning step removed. After the last step the table is vacuumed."""
         self._removed += records
         self._removed_at = monotonic()
         self._vacuums = is_over

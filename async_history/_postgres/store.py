@@ -69,7 +69,7 @@ T = TypeVar("T")
 
 _COUNT: Final = "SELECT pg_catalog.count(*) FROM"
 _WAITS: Final = 50
-"""Lock waits that fit into a late batch's time, so that the submission that waits can be found."""
+"""Lock waits that fit into a late batch's time, so that a waiting submission can be found."""
 
 
 class PostgresStore:
@@ -77,8 +77,8 @@ class PostgresStore:
     eraser.
 
     Args:
-        pool: connections to the server that is written to.
-        read_pool: connections to the server that is read from.
+        pool: connections to the server for writes.
+        read_pool: connections to the server for reads.
         committed: notified after each commit.
         ended: called when the writer has ended.
         where: the server, for messages.
@@ -181,7 +181,7 @@ class PostgresStore:
     # Writing
 
     async def _write(self, work: "Write[T]", size_s: float = 0.0, waits: int | None = None) -> T:
-        """Run work on the writing connection, with the keys that the store has now."""
+        """Run work on the writing connection, with the store's current keys."""
         return await self._with_current_keys(lambda: self.connections.write(work, size_s, waits))
 
     async def _use_apart(
@@ -189,7 +189,7 @@ class PostgresStore:
         work: Callable[[Any, Sequence[str]], Coroutine[Any, Any, T]],
         within_s: float | None,
     ) -> T:
-        """Run work that may be done twice, at the same time as the writes."""
+        """Run repeatable work, concurrently with the writes."""
         return await self._with_current_keys(lambda: self.connections.write_apart(work, within_s))
 
     async def _with_current_keys(self, work: Callable[[], Awaitable[T]]) -> T:
@@ -198,19 +198,19 @@ class PostgresStore:
         return await self.encryption.with_current_keys(work)
 
     async def _with_keys(self, work: KeyChange) -> Any:
-        """Do work on the tables of keys in one transaction, in its turn among the writes."""
+        """Do work on the tables of keys in one transaction, queued with the writes."""
         return await self.run_exclusively(
             lambda connection, settings: change_keys(connection, self.schema, settings, work)
         )
 
     async def _fetch_keys(self, sql: str, *arguments: Any) -> Sequence[Sequence[Any]]:
-        """Read the tables of keys, where they are written: a replica may not have all yet."""
+        """Read the tables of keys on the server for writes: a replica may lag behind."""
         return await self.connections.fetch_where_written(sql, *arguments)
 
     async def add_in_transaction(
         self, connection: Any, submission: AddRecords
     ) -> Mapping[int, HistoryError]:
-        """Write a submission in a user's transaction; return it by index if it is refused.
+        """Write a submission in a user's transaction; return its error by index if it is refused.
 
         Raises:
             The driver's errors: nothing was written.
@@ -302,12 +302,12 @@ class PostgresStore:
         tables = ", ".join(f"{self.schema}.{name}" for name in ("owners", "history", "messages"))
 
         async def reset(connection: Any, settings: Sequence[str]) -> None:
-            # Before the transaction: its locks would keep the next try waiting where this one is
-            # cut off. What another process commits before the TRUNCATE is not counted.
+            # Before the transaction: if this try is cut off, its locks would block the next one.
+            # Records that others commit before the TRUNCATE are not counted.
             records = await connection.fetchval(f"{_COUNT} {self.schema}.history")
             messages = await connection.fetchval(f"{_COUNT} {self.schema}.messages")
-            # In a transaction, whose lock blocks all writes until its outcome is known: a delayed
-            # TRUNCATE outside of one could reach the server after later acknowledged writes.
+            # In a transaction, whose lock blocks all writes until its outcome is known. Otherwise a
+            # delayed TRUNCATE could reach the server after later acknowledged writes.
             async with transaction(connection, *settings, *locks(self._attestation)):
                 await connection.execute(f"TRUNCATE {tables}")
                 await connection.execute(migrations.in_schema(FORGET_OWNERS, self.schema))
@@ -324,7 +324,7 @@ class PostgresStore:
         return self.writer.run_alone(reset_in_time)
 
     async def prune_step(self, asked: PruneRequest, reached: PruneCursor | None) -> PruneStep:
-        """Prune the next records in one transaction; in a dry run, count them."""
+        """Prune the next records in one transaction; in a dry run, only count them."""
         tries = PruneTries()
         if self.ledger is not None:
             await place_all(self.ledger)
@@ -369,7 +369,7 @@ class PostgresStore:
     # Closing
 
     async def aclose(self, timeout_s: float) -> None:
-        """Commit what was accepted, for at most `timeout_s`, then close the connections."""
+        """Commit the accepted calls, for at most `timeout_s`, then close the connections."""
         self._close_timeout_s = timeout_s
         await self.writer.aclose(timeout_s)
         if not self.writer.task.done():
@@ -381,6 +381,6 @@ class PostgresStore:
         await self.connections.aclose(self._close_timeout_s)
 
     def abandon(self) -> None:
-        """Terminate the connections without waiting for what they are doing."""
+        """Terminate the connections without waiting for their work."""
         self._statistics.stop()
         self.connections.abandon()

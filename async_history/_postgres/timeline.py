@@ -1,7 +1,7 @@
-"""The state of memories of a PostgreSQL history at a moment: of some, or of all.
+"""The states of some or all memories of a PostgreSQL history at a moment.
 
-Of all memories, records are fetched in the order of recording. Memory by memory, through the index
-on (memory_id, seq), each row would be on another page of the table, which takes three times as long
+For all memories, records are fetched in the order of recording. Memory by memory, through the index
+on (memory_id, seq), each row would be on another page of the table. That takes three times as long
 (benchmarks/timeline.py measures it).
 """
 
@@ -22,7 +22,7 @@ from async_history._postgres.schema import in_schema
 _EVERYTHING: Final = Filter(None, None, None, None, None, None, None)
 
 _STATE: Final = "seq * 2 + (event = 'DELETE' OR is_deleted)::integer"
-"""A record's `seq`, with a last bit that says whether the memory is deleted after it."""
+"""A record's `seq`, followed by a bit that says whether the memory is deleted after it."""
 _UNDATED: Final = f"""
 SELECT memory_id, state FROM (
     SELECT memory_id, state, occurred_at,
@@ -38,7 +38,7 @@ WHERE occurred_at IS NULL
     AND coalesce(moment, '-infinity') < (SELECT $1::pg_catalog.text::pg_catalog.timestamptz)
     AND (SELECT true FROM {{schema}}.history WHERE occurred_at IS NULL ORDER BY memory_id LIMIT 1)
 """
-"""Changes without a time, which have the previous change's; a copied history may have many. If
+"""Changes without a time, with the time of the previous change; a copied history may have many. If
 there are none, the statement reads nothing else."""
 _BEFORE: Final = "occurred_at < (SELECT $1::pg_catalog.text::pg_catalog.timestamptz)"
 """The time is in a SELECT; otherwise it would be parsed for each row."""
@@ -46,7 +46,8 @@ _ALL: Final = f"SELECT memory_id, {_STATE} AS state FROM {{schema}}.history WHER
 
 
 def _find(dated: str) -> str:
-    """Return the SELECT of a page's places a row, of records with a time and of those without."""
+    """Return the SELECT of states: one row for the places of a page; `dated` finds those with a
+    time."""
     return f"""
 SELECT pg_catalog.string_agg((state / 2)::pg_catalog.text, ',') FROM (
     SELECT pg_catalog.max(state) AS state FROM (({dated}) UNION ALL {_UNDATED}) AS of_memories
@@ -72,8 +73,8 @@ CROSS JOIN LATERAL (
 ) AS sampled
 WHERE {_BEFORE}
 """
-"""How many of so many records from everywhere are from before the instant. Where few are, only
-those are read, chunk by chunk: an index has them. Else the whole table is, which is faster."""
+"""The number of records before the instant in a sample of the whole table. If they are few, an
+index finds them chunk by chunk. If not, reading the whole table is faster."""
 _FETCH_ON_CLUSTER: Final = f"""
 SELECT {RECORD_COLUMNS} FROM {{schema}}.history
 WHERE seq = ANY(pg_catalog.string_to_array($1, ',')::bigint[])
@@ -104,15 +105,15 @@ CROSS JOIN LATERAL (
     )
 ) AS found
 """
-"""The last records of memories at moments: after so many `earlier` ones, or up to an instant. A
-memory with a record of unknown time has none for an instant. The number is its place."""
+"""The last records of memories as of moments: after `earlier` other records, or up to an instant. A
+memory with a record of unknown time gets no row for an instant. `number` is the request's place."""
 _MOST_ROWS: Final = (1 << 63) - 1
 
 
 async def last_changes(
     fetch: Fetch, schema: str, asked: Sequence[MemoryMoment]
 ) -> dict[MemoryMoment, HistoryRecord | None]:
-    """Return memories' last records at moments; None of one that only the whole memory tells.
+    """Return memories' last records as of moments; None if one needs the whole memory.
 
     Args:
         schema: the quoted schema.
@@ -133,7 +134,7 @@ async def last_changes(
 
 
 class ServerStates:
-    """Reads the states of all memories at an instant.
+    """A reader of the states of all memories at an instant.
 
     Args:
         schema: the quoted schema.
@@ -148,7 +149,7 @@ class ServerStates:
     async def find(self, when: datetime) -> Sequence[str]:
         sql = FIND
         arguments: Sequence[Any] = ["infinity"]
-        with contextlib.suppress(OverflowError):  # nothing comes after it
+        with contextlib.suppress(OverflowError):  # nothing comes after the last instant
             until = in_utc(when) + timedelta(microseconds=1)
             arguments = [until.isoformat()]
             if not self._is_distributed:

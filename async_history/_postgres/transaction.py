@@ -19,38 +19,37 @@ _BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED"
 """Each statement must see what was committed while an earlier one waited for locks, whatever the
 database's default is."""
 _COMMIT: Final = "SET CONSTRAINTS ALL IMMEDIATE; SET LOCAL client_min_messages TO warning; COMMIT;"
-"""A commit that did not wait for its synchronous standby says so by a warning only, which a role, a
-database, a pooler or a trigger may have silenced: so what could silence it runs before, the
-triggers of deferred constraints too."""
+"""Only a warning says that a commit did not wait for its synchronous standby. A role, a database, a
+pooler or a trigger may have silenced warnings. So they are turned on last, after the triggers of
+deferred constraints have run."""
 WAIT_FOR_REPLICAS_TOO: Final = (
     "SELECT pg_catalog.pg_logical_emit_message(true, 'async_history', '')"
 )
-"""A few bytes of log. A commit waits for a synchronous standby only if it wrote some; without them,
-what an earlier try did here and nowhere else would be acked as it is."""
+"""Writes a few bytes of log: a commit waits for a synchronous standby only if it wrote some.
+Otherwise an earlier try that is committed only here would be acknowledged at once."""
 BY_INDEX: Final = "; ".join(
     f"SET LOCAL enable_{plan} TO off" for plan in ("seqscan", "bitmapscan", "sort")
 )
-"""For statements that all have an index which gives their rows, in their order. PostgreSQL keeps
-plans, and one made while the table was small, or without statistics, reads all of a large one, or
-sorts all that is left of it for its next few rows."""
+"""For statements whose rows an index gives in order. PostgreSQL caches plans. A plan made while the
+table was small, or without statistics, would read or sort all of a large table for a few rows."""
 RECORDS: Final = (
     "id = ANY($1::pg_catalog.text[])"
     " AND ($2::pg_catalog.text[] IS NULL"
     " OR memory_id || ''::pg_catalog.text = ANY($2::pg_catalog.text[]))"
 )
-"""Condition of records, whose parameters `SchemaSteps._named` makes. By the index of ids: that of
-memories has all records of theirs, and without statistics looks as short."""
+"""Condition for records; `SchemaSteps._named` returns its parameters. It uses the index of ids. The
+index of memories would read all their records, and without statistics looks as cheap."""
 _UNDO: Final = "ROLLBACK TO SAVEPOINT async_history; RELEASE SAVEPOINT async_history"
 
 
 @contextlib.asynccontextmanager
 async def transaction(connection: Any, *settings: str) -> AsyncIterator[None]:
-    """Commit what the body does, or nothing of it.
+    """Commit all that the body does, or nothing.
 
     After a cancellation the transaction is still open: close the connection.
 
     Args:
-        settings: statements that the transaction begins with, such as `SET LOCAL`.
+        settings: the first statements of the transaction, such as `SET LOCAL`.
     """
     try:
         await connection.execute("; ".join((_BEGIN, *settings)))
@@ -67,7 +66,7 @@ async def savepoint(connection: Any, *, checks_constraints: bool) -> AsyncIterat
     """Roll back the body's changes if it fails or is cancelled; the transaction can continue.
 
     Args:
-        checks_constraints: check deferred constraints too: from then on the transaction has none.
+        checks_constraints: also check deferred constraints, which are immediate from then on.
     """
     await connection.execute("SAVEPOINT async_history")
     try:
@@ -81,7 +80,7 @@ async def savepoint(connection: Any, *, checks_constraints: bool) -> AsyncIterat
 
 
 def log_within(connection: Any, schema: str, ledger: LedgerTables | None) -> LedgeredOperationLog:
-    """Return the log of operations inside the transaction of a connection.
+    """Return the log of operations inside a connection's transaction.
 
     Args:
         schema: the quoted schema.
@@ -124,8 +123,8 @@ class SchemaSteps:
     ) -> tuple[list[str], list[str] | None]:
         """Return the parameters of `RECORDS`.
 
-        On Citus an id is unique only within its memory. Elsewhere the memories are left out: each
-        record's would be compared with the whole list, which takes most of the statement's time.
+        On Citus an id is unique only within its memory. Otherwise the memories are left out:
+        comparing each record with the whole list would take most of the statement's time.
         """
         return list(ids), list(set(memory_ids)) if self._is_distributed else None
 

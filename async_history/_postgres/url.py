@@ -1,8 +1,8 @@
-"""Parses PostgreSQL URLs as asyncpg, libpq, SQLAlchemy, Prisma and hosting providers write them.
+"""Parsing of PostgreSQL URLs in the forms of asyncpg, libpq, SQLAlchemy, Prisma and providers.
 
-Each parameter of the query is understood, or refused by its name: asyncpg would send what it does
-not know to the server, as a setting. Of a URL, messages name the user, the hosts and the database
-only: anything else may be part of a password that was not percent-encoded.
+Each parameter of the query is either understood or refused by name, because asyncpg would send an
+unknown one to the server as a setting. Messages contain only the user, the hosts and the database
+of a URL. Any other part may belong to a password that was not percent-encoded.
 """
 
 import re
@@ -22,10 +22,10 @@ SCHEMES: Final = frozenset(
 
 
 def server_url(url: object) -> ServerUrl:
-    """Return what a PostgreSQL URL says.
+    """Parse a PostgreSQL URL.
 
     Raises:
-        InvalidInput: it can't be used as it is. The message has no part of it that may be secret.
+        InvalidInput: the URL can't be used. The message contains no part that may be secret.
     """
     if not isinstance(url, str):
         raise InvalidInput(f"a server's URL must be text, not {type(url).__name__}")

@@ -1,4 +1,4 @@
-"""What the query of a PostgreSQL URL asks for, parameter by parameter."""
+"""The query of a PostgreSQL URL, parameter by parameter."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -32,8 +32,8 @@ _SERVER_SETTINGS: Final = frozenset(
         *("tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_keepalives_count"),
     )
 )
-"""Settings of the server that programs are known to make in a URL. Those of an extension have a dot
-in their name; any other can be made by `options=-c name=value`."""
+"""Settings of the server that programs commonly set in a URL. Settings of extensions have a dot in
+their name; any other can be set by `options=-c name=value`."""
 _WITHOUT_MEANING: Final = frozenset(
     (
         *("supa", "workaround", "uselibpqcompat"),  # marks of Vercel's and node-postgres's
@@ -41,14 +41,14 @@ _WITHOUT_MEANING: Final = frozenset(
         *("tcp_user_timeout", "sslcompression", "sslsni", "load_balance_hosts", "gssdelegation"),
     )
 )
-"""What libpq does to a socket, where `retry_timeout_s` bounds each statement; what only tells where
-the URL is from; and what asyncpg does in any case."""
+"""Ignored parameters: libpq's options of sockets (`retry_timeout_s` limits each statement here),
+marks of the URL's origin, and what asyncpg always does."""
 _HARMLESS: Final[Mapping[str, tuple[str, ...]]] = {
     "gssencmode": ("disable", "prefer"),
     "client_encoding": ("utf8", "utf-8", "unicode", "auto"),
     "channel_binding": ("disable", "prefer"),
 }
-"""Values that ask for no more than what is so in any case."""
+"""Values that ask only for what is always the case."""
 _ADVICE: Final[Mapping[str, str]] = {
     "gssencmode": "asyncpg has no GSSAPI encryption; leave it out, and ask for TLS by sslmode",
     "client_encoding": "text is UTF-8 here; leave it out",
@@ -66,9 +66,9 @@ _ADVICE: Final[Mapping[str, str]] = {
 
 
 def parse_host(text: str) -> str:
-    """Return a host and perhaps its port, as asyncpg takes them in a query."""
+    """Return a host with its port, if it has one, in asyncpg's form for a query."""
     if text.startswith("/"):
-        return text  # a socket's folder
+        return text  # a socket's directory
     match = _HOST.fullmatch(text)
     if match is None or not text:
         raise InvalidInput(
@@ -86,7 +86,7 @@ def _port(text: str) -> int:
 
 
 class UrlQuery:
-    """What a URL asks for, taken parameter by parameter."""
+    """The settings of a URL, collected parameter by parameter."""
 
     def __init__(self, is_plain: bool) -> None:
         self._is_plain = is_plain
@@ -96,12 +96,12 @@ class UrlQuery:
         self._is_verified = False
 
     def once(self, name: str, value: str) -> None:
-        """Take what the part before the query says too."""
+        """Set a value that the part before the query may also set."""
         if value and self._names.setdefault(name, value) != value:
             raise InvalidInput(f"the URL says its {name} twice, each time otherwise")
 
     def take(self, name: str, value: str) -> None:
-        """Take a parameter, or refuse it by its name."""
+        """Apply a parameter, or refuse it by name."""
         setting = name.lower()
         if name in ("host", "port"):
             known = self._names.get(name)
@@ -122,7 +122,7 @@ class UrlQuery:
             raise self._unknown(name)
 
     def _require_known(self, name: str) -> None:
-        """Refuse a parameter without a value that would be unknown with one, too."""
+        """Refuse an unknown parameter that has no value."""
         known = (*_FOR_ASYNCPG, *_SERVER_SETTINGS, *_WITHOUT_MEANING, *_HARMLESS, *_MEANINGS)
         if name not in known and name != "fallback_application_name":
             raise self._unknown(name)
@@ -138,19 +138,19 @@ class UrlQuery:
         advice = _ADVICE.get(name, advice)
         return InvalidInput(f"the URL's parameter {name} can't be used here: {advice}")
 
-    # What parameters mean
+    # The meanings of parameters
 
     def set_schema(self, name: str, value: str) -> None:
         self._options[name] = value
 
     def set_no_cache(self, name: str, value: str) -> None:
-        """asyncpg's and Prisma's, and SQLAlchemy's of prepared statements."""
+        """Apply the cache size of asyncpg, Prisma, or SQLAlchemy: only 0 is allowed."""
         if value != "0":
             raise InvalidInput(f"the URL's {name} can be 0 only: keep no prepared statement")
         self._options["statement_cache_size"] = 0
 
     def set_pooler(self, name: str, value: str) -> None:
-        """Prisma's, for a pooler in transaction mode: keep no prepared statement."""
+        """Apply Prisma's flag for a pooler in transaction mode: keep no prepared statements."""
         if _flag(name, value):
             self._options["statement_cache_size"] = 0
 
@@ -160,7 +160,7 @@ class UrlQuery:
         self._options["pool_size"] = int(value)
 
     def set_wait(self, name: str, value: str) -> None:
-        """How long to wait for a connection; 0 is the default."""
+        """Apply the timeout for a connection; 0 means the default."""
         seconds = _seconds(name, value)
         if seconds:
             self._options["acquire_timeout_s"] = max(
@@ -168,7 +168,7 @@ class UrlQuery:
             )
 
     def set_tls(self, name: str, value: str) -> None:
-        """asyncpg's argument, as SQLAlchemy has it in a URL, and node-postgres's."""
+        """Apply `ssl`, as SQLAlchemy (for asyncpg) and node-postgres write it."""
         if value.lower() in ("true", "1"):
             self._is_verified = True
         else:
@@ -189,13 +189,13 @@ class UrlQuery:
             self._parameters[name] = value
 
     def set_channel_binding(self, name: str, value: str) -> None:
-        """Bind to the server's certificate: asyncpg can't, but it can verify that."""
+        """Verify the server's certificate instead of binding to it, which asyncpg can't do."""
         if value != "require":
             raise InvalidInput(f"the URL's {name} must be disable, prefer or require")
         self._is_verified = True
 
     def understood(self) -> ServerUrl:
-        """Return what was taken."""
+        """Return the URL with all parameters applied."""
         hosts = [parse_host(host) for host in filter(None, self._names.get("host", "").split(","))]
         ports = list(map(_port, filter(None, self._names.get("port", "").split(","))))
         if len(ports) == 1:
@@ -245,7 +245,7 @@ def _flag(name: str, value: str) -> bool:
 
 
 def _seconds(name: str, value: str) -> float:
-    """Return a number of seconds; 0 where it is without bound, as libpq has it."""
+    """Return a number of seconds; 0 means unlimited, as in libpq."""
     if not re.fullmatch(r"-1|\d{1,9}(\.\d+)?", value, re.ASCII):
         raise InvalidInput(f"the URL's {name} must be a number of seconds")
     return max(float(value), 0)

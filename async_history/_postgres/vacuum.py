@@ -1,4 +1,4 @@
-"""Runs VACUUM on the tables after an erasure."""
+"""VACUUM of the tables after an erasure."""
 
 import asyncio
 import logging
@@ -29,7 +29,7 @@ SELECT EXISTS (
 )
 """
 """Whether a process has, or waits for, the lock that VACUUM (FULL) takes on a table. A role may see
-all processes' locks, but only its own processes' queries."""
+the locks of all processes, but only the queries of its own."""
 _MAY_VACUUM: Final = """
 SELECT {has_right} OR pg_catalog.pg_has_role(
     (SELECT datdba FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()),
@@ -44,25 +44,25 @@ _HAS_MAINTAIN: Final = 17
 """The first version that has this privilege
 (https://www.postgresql.org/docs/17/release-17.html)."""
 _MISSES: Final = 2
-"""Checks in a row that must find no such process: it may be between vacuuming and analyzing, or
-done with its answer still in transit."""
+"""Consecutive checks that must find no such process. A single one may fall between vacuuming and
+analyzing, or before the answer arrives."""
 _NO_END_S: Final = 1e8
 """A timeout for asyncpg, because a user's pool may have a shorter default."""
 
 
 class Vacuum:
-    """Vacuums tables one by one, while others write.
+    """VACUUM of tables, one by one, while others write.
 
     How long that takes depends on the table, the server's cost settings, and other sessions' locks.
     So it has no time limit. Instead, the writing connection, which is available even if the rest
     of the pool is in use, asks the server from time to time whether the VACUUM still runs.
 
     Args:
-        side: lends a connection, which is busy meanwhile.
-        run_exclusively: does work on the connection that writes.
+        side: provides a connection, which is busy meanwhile.
+        run_exclusively: does work on the writing connection.
         where: the server, for messages.
         schema: the quoted schema.
-        ask_every_s: how often the server is asked.
+        ask_every_s: seconds between questions to the server.
     """
 
     def __init__(
@@ -81,9 +81,9 @@ class Vacuum:
         self._ask_every_s = ask_every_s
 
     async def run(self, tables: Sequence[str], *, full: bool = False) -> list[str]:
-        """Vacuum tables; return a sentence for each that could not be.
+        """Vacuum tables; return a sentence for each that could not be vacuumed.
 
-        With `full` the server writes them again, and no one else uses them meanwhile.
+        With `full` the server rewrites them, and locks them meanwhile.
 
         If the caller is cancelled, the server ends its VACUUM. Behind a pooler it continues,
         because a cancel request could hit another client of the server process.
@@ -139,7 +139,7 @@ class Vacuum:
                     running.cancel()  # asyncpg asks the server to
                 await to_the_end(asyncio.wait([running]))
             if not running.cancelled():
-                running.exception()  # it is raised below, or no longer matters
+                running.exception()  # raised below, or no longer relevant
         await running
 
     async def _require_right(self, table: str, connection: Any) -> None:

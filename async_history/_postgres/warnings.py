@@ -26,16 +26,15 @@ FROM pg_catalog.pg_class JOIN pg_catalog.pg_namespace ON pg_namespace.oid = reln
 WHERE nspname = $1 AND relname IN ('history', 'messages')
 ORDER BY 1
 """
-"""For each table: settings (which a role, a database or a URL can have of its own), and of the
-table whether it is lost in a crash, whether row-level security holds for this role, and whether a
-policy lets it see anything."""
+"""For each table: settings (which a role, a database or a URL may set), whether a crash empties the
+table, whether row-level security applies to this role, and whether a policy lets it see rows."""
 _OF_TABLE: Final = 4
 
 
 def warnings_of(
     written: Sequence[Sequence[Any]], read: Sequence[Sequence[Any]]
 ) -> tuple[StoreWarning, ...]:
-    """Return the warnings, from the rows of `STATE` on the servers written to and read from."""
+    """Return the warnings, from the rows of `STATE` on the servers for writes and for reads."""
     warnings = [warning for row in written[:1] for warning in _of_settings(*row[:_OF_TABLE])]
     for row in (*written, *read):
         warnings += _of_table(*row[_OF_TABLE:])

@@ -1,8 +1,8 @@
-"""The connection of a manager that writes: it reconnects, and limits what it leaves at the server.
+"""The writing connection of a manager: it reconnects, and limits what it leaves on the server.
 
 The server limits lock waits and statements to the time of a try, so an abandoned try ends by
 itself. But a commit that waits for a synchronous standby continues to wait. So after a few such
-commits, no other is begun while they wait.
+commits, no other begins while they wait.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -26,7 +26,7 @@ from async_history.errors import StorageUnreachable
 T = TypeVar("T")
 
 _MOST_GIVEN_UP: Final = 3
-"""Commits that may be left waiting for a standby before no other is begun."""
+"""Most commits that may wait for a standby; then no other begins."""
 _WAITING_FOR_STANDBY: Final = """
 SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity
 WHERE usename = SESSION_USER AND wait_event = 'SyncRep'::pg_catalog.text
@@ -34,15 +34,15 @@ WHERE usename = SESSION_USER AND wait_event = 'SyncRep'::pg_catalog.text
 """
 
 Write = Callable[[Any, Sequence[str]], Awaitable[T]]
-"""Runs work on a connection; its transactions must begin with the given settings."""
+"""A function that uses a connection. Its transactions must begin with the given settings."""
 
 
 class WritingConnection:
-    """Runs writes on one connection, one at a time.
+    """Writes on one connection, one at a time.
 
     Args:
-        try_s: how long a try may take.
-        idle_s: seconds before the unused connection is closed; None never closes it.
+        try_s: seconds that a try may take.
+        idle_s: seconds before the unused connection is closed; None: never.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class WritingConnection:
 
         Args:
             size_s: extra seconds that the server may take because of the batch's size.
-            waits: how many lock waits must fit into a try; None allows one.
+            waits: how many lock waits must fit into a try; None: one.
 
         Raises:
             OutcomeUnknown, TryAgain, StorageError: see `ConnectionPool.bounded`.

@@ -1,8 +1,8 @@
 # mypy: disable-error-code=import-untyped
 """Migrations of PostgreSQL: numbered .sql files, each applied once, in one transaction.
 
-A new schema gets all of them in one transaction. If there are records, a script's indexes are made
-before it, while others read and write (see `indexes`); the rest of the script is quick.
+A new schema gets all of them in one transaction. If there are records, the indexes of a script are
+created before it, while others read and write (see `indexes`). The rest of the script is quick.
 """
 
 import asyncio
@@ -35,9 +35,9 @@ JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
 JOIN pg_catalog.pg_attribute ON attrelid = pg_class.oid AND attnum > 0 AND NOT attisdropped
 WHERE nspname = $1 AND relname = $2
 """
-"""Not by to_regclass, which after waiting for the lock still answers from an old cache."""
+"""It does not use to_regclass, which after waiting for the lock still answers from an old cache."""
 _NAME_OF_ROLES: Final = "$user"
-"""In a search path, even in quotes, this means the schema with the role's name."""
+"""In a search path, even quoted, this means the schema with the role's name."""
 TABLES: Final = {
     "history": 1,
     "messages": 1,
@@ -49,7 +49,7 @@ TABLES: Final = {
     "wrapping_keys": 10,
     "data_keys": 10,
 }
-"""The tables of a schema, besides `migrations` and a ledger, by the version that has them first."""
+"""The tables of a schema, without `migrations` and the ledger, by the version that adds them."""
 _RELATIONS: Final = """
 SELECT relname::pg_catalog.text FROM pg_catalog.pg_class
 JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace WHERE nspname = $1
@@ -99,7 +99,7 @@ def quoted(name: str, kind: str = "schema") -> str:
 
 @cache
 def in_schema(statement: str, schema: str) -> str:
-    """Return a statement with a quoted name in place of its `{schema}`."""
+    """Return a statement with `{schema}` replaced by a quoted name."""
     return statement.format(schema=schema)
 
 
@@ -113,7 +113,7 @@ def _scripts() -> dict[int, str]:
 
 
 SCRIPTS: Final = _scripts()
-"""Every numbered file's text by its number, in order. Read at import: the loop reads no files."""
+"""The text of each numbered file, by number. Read at import, so that the loop reads no files."""
 LEDGER: Final = (resources.files(__package__) / "ledger.sql").read_text(encoding="utf-8")
 """Creates the tables that only a history with a ledger has."""
 VERSION: Final = max(SCRIPTS)
@@ -124,8 +124,8 @@ async def applied_version(connection: Any, schema: str) -> int:
     """Return the version of a schema's tables; 0 if there are none.
 
     Raises:
-        MigrationError: they are newer than this library, the server is too old, the schema has
-            another program's table with a name of ours, or it has lost some of them.
+        MigrationError: the tables are newer than this library, the server is too old, the schema
+            has another program's table with one of our names, or some tables are lost.
     """
     server = connection.get_server_version()
     if server.major < OLDEST_SERVER:
@@ -169,7 +169,7 @@ async def require_current(connection: Any, schema: str) -> None:
 
     Raises:
         StorageMissing: there is no schema.
-        MigrationError: it has an older version, or a newer one.
+        MigrationError: the schema has an older or a newer version.
     """
     version = await applied_version(connection, schema)
     way_out = "run `async-history migrate` as a role that may create tables"
@@ -200,8 +200,8 @@ async def migrate(connection: Any, schema: str) -> list[int]:
     some milliseconds per version, and on Citus. After an interruption, call it again to continue.
 
     Raises:
-        MigrationError: the schema is newer than this library, the role may not create tables, or an
-            id is there twice.
+        MigrationError: the schema is newer than this library, the role may not create tables, or
+            two records have the same id.
         StorageLocked: others keep a table locked.
     """
     version = await applied_version(connection, schema)
@@ -211,7 +211,7 @@ async def migrate(connection: Any, schema: str) -> list[int]:
         if version and not await is_distributed(connection, schema):
             applied = await _upgrade(connection, schema, version)
         else:
-            # Read committed: other levels would not see what others did before the lock was free.
+            # Read committed: at other levels it would not see what the lock's holder has done.
             async with connection.transaction(isolation="read_committed"):
                 applied = await _apply(connection, schema, migration_from(version))
     except asyncpg.InsufficientPrivilegeError as error:
@@ -255,17 +255,17 @@ async def _upgrade(connection: Any, schema: str, version: int) -> list[int]:
                         "it again, what was done so far stays"
                     ) from error
             except (asyncpg.UndefinedTableError, asyncpg.UndefinedObjectError):
-                # Another process that migrates, too, dropped this index as an unfinished one.
+                # Another migrating process dropped this index as an unfinished one.
                 if monotonic() > deadline:
                     raise
             await asyncio.sleep(_ASK_AGAIN_S)
-        for index in indexes_in(script):  # made after another process had applied the script
+        for index in indexes_in(script):  # created after another process had applied the script
             await drop(connection, quoted(schema), index)
     return applied
 
 
 async def make_ledger(connection: Any, schema: str) -> None:
-    """Give a migrated schema the tables of a ledger, unless it has them.
+    """Create the tables of a ledger in a migrated schema, unless it has them.
 
     Raises:
         MigrationError: the role may not create tables, or one of their names is taken.
@@ -302,8 +302,8 @@ async def _apply(
     """Apply missing versions, in the caller's transaction, and log it.
 
     Args:
-        operation: the migration that this is of.
-        through: the last version to apply, whose indexes are already made; None applies all.
+        operation: the migration, for the log.
+        through: the last version to apply, whose indexes already exist; None: all.
     """
     await connection.execute(_LOCK_SCHEMA, schema)
     version = await applied_version(connection, schema)

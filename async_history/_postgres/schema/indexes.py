@@ -1,8 +1,8 @@
 # mypy: disable-error-code=import-untyped
-"""Creates a migration's indexes in PostgreSQL while others read and write.
+"""Creation of a migration's indexes in PostgreSQL while others read and write.
 
-A script has `CREATE INDEX name_next4 ON …` on a line of its own, and gives the index its final name
-in a later statement. The number is the script's, so that each script's indexes have other names.
+A script has `CREATE INDEX name_next4 ON …` on a separate line, and renames the index in a later
+statement. The number is that of the script, so that the indexes of scripts have different names.
 
 CREATE INDEX CONCURRENTLY can't run in a transaction, and it waits for each transaction that began
 before it. A process that waited for a lock in a transaction would block it. So no lock protects the
@@ -41,7 +41,7 @@ _TWICE: Final = """
 SELECT id FROM {schema}.history GROUP BY id HAVING pg_catalog.count(*) > 1 ORDER BY id LIMIT 3
 """
 _CONCURRENTLY: Final = "tuple concurrently "
-"""The server's message, never translated, if two sessions change a catalog row at the same time."""
+"""The server's message if two sessions change a catalog row at once. It is never translated."""
 _ASK_AGAIN_S: Final = 0.2
 
 
@@ -108,7 +108,7 @@ async def drop(connection: Any, schema: str, index: Index) -> None:
 
 
 async def _alone(connection: Any, statement: str) -> None:
-    """Run a statement; ignore conflicts with other sessions that run the same."""
+    """Run a statement; ignore conflicts with sessions that run the same one."""
     try:
         await connection.execute(statement)
     except (asyncpg.DeadlockDetectedError, asyncpg.InternalServerError) as error:

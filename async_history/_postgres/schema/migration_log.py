@@ -16,14 +16,14 @@ _LOGGED_FROM: Final = 9
 
 
 def migration_from(version: int) -> StoreOperation:
-    """Return what the log has of a migration from a version; 0 is of a new schema."""
+    """Return the log entry of a migration from a version; 0 for a new schema."""
     return new_operation("migrate", {"from_version": version})
 
 
 async def log_migration(
     connection: Any, schema: str, operation: StoreOperation, version: int, *, is_covered: bool
 ) -> None:
-    """Enter a migration that has come to a version, in place of its entry of the one before.
+    """Log that a migration has reached a version; this replaces its previous entry.
 
     Args:
         schema: the quoted schema.
@@ -39,7 +39,7 @@ async def log_migration(
 
 
 def _ledger_tables(connection: Any, schema: str) -> LedgerTables:
-    """Return the tables of a ledger, in the transaction of a connection, to enter operations."""
+    """Return the tables of a ledger in a connection's transaction, to log operations."""
 
     async def run(sql: str, *arguments: Any) -> Sequence[Sequence[Any]]:
         rows: Sequence[Sequence[Any]] = await connection.fetch(
