@@ -1,9 +1,9 @@
-"""A batch decided inside one transaction, for every database alike.
+"""The commit of a batch in steps inside one transaction, the same for every database.
 
-Batches of nothing but new records have a faster way in each backend. This one is for the others:
-ids that are taken, what depends on a memory's latest record, messages, and what a rule of the
-database refuses. All is looked up and written in a few statements, however many submissions there
-are; each sees what those before it in the batch write.
+Backends have a faster path for batches that only add new records. This one is for all others:
+existing ids, changes that depend on a memory's latest record, messages, and rows that the database
+refuses. It takes a few statements, whatever the number of submissions. Each submission sees what
+those before it in the batch write.
 """
 
 import logging
@@ -47,8 +47,8 @@ from async_history.errors import (
 
 @dataclass(frozen=True, slots=True)
 class Buffer:
-    """The messages of a session scope: how many, the first and the last place, in order of saving,
-    and which of the submissions' last ones are there."""
+    """The stored messages of a session scope: their number, the first and last place in the order
+    of saving, and which of the submissions' last messages are among them."""
 
     count: int
     oldest: int
@@ -59,13 +59,13 @@ class Buffer:
 _log = logging.getLogger("async_history")
 
 MessageRow = tuple[str, str, str | None, str | None, str | None, str | None]
-"""A message's id, session_scope, role, content, name and created_at."""
+"""The columns of a message: id, session_scope, role, content, name and created_at."""
 
 _EMPTY: Final = Buffer(0, 0, 0, frozenset())
 
 
 def only_new_records(batch: Sequence[Submission]) -> Sequence[AddRecords] | None:
-    """Return a batch's submissions where all add records that nothing decides; else None."""
+    """Return a batch's submissions if all of them only add records; otherwise None."""
     additions = [s for s in batch if isinstance(s, AddRecords) and s.decided_by is None]
     return additions if len(additions) == len(batch) else None
 
@@ -76,7 +76,7 @@ def records_of(additions: Iterable[AddRecords]) -> list[HistoryRecord]:
 
 
 def fields_of(additions: Iterable[AddRecords]) -> Iterator[Fields]:
-    """Yield the fields of submissions' records, in order. No record is made for it."""
+    """Yield the fields of submissions' records, in order, without creating the records."""
     for submission in additions:
         if type(submission) is AddFields:
             yield submission.fields
@@ -85,7 +85,7 @@ def fields_of(additions: Iterable[AddRecords]) -> Iterator[Fields]:
 
 
 def have_details(additions: Iterable[AddRecords]) -> bool:
-    """Return whether any record has more than mem0's columns."""
+    """Return whether any record has values outside mem0's columns."""
     for submission in additions:
         if type(submission) is AddFields:
             if submission.fields[-len(DETAILS) :] != _NO_DETAILS:
@@ -96,7 +96,7 @@ def have_details(additions: Iterable[AddRecords]) -> bool:
 
 
 def has_details(record: HistoryRecord) -> bool:
-    """Return whether a record has more than mem0's columns."""
+    """Return whether a record has values outside mem0's columns."""
     return record.owner is not None or record.cause is not None or record.context is not None
 
 
@@ -104,7 +104,7 @@ _NO_DETAILS: Final = (None,) * len(DETAILS)
 
 
 def ids_of(additions: Iterable[AddRecords]) -> list[str]:
-    """Return the ids that submissions want, in order."""
+    """Return the ids of submissions' records, in order."""
     return [record_id for submission in additions for record_id in submission.ids]
 
 
@@ -118,10 +118,10 @@ def message_rows(submissions: Iterable[SaveMessages]) -> list[MessageRow]:
 
 
 class BatchTransaction(Protocol):
-    """What a database does inside the transaction."""
+    """The steps of a database inside the transaction."""
 
     async def existing(self, submissions: Sequence[AddRecords]) -> Sequence[HistoryRecord]:
-        """Return the records of these submissions' ids that are there."""
+        """Return the stored records with the ids of these submissions."""
 
     async def latest(self, memory_ids: Sequence[str]) -> Sequence[HistoryRecord]:
         """Return the latest record of each of these memories that has one."""
@@ -129,25 +129,25 @@ class BatchTransaction(Protocol):
     async def last_changes(
         self, asked: Sequence[MemoryMoment]
     ) -> Mapping[MemoryMoment, HistoryRecord | None]:
-        """Return memories' last records at moments: see `last_change_at`.
+        """Return memories' last records as of moments: see `last_change_at`.
 
-        None also of one that only the whole memory tells.
+        None also if that needs all records of a memory.
         """
 
     async def owners(self, records: Sequence[HistoryRecord]) -> Mapping[str, Owner]:
-        """Return the owners of these records' memories, of those that have one."""
+        """Return the owners of these records' memories, where they have one."""
 
     async def erased(self, names: Sequence[Name]) -> Mapping[Name, datetime]:
-        """Return when these names were erased, of those that were: see `EraseTransaction.note`."""
+        """Return when erased ones of these names were erased: see `EraseTransaction.note`."""
 
     async def buffers(self, submissions: Sequence[SaveMessages]) -> Mapping[str, "Buffer"]:
-        """Return these submissions' scopes' buffers, as far as there are any."""
+        """Return the stored buffers of these submissions' scopes."""
 
     def undone_if_refused(self) -> AbstractAsyncContextManager[None]:
-        """Undo what was written inside where something of it is refused, and raise why.
+        """Provide a savepoint, rolled back if the database refuses a write of the body.
 
         Raises:
-            StorageError: it is refused. Any other error is the whole batch's.
+            StorageError: the database refused a write. Any other error is one of the whole batch.
         """
 
     async def write(
@@ -156,21 +156,21 @@ class BatchTransaction(Protocol):
         messages: Sequence[SaveMessages],
         owners: Mapping[str, Owner],
     ) -> None:
-        """Write in order.
+        """Write records and messages, in order.
 
         Args:
-            owners: those that memories get now, which had none. Such a memory may have records
-                already, and none among `records`.
+            owners: new owners of memories that had none. Such a memory may already have records,
+                and may have none in `records`.
         """
 
     async def enter(self, operations: Sequence[StoreOperation]) -> None:
-        """Enter operations in the store's log, which what was written ends."""
+        """Add operations to the store's log; the written records end them."""
 
 
 async def commit_in_steps(
     batch: Sequence[Submission], steps: BatchTransaction
 ) -> Mapping[int, HistoryError]:
-    """Write a batch; return the refused submissions by index. The caller has the transaction."""
+    """Write a batch in the caller's transaction; return the refused submissions by index."""
     additions = [submission for submission in batch if isinstance(submission, AddRecords)]
     messages = [submission for submission in batch if isinstance(submission, SaveMessages)]
     existing = await steps.existing(additions) if additions else ()
@@ -202,14 +202,14 @@ async def commit_in_steps(
 
 
 class _Decided:
-    """What has become of a batch's submissions so far.
+    """The state of a batch's submissions so far.
 
     Args:
-        known: the records that are there, by id.
-        latest: the latest record of each memory that decides anything; None where it has none.
-        owners: the memories' owners, as far as they have one.
-        unsaved: the messages to be saved.
-        erased: the names that were erased.
+        known: the existing records, by id.
+        latest: the latest record of each memory that a submission depends on; None: no record.
+        owners: the memories' owners, where they have one.
+        unsaved: the messages to save.
+        erased: the erased names.
     """
 
     def __init__(
@@ -230,10 +230,10 @@ class _Decided:
         self._erased = erased
 
     async def write(self, part: Sequence[tuple[int, Submission]]) -> None:
-        """Decide and write a part of the batch at once, as if nothing of it were refused by a rule.
+        """Plan and write a part of the batch, assuming that the database refuses none of it.
 
-        Where the database refuses any of it, all of that is undone, and each half is decided again
-        after the one before it, until who is refused is alone.
+        If the database refuses it, the part is rolled back, and its halves are planned and written
+        one after the other, until the refused submissions are found.
         """
         plan = _Plan(dict(self._known), dict(self._latest), self._owners, self._erased)
         for index, submission in part:
@@ -270,7 +270,7 @@ class _Decided:
 
 
 class _Plan:
-    """What to write of some submissions, and what is known once it is written."""
+    """What to write for some submissions, and what is known afterwards."""
 
     def __init__(
         self,
@@ -293,9 +293,9 @@ class _Plan:
         self.outcomes: list[tuple[AddRecords, Sequence[HistoryRecord]]] = []
 
     def add(self, index: int, submission: AddRecords) -> None:
-        """Plan to write what is missing of a submission, or refuse it."""
+        """Plan to write the missing records of a submission, or refuse it."""
         if not submission.wanted:
-            return  # what is to be restored was not found
+            return  # the text to restore was not found
         try:
             outcome, missing = self._outcome(submission)
             if missing and submission.if_latest is not None:
@@ -318,7 +318,7 @@ class _Plan:
                 self.latest[record.memory_id] = record
 
     def give(self, submission: GiveOwners) -> None:
-        """Plan to give owners to those memories that have a record, and no owner."""
+        """Plan to give owners to the memories that have a record but no owner."""
         given: set[str] = set()
         for memory_id, owner in submission.owners.items():
             names = ((MEMORY, memory_id), *owner.as_dict().items())
@@ -342,10 +342,10 @@ class _Plan:
     def _outcome(
         self, submission: AddRecords
     ) -> tuple[Sequence[HistoryRecord], Sequence[HistoryRecord]]:
-        """Return a submission's records as they are then, and which of them are not there yet.
+        """Return a submission's records as they will be, and those that are not stored yet.
 
         Raises:
-            IdConflict: one is there with other content.
+            IdConflict: a record with the same id has other content.
         """
         outcome: list[HistoryRecord] = []
         missing: dict[str, HistoryRecord] = {}
@@ -353,7 +353,7 @@ class _Plan:
             there = self.known.get(wanted.id) or missing.get(wanted.id)
             if there is None and isinstance(submission, UpdateMemory):
                 latest = self.latest[wanted.memory_id]
-                # What an earlier try found is there, if that took effect.
+                # If an earlier try took effect, its record is stored.
                 earlier = self.known.get(submission.records[index].id)
                 record = earlier or submission.record_after(latest)
                 if record is not latest and record is not earlier:
@@ -376,7 +376,7 @@ class _Plan:
     def owned(self, records: Sequence[HistoryRecord]) -> Sequence[HistoryRecord]:
         """Return records with their memories' owners."""
         if not self._owners and not self.new_owners:
-            return records  # then none of them has one
+            return records  # none of them has an owner
         owners = [self._owner(record.memory_id) for record in records]
         return [
             record if record.owner == owner else replace(record, owner=owner)
@@ -388,10 +388,11 @@ class _Plan:
     ) -> tuple[dict[str, Owner], Sequence[OwnerConflict]]:
         """Return the owners that these records give to memories that have none.
 
-        Also those that are left out, as the errors that they would be.
+        Also return the conflicts of records whose owners are left out.
 
         Raises:
-            OwnerConflict: one gives another owner than its memory has, and must not.
+            OwnerConflict: a record of a submission with `must_match_owner` has another owner than
+                its memory.
         """
         given: dict[str, Owner] = {}
         left_out: list[OwnerConflict] = []
@@ -435,9 +436,9 @@ def _unsaved(
 ) -> set[SaveMessages]:
     """Return the submissions that an earlier try of this batch has not saved.
 
-    One that is there was saved with all before it, though those may be evicted already. One that is
-    not there may have been evicted too, if the buffer is full of what came since the first try; if
-    it was not saved then, it may as well have been saved and evicted before its caller was told.
+    A stored one was saved together with all before it, even if those were evicted since. One that
+    is not stored may have been evicted, if the buffer is full of messages saved since the first
+    try. Then it counts as saved: it could have been saved and evicted meanwhile.
     """
     unsaved: set[SaveMessages] = set()
     done: set[str] = set()

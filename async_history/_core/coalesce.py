@@ -1,8 +1,8 @@
-"""Concurrent questions about single memories share a SELECT.
+"""Coalescing of concurrent reads of single memories into one SELECT.
 
-A question about one memory takes a hop to a connection's thread and back, which costs more than the
-answer. So a single one is read at once, and those that are asked while it is read go together in
-the next read. None is delayed to gather more, just like a commit.
+A read needs a hop to a connection's thread and back, which costs more than the SELECT. So a single
+call reads at once. Calls made during a read share the next one. As with commits, no call is delayed
+to gather more.
 """
 
 import asyncio
@@ -14,25 +14,25 @@ from typing import Final, Generic, TypeVar
 from async_history.errors import StorageUnreachable
 
 _MOST: Final = 64
-"""Most questions of a read: twice as many were not faster."""
+"""Most calls that share a read: twice as many were not faster."""
 LONG_S: Final = 0.005
-"""A read that takes longer is long: calls made meanwhile do not wait for it."""
+"""Seconds after which a read is long. Calls do not wait for long reads."""
 
 Q = TypeVar("Q", bound=Hashable)
-"""A question."""
+"""The argument of a call."""
 A = TypeVar("A")
-"""Its answer."""
+"""The result of a call."""
 _Pending = tuple[Q, asyncio.Future[A]]
-"""A question, and where its answer is awaited."""
+"""A call's argument, and the future that the caller awaits."""
 
 
 class CoalescedReads(Generic[Q, A]):
-    """Answers questions of all callers, in one read at a time while reads are short.
+    """Reads shared by concurrent callers; one at a time while reads are short.
 
     Args:
-        read: answers one question, or several at once: returns the answers by question. Who asks
-            the same gets the same answer.
-        at_once: how many reads may run at the same time if they are long.
+        read: returns the results for one or more arguments, by argument. Callers with equal
+            arguments get the same result.
+        at_once: most reads at the same time, if they are long.
         long_s: seconds after which a read is long.
     """
 
@@ -52,9 +52,9 @@ class CoalescedReads(Generic[Q, A]):
         self._short: set[asyncio.Task[None]] = set()
 
     async def of(self, question: Q) -> A:
-        """Return the answer to a question, as it is at some moment from now on.
+        """Return the result for an argument, read at some moment after this call.
 
-        Raises what reading it raises: the failures of others stay theirs.
+        Raises the errors of reading this argument, not those of other callers' arguments.
         """
         answer: asyncio.Future[A] = asyncio.get_running_loop().create_future()
         self._waiting.append((question, answer))
@@ -65,7 +65,7 @@ class CoalescedReads(Generic[Q, A]):
             self._cancel_unwanted()
             raise
         finally:
-            del answer  # an error's traceback holds this frame, and the answer the error
+            del answer  # otherwise a cycle: error, traceback, this frame, future
 
     def _begin(self) -> None:
         """Start a read for the waiting calls, unless a short one is about to do so."""
@@ -80,9 +80,10 @@ class CoalescedReads(Generic[Q, A]):
         task.add_done_callback(partial(self._ended, group))
 
     async def _answer_waiting(self, group: list[_Pending[Q, A]]) -> None:
-        """Answer the calls that wait now, and note them in `group`.
+        """Read for the calls that wait now, and note them in `group`.
 
-        Now, not when this task was made: callers that were woken together ask in the same turn.
+        Now, not when this task was created: callers that are woken together call in the same
+        iteration of the event loop.
         """
         waiting = [one for one in self._waiting if not one[1].done()]
         group += waiting[:_MOST]
@@ -105,16 +106,16 @@ class CoalescedReads(Generic[Q, A]):
         del self._groups[task]
         self._short.discard(task)
         for _, answer in group:
-            answer.cancel()  # those that a cancelled task left unanswered
+            answer.cancel()  # if the task was cancelled before it had a result
         self._begin()
 
     async def _answer(self, group: Sequence[_Pending[Q, A]]) -> None:
         try:
             found = await self._read([question for question, _ in group])
-        except StorageUnreachable as error:  # to read one by one would only take as long again
+        except StorageUnreachable as error:  # reading one by one would only take as long again
             for _, answer in group:
                 if not answer.done():
-                    own = copy.copy(error)  # a traceback grows wherever the error is raised
+                    own = copy.copy(error)  # each raise of an error extends its traceback
                     own.__cause__ = error
                     answer.set_exception(own)
             return

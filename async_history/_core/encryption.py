@@ -1,4 +1,4 @@
-"""Encryption of an open store: its keys, and what is done with them while it is used."""
+"""Encryption of an open store: its keys, and their rotation and replacement."""
 
 import contextlib
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
@@ -21,17 +21,17 @@ from async_history.errors import InvalidInput, KeyMissing, StorageCorrupt
 T = TypeVar("T")
 
 REKEY: Final = "rekey"
-"""The kind of a rotation, and of a replacement of data keys, in the log."""
+"""The kind of a rotation or a replacement of data keys in the log."""
 _STEP: Final = 300
-"""Data keys that are wrapped again in one transaction."""
+"""Data keys that one transaction rewraps."""
 _MOST_REFRESHES: Final = 5
-"""How often one call reads the wrapping keys again because others replaced them."""
+"""Times that one call rereads the wrapping keys because others replaced them."""
 
 OPEN_WITH_KEYS: Final = (
     "is encrypted: open it with keys=KeyRing(…); on the command line name a file of keys by "
     "--keys-file"
 )
-"""What `KeyMissing` says of a store that is opened without keys."""
+"""The message of `KeyMissing` for a store that is opened without keys."""
 KEYS_DESTROYED: Final = (
     "data keys of what was erased were destroyed: copies of its encrypted texts that no erasure "
     "reaches are unreadable without them. A backup of before has the keys still, wrapped by a "
@@ -40,28 +40,28 @@ KEYS_DESTROYED: Final = (
 """What remains after an erasure that destroyed data keys."""
 
 InTransaction = Callable[[Callable[[KeyTable], Coroutine[Any, Any, Any]]], Awaitable[Any]]
-"""Do work in one transaction, in its turn among the writes."""
+"""A function that does work in one transaction, queued with the writes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyRotation:
-    """What a rotation of keys did."""
+    """The report of a rotation of keys."""
 
     master_key: str
-    """The master key that all keys of the store are wrapped by now."""
+    """The id of the master key that now wraps all keys of the store."""
     data_keys: int
-    """How many data keys were wrapped again."""
+    """The number of rewrapped data keys."""
 
 
 class StoreEncryption:
     """The keys of an open store, and the transactions in which they change.
 
     Args:
-        keys: of the store.
-        read: reads the key tables outside of a transaction.
-        in_transaction: does work in one transaction, in its turn among the writes, within
+        keys: the keys of the store.
+        read: reads the key tables outside a transaction.
+        in_transaction: does work in one transaction, queued with the writes, within
             `with_current_keys`.
-        texts: of the store, to be written again in place.
+        texts: the texts of the store, to rewrite them in place.
     """
 
     def __init__(
@@ -73,15 +73,15 @@ class StoreEncryption:
         self._in_transaction = in_transaction
 
     async def open(self) -> None:
-        """Read the store's wrapping keys and the key of its tokens; make them if it has none.
+        """Read the store's wrapping keys and the key of its tokens; create them if missing.
 
         Raises:
-            KeyMissing: the ring lacks the master key that they were wrapped by.
+            KeyMissing: the ring lacks the master key that wraps them.
             StorageUnreachable: the service of a master key failed.
         """
         stored = await self._read.wrapping()
         if not stored:
-            await self.texts.in_transaction(_forget_off)  # it may have been decrypted before
+            await self.texts.in_transaction(_forget_off)  # the store may have been decrypted before
             new = await self.keys.new_wrapping_key()
 
             async def begin(table: KeyTable) -> list[WrappingKey]:
@@ -99,7 +99,7 @@ class StoreEncryption:
 
     async def _open_index_key(self) -> None:
         index = await self._read.of_owners([INDEX])
-        if not index:  # a decryption may have ended meanwhile
+        if not index:  # a decryption may have finished meanwhile
             await self.keys.refresh(await self._read.wrapping())
         self.keys.take_index_key(index)
 
@@ -112,14 +112,14 @@ class StoreEncryption:
         await self.keys.refresh(await self._read.wrapping())
         index = await self._read.of_owners([INDEX])
         if index:
-            with contextlib.suppress(KeysChanged, KeyMissing):  # it stays the one that it was
+            with contextlib.suppress(KeysChanged, KeyMissing):  # the key stays the same
                 self.keys.take_index_key(index)
 
     async def load(self, key_ids: Iterable[str]) -> Keys:
-        """Return data keys by id, of those that the store has.
+        """Return those data keys that the store has, by id.
 
         Raises:
-            KeyMissing: the ring lacks the master key that one takes.
+            KeyMissing: the ring lacks the master key of one of them.
             StorageError: the key tables can't be read, or are damaged.
         """
         wanted = set(key_ids)
@@ -128,7 +128,7 @@ class StoreEncryption:
         return await self.with_current_keys(lambda: self.keys.load(wanted, self._read))
 
     async def token_key(self) -> bytes | None:
-        """Return the key of the tokens; None where not every cause can be found by them.
+        """Return the key of the tokens; None if not every cause can be found by its tokens.
 
         Raises:
             KeyMissing: as `open`.
@@ -139,11 +139,11 @@ class StoreEncryption:
         return self.keys.index_key
 
     async def with_current_keys(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Do work, again if the wrapping keys were replaced meanwhile by another process.
+        """Do work; repeat it if another process replaced the wrapping keys meanwhile.
 
         Raises:
             KeyMissing: the ring lacks the new master key.
-            StorageCorrupt: the wrapping key of a data key is not there.
+            StorageCorrupt: the wrapping key of a data key is missing.
         """
         for _ in range(_MOST_REFRESHES):
             try:
@@ -156,7 +156,7 @@ class StoreEncryption:
         )
 
     async def rotate(self, on_progress: Progress | None) -> KeyRotation:
-        """Wrap all keys of the store by a new wrapping key, under the current master key.
+        """Rewrap all keys of the store by a new wrapping key, under the current master key.
 
         Raises:
             KeyMissing: some data keys need a master key that the ring lacks. All others are done.
@@ -187,7 +187,7 @@ class StoreEncryption:
     async def _end_rotation(self, new_id: str, key: bytes) -> int:
         """Remove the older wrapping keys; return how many data keys others made by them meanwhile.
 
-        Those are wrapped again in the transaction that removes what wrapped them.
+        The transaction that removes a wrapping key also rewraps those data keys.
         """
 
         async def end(table: KeyTable) -> int:
@@ -241,21 +241,21 @@ async def _forget_off(texts: TextTransaction) -> None:
 
 @runtime_checkable
 class EncryptedStore(Protocol):
-    """An open store that is encrypted."""
+    """An open store that may be encrypted."""
 
     @property
     def encryption(self) -> StoreEncryption | None:
-        """Its keys; None where it was opened without."""
+        """Its keys; None if it was opened without keys."""
 
 
 class Encryption:
     """The encryption of an open history: `history.encryption`.
 
     Args:
-        store: of the open history.
+        store: the store of the open history.
         log: its log of operations.
         where: its name in messages.
-        limits: how much is done at once.
+        limits: the sizes of steps.
         has_ledger: whether the history has a ledger.
     """
 
@@ -278,15 +278,15 @@ class Encryption:
         return f"<Encryption by {self._store.keys.ring!r}>"
 
     async def rotate_keys(self, *, on_progress: Progress | None = None) -> KeyRotation:
-        """Wrap the store's keys by the current master key, the first of the ring.
+        """Rewrap the store's keys by the current master key, the first of the ring.
 
-        To replace a master key, put the new one first into the ring of every process, then call
-        this, then remove the old one. Writers go on. No record is changed: texts stay encrypted
-        under their data keys, which are wrapped again. It may be interrupted at any point and
-        called again. A backup of before still needs the old master key.
+        To replace a master key, put the new one first in the ring of every process, call this, then
+        remove the old one. Writers continue. No record is changed: texts stay encrypted under their
+        data keys, which are rewrapped. The call may be interrupted at any point and repeated.
+        Earlier backups still need the old master key.
 
         Args:
-            on_progress: called after some keys with how many are done and how many there are.
+            on_progress: called from time to time with the keys done and the total.
 
         Raises:
             KeyMissing: some keys need a master key that the ring lacks. The others are done.
@@ -308,14 +308,14 @@ class Encryption:
     ) -> DataKeyReplacement:
         """Give owners new data keys, encrypt their texts under them, and remove the old ones.
 
-        It goes through all records in small transactions, in turn with the writes. It may be
-        interrupted at any point and called again. A backup of before still has the old keys,
-        wrapped. To replace a master key, `rotate_keys` is enough.
+        All records are processed in small transactions between the writes. The call may be
+        interrupted at any point and repeated. Earlier backups still have the old keys, wrapped. To
+        replace a master key, `rotate_keys` is enough.
 
         Args:
-            user_id, agent_id, run_id, app_id: whose keys are replaced: of all owners that have one
-                of these. Without any, all data keys.
-            on_progress: called after some records with how many are done and how many there are.
+            user_id, agent_id, run_id, app_id: replace the keys of all owners with one of these
+                scopes. Without any, replace all data keys.
+            on_progress: called from time to time with the records done and the total.
 
         Raises:
             InvalidInput: a name is not text.
@@ -337,15 +337,15 @@ class Encryption:
         )
 
     async def encrypt(self, *, on_progress: Progress | None = None) -> EncryptionReport:
-        """Encrypt in place what the history has in clear, then write its file again, or vacuum.
+        """Encrypt in place all texts in clear, then rewrite the file or vacuum the tables.
 
-        What was recorded before it was opened with keys, and what programs without keys have
-        written since, is encrypted in small transactions, in turn with the writes. It may be
-        interrupted at any point and called again. A backup of before has the texts in clear. The
-        report's `remains` says where else they may be.
+        These are records from before the history was opened with keys, and records that programs
+        without keys have written since. They are encrypted in small transactions between the
+        writes. The call may be interrupted at any point and repeated. Earlier backups have the
+        texts in clear. The report's `remains` says where else they may be.
 
         Args:
-            on_progress: called after some records with how many are done and how many there are.
+            on_progress: called from time to time with the records done and the total.
 
         Raises:
             StorageError, CommitUnknown: what was done stays done. Call it again.
@@ -355,17 +355,17 @@ class Encryption:
         return await encrypt(store.texts, store.keys, self._log, on_progress, self._limits)
 
     async def decrypt(self, *, on_progress: Progress | None = None) -> DecryptionReport:
-        """Turn encryption off: decrypt in place all that the history has, then remove its keys.
+        """Turn encryption off: decrypt all texts in place, then remove the keys.
 
-        From its first step on, what is recorded stays in clear, by other processes too. All texts
-        are decrypted in small transactions, in turn with the writes. It may be interrupted at any
-        point and called again; `encrypt` turns back. After it the history is opened without keys;
-        managers that have it open with keys go on in clear, but one that recorded nothing since
-        `rotate_keys` is told by `KeyMissing` to open it again. To open it with keys again turns
-        encryption on again.
+        From the first step on, all processes record in clear. All texts are decrypted in small
+        transactions between the writes. The call may be interrupted at any point and repeated;
+        `encrypt` reverses it. Afterwards the history is opened without keys. Managers that have it
+        open with keys continue in clear, except those that recorded nothing since `rotate_keys`:
+        they get `KeyMissing` and must open it again. Opening it with keys turns encryption on
+        again.
 
         Args:
-            on_progress: called after some records with how many are done and how many there are.
+            on_progress: called from time to time with the records done and the total.
 
         Raises:
             InvalidInput: the history has a ledger.

@@ -60,16 +60,16 @@ class LockConnection(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionOptions:
-    """How a session connects.
+    """The options of a session.
 
     Attributes:
         connect: connects, on the session's loop; returns None behind a pooler, whose sessions keep
             no locks.
         where: the server, for messages.
-        idle_s: how long a connection without locks is kept.
-        check_s: how often to check that a connection with locks is alive; None if the driver
-            reports a loss.
-        retry_timeout_s: how long to retry if the server cannot be reached.
+        idle_s: seconds that a connection without locks is kept.
+        check_s: seconds between checks of a connection with locks; None if the driver reports a
+            loss.
+        retry_timeout_s: seconds to retry if the server can't be reached.
     """
 
     connect: Callable[[], Awaitable[LockConnection | None]]
@@ -86,7 +86,7 @@ class _Request:
     Attributes:
         notify: called when the lock was granted, or has failed.
         at: the monotonic time of the next request to the server.
-        pause_s: how long to wait after that.
+        pause_s: seconds to wait after that.
     """
 
     notify: Notify
@@ -123,7 +123,7 @@ class LockSession:
         self._final_error: HistoryError | None = None
         self._is_ended = False
 
-    # For every thread
+    # Called on any thread
 
     def post(self, function: Callable[..., None], *arguments: Any) -> None:
         """Call a function on the session's loop, in the order of these calls."""

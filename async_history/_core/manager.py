@@ -1,4 +1,4 @@
-"""The contract: what every history store can do, whatever keeps it. Start here.
+"""The manager: the calls of every history store, on any database. Start here.
 
 async with open_history("history.db") as history:
     await history.add_history("memory-1", None, "likes tea", "ADD")
@@ -74,16 +74,16 @@ from async_history.errors import InvalidInput
 
 
 class HistoryManager(LoopBound[Store]):
-    """A history store, as `open_history` returns it. Belongs to the event loop that opened it.
+    """A history store, as `open_history` returns it. It belongs to the event loop that opened it.
 
     Use it as `async with manager:`, or `await manager` and later `await manager.aclose()`. Every
-    call but `close` raises `WrongLoop` from another loop or a forked process, and `HistoryClosed`
-    before opening and after closing.
+    call except `close` raises `WrongLoop` from another loop or a forked process, and
+    `HistoryClosed` before opening and after closing.
 
     Args:
-        backend: where the history is kept.
+        backend: the database of the history.
         close_timeout_s: seconds that closing waits for accepted calls to be written.
-        limits: how much pruning and erasing do at once. Not an option: tests give smaller ones.
+        limits: sizes of the steps of pruning and erasing. Not an option: only tests set them.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class HistoryManager(LoopBound[Store]):
     def _close_task(self, opened: Store) -> "asyncio.Task[None]":
         self._reported = self._traced_reader = None
         self._measurements.close()
-        self._tail.close()  # followers learn that it is closed
+        self._tail.close()  # notifies followers
         return super()._close_task(opened)
 
     def _abandon(self, opened: Store) -> None:
@@ -146,12 +146,12 @@ class HistoryManager(LoopBound[Store]):
 
     @property
     def backend(self) -> Backend:
-        """Where the history is kept. It is there also while the manager is closed."""
+        """The backend, also while the manager is closed."""
         return self._backend
 
     @property
     def store(self) -> Store:
-        """The open store, for code that works below the contract: nothing is checked there.
+        """The open store, for code that works below the manager: it checks no arguments.
 
         Raises:
             HistoryClosed, WrongLoop: as every call.
@@ -160,10 +160,10 @@ class HistoryManager(LoopBound[Store]):
 
     @property
     def encryption(self) -> Encryption:
-        """What is done with the keys of an encrypted history, such as `rotate_keys`.
+        """Operations on the keys of an encrypted history, such as `rotate_keys`.
 
         Raises:
-            InvalidInput: it was opened without `keys`.
+            InvalidInput: the history was opened without `keys`.
             HistoryClosed, WrongLoop: as every call.
         """
         store = self._require_open()
@@ -181,10 +181,10 @@ class HistoryManager(LoopBound[Store]):
 
     @property
     def ledger(self) -> Ledger:
-        """The ledger of a history that was opened with `ledger=True`, now or before.
+        """The ledger of a history that was opened with `ledger=True`, now or earlier.
 
         Raises:
-            InvalidInput: it has none.
+            InvalidInput: the history has no ledger.
             HistoryClosed, WrongLoop: as every call.
         """
         self._require_ledger()
@@ -223,33 +223,33 @@ class HistoryManager(LoopBound[Store]):
 
         Args:
             memory_id: the memory.
-            old_memory: what it said before; None for an ADD, or where that is not known.
-            new_memory: what it says now; None for a DELETE.
+            old_memory: the text before the change; None for an ADD, or if it is not known.
+            new_memory: the text after the change; None for a DELETE.
             event: "ADD", "UPDATE" or "DELETE".
             created_at: when the memory was created: ISO 8601 text, stored exactly as given, or an
-                aware datetime. Of an ADD it is the time of the change: now in UTC, if missing.
-            updated_at: when it was changed, in the same form. Of an UPDATE or DELETE it is the
-                time of the change: now in UTC, if missing.
-            is_deleted: whether the memory is deleted; follows from the event, if missing.
-            actor_id: who changed it.
-            role: the role in which the actor did, such as "user".
-            id: the record's id; a new UUIDv7, if missing. With an id of its own a call can be
-                repeated safely.
-            owner: whose the memory is: an `Owner`, or a mapping with any of `user_id`, `agent_id`,
-                `run_id` and `app_id`. Given once, it holds for all records of the memory.
-            context: the memory's metadata after the change: what JSON can hold.
-            cause: why it was changed: short texts by free keys, such as `request_id`. See
+                aware datetime. For an ADD it is the time of the change; default: now in UTC.
+            updated_at: when it was changed, in the same form. For an UPDATE or DELETE it is the
+                time of the change; default: now in UTC.
+            is_deleted: whether the memory is deleted; by default it follows from the event.
+            actor_id: the actor who made the change.
+            role: the actor's role, such as "user".
+            id: the record's id; default: a new UUIDv7. A call with its own id can be repeated
+                safely.
+            owner: the memory's owner: an `Owner`, or a mapping with any of `user_id`, `agent_id`,
+                `run_id` and `app_id`. Given once, it applies to all records of the memory.
+            context: the memory's metadata after the change, as JSON values.
+            cause: the reason of the change: short texts by free keys, such as `request_id`. See
                 `recording`.
-            if_latest: a record that was read, or its id: write only if it is still the latest
-                record of its memory.
+            if_latest: a record that was read, or its id. The change is written only if that record
+                is still the latest of its memory.
 
         Raises:
             HistoryConflict: `if_latest` is not its memory's latest record; nothing was written.
             InvalidInput: a value can't be stored as given; nothing was queued.
-            IdConflict: there is a record with this id and other content. One with the same content
-                is returned.
+            IdConflict: a record with this id has other content. (If its content is the same, it is
+                returned.)
             OwnerConflict: the memory has another owner; nothing was written.
-            Overloaded: the queue had no room within `queue_timeout_s`; nothing was written.
+            Overloaded: the queue had no space within `queue_timeout_s`; nothing was written.
             CommitUnknown: it may have been written. With the same `id` the call can be repeated.
             StorageError: nothing was written.
         """
@@ -297,27 +297,26 @@ class HistoryManager(LoopBound[Store]):
         context: Mapping[str, Any] | None = None,
         cause: Mapping[str, str] | None = None,
     ) -> HistoryRecord:
-        """Record that a memory says something else now; return the record when it is durable.
+        """Record a memory's new text; return the record when it is durable.
 
-        What it said before is read in the transaction that writes the record. The record is an
-        UPDATE whose `old_memory` is the latest record's `new_memory`, or an ADD if the memory has
-        no record or was deleted. If the memory says the same already, with the same context,
-        nothing is written and its latest record is returned. Concurrent calls for one memory
-        continue each other. (On a server, `add_history` of another manager may be written between
-        them.)
+        The old text is read in the transaction that writes the record. The record is an UPDATE
+        whose `old_memory` is the latest record's `new_memory`, or an ADD if the memory has no
+        record or was deleted. If the memory already has this text and context, nothing is written
+        and its latest record is returned. Concurrent calls for one memory continue each other. (On
+        a server, `add_history` of another manager may be written between them.)
 
         Args:
             memory_id: the memory.
-            new_memory: what it says now.
-            updated_at: when it changed, as in `add_history`; now, if missing. It becomes
-                `created_at` of an ADD.
+            new_memory: the new text.
+            updated_at: when it changed, as in `add_history`; default: now. It becomes `created_at`
+                of an ADD.
             actor_id, role, id: as in `add_history`. A call that is repeated with the same id
                 never records the change twice.
             owner, context, cause: as in `add_history`.
 
         Raises:
-            InvalidInput: a value can't be stored as given; nothing was queued. To record that a
-                memory was deleted, use `add_history`.
+            InvalidInput: a value can't be stored as given; nothing was queued. To record a DELETE,
+                use `add_history`.
             IdConflict, OwnerConflict, Overloaded, CommitUnknown, StorageError: as `add_history`.
         """
         store = self._require_open()
@@ -336,10 +335,10 @@ class HistoryManager(LoopBound[Store]):
         return submission.records[0]
 
     def require_writable(self) -> None:
-        """Raise now what every write would raise, for callers that must know before they start.
+        """Check that a write can succeed, for callers that must know before they start.
 
         Raises:
-            HistoryClosed: it is not open, or its writer has ended.
+            HistoryClosed: the manager is not open, or its writer has ended.
             WrongLoop: it belongs to another event loop or process.
             MigrationError: it was opened with `migrate=False`, and its file must be adopted first.
             StorageMissing: its file or the file's log was removed or replaced while it was open.
@@ -357,8 +356,8 @@ class HistoryManager(LoopBound[Store]):
         Args:
             records: `HistoryRecord`s, or mappings with mem0's column names as keys, and `owner`,
                 `context` and `cause` as in `add_history`.
-            if_latest: a record that was read, or, if all records are of one memory, its id: write
-                only if it is still the latest record of its memory.
+            if_latest: a record that was read, or, if all records are of one memory, its id. The
+                changes are written only if that record is still the latest of its memory.
 
         Raises:
             HistoryConflict: `if_latest` is not its memory's latest record; nothing was written.
@@ -383,12 +382,12 @@ class HistoryManager(LoopBound[Store]):
         *,
         if_latest: HistoryRecord | str | None = None,
     ) -> list[HistoryRecord]:
-        """Record changes within a transaction of the caller's.
+        """Record changes in the caller's transaction.
 
-        The arguments are as `PostgresHistoryManager` and `SqlHistoryManager` take them.
+        See `PostgresHistoryManager` and `SqlHistoryManager` for the arguments.
 
         Raises:
-            InvalidInput: this history is in neither PostgreSQL nor a database of SQLAlchemy's.
+            InvalidInput: this history is not in PostgreSQL and was not opened through SQLAlchemy.
         """
         self._require_open()
         raise InvalidInput(
@@ -419,13 +418,13 @@ class HistoryManager(LoopBound[Store]):
     # Reading
 
     async def get_history(self, memory_id: str) -> list[HistoryRecord]:
-        """Return a memory's records in the order of recording; none if it is not known.
+        """Return a memory's records in the order of recording; an empty list if it is not known.
 
         Args:
             memory_id: the memory.
 
         Raises:
-            InvalidInput: it is not text.
+            InvalidInput: `memory_id` is not text.
             StorageError: the store can't be read.
         """
         return await self._reader().history(check_text("memory_id", memory_id))
@@ -450,25 +449,25 @@ class HistoryManager(LoopBound[Store]):
         limit: int | None = None,
         page_size: int = PAGE_SIZE,
     ) -> HistoryQuery:
-        """Ask for the records that match every given filter; iterate over the answer.
+        """Return a query for the records that match all filters; iterate over it.
 
         Args:
             memory_id: one memory, or several.
-            actor_id: who changed it.
-            role: the role in which the actor did.
+            actor_id: the actor who made the change.
+            role: the actor's role.
             event: "ADD", "UPDATE" or "DELETE".
             text: a part of the old or the new text; case matters.
             since, until: aware datetimes; `occurred_at` lies in [since, until).
-            user_id, agent_id, run_id, app_id: of the memory's owner.
+            user_id, agent_id, run_id, app_id: scopes of the memory's owner.
             cause: keys of the record's cause, with their texts. `run_id`, `trace_id` and
                 `request_id` are found through an index.
             order: "oldest" or "newest" first, in the order of recording, not of times.
             after: the `cursor` of a page, to continue after it.
-            limit: at most this many records in all; None for all.
-            page_size: at most this many records a page, each of which is one read.
+            limit: the most records in all; None for all.
+            page_size: the most records of a page. Each page is one read.
 
         Raises:
-            InvalidInput: at once, naming the argument.
+            InvalidInput: at once; the message names the argument.
             CursorGone: while iterating, if the record of the cursor is gone.
             StorageError: while iterating.
         """
@@ -509,7 +508,7 @@ class HistoryManager(LoopBound[Store]):
         app_id: str | None = None,
         cause: Mapping[str, str] | None = None,
     ) -> int:
-        """Return how many records match.
+        """Return the number of records that match.
 
         Args:
             memory_id, actor_id, role, event, text, since, until: as in `query_history`.
@@ -547,21 +546,22 @@ class HistoryManager(LoopBound[Store]):
         """Iterate over every record that is committed after a point, once and in commit order.
 
         A record whose transaction commits late comes late; none is skipped. Records that this
-        manager commits come at once. Those of others come within `poll_interval_s`: all followers
-        of a manager share one poll, at the shortest interval that one of them asks for. The
-        iteration never ends by itself. `anext` may be timed out and continues where it was.
+        manager commits come at once. Those of other managers come within `poll_interval_s`: all
+        followers of a manager share one poll, at the shortest of their intervals. The iteration
+        never ends by itself. After a timeout of `anext` it continues where it was.
 
         Args:
-            after: a follower's `cursor`, also of an earlier run, or what `end_cursor` returned;
-                None starts with the oldest record. A page's cursor can't be used here.
+            after: the `cursor` of a follower, also of an earlier run, or the result of
+                `end_cursor`; None starts with the oldest record. The cursor of a page can't be used
+                here.
             memory_id: follow this memory only.
-            user_id, agent_id, run_id, app_id, cause: as in `query_history`: return such records
-                only. All others are read, too.
-            poll_interval_s: seconds between two looks for what others have committed.
+            user_id, agent_id, run_id, app_id, cause: return only such records, as in
+                `query_history`. The others are read too.
+            poll_interval_s: seconds between two polls for commits of others.
 
         Raises:
-            InvalidInput: at once, naming the argument; or the history is distributed over the
-                nodes of a Citus cluster, which have no common order of commits.
+            InvalidInput: at once; the message names the argument. Also if the history is
+                distributed over the nodes of a Citus cluster, which have no common commit order.
             CursorGone: while iterating, if the position to continue from no longer exists.
             HistoryClosed: while iterating, once the manager is closed.
             StorageError: while iterating; iterate again to continue.
@@ -574,7 +574,7 @@ class HistoryManager(LoopBound[Store]):
         return Follower(self._tail, begin, memory, owner, cause_asked(cause), poll_interval_s)
 
     async def end_cursor(self) -> str | None:
-        """Return the cursor after everything that is committed now, for `follow` to start there.
+        """Return the cursor after all records committed so far, to start `follow` there.
 
         None if the history is empty: `follow` then starts at the beginning.
 
@@ -593,10 +593,10 @@ class HistoryManager(LoopBound[Store]):
 
         Args:
             session_scope: the name of the buffer.
-            limit: at most this many messages; a buffer keeps ten.
+            limit: the most messages; a buffer keeps ten.
 
         Raises:
-            InvalidInput: naming the argument.
+            InvalidInput: an argument is not valid; the message names it.
             StorageError: the store can't be read.
         """
         reader = self._reader()
@@ -607,8 +607,8 @@ class HistoryManager(LoopBound[Store]):
     async def stats(self) -> HistoryStats:
         """Return the state of the queue and the writer, sizes, and known risks of this setup.
 
-        Returns within about half a second. If the store does not answer by then, sizes and
-        warnings are the last known, and another warning says so.
+        This takes at most about half a second. If the store does not answer by then, sizes and
+        warnings are the last known ones, and another warning says so.
         """
         store = self._require_open()
         await self._calls.done()
@@ -618,7 +618,7 @@ class HistoryManager(LoopBound[Store]):
     async def reset(self) -> None:
         """Remove all records and messages; the log of operations stays.
 
-        Takes effect after all writes that were called before it, and before all called after it.
+        The reset comes after all writes called before it, and before all writes called after it.
 
         Raises:
             Overloaded, CommitUnknown, StorageError: as `add_history`.
@@ -634,7 +634,7 @@ class HistoryManager(LoopBound[Store]):
         """Copy the history as it is now into a new file: see `SQLiteHistoryManager`.
 
         Raises:
-            InvalidInput: this history is not in SQLite, or there is a file of that name.
+            InvalidInput: this history is not in SQLite, or a file with this name exists.
         """
         self._require_open()
         raise InvalidInput(
@@ -645,17 +645,18 @@ class HistoryManager(LoopBound[Store]):
     # Time travel
 
     async def memory_at(self, memory_id: str, when: Moment) -> HistoryRecord | None:
-        """Return the record in force at a moment: its `new_memory` is what the memory said then.
+        """Return the record in force at a moment: its `new_memory` is the memory's text then.
 
-        None if the memory did not exist yet, or was deleted. Of the memory's records that occurred
-        at or before an instant, the last recorded one counts, since clocks can be set back.
+        None if the memory did not exist yet, or was deleted. Of the records that occurred at or
+        before an instant, the last recorded one counts, because clocks can be set back.
 
         Args:
             memory_id: the memory.
             when: an aware datetime, or a version number: 1 is the memory's first record.
 
         Raises:
-            InvalidInput: naming the argument; also if there is no such version.
+            InvalidInput: an argument is not valid (the message names it), or there is no such
+                version.
             StorageError: the store can't be read.
         """
         reader = self._reader()
@@ -681,13 +682,13 @@ class HistoryManager(LoopBound[Store]):
     ) -> AsyncIterator[HistoryRecord]:
         """Iterate over an owner's memories: the latest record of each that is not deleted.
 
-        Those that changed last come first. No connection is held between pages.
+        The latest changes come first. No connection is held between pages.
 
         Args:
-            user_id, agent_id, run_id, app_id: whose; at least one.
+            user_id, agent_id, run_id, app_id: the owner's scopes; at least one.
 
         Raises:
-            InvalidInput: at once, naming the argument; or none is given.
+            InvalidInput: at once: an argument is not valid, or none is given.
             CursorGone: while iterating, if records that were found are gone.
             StorageError: while iterating.
         """
@@ -709,7 +710,7 @@ class HistoryManager(LoopBound[Store]):
     ) -> AsyncIterator[HistoryRecord]:
         """Iterate over all memories that existed at an instant: the record in force of each.
 
-        Each is what `memory_at` returns for its memory. They come in no particular order. No
+        Each is the record that `memory_at` returns. They are not in a particular order. No
         connection is held between pages.
 
         Args:
@@ -734,11 +735,11 @@ class HistoryManager(LoopBound[Store]):
         return with_cause(found, asked) if asked else found
 
     async def diff(self, memory_id: str, start: Moment, end: Moment) -> MemoryDiff:
-        """Return what a memory said at two moments, and the records between them.
+        """Return a memory's texts at two moments, and the records between them.
 
         Args:
             memory_id: the memory.
-            start, end: each as `when` of `memory_at`; `end` may be the earlier one.
+            start, end: moments, as `when` of `memory_at`; `end` may be the earlier one.
 
         Raises:
             InvalidInput, StorageError: as `memory_at`.
@@ -757,16 +758,16 @@ class HistoryManager(LoopBound[Store]):
         actor_id: str | None = None,
         role: str | None = None,
     ) -> HistoryRecord:
-        """Record again what a memory said at a moment; return that record when it is durable.
+        """Restore a memory's text of a moment as a new record; return it when it is durable.
 
-        Appends a record as `update_history` does, with the context of that moment; no record is
-        removed. If the memory says the same already, nothing is written and its latest record is
+        A record is appended as by `update_history`, with the context of that moment; no record is
+        removed. If the memory already has this text, nothing is written and its latest record is
         returned.
 
         Args:
             memory_id: the memory.
-            to: as `when` of `memory_at`.
-            actor_id, role: who restores it.
+            to: the moment, as `when` of `memory_at`.
+            actor_id, role: the actor who restores it, with the actor's role.
 
         Raises:
             InvalidInput: the memory is unknown, did not exist then, or its text is not known.
@@ -783,27 +784,27 @@ class HistoryManager(LoopBound[Store]):
 
     @takes(rollback_request)
     async def rollback(self, asked: RollbackRequest) -> RollbackReport:
-        """Take memories back to what they were at an instant; return what was done to each.
+        """Return memories to their state at an instant; report what was done to each.
 
-        A memory that existed then gets its text and context of then again, also if it was deleted
-        since. One that did not exist then is deleted. One whose text of then is not known, as after
-        an erasure, stays as it is. Records are appended, never changed, one a memory at most; their
-        cause has the report's `id` under `rollback`.
+        A memory that existed at the instant gets its text and context back, also if it was deleted
+        since. A memory that did not exist is deleted. A memory whose text is not known, as after an
+        erasure, is not changed. Records are appended, never changed, at most one for each memory.
+        Their cause has the report's `id` under `rollback`.
 
         Each memory is planned from its latest record, and planned again if others change it before
-        the plan is written. It may be interrupted at any point and called again: it goes on. What
-        begins after the call may not be found by it.
+        the plan is written. The call may be interrupted at any point; the next call continues.
+        Changes that begin after the call may be missed.
 
         Args:
-            to: an aware datetime. Which record was in force then: see `memory_at`.
+            to: an aware datetime; see `memory_at` for the record in force at an instant.
             user_id, agent_id, run_id, app_id: all memories of this owner.
             memory_ids: these memories, instead of an owner's.
-            dry_run: only report what would be done.
-            actor_id, role: who does it, for the new records.
-            on_progress: called after some memories with how many are done and how many there are.
+            dry_run: only report the changes.
+            actor_id, role: the actor and role of the new records.
+            on_progress: called from time to time with the memories done and the total.
 
         Raises:
-            InvalidInput: naming the argument; nothing was written.
+            InvalidInput: an argument is not valid; nothing was written.
             CursorGone: records were removed while they were read. Call it again.
             Overloaded, CommitUnknown, StorageError: what was done stays done. Call it again.
         """
@@ -811,23 +812,23 @@ class HistoryManager(LoopBound[Store]):
 
     @takes(undo_request)
     async def undo(self, asked: RollbackRequest) -> RollbackReport:
-        """Take back what a run did, or what has a cause; return what was done to each memory.
+        """Undo the changes of a run, or those with a cause; report what was done to each memory.
 
-        A memory whose latest records are the run's gets the text and context again that it had
-        before them, or is deleted if it did not exist. A memory that others changed afterwards
-        stays as it is, and is reported as a conflict. Records are appended, never changed; their
-        cause has the report's `id` under `undo`, and what was taken back under `undo_of`.
+        If a memory's latest records are the run's, it gets the text and context from before them,
+        or is deleted if it did not exist. A memory that others changed afterwards is not changed,
+        and is reported as a conflict. Records are appended, never changed. Their cause has the
+        report's `id` under `undo`, and the undone run or cause under `undo_of`.
 
-        What was taken back already is left alone, so an interrupted call can be made again.
+        Changes that are already undone are skipped, so an interrupted call can be repeated.
 
         Args:
-            run_id: a run: the records whose cause names it, and those in memories of this run whose
-                cause names none.
+            run_id: a run: the records whose cause names it, and those without a run in their cause
+                in memories of this run.
             cause: keys of the records' cause, with their texts, instead of a run.
             dry_run, actor_id, role, on_progress: as in `rollback`.
 
         Raises:
-            InvalidInput: naming the argument; nothing was written.
+            InvalidInput: an argument is not valid; nothing was written.
             CursorGone, Overloaded, CommitUnknown, StorageError: as `rollback`.
         """
         return await self._take_back(asked)
@@ -853,26 +854,26 @@ class HistoryManager(LoopBound[Store]):
         dry_run: bool = False,
         on_progress: Progress | None = None,
     ) -> PruneReport:
-        """Remove records that are older than an instant, but not the last ones of a memory.
+        """Remove records that are older than an instant, but keep the last ones of each memory.
 
-        A record is removed if its `occurred_at` is before the instant and `keep_last` later
-        records of its memory stay. A memory whose latest record is a DELETE is removed whole once
-        all its records are that old. A record without a known instant stays.
+        A record is removed if its `occurred_at` is before the instant and `keep_last` later records
+        of its memory are kept. If the latest record is a DELETE, the whole memory is removed when
+        all its records are old enough. Records without a known time are kept.
 
-        Works in small transactions between the writes. It may be interrupted at any point and run
-        again; records that are added meanwhile are left for the next run. Messages stay. `erase`
-        makes texts unreadable for good; pruning does not.
+        Pruning runs in small transactions between the writes. It may be interrupted at any point
+        and run again. Records added meanwhile are left for the next run. Messages are kept. Pruning
+        does not make texts unreadable for good; use `erase` for that.
 
         Args:
             older_than: an aware datetime, or a timedelta before now.
-            keep_last: how many records of a memory stay. With 1 or more the last known state of a
-                memory that was not deleted always stays; with 0 a memory is removed whole once all
-                its records are old enough.
+            keep_last: how many records of a memory to keep. With 1 or more, the last known state of
+                a memory that was not deleted is always kept. With 0 a whole memory is removed when
+                all its records are old enough.
             dry_run: only report what would be removed.
-            on_progress: called after each step with what is done and how much there is in all.
+            on_progress: called after each step with the work done and the total.
 
         Raises:
-            InvalidInput: naming the argument; nothing was removed.
+            InvalidInput: an argument is not valid; nothing was removed.
             StorageError, CommitUnknown: what was removed so far stays removed. Run it again.
         """
         store = self._require_open()
@@ -902,40 +903,41 @@ class HistoryManager(LoopBound[Store]):
         dry_run: bool = False,
         vacuum: Vacuuming = True,
     ) -> ErasureReport:
-        """Make texts unreadable for good, and keep the fact and the time of each change.
+        """Make texts unreadable for good; keep the event and the time of each change.
 
-        `old_memory` and `new_memory` of every record of the named memories become None; so do
-        those of an actor's records, and their `actor_id`. If another actor's record of the same
-        memory has exactly a text that the erased actor recorded, that text becomes None too. The
-        buffered messages of the named session scopes are removed. The erasure itself is kept: see
-        `erasures`.
+        `old_memory` and `new_memory` of all records of the named memories become None. For an
+        actor, those of the actor's records become None, and their `actor_id`. If another actor's
+        record of the same memory contains exactly a text that the erased actor recorded, that text
+        becomes None too. The buffered messages of the named session scopes are removed. The erasure
+        itself is recorded: see `erasures`.
 
-        A repeated `add_history` of an erased record raises `IdConflict`: the text stays erased.
-        What began before, and brings a text of one of the named memories later, raises `Erased`.
+        A repeated `add_history` of an erased record raises `IdConflict`: the text stays erased. A
+        call that began before the erasure and brings a text of a named memory later raises
+        `Erased`.
 
-        An owner is forgotten: the texts, contexts and causes of all records of all memories of the
-        owner, deleted ones too; the buffered messages of each session scope that names the owner as
-        mem0 does (`user_id=ann`); and the owner's id, which their records don't have any more. A
-        change that began before the erasure and comes after it raises `Erased`, as does any text
-        for a memory that was erased with its owner. Another erasure of the owner is needed only for
-        what begins later, or if this call was interrupted.
+        To forget an owner removes the texts, contexts and causes of all records of the owner's
+        memories, deleted ones too; the buffered messages of each session scope that names the owner
+        as mem0 does (`user_id=ann`); and the owner's id in these records. A change that began
+        before the erasure and comes after it raises `Erased`. So does any text for a memory that
+        was erased with its owner. Erase the owner again only for changes that begin later, or if
+        this call was interrupted.
 
         Args:
-            memory_ids, record_ids, actor_id: whose texts; give one of them. The text that a record
-                of these ids recorded goes from the memory's other records, too.
+            memory_ids, record_ids, actor_id: what to erase; give one of these. The text that a
+                named record recorded is also removed from other records of its memory.
             user_id, agent_id, run_id, app_id: one owner to forget, instead of those.
-            session_scopes: whose buffered messages, besides.
+            session_scopes: also erase the buffered messages of these scopes.
             reason: kept with the erasure. Do not name a person in it.
             dry_run: only count what would be erased.
-            vacuum: also rewrite a SQLite file without its free space, which may hold texts of
+            vacuum: also rewrite a SQLite file without its free space, which may contain texts of
                 earlier changes; writers wait meanwhile. On PostgreSQL: VACUUM the tables while
-                writes go on, for as long as the server takes. If the call is cancelled, the VACUUM
-                ends too; behind a pooler it goes on, and a warning is logged. "full": VACUUM FULL,
-                which writes the tables again; no one can read or write meanwhile. Without it the
-                bytes stay in the tables' files until other rows are written there.
+                writes continue, for as long as the server takes. If the call is cancelled, the
+                VACUUM ends too; behind a pooler it continues, and a warning is logged. "full":
+                VACUUM FULL, which rewrites the tables; nobody can read or write meanwhile. Without
+                it the bytes stay in the tables' files until other rows are written there.
 
         Raises:
-            InvalidInput: naming the argument; nothing was erased.
+            InvalidInput: an argument is not valid; nothing was erased.
             StorageError, CommitUnknown: what was erased so far stays erased. Run it again; the
                 interrupted erasure stays listed as unfinished.
         """
@@ -955,15 +957,15 @@ class HistoryManager(LoopBound[Store]):
         return await erase_in_steps(store.eraser, store.operations, asked, owned, vacuum=vacuum)
 
     async def check(self) -> CheckReport:
-        """Read the whole history; return what is wrong with it. Nothing is changed.
+        """Read the whole history and report its problems. Nothing is changed.
 
-        Of each memory it is checked that every record continues the one before: its text, its event
-        and the order. Chains that other writers have broken, such as plain mem0, are notes, not
-        problems, since records are never changed; erased texts and pruned records break nothing.
-        What must be repaired is a problem: ids, and an index that does not belong to the records.
+        For each memory the check compares every record with the one before: text, event and order.
+        Chains that other writers have broken, such as plain mem0, are notes, not problems, because
+        records are never changed. Erased texts and pruned records break nothing. Problems are what
+        must be repaired: ids, and an index that does not match the records.
 
-        Writers go on. What it keeps in memory is bounded. It takes about as long as copying the
-        history. A file that can't be opened is checked, and its index rebuilt, by `check_history`.
+        Writers continue. The check uses bounded memory, and takes about as long as copying the
+        history. `check_history` checks a file that can't be opened, and rebuilds its index.
 
         Raises:
             CursorGone: records were removed while they were read. Call it again.
@@ -973,9 +975,9 @@ class HistoryManager(LoopBound[Store]):
         return await check_store(store, self._backend.where, self._limits.check)
 
     async def erasures(self) -> list[Erasure]:
-        """Return the erasures that were made in this store, oldest first.
+        """Return the erasures in this store, oldest first.
 
-        A reset leaves them.
+        A reset keeps them.
 
         Raises:
             StorageError: the store can't be read.
@@ -985,15 +987,15 @@ class HistoryManager(LoopBound[Store]):
     async def operations(
         self, *, before: str | None = None, limit: int | None = None
     ) -> list[StoreOperation]:
-        """Return what was done to this store, apart from recording, oldest first.
+        """Return the operations on this store other than recording, oldest first.
 
-        Each reset, pruning, erasure, restoring, rollback, undo, copy into it, adoption and
-        migration: by whom, when, with which arguments, how many records, and how it ended. Reads
-        and dry runs are not logged. A reset leaves the log.
+        The log has each reset, pruning, erasure, restore, rollback, undo, copy into the store,
+        adoption and migration: the actor, times, arguments, number of records, and outcome. Reads
+        and dry runs are not logged. A reset keeps the log.
 
         Args:
-            before: the id of an operation: those that began before it.
-            limit: at most this many, the last ones; all, if missing.
+            before: the id of an operation; return those that began before it.
+            limit: the most operations to return, the last ones; None for all.
 
         Raises:
             InvalidInput: `before` is not the id of an operation of this store.
@@ -1012,7 +1014,7 @@ class HistoryManager(LoopBound[Store]):
 
 
 class _OwnedReader:
-    """Finds what an owner has."""
+    """A reader of an owner's memories."""
 
     def __init__(self, history: HistoryManager, reader: Reader) -> None:
         self._history = history

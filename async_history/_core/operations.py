@@ -1,4 +1,4 @@
-"""The log of operations on a store, apart from recording: who, when, how much, and the outcome.
+"""The log of operations on a store other than recording: actor, times, counts and outcome.
 
 An operation is logged before it changes anything. The transactions that remove records also count
 them. An interrupted operation stays unfinished.
@@ -85,7 +85,7 @@ class OperationStatements:
     Instants are text.
 
     Attributes:
-        begin: enters the operations whose ids are not in it: `entries_of`.
+        begin: adds the operations whose ids are not in the log: `entries_of`.
         add: adds to an operation's counts: records, messages, id.
         end: sets the outcome of an unfinished operation and adds to its counts: ended_at, error,
             records, messages, id.
@@ -109,7 +109,7 @@ class OperationEnd(NamedTuple):
 
     Attributes:
         ended_at: when: aware, in UTC.
-        error: the class of the error by which it failed; None if it did not.
+        error: the class of the error with which it failed; None if it did not fail.
     """
 
     operation_id: str
@@ -125,7 +125,7 @@ class OperationLog(Protocol):
     """
 
     async def begin(self, *operations: StoreOperation) -> None:
-        """Enter operations, those whose ids are not in the log."""
+        """Add the operations whose ids are not in the log."""
 
     async def add(self, operation_id: str, records: int, messages: int) -> None:
         """Add a transaction's counts to an operation, inside that transaction."""
@@ -133,7 +133,7 @@ class OperationLog(Protocol):
     async def end(self, end: OperationEnd) -> tuple[int, int] | None:
         """Set the outcome of an unfinished operation, add to its counts, and return them.
 
-        None if the log does not have it.
+        None if the operation is not in the log.
         """
 
     async def forget_actor(self, actor_id: str) -> None:
@@ -145,10 +145,10 @@ class OperationLog(Protocol):
         """Return the last operations, oldest first.
 
         Args:
-            up_to: the id of the last one to return; nothing is returned if it does not exist. None
-                is the newest.
-            limit: at most this many; None returns all.
-            kind: only this kind; None is any.
+            up_to: the id of the last one to return; nothing is returned if it does not exist.
+                None: the newest.
+            limit: the most to return; None: all.
+            kind: only this kind; None: any.
         """
 
 
@@ -188,7 +188,7 @@ def _host() -> str:
 
 
 @cache
-def _process_id() -> int:  # each restored memory asks for it, and a sandbox is slow to tell
+def _process_id() -> int:  # each restored memory needs it, and it is slow in a sandbox
     return os.getpid()
 
 
@@ -197,7 +197,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def at_its_end(operation: StoreOperation, records: int, messages: int) -> StoreOperation:
-    """Return an operation of a single transaction, as ended with it."""
+    """Return an operation of a single transaction, as ended by it."""
     # dataclasses.replace takes three times as long, and each restored memory has one.
     return StoreOperation(
         id=operation.id,
@@ -215,7 +215,7 @@ def at_its_end(operation: StoreOperation, records: int, messages: int) -> StoreO
 
 
 def hashed(name: str, value: str | None) -> dict[str, str]:
-    """Return the SHA-256 of an argument that names a person; nothing if it was not given."""
+    """Return the SHA-256 of an argument that names a person; empty if it was not given."""
     return {} if value is None else {f"{name}_sha256": sha256(value.encode()).hexdigest()}
 
 
@@ -224,7 +224,7 @@ class Tally:
     """Counts of what an operation did.
 
     Attributes:
-        records, messages: not counted in its transactions; the body sets them.
+        records, messages: counts that its transactions do not log; the body sets them.
         total: at the end, all records and messages; None if the store has no log.
     """
 
@@ -234,7 +234,7 @@ class Tally:
 
 
 def ended(operation: StoreOperation, tally: Tally, error: str | None) -> OperationEnd:
-    """Return the outcome of an operation that ends now, with an error of this class or without."""
+    """Return the outcome of an operation that ends now; `error` is a class's name, or None."""
     return OperationEnd(operation.id, datetime.now(UTC), error, tally.records, tally.messages)
 
 
@@ -271,10 +271,10 @@ async def _end(
 
 
 def entries_of(operations: Iterable[StoreOperation]) -> str:
-    """Return what `OperationStatements.begin` takes: of each a JSON array, in one JSON array.
+    """Return the parameter of `OperationStatements.begin`: a JSON array with one array for each.
 
-    It has the id, kind, begun_at, ended_at, error, actor_id, process_id, host, arguments (an
-    object), records and messages, in this order.
+    The elements are the id, kind, begun_at, ended_at, error, actor_id, process_id, host, arguments
+    (an object), records and messages, in this order.
     """
     return _encode(
         [
@@ -297,11 +297,11 @@ def entries_of(operations: Iterable[StoreOperation]) -> str:
 
 
 _encode: Final = json.JSONEncoder(ensure_ascii=False).encode
-"""Like `json.dumps`, which makes an encoder for each call."""
+"""Like `json.dumps`, which creates an encoder for each call."""
 
 
 RunStatement = Callable[..., Awaitable[Sequence[Sequence[Any]]]]
-"""Run one statement with its parameters, and return its rows."""
+"""A function that runs one statement with its parameters, and returns its rows."""
 
 
 class StatementOperationLog:
@@ -351,8 +351,8 @@ class OperationLogInTurn:
     """The log of operations of an open store; each change is a separate transaction.
 
     Args:
-        change: runs work on the log in a transaction, in the queue of the writes.
-        log: for reading, outside a transaction.
+        change: runs work on the log in a transaction, queued with the writes.
+        log: the log for reading, outside a transaction.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""History records: what a change of a memory consists of."""
+"""History records: one change of one memory each."""
 
 import sysconfig
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ from async_history._core.values import parse_time, plain
 
 
 class Event(StrEnum):
-    """What happened to a memory."""
+    """The kind of a change of a memory."""
 
     ADD = "ADD"
     UPDATE = "UPDATE"
@@ -21,7 +21,7 @@ class Event(StrEnum):
 
 
 EVENTS: Final = {event.value: event for event in Event}
-"""Each event by its text. An existing row may have another text."""
+"""The events by their text. An existing row may have another text."""
 
 COLUMNS: Final = (
     "id",
@@ -37,20 +37,20 @@ COLUMNS: Final = (
 )
 """mem0's ten columns, in its order (mem0ai 0.1.100 to 2.2, `memory/storage.py`)."""
 COLUMN_LIST: Final = ", ".join(COLUMNS)
-"""The same as SQL, and for people."""
+"""The columns as a list in SQL and in messages."""
 DETAILS: Final = ("owner", "context", "cause")
-"""What a record has besides, and mem0's table has not."""
+"""The fields of a record that mem0's table does not have."""
 
 
 @dataclass(frozen=True, slots=True, init=False)
 class HistoryRecord:
-    """One change of one memory: mem0's ten columns, and whose it is and why it was made.
+    """One change of one memory: mem0's ten columns, the memory's owner, and the cause.
 
-    `event` is an `Event`, or the text found in an existing row when it is none of them.
-    `created_at` and `updated_at` are ISO 8601 text, exactly as they were given.
-    `time_before` is set where neither says when the change happened: `occurred_at` of the memory's
-    record before this one. `owner` is the memory's. `context` is its metadata after the change, and
-    `cause` says why it was made: short texts by free keys. Each is None where it is not known.
+    `event` is an `Event`, or another text found in an existing row. `created_at` and `updated_at`
+    are ISO 8601 text, exactly as given. If neither is the time of the change, `time_before` is
+    `occurred_at` of the memory's previous record. `owner` is the memory's owner, `context` its
+    metadata after the change. `cause` is the reason of the change: short texts by free keys. Each
+    is None if it is not known.
     """
 
     id: str
@@ -85,8 +85,8 @@ class HistoryRecord:
         context: Mapping[str, Any] | None = None,
         cause: Mapping[str, Any] | None = None,
     ) -> None:
-        # As dataclass would write it, but for object.__setattr__, which takes twice as long: each
-        # record is made on the event loop.
+        # As dataclass would generate it, but without object.__setattr__, which takes twice as long:
+        # each record is created on the event loop.
         _set_id(self, id)
         _set_memory_id(self, memory_id)
         _set_old_memory(self, old_memory)
@@ -104,18 +104,18 @@ class HistoryRecord:
 
     @property
     def occurred_at(self) -> datetime | None:
-        """When the change happened, aware: `created_at` of an ADD, else `updated_at`, else the
-        time of the record before it. A text without an offset counts as UTC. None where none of
-        these can be read as a time.
+        """When the change occurred, aware: `created_at` of an ADD, else `updated_at`, else the time
+        of the previous record. A text without an offset counts as UTC. None if none of these is a
+        valid time.
         """
         text = self.created_at if self.event == Event.ADD else self.updated_at
         return (parse_time(text) if text is not None else None) or self.time_before
 
     @property
     def recorded_at(self) -> datetime | None:
-        """When the record was made, in UTC, to the millisecond: it is in an id of ours (UUIDv7).
+        """When the record was created, in UTC, to the millisecond: the time in its UUIDv7.
 
-        None where another program gave the id.
+        None if the id was given by another program.
         """
         digits = self.id.replace("-", "")
         if len(digits) != _UUID_DIGITS or digits[_VERSION_DIGIT] != "7":
@@ -160,7 +160,7 @@ class HistoryRecord:
 
 
 class _Draft:
-    """A record that is being made: the same slots, and they can be assigned."""
+    """A record under construction: the same slots, but assignable."""
 
     __slots__ = (*COLUMNS, "time_before", *DETAILS)
 
@@ -203,10 +203,10 @@ def _made_record(
 made_record: Final[Callable[..., HistoryRecord]] = (
     HistoryRecord if sysconfig.get_config_var("Py_GIL_DISABLED") else _made_record
 )
-"""Make a record of all its fields, in their order.
+"""Creates a record from all its fields, in their order.
 
-It takes two fifths of the constructor's time, and each record that is written or read is made on
-the event loop. Without the GIL, to change an object's class stops all threads.
+It takes two fifths of the constructor's time, and all records are created on the event loop.
+Without the GIL it is the constructor: changing the class of an object would stop all threads.
 """
 
 
@@ -214,11 +214,11 @@ Fields = tuple[Any, ...]
 """The arguments of `made_record`."""
 MEMORY_ID: Final = COLUMNS.index("memory_id")
 OWNER, CONTEXT, CAUSE = range(len(COLUMNS) + 1, len(COLUMNS) + 1 + len(DETAILS))
-"""Places among the fields."""
+"""Indexes of fields."""
 
 
 def give_owner(record: HistoryRecord, owner: Owner) -> None:
-    """Set the owner of a record that no caller has seen yet: its memory's, as the store has it."""
+    """Set the stored owner of its memory in a record that was not yet returned to a caller."""
     _set_owner(record, owner)
 
 
@@ -233,14 +233,14 @@ fields_in_order: Final[Callable[[HistoryRecord], Fields]] = attrgetter(
 
 
 def is_alive(record: HistoryRecord) -> bool:
-    """Return whether a memory exists once this record is its latest."""
+    """Return whether a memory exists if this record is its latest."""
     return record.event != Event.DELETE and not record.is_deleted
 
 
 def made_at(latest: HistoryRecord) -> str | None:
-    """Return `created_at` of an UPDATE that follows a record, as mem0 has it: the memory's own.
+    """Return `created_at` for an UPDATE after a record: as in mem0, when the memory was created.
 
-    None where that one has no time, or one that a new record may not have.
+    None if the record has no time, or one that is not valid in a new record.
     """
     made = parse_time(latest.created_at or "")
     return None if made is None else made.isoformat()

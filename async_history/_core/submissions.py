@@ -59,7 +59,7 @@ class AddRecords:
     size_bytes: int
     must_match_owner: bool = field(default=True, kw_only=True)
     begun_at: datetime | None = field(default_factory=begun_at, kw_only=True)
-    """When its operation began, if that is noted."""
+    """When its operation began, if known."""
 
     @property
     def wanted(self) -> Sequence[HistoryRecord]:
@@ -89,7 +89,7 @@ class AddRecords:
     def is_same(self, index: int, stored: HistoryRecord) -> bool:
         """Return whether the stored record is the record at `index`.
 
-        With a generated id it is, even if it was erased since: an earlier try has written it.
+        With a generated id it always is, even if erased since: an earlier try has written it.
         """
         given = self.given.get(index)
         if given is None:
@@ -123,7 +123,7 @@ class CopyRecords(AddRecords):
 class UpdateMemory(AddRecords):
     """A memory's new text, to be recorded as a change after its latest record.
 
-    `new` has it as an ADD, and `records`, after the commit, the resulting record.
+    `new` has the text as an ADD. After the commit, `records` has the resulting record.
     """
 
     new: HistoryRecord
@@ -134,7 +134,7 @@ class UpdateMemory(AddRecords):
 
     @property
     def ids(self) -> Sequence[str]:
-        # An earlier try may have found that another record has the text already.
+        # An earlier try may have found that another record already has the text.
         return list(dict.fromkeys((self.new.id, self.records[0].id)))
 
     @property
@@ -142,7 +142,7 @@ class UpdateMemory(AddRecords):
         return self.new.memory_id
 
     def record_after(self, latest: HistoryRecord | None) -> HistoryRecord:
-        """Return the record to append after `latest`, or `latest` if it has the text already."""
+        """Return the record to append after `latest`, or `latest` if it already has the text."""
         new = self.new
         if latest is None or not is_alive(latest):
             return new
@@ -185,10 +185,10 @@ class UpdateMemory(AddRecords):
 
 @dataclass(slots=True, eq=False)
 class RestoreMemory(UpdateMemory):
-    """What a memory said at a moment, to be recorded again.
+    """A memory's text of a moment, to be restored.
 
-    `new` has no text until it is found, in the transaction: nothing is written where it is not.
-    `operation` is entered in the store's log with the record, where one is written.
+    `new` has no text until the transaction finds it. If it does not, nothing is written. If a
+    record is written, `operation` is added to the store's log.
     """
 
     to: Moment
@@ -200,11 +200,11 @@ class RestoreMemory(UpdateMemory):
 
     @property
     def is_found(self) -> bool:
-        """Whether it is known what the memory said."""
+        """Whether the memory's text was found."""
         return self.new.new_memory is not None
 
     def find(self, then: HistoryRecord | None) -> None:
-        """Take the text and the context of the memory's last record at the moment, if it can."""
+        """Use the text and context of the memory's last record as of the moment, if possible."""
         if not can_be_restored(then):
             return
         new = self.new
@@ -246,7 +246,7 @@ class SaveMessages:
 class GiveOwners:
     """Owners for memories with records but no owner. Existing owners are kept.
 
-    `given` has, after the commit, the memories whose owner is the one given here.
+    After the commit, `given` has the memories whose owner is the one given here.
     """
 
     owners: Mapping[str, Owner]
@@ -268,9 +268,9 @@ NO_IDS: Final[Mapping[int, Mapping[str, Any]]] = {}
 
 
 class AddFields(AddRecords):
-    """One new record with a generated id. The record object is made when it is first read.
+    """One new record with a generated id. The record object is created when it is first read.
 
-    Usually that is by the caller, after the commit. So a queued record has one object less for the
+    Usually the caller reads it, after the commit. So a queued record is one object less for the
     garbage collector, and a batch's statement uses the fields directly.
     """
 

@@ -1,4 +1,4 @@
-"""A memory as it was: which record was in force, what changed since, and what brings it back."""
+"""Time travel in one memory: the record in force at a moment, the difference, and restoring."""
 
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
@@ -14,46 +14,46 @@ from async_history._core.yielding import after_record
 from async_history.errors import CursorGone, InvalidInput
 
 PAGE_PLACES: Final = 1024
-"""A page of states is what lies in so many places of the history: at most so many records."""
+"""Places of the history that a page of states covers, so the most records of a page."""
 
 Moment = datetime | int
 """An aware instant, or a version number: 1 is a memory's first record, its ADD."""
 MemoryMoment = tuple[str, Moment]
-"""A memory, and a moment in its history."""
+"""A memory and a moment."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryDiff:
-    """How a memory differs between two moments, `start` and `end` of `diff`."""
+    """The difference of a memory between two moments, `start` and `end` of `diff`."""
 
     memory_id: str
-    """Which memory."""
+    """The memory."""
     before: HistoryRecord | None
-    """The record in force at `start`; None where the memory did not exist yet, or was deleted."""
+    """The record in force at `start`; None if the memory did not exist yet, or was deleted."""
     after: HistoryRecord | None
     """The record in force at `end`; None as above."""
     between: Sequence[HistoryRecord]
     """The records after the earlier moment, up to the later one, in the order of recording.
 
-    Where `end` is the earlier moment, these are the changes to take back.
+    If `end` is the earlier moment, these are the changes to undo.
     """
 
     @property
     def old_memory(self) -> str | None:
-        """What the memory said at the first moment."""
+        """The memory's text at `start`."""
         return None if self.before is None else self.before.new_memory
 
     @property
     def new_memory(self) -> str | None:
-        """What the memory said at the second moment."""
+        """The memory's text at `end`."""
         return None if self.after is None else self.after.new_memory
 
 
 @dataclass(frozen=True, slots=True)
 class Restoration:
-    """What restoring takes: the memory's latest record, and the one whose text it brings back.
+    """A restoration: the memory's latest record, and the record whose text to restore.
 
-    `owner` is whose the memory is, where that is known elsewhere and not here.
+    `owner` is the memory's owner, if it is known elsewhere but not in these records.
     """
 
     latest: HistoryRecord
@@ -62,12 +62,12 @@ class Restoration:
 
     @property
     def wanted_text(self) -> str:
-        """What the memory said at that moment."""
+        """The text to restore."""
         return self.wanted.new_memory or ""
 
     @property
     def is_needed(self) -> bool:
-        """Return whether the memory says something else now, has other metadata, or is deleted."""
+        """Whether the memory has another text or context now, or is deleted."""
         latest, wanted = self.latest, self.wanted
         return (
             not is_alive(latest)
@@ -76,7 +76,7 @@ class Restoration:
         )
 
     def record(self, actor_id: str | None, role: str | None) -> dict[str, Any]:
-        """Return the columns to record: of an UPDATE, or of an ADD where the memory is deleted."""
+        """Return the columns of the new record: an UPDATE, or an ADD if the memory is deleted."""
         known = {
             "memory_id": self.latest.memory_id,
             "new_memory": self.wanted.new_memory,
@@ -96,10 +96,10 @@ class Restoration:
 
 
 def check_moment(name: str, value: object) -> Moment:
-    """Return `value` if it can name a moment of a memory's life.
+    """Return `value` if it is a moment: an aware datetime or a version number.
 
     Raises:
-        InvalidInput: it is neither an aware datetime nor a version number.
+        InvalidInput: it is neither.
     """
     if type(value) is int:
         if value < 1:
@@ -112,7 +112,7 @@ def check_instant(name: str, value: object, alternative: str = "") -> datetime:
     """Return `value` if it is an aware datetime.
 
     Raises:
-        InvalidInput: it is not.
+        InvalidInput: it is something else.
     """
     if not isinstance(value, datetime) or not is_aware(value):
         raise InvalidInput(
@@ -122,10 +122,10 @@ def check_instant(name: str, value: object, alternative: str = "") -> datetime:
 
 
 def last_change_at(records: Sequence[HistoryRecord], when: Moment) -> HistoryRecord | None:
-    """Return a memory's last record at a moment, which may be a DELETE; None where there is none.
+    """Return a memory's last record as of a moment, also a DELETE; None if there is none.
 
     Args:
-        records: all of the memory's, oldest first.
+        records: all records of the memory, oldest first.
     """
     if isinstance(when, int):
         return records[when - 1] if when <= len(records) else None
@@ -136,10 +136,10 @@ def last_change_at(records: Sequence[HistoryRecord], when: Moment) -> HistoryRec
 def state_at(
     memory_id: str, records: Sequence[HistoryRecord], when: Moment
 ) -> HistoryRecord | None:
-    """Return the record in force at a moment; None where the memory was not there.
+    """Return the record in force at a moment; None if the memory did not exist.
 
     Args:
-        records: all of the memory's, oldest first.
+        records: all records of the memory, oldest first.
 
     Raises:
         InvalidInput: there is no such version.
@@ -151,7 +151,7 @@ def state_at(
 def diff_of(
     memory_id: str, records: Sequence[HistoryRecord], start: Moment, end: Moment
 ) -> MemoryDiff:
-    """Return how a memory differs between two moments. Arguments and errors: as `state_at`."""
+    """Return the difference of a memory between two moments; see `state_at`."""
     first, last = sorted(_place(memory_id, records, when) for when in (start, end))
     return MemoryDiff(
         memory_id=memory_id,
@@ -162,21 +162,22 @@ def diff_of(
 
 
 def can_be_restored(record: HistoryRecord | None) -> TypeGuard[HistoryRecord]:
-    """Return whether a memory's last record at a moment says what to bring back."""
+    """Return whether a memory's last record as of a moment has a text to restore."""
     return record is not None and is_alive(record) and record.new_memory is not None
 
 
 def restoration(memory_id: str, to: Moment, actor_id: str | None) -> StoreOperation:
-    """Return what the store logs of a memory that is restored."""
+    """Return the log entry for restoring a memory."""
     moment = to if isinstance(to, int) else in_utc(to).isoformat()
     return new_operation("restore", {"memory_id": memory_id, "to": moment}, actor_id=actor_id)
 
 
 def restoration_of(memory_id: str, records: Sequence[HistoryRecord], to: Moment) -> Restoration:
-    """Return what brings a memory back to what it said at a moment.
+    """Return the restoration of a memory's text of a moment.
 
     Raises:
-        InvalidInput: the memory is unknown, was not there then, or its text is not in the history.
+        InvalidInput: the memory is unknown or did not exist then, or its text is not in the
+            history.
     """
     if not records:
         raise InvalidInput(f"there is no history of {memory_id!r}, so nothing to restore")
@@ -193,18 +194,18 @@ def restoration_of(memory_id: str, records: Sequence[HistoryRecord], to: Moment)
 
 
 class RestorationTarget(Protocol):
-    """What restoring takes of a history manager."""
+    """The part of a history manager that restoring needs."""
 
     async def batch_add_history(
         self, records: Sequence[dict[str, Any]], *, if_latest: HistoryRecord | None
     ) -> list[HistoryRecord]:
-        """Append records if nothing came after `if_latest`."""
+        """Append records if `if_latest` is still the latest record."""
 
 
 async def append_restoration(
     history: RestorationTarget, plan: Restoration, actor_id: str | None, role: str | None
 ) -> HistoryRecord:
-    """Append what restoring takes and return it; the memory's latest record where that is nothing.
+    """Append the record of a restoration; if none is needed, return the memory's latest record.
 
     Raises:
         HistoryConflict: the memory changed since its history was read.
@@ -223,7 +224,7 @@ async def records_of(
     """Yield the records of pages, one by one.
 
     Args:
-        check: raises where a page may not be read: the manager is closed, or another loop's.
+        check: raises if a page may not be read: the manager is closed, or of another loop.
     """
     while True:
         check()
@@ -238,11 +239,12 @@ async def records_of(
 async def states_of_owner(
     newest_first: AsyncIterable[HistoryRecord], when: datetime | None
 ) -> AsyncIterator[HistoryRecord]:
-    """Yield the record in force at an instant, or the latest, of each memory that was there then.
+    """Yield the record in force at an instant, or the latest, of each memory that existed then.
+
+    The ids of all memories are kept in memory.
 
     Args:
-        newest_first: all records of the memories, the last recorded first. What it takes is kept
-            of the memories: their ids.
+        newest_first: all records of the memories, the last recorded first.
     """
     seen: set[str] = set()
     async for record in newest_first:
@@ -265,7 +267,7 @@ async def with_cause(
 
 
 def _place(memory_id: str, records: Sequence[HistoryRecord], when: Moment) -> int:
-    """Return the index of the last record of a moment or before; -1 where there is none.
+    """Return the index of the last record as of a moment; -1 if there is none.
 
     Raises:
         InvalidInput: there is no such version.
@@ -279,10 +281,11 @@ def _place(memory_id: str, records: Sequence[HistoryRecord], when: Moment) -> in
 
 
 def _place_in_time(records: Sequence[HistoryRecord], when: datetime) -> int:
-    """Return the index of the last record of an instant or before; -1 where there is none.
+    """Return the index of the last record as of an instant; -1 if there is none.
 
-    Clocks step back, so the last in order counts, not the latest in time. A record without a time
-    has that of the one before it; one without a known time was always there.
+    Clocks can be set back, so the last in order counts, not the latest in time. A record without a
+    time gets that of the one before it. If there is none, the record counts as older than any
+    instant.
     """
     place = -1
     instant: datetime | None = None
@@ -298,10 +301,10 @@ def _shown(when: Moment) -> str:
 
 
 class StatesReader(Protocol):
-    """What a database does to read all memories as they were at an instant.
+    """A database's reads of all memories' states at an instant.
 
-    One statement finds where each memory's record is, and the connection is free again. What is
-    kept of it are places as text, about eight bytes a memory.
+    One statement finds the place of each memory's record; then the connection is free again. The
+    places are kept as text, about eight bytes for each memory.
     """
 
     async def find(self, when: datetime) -> Sequence[str]:
@@ -311,11 +314,11 @@ class StatesReader(Protocol):
         """
 
     async def fetch(self, places: str) -> Sequence[HistoryRecord]:
-        """Return the records of a page's places, in order; fewer where some are gone or moved."""
+        """Return the records at a page's places, in order; fewer if some are gone or moved."""
 
 
 async def states_at(reader: StatesReader, when: datetime) -> AsyncIterator[Sequence[HistoryRecord]]:
-    """Yield pages of the records in force at an instant, of the memories that were there.
+    """Yield pages of the records in force at an instant, of the memories that existed.
 
     Raises:
         CursorGone: a record that was found is gone, or has moved.

@@ -1,8 +1,9 @@
-"""The group-commit writer: queue → batch → commit → acks, in one task. Knows no database.
+"""The group-commit writer: queue → batch → commit → acks, in one task, for any database.
 
-Callers submit and wait. The task takes what is queued, up to a batch, hands it to a commit
-function, and acks every caller when that returns. While a commit runs, the next batch gathers: a
-single write commits at once, concurrent writes share a commit, and no batch waits to grow.
+Callers submit and wait. The task takes the queued submissions, up to a batch, passes them to a
+commit function, and acknowledges every caller when that returns. While a commit runs, the next
+batch gathers. So a single write commits at once, concurrent writes share a commit, and a batch is
+never delayed to grow.
 """
 
 import asyncio
@@ -26,7 +27,7 @@ from async_history.errors import (
 
 _RETRY_DELAY_S = 0.01
 _LONGEST_RETRY_DELAY_S = 1.0
-"""Pauses before a commit is tried again: doubled each time."""
+"""First and longest pause before a commit is retried; the pause doubles each time."""
 
 _log = logging.getLogger("async_history")
 
@@ -34,26 +35,27 @@ _log = logging.getLogger("async_history")
 T = TypeVar("T")
 
 CommitFunction = Callable[[Sequence[S], Callable[[], None]], Awaitable[Mapping[int, HistoryError]]]
-"""Commit a batch in one transaction, in order.
+"""A function that commits a batch in one transaction, in order.
 
-The second argument is a function to call, from any thread, once the rest of the commit needs the
-interpreter no more: the callers of the batch before are woken then. It is called for speed alone.
+Its second argument is a function to call, from any thread, when the rest of the commit no longer
+needs the interpreter. Then the callers of the previous batch are woken. This only affects speed.
 
-Returns the submissions it refused, by their index in the batch: those are not written, their
-neighbours are. Raises when the store failed and nothing was written, `TryAgain` where it may not
-fail for long, or `OutcomeUnknown`. It may be cancelled at any await and is then called again with
-the same batch, as after `OutcomeUnknown`, so what is there already must count as written.
+It returns the errors of refused submissions, by index in the batch: those are not written, the
+others are. If the store failed and nothing was written, it raises: `TryAgain` if a retry may
+succeed. It raises `OutcomeUnknown` if it can't tell. It may be cancelled at any await. Then, and
+after `OutcomeUnknown`, it is called again with the same batch, so records that already exist must
+count as written.
 """
 
 
 class OutcomeUnknown(Exception):
-    """Raised by a commit function that cannot tell whether its transaction took effect."""
+    """Raised by a commit function that can't tell whether its transaction took effect."""
 
 
 class TryAgain(Exception):
     """Raised by a commit function that wrote nothing and may succeed soon.
 
-    `reason` is what the callers get if it does not, until the deadline.
+    `reason` is the error for the callers if it does not succeed until the deadline.
     """
 
     def __init__(self, reason: HistoryError) -> None:
@@ -62,16 +64,15 @@ class TryAgain(Exception):
 
 
 class GroupCommitWriter(Generic[S]):
-    """Commits submissions in batches and acks each when its batch is durable.
+    """A writer that commits submissions in batches and acks each when its batch is durable.
 
     Args:
         commit: the commit function.
-        finish: called once, at the end of the task, after everything accepted was committed.
-        options: the bounds of the queue and of a batch.
-        commit_timeout_s: how long a commit that asks for it, or whose outcome is unknown, is tried
-            again.
-        head_start_s: how long the callers of a batch may wait for the next commit to begin.
-        check_storage: raises the error that every commit would raise, as far as that shows without
+        finish: called once, at the end of the task, after all accepted submissions.
+        options: the limits of the queue and of a batch.
+        commit_timeout_s: seconds to retry a commit after `TryAgain` or an unknown outcome.
+        head_start_s: seconds that the callers of a batch may wait for the next commit to begin.
+        check_storage: raises the error that every commit would raise, if that can be told without
             committing. Only `require_writable` calls it.
     """
 
@@ -108,18 +109,18 @@ class GroupCommitWriter(Generic[S]):
         self._loop = asyncio.get_running_loop()
         self._task = self._loop.create_task(self._run(), name="async_history writer")
 
-    # The callers' side
+    # Called by callers
 
     def submit(self, submission: S) -> "asyncio.Future[None]":
-        """Queue a submission, at once; what is returned is done when it is durable.
+        """Queue a submission at once; the returned future is done when it is durable.
 
-        Raises, at once where the writer is closing and else when it is awaited:
-            Overloaded: the queue had no room within `queue_timeout_s`.
-            HistoryClosed: the writer is closing, or closed before the submission's turn.
-            CommitUnknown: the store failed while committing and could not be asked again.
+        Raises (at once if the writer is closing, otherwise from the future):
+            Overloaded: the queue had no space within `queue_timeout_s`.
+            HistoryClosed: the writer is closing, or closed before the submission was in a batch.
+            CommitUnknown: the store failed during the commit and could not be asked again.
             HistoryError: the submission was refused, or its batch failed. It is not written.
-            asyncio.CancelledError: at once. What was still queued is withdrawn for certain; what
-                is in a batch completes, and is logged if it fails.
+            asyncio.CancelledError: at once. A submission that is still queued is withdrawn, and
+                certainly not written. One in a batch completes; its failure is logged.
         """
         if self._closing:
             self._require_open()
@@ -129,12 +130,12 @@ class GroupCommitWriter(Generic[S]):
         return call
 
     async def submit_when_ready(self, prepare: Callable[[], Awaitable[S]]) -> None:
-        """Queue a submission that takes a while to prepare; return when it is durable.
+        """Queue a submission that takes time to prepare; return when it is durable.
 
-        Its call is that of this call: what is submitted meanwhile comes after it.
+        Its place in the order is that of this call: later submissions come after it.
 
         Raises:
-            What `prepare` raises: nothing was queued. Else as `submit`.
+            The errors of `prepare`: nothing was queued. Otherwise as `submit`.
         """
         self._require_open()
         call = self._queue.reserve()
@@ -150,22 +151,22 @@ class GroupCommitWriter(Generic[S]):
         await call
 
     def run_alone(self, operation: Callable[[], Awaitable[T]]) -> "asyncio.Future[T]":
-        """Run an operation alone, after all that was submitted before it and before all after.
+        """Run an operation alone, after all earlier and before all later submissions.
 
-        It is queued at once; what is returned has its result. Like a commit, it may be cancelled
+        It is queued at once; the returned future has its result. Like a commit, it may be cancelled
         at any await and is then called again.
         """
         self._require_open()
         return self._queue.enter(None, operation)
 
     def require_writable(self) -> None:
-        """Raise the reason if nothing can be submitted any more, or no commit would succeed."""
+        """Raise the reason if nothing can be submitted, or no commit would succeed."""
         self._require_open()
         if self._check_storage is not None:
             self._check_storage()
 
     def observe(self, observer: WriterObserver) -> None:
-        """Tell an observer about each batch from now on, and about each call if it wants."""
+        """Report each batch to an observer from now on, and each call if it wants that."""
         self._observer = observer
         self._called = observer.called if observer.sees_calls else None
 
@@ -179,7 +180,7 @@ class GroupCommitWriter(Generic[S]):
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
 
-    # The task's side
+    # Run in the task
 
     async def _run(self) -> None:
         try:
@@ -222,7 +223,7 @@ class GroupCommitWriter(Generic[S]):
             for call in batch:
                 unknown = CommitUnknown(f"the outcome is unknown: {error}", call.ids)
                 self._refuse(call, unknown, error)
-        except Exception as error:  # whatever the store raises is told to every caller of the batch
+        except Exception as error:  # every caller of the batch gets the store's error
             self._count_failed(batch, error, begun)
             for call in batch:
                 self._refuse(call, _own_copy(error), error)
@@ -254,8 +255,8 @@ class GroupCommitWriter(Generic[S]):
         waits_s = self._counters.count_settled(batch, refused, monotonic())
         if self._observer is not None:
             self._observer.acknowledged(waits_s)
-        # A call leaves the batch as it is acknowledged: kept until all are, those of the earlier
-        # slices would cost the garbage collector more than all else that is done here.
+        # A call is removed from the batch when it is acknowledged. If all were kept until the end,
+        # the garbage collector would take more time than everything else here.
         batch.reverse()
         while True:
             for _ in range(min(SLICE, len(batch))):
@@ -267,9 +268,9 @@ class GroupCommitWriter(Generic[S]):
             yield
 
     async def _run_until_settled(self, operation: Callable[[], Awaitable[T]]) -> T:
-        """Run an operation until its outcome is known, though this task is cancelled meanwhile.
+        """Run an operation until its outcome is known, even if this task is cancelled meanwhile.
 
-        The task's own cancellation (an `asyncio.run` ending) means close, not half a commit.
+        Cancelling the task (at the end of `asyncio.run`) closes the writer; it never cuts a commit.
         """
         deadline = self._loop.time() + self._commit_timeout_s
         delay = _RETRY_DELAY_S
@@ -286,7 +287,7 @@ class GroupCommitWriter(Generic[S]):
             except TryAgain as error:
                 failure = unknown or error.reason
             except Exception as error:
-                # What an earlier try has left behind, a later one's failure does not undo.
+                # An earlier try may have committed: this failure does not change that.
                 if unknown is None:
                     raise
                 failure = unknown = OutcomeUnknown(f"{unknown}; tried again: {error}")
@@ -316,7 +317,7 @@ class GroupCommitWriter(Generic[S]):
     # Closing
 
     def begin_close(self) -> None:
-        """Refuse new work from now on; what was accepted is still committed."""
+        """Refuse new submissions from now on; accepted ones are still committed."""
         if self._closing:
             return
         self._closing = True
@@ -325,10 +326,10 @@ class GroupCommitWriter(Generic[S]):
         self._wake_up()
 
     async def aclose(self, timeout_s: float) -> None:
-        """Close and wait until what was accepted is committed, at most `timeout_s`.
+        """Close, and wait at most `timeout_s` until the accepted submissions are committed.
 
-        Past it the callers still queued get `HistoryClosed`, those in a batch `CommitUnknown`,
-        and the task is left to end by itself.
+        After that time queued callers get `HistoryClosed`, those in a batch `CommitUnknown`, and
+        the task ends by itself later.
         """
         self.begin_close()
         done, _ = await asyncio.wait([self._task], timeout=timeout_s)
@@ -337,7 +338,7 @@ class GroupCommitWriter(Generic[S]):
 
     @property
     def task(self) -> "asyncio.Task[None]":
-        """The writer's task. It is done when everything accepted is settled and `finish` ran."""
+        """The writer's task. It is done when all submissions are settled and `finish` has run."""
         return self._task
 
     def _fail_everyone_left(self) -> None:
@@ -369,7 +370,7 @@ class GroupCommitWriter(Generic[S]):
 
 
 def _own_copy(error: Exception) -> HistoryError:
-    """Return an error for one caller alone: a traceback grows wherever the error is raised."""
+    """Return a copy of an error for one caller: each raise of an error extends its traceback."""
     if isinstance(error, HistoryError):
         return copy.copy(error)
     return StorageError(f"the commit failed: {error!r}")

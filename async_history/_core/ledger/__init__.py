@@ -1,1 +1,1 @@
-"""The ledger: a Merkle tree over all that is recorded, and what is proven with it."""
+"""The ledger: a Merkle tree over everything that is recorded, and its proofs."""

@@ -1,6 +1,6 @@
-"""What is done to records, owners and the log of operations, as the ledger enters it.
+"""Entries of the ledger for changes of records, owners and the log of operations.
 
-All within the transaction that does it.
+Each is written within the transaction of the change.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -24,7 +24,7 @@ from async_history._core.ledger.tables import LedgerTables
 
 
 async def prune(tables: LedgerTables, ids: Sequence[str], memory_ids: Collection[str]) -> None:
-    """Enter that records were removed, and with them owners of memories."""
+    """Record that records were removed, and with them owners of memories."""
     await tables.grow_completely()
     gone = set(memory_ids) - set(await tables.owners(memory_ids))
     leaves = await tables.leaves_of(RECORD, ids) | await tables.leaves_of(OWNER, gone)
@@ -32,7 +32,7 @@ async def prune(tables: LedgerTables, ids: Sequence[str], memory_ids: Collection
 
 
 async def held(tables: LedgerTables, ids: Sequence[str]) -> set[str]:
-    """Return those of these records that are as their leaves have them."""
+    """Return the ids of those records that match their leaves."""
     await tables.grow_completely()
     leaves = (await tables.leaves_of(RECORD, ids)).values()
     there = await tables.records(ids)
@@ -46,12 +46,12 @@ async def held(tables: LedgerTables, ids: Sequence[str]) -> set[str]:
 
 
 async def erase(tables: LedgerTables, ids: Sequence[str], held: Collection[str]) -> None:
-    """Enter that records lost texts: their salts go, and what is left gets a new leaf.
+    """Record that records lost texts: remove their salts, and add a leaf for what is left.
 
     Args:
         ids: the records.
-        held: those that were as their leaves had them, before. What is left of another has no
-            leaf: it is not attested.
+        held: the records that matched their leaves before. Others get no new leaf, because they are
+            not attested.
     """
     await _remove(tables, "erased", await tables.leaves_of(RECORD, ids))
     left = [(name, one) for name, one in (await tables.records(ids)).items() if name in held]
@@ -61,7 +61,7 @@ async def erase(tables: LedgerTables, ids: Sequence[str], held: Collection[str])
 
 
 async def owned(tables: LedgerTables, memory_ids: Collection[str]) -> set[str]:
-    """Return those of these memories whose owner is as their leaves have it."""
+    """Return those memories whose owner matches their leaves."""
     await tables.grow_completely()
     leaves = (await tables.leaves_of(OWNER, memory_ids)).values()
     owners = await tables.owners(memory_ids)
@@ -73,11 +73,11 @@ async def owned(tables: LedgerTables, memory_ids: Collection[str]) -> set[str]:
 
 
 async def disown(tables: LedgerTables, memory_ids: Collection[str], owned: Collection[str]) -> None:
-    """Enter that memories lost a scope of their owner, or the owner.
+    """Record that memories lost a scope of their owner, or the owner.
 
     Args:
         memory_ids: the memories.
-        owned: those whose owner was as their leaves had it, before.
+        owned: the memories whose owner matched their leaves before.
     """
     await _remove(tables, "erased", await tables.leaves_of(OWNER, memory_ids))
     left = {n: one for n, one in (await tables.owners(memory_ids)).items() if n in owned}
@@ -86,7 +86,7 @@ async def disown(tables: LedgerTables, memory_ids: Collection[str], owned: Colle
 
 
 async def begin_operations(tables: LedgerTables, operation_ids: Sequence[str]) -> None:
-    """Write the leaves of operations that were entered in the log."""
+    """Write the leaves of operations that were added to the log."""
     stored = await tables.operations(operation_ids)
     if stored:
         rows = [one.begun for one in stored.values()]
@@ -95,7 +95,7 @@ async def begin_operations(tables: LedgerTables, operation_ids: Sequence[str]) -
 
 
 async def end_operations(tables: LedgerTables, operation_ids: Sequence[str]) -> None:
-    """Write the leaves of how operations ended, of those that have."""
+    """Write the leaves of the outcomes of operations that have ended."""
     stored = await tables.operations(operation_ids)
     ends = {name: one.ended for name, one in stored.items() if one.ended is not None}
     if ends:
@@ -103,7 +103,7 @@ async def end_operations(tables: LedgerTables, operation_ids: Sequence[str]) -> 
 
 
 async def operations_of(tables: LedgerTables, actor_id: str) -> list[str]:
-    """Return the operations of an actor that began as their leaves have it."""
+    """Return those operations of an actor whose beginning matches their leaves."""
     await tables.grow_completely()
     ids = await tables.operations_of(actor_id)
     leaves = (await tables.leaves_of(BEGUN, ids)).values()
@@ -114,7 +114,7 @@ async def operations_of(tables: LedgerTables, actor_id: str) -> list[str]:
 
 
 async def forget_actor(tables: LedgerTables, operation_ids: Sequence[str]) -> None:
-    """Enter that operations lost the name of who did them."""
+    """Record that operations lost their actor's name."""
     await _remove(tables, "erased", await tables.leaves_of(BEGUN, operation_ids))
     stored = await tables.operations(operation_ids)
     if stored:
@@ -123,7 +123,7 @@ async def forget_actor(tables: LedgerTables, operation_ids: Sequence[str]) -> No
 
 
 async def reset(tables: LedgerTables) -> None:
-    """Enter that all records were removed."""
+    """Record that all records were removed."""
     await tables.grow_completely()
     places = await tables.rewrite_all()
     if places:

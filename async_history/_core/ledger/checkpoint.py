@@ -1,7 +1,7 @@
-"""Checkpoints: a signed statement of how large the ledger is, and of its root.
+"""Checkpoints: signed statements of the ledger's size and root.
 
-The text is a C2SP tlog-checkpoint, signed as a C2SP signed-note with Ed25519, which the tools and
-witnesses of transparency logs read.
+The text is a C2SP tlog-checkpoint, signed as a C2SP signed-note with Ed25519. The tools and
+witnesses of transparency logs can read it.
 """
 
 import base64
@@ -32,10 +32,10 @@ def _primitives() -> Any:
 
 
 def from_base64(text: str) -> bytes:
-    """Return the bytes of base64, of which each has one text only.
+    """Return the bytes of a base64 text, in its only valid form.
 
     Raises:
-        ValueError: it is not base64, or has bits that mean nothing.
+        ValueError: it is not base64, or has unused bits that are not zero.
     """
     found = base64.b64decode(text, validate=True)
     if base64.b64encode(found).decode() != text:
@@ -58,7 +58,7 @@ class LedgerVerifier:
     """A public key that checks a ledger's checkpoints.
 
     Args:
-        name: the ledger's name, which is the origin of its checkpoints.
+        name: the ledger's name, the origin of its checkpoints.
         public: the Ed25519 key, 32 bytes.
     """
 
@@ -67,7 +67,7 @@ class LedgerVerifier:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Return the key of a text, as `str` and Go's `note.NewEd25519VerifierKey` write it.
+        """Return the key of a text, in the form of `str` and Go's `note.NewEd25519VerifierKey`.
 
         Raises:
             InvalidInput: it is not a verifier key.
@@ -92,11 +92,11 @@ class LedgerVerifier:
         return f"{self.name}+{_key_hash(self.name, self.public).hex()}+{key}"
 
     def has_signed(self, signed: str, signature: "Signature") -> bool:
-        """Return whether a signature of a note's text is this key's.
+        """Return whether this key made a signature of a note's text.
 
         Args:
             signed: the note's text.
-            signature: the line of the note.
+            signature: the signature line of the note.
         """
         if signature.name != self.name or signature.key_hash != _key_hash(self.name, self.public):
             return False
@@ -113,11 +113,10 @@ class LedgerVerifier:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class LedgerKey:
-    """A private key that signs a ledger's checkpoints. It is kept outside of the store.
+    """A private key that signs a ledger's checkpoints. Keep it outside the store.
 
     Args:
-        name: the ledger's name, different from that of any other: as a rule, a URL without its
-            scheme.
+        name: the ledger's unique name, usually a URL without its scheme.
         seed: the Ed25519 key, 32 bytes.
     """
 
@@ -136,7 +135,7 @@ class LedgerKey:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Return the key of a text, as `export` and Go's `note.GenerateKey` write it.
+        """Return the key of a text, in the form of `export` and Go's `note.GenerateKey`.
 
         Raises:
             InvalidInput: it is not a signer key, or `cryptography` is not installed. The message
@@ -158,7 +157,7 @@ class LedgerKey:
         return made
 
     def export(self) -> str:
-        """Return the key as text, to be kept secret."""
+        """Return the key as text. Keep it secret."""
         key = base64.b64encode(_ED25519 + self.seed).decode()
         return f"PRIVATE+KEY+{self.name}+{_key_hash(self.name, self.verifier.public).hex()}+{key}"
 
@@ -181,7 +180,7 @@ class LedgerKey:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """A line of a note: the key's name and hash, and what it signed the text with."""
+    """A signature line of a note: the key's name and hash, and the signature."""
 
     name: str
     key_hash: bytes
@@ -194,29 +193,29 @@ class Signature:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """How large a ledger was, and its root: with it, nothing before can be changed unnoticed.
+    """A ledger's size and root. With it, any change of earlier leaves is detected.
 
-    `str` is its text, and `parse` reads that again. What a text has besides stays.
+    `str` returns its text, and `parse` reads it. Additional lines of a text are kept.
     """
 
     origin: str
     """The ledger's name."""
     size: int
-    """How many leaves it had."""
+    """The number of its leaves."""
     root: bytes
     """The root of its tree, 32 bytes."""
     extensions: tuple[str, ...] = ()
-    """The text's further lines; of ours, when it was made."""
+    """The additional lines of the text; ours has the time of creation."""
     signatures: tuple[Signature, ...] = ()
-    """Those of the ledger, and of witnesses."""
+    """The signatures of the ledger and of witnesses."""
 
     @classmethod
     def make(cls, key: LedgerKey, size: int, root: bytes) -> Self:
-        """Return a signed checkpoint, made now.
+        """Return a new signed checkpoint.
 
         Args:
-            key: what signs it.
-            size: how many leaves the ledger has.
+            key: the key that signs it.
+            size: the number of leaves of the ledger.
             root: the root of its tree, 32 bytes.
         """
         time = datetime.now(UTC).isoformat(timespec="seconds")
@@ -225,7 +224,7 @@ class Checkpoint:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Return the checkpoint of a text. Its signatures are not checked.
+        """Return the checkpoint of a text, without checking its signatures.
 
         Raises:
             InvalidInput: it is not a checkpoint.
@@ -249,7 +248,7 @@ class Checkpoint:
 
     @property
     def signed_text(self) -> str:
-        """What is signed."""
+        """The text that is signed."""
         lines = (self.origin, str(self.size), base64.b64encode(self.root).decode())
         return "".join(f"{line}\n" for line in (*lines, *self.extensions))
 
@@ -258,7 +257,7 @@ class Checkpoint:
 
     @property
     def made_at(self) -> datetime | None:
-        """When it was made, as it says itself: aware. None where it does not."""
+        """When it was created according to its text, aware; None if the text has no time."""
         for line in self.extensions:
             if line.startswith(_TIME):
                 try:
@@ -268,13 +267,13 @@ class Checkpoint:
         return None
 
     def require_signed(self, verifier: LedgerVerifier) -> None:
-        """Check that a key has signed it, and that it is of that key's ledger.
+        """Check that a key has signed it, and that it belongs to that key's ledger.
 
         Args:
             verifier: the public key.
 
         Raises:
-            NotProven: it has not, or is of another ledger.
+            NotProven: the key has not signed it, or it belongs to another ledger.
             InvalidInput: `cryptography` is not installed.
         """
         if self.origin != verifier.name or not any(

@@ -1,4 +1,4 @@
-"""The tree that verifying computes from the leaves, compared with tiles and checkpoints."""
+"""The tree that verification computes from the leaves, compared with tiles and checkpoints."""
 
 from collections.abc import Iterable
 
@@ -11,7 +11,7 @@ from async_history._core.ledger.tree import EMPTY_ROOT, HASH_BYTES
 
 
 class ComputedTree:
-    """The tree as it is computed from the leaves, compared with the one that is stored."""
+    """The tree computed from the leaves, compared with the stored one."""
 
     def __init__(self, checkpoints: Iterable[Checkpoint]) -> None:
         self._awaited = sorted(checkpoints, key=lambda one: one.size)
@@ -22,7 +22,7 @@ class ComputedTree:
         self._not_compared: dict[Tile, bytes] = {}
 
     def add(self, bundle: Bundle) -> None:
-        """Append leaves, and compare what they give with the checkpoints."""
+        """Append leaves, and compare the tree with the checkpoints."""
         hashes = b"".join(bundle.leaf_hashes())
         end = self.size + bundle.size
         while self.size < end:
@@ -38,7 +38,7 @@ class ComputedTree:
         self.reach_checkpoints()
 
     async def compare(self, tables: LedgerTables) -> None:
-        """Compare the tiles of what was added since the last time with those that are stored."""
+        """Compare the tiles of the leaves added since the last call with the stored tiles."""
         stored = await tables.tiles(self._not_compared)
         for tile, computed in self._not_compared.items():
             if not stored.get(tile, b"").startswith(computed):
@@ -66,7 +66,7 @@ class ComputedTree:
             self.faults.append(LedgerFault(kind="rewritten", place=self._good, text=text))
 
     def end(self) -> None:
-        """Note the checkpoints that are not reached."""
+        """Note the checkpoints that are larger than the ledger."""
         for checkpoint in self._awaited:
             text = (
                 f"the checkpoint has {checkpoint.size:,} leaves, and the ledger {self.size:,}: the "

@@ -1,12 +1,12 @@
-"""Leaves: what the ledger commits to, and how a batch's leaves are stored, a row for all of them.
+"""Leaves: what the ledger commits to, and how a batch's leaves are stored in one row.
 
-A leaf is the hash of a commitment: SHA-256 of 16 random bytes, the salt, and of the values, each as
-JSON in a line of its own. JSON has a line's end only escaped. Without the salt a commitment tells
-nothing of the values, so an erasure that destroys it leaves a leaf that still has its place.
+A leaf is the hash of a commitment. A commitment is the SHA-256 of a salt (16 random bytes) and of
+the values, each as JSON on a separate line; JSON escapes line ends. Without the salt, a commitment
+reveals nothing about the values. So an erasure destroys the salt, and the leaf keeps its place.
 
-Who has a salt and a commitment can try what the values may be. So an encrypted store keeps of a
-record's salt only what it is computed from, with a key that is not in clear (`is_keyed`). No leaf
-commits to this mark: where it can't be true, it is not believed.
+With a salt and a commitment, one can guess the values. So an encrypted store keeps only a random
+value from which the salt is computed with a key (`is_keyed`). No leaf commits to this mark, so it
+is ignored where it can't be true.
 """
 
 import json
@@ -29,7 +29,7 @@ _COMMITMENT_BYTES: Final = 32
 _LEAF_BYTES: Final = SALT_BYTES + _COMMITMENT_BYTES
 _PERSON: Final = b"ledger salt"
 NO_SALT: Final = bytes(SALT_BYTES)
-"""What an erasure leaves of a salt."""
+"""The value that replaces an erased salt."""
 RECORD: Final = "record"
 REST: Final = "rest"
 OWNER: Final = "owner"
@@ -37,14 +37,14 @@ BEGUN: Final = "begun"
 ENDED: Final = "ended"
 ENTRY: Final = "entry"
 _KINDS: Final = (RECORD, REST, OWNER, BEGUN, ENDED, ENTRY)
-"""The kinds of leaves: a record, what an erasure left of one, the owner of a memory, that an
-operation began, how one ended, and what was done to leaves before."""
+"""The kinds of leaves: a record, the rest of an erased record, the owner of a memory, the beginning
+of an operation, its outcome, and an entry about removed leaves."""
 _KEYED_KINDS: Final = (RECORD, REST)
 """The kinds whose salts may be keyed."""
 
 
 def _no_json(value: object) -> dict[str, str]:
-    """Return a form that no recorded value has: a BLOB was put into the row by another program."""
+    """Return a form that no recorded value has, for a BLOB that another program has stored."""
     return {"other": repr(value)}
 
 
@@ -58,12 +58,12 @@ class Bundle(NamedTuple):
     """Leaves that are written together, in order.
 
     Attributes:
-        kind: the same for all of them.
-        size: how many there are.
-        hashes: each one's salt and commitment.
-        is_keyed: whether the salts are computed from what is kept of them.
-        names: a JSON list: of a record or an operation its id, of an owner its memory, of an entry
-            its text.
+        kind: the kind of all leaves.
+        size: the number of leaves.
+        hashes: the salt and commitment of each leaf.
+        is_keyed: whether the salts are computed from the stored values with a key.
+        names: a JSON list: the id of a record or an operation, the memory of an owner, or the text
+            of an entry.
     """
 
     kind: str
@@ -73,10 +73,10 @@ class Bundle(NamedTuple):
     names: str
 
     def leaf_names(self) -> list[str | None]:
-        """Return its leaves' names, None of those that were pruned.
+        """Return its leaves' names; None for pruned ones.
 
         Raises:
-            StorageCorrupt: they don't have the form of leaves.
+            StorageCorrupt: the row does not have the form of leaves.
         """
         try:
             names = json.loads(self.names)
@@ -102,7 +102,7 @@ class Bundle(NamedTuple):
         """Return some of its leaves.
 
         Args:
-            at: which, counted from 0.
+            at: their indexes, from 0.
 
         Raises:
             StorageCorrupt: as `leaf_names`.
@@ -114,7 +114,7 @@ class Bundle(NamedTuple):
         ]
 
     def leaf_hashes(self) -> list[bytes]:
-        """Return the hash of each leaf in the tree."""
+        """Return the hashes of its leaves in the tree."""
         hashes = self.hashes
         return [
             leaf_hash(hashes[at : at + _COMMITMENT_BYTES])
@@ -144,8 +144,7 @@ class Bundle(NamedTuple):
 
 
 class Leaf(NamedTuple):
-    """One leaf: its kind, its name, None if pruned, its salt, or what is kept of it, and its
-    commitment."""
+    """One leaf: its kind, its name (None if pruned), its stored salt, and its commitment."""
 
     kind: str
     name: str | None
@@ -167,7 +166,7 @@ class Leaf(NamedTuple):
         """Return the salt of the commitment.
 
         Args:
-            key: of the salts; None where the store is not encrypted.
+            key: the key of the salts; None if the store is not encrypted.
         """
         return self.kept if key is None or not self.has_keyed_salt else _keyed(self.kept, key)
 
@@ -175,30 +174,31 @@ class Leaf(NamedTuple):
         """Return whether the leaf commits to values.
 
         Args:
-            key: as of `salt`.
+            key: as in `salt`.
         """
         return commitment_of(self.kind, self.salt(key), values) == self.commitment
 
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """What an entry says was done to leaves: "erased", "pruned" or "reset", and their places."""
+    """The content of an entry: how leaves were removed ("erased", "pruned" or "reset"), and their
+    places."""
 
     how: str
     places: Sequence[tuple[int, int]]
-    """Ranges: the first place, and the one after the last."""
+    """Ranges of places, with exclusive ends."""
     at: str
 
     def text(self) -> str:
-        """Return it as the entry's text."""
+        """Return the text of the entry."""
         return _encode_names({"how": self.how, "places": self.places, "at": self.at})
 
 
 def removed_from(text: str) -> Removed:
-    """Return what an entry's text says.
+    """Return the content of an entry's text.
 
     Raises:
-        StorageCorrupt: it is not an entry's.
+        StorageCorrupt: it is not the text of an entry.
     """
     try:
         given = json.loads(text)
@@ -213,7 +213,7 @@ def ranges_of(places: Iterable[int]) -> list[tuple[int, int]]:
 
 
 def joined(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return ordered ranges, those that follow on each other as one."""
+    """Return ordered ranges, with adjacent ones joined."""
     found: list[tuple[int, int]] = []
     for first, end in ranges:
         if found and found[-1][1] == first:
@@ -224,7 +224,7 @@ def joined(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def record_values(fields: Fields) -> list[Any]:
-    """Return what a record's leaf commits to: mem0's ten columns, its context and its cause."""
+    """Return the values of a record's leaf: mem0's ten columns, its context and its cause."""
     id_, memory_id, old, new, event, created, updated, deleted, actor, role, _, _, *why = fields
     context, cause = why
     return [
@@ -244,7 +244,7 @@ def record_values(fields: Fields) -> list[Any]:
 
 
 def owner_values(memory_id: str, owner: Owner | None) -> list[Any]:
-    """Return what an owner's leaf commits to: the memory, and the four scopes of its owner."""
+    """Return the values of an owner's leaf: the memory, and the four scopes of its owner."""
     return [memory_id, *(_NO_SCOPES if owner is None else _scopes(owner))]
 
 
@@ -256,19 +256,19 @@ def record_bundle(ids: Sequence[str], records: Iterable[Fields], key: bytes | No
     """Return the leaves of new records.
 
     Args:
-        ids: of the records.
-        key: of the salts; None where the store is not encrypted.
+        ids: the ids of the records.
+        key: the key of the salts; None if the store is not encrypted.
     """
     return values_bundle(RECORD, ids, map(record_values, records), key)
 
 
 def owner_bundle(owners: Mapping[str, Owner]) -> Bundle:
-    """Return the leaves of memories' new owners."""
+    """Return the leaves of new owners of memories."""
     return values_bundle(OWNER, list(owners), [owner_values(*each) for each in owners.items()])
 
 
 def entry_bundle(removed: Removed) -> Bundle:
-    """Return the leaf of what is done to leaves."""
+    """Return the leaf of an entry."""
     text = removed.text()
     return values_bundle(ENTRY, [text], [[text]])
 
@@ -276,7 +276,7 @@ def entry_bundle(removed: Removed) -> Bundle:
 def values_bundle(
     kind: str, names: Sequence[str], rows: Iterable[Sequence[Any]], key: bytes | None = None
 ) -> Bundle:
-    """Return the leaves of what has these names and values; with a key, of keyed salts."""
+    """Return the leaves with these names and values; with a key, their salts are keyed."""
     drawn = os.urandom(SALT_BYTES * len(names))
     kept = [drawn[at : at + SALT_BYTES] for at in range(0, len(drawn), SALT_BYTES)]
     salts = kept if key is None else [_keyed(one, key) for one in kept]
@@ -291,7 +291,7 @@ def values_bundle(
 def held_at(
     leaves: Mapping[int, Leaf], rows: Sequence[Sequence[Any]], key: bytes | None
 ) -> set[int]:
-    """Return the places of those leaves that commit to their row's values: `holds`, of many."""
+    """Return the places of the leaves that commit to their row's values; see `holds`."""
     if not leaves:
         return set()
     return {
@@ -302,14 +302,14 @@ def held_at(
 
 
 def _texts(kind: str, rows: Iterable[Sequence[Any]]) -> Iterable[bytes]:
-    """Return each row's values as the lines of a commitment, in UTF-8.
+    """Return the values of each row as the lines of a commitment, in UTF-8.
 
-    Those of records are written out, one by one: the garbage collector walks through rows that are
-    kept. All others are encoded as one text: it saves half of the time.
+    Records are encoded one by one, because the garbage collector would scan rows that are kept. All
+    others are encoded as one text, which saves half of the time.
     """
     if kind in _KEYED_KINDS:
         return map(_record_text, rows)
-    # Nothing but two rows has ] and [ around a line's end.
+    # Only between two rows are there ] and [ around a line's end.
     return _encode_rows(list(rows))[2:-2].encode().split(b"]\n[")
 
 
@@ -325,7 +325,7 @@ def _lines(values: Sequence[Any]) -> str:
     """Return a record's values as the lines of a commitment.
 
     Raises:
-        TypeError: they have other types than what is recorded.
+        TypeError: they have types that are never recorded.
     """
     id_, memory_id, old, new, event, created, updated, deleted, actor, role, context, cause = values
     if type(deleted) is not int:
@@ -362,7 +362,7 @@ def _prefix(kind: str) -> bytes:
 
 
 def rewritten(bundle: Bundle, at: Iterable[int], *, keeps_names: bool) -> Bundle:
-    """Return a bundle without the salts, and perhaps without the names, of some of its leaves."""
+    """Return a bundle without the salts, and optionally without the names, of some leaves."""
     hashes = bytearray(bundle.hashes)
     names = None if keeps_names else json.loads(bundle.names)
     for place in at:

@@ -1,4 +1,4 @@
-"""The ledger of an open history, as a manager gives it: `history.ledger`."""
+"""The ledger of an open history: `history.ledger`."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -19,23 +19,23 @@ from async_history.errors import InvalidInput, NotProven
 
 
 class Ledger:
-    """Proves what a history recorded, and finds what was changed since. See `history.ledger`.
+    """The proof of what a history recorded, and of later changes to it. See `history.ledger`.
 
     Args:
-        require: returns the open store's ledger, and its log of operations; raises where there is
-            none.
+        require: returns the open store's ledger and its log of operations; raises if there is no
+            ledger.
     """
 
     def __init__(self, require: Callable[[], tuple[LedgerStore, OperationLog]]) -> None:
         self._require = require
 
     async def checkpoint(self, key: LedgerKey) -> Checkpoint:
-        """Return a signed statement of the ledger as it is now, to be kept outside of the store.
+        """Return a signed statement of the ledger as it is now. Keep it outside the store.
 
-        It covers all that was acknowledged before the call. It is entered in the log of operations.
+        It covers all that was acknowledged before the call. It is logged as an operation.
 
         Args:
-            key: what signs it. Its name becomes the checkpoint's origin.
+            key: the key that signs it. Its name becomes the checkpoint's origin.
 
         Raises:
             InvalidInput: `key` is not a `LedgerKey`, or `cryptography` is not installed.
@@ -45,7 +45,7 @@ class Ledger:
         return await _sign(_checked(key), ledger, log, await size_when_placed(ledger))
 
     async def checkpoints(self, key: LedgerKey, *, every_s: float) -> AsyncIterator[Checkpoint]:
-        """Yield a checkpoint now, and again after each pause, if the ledger has grown.
+        """Yield a checkpoint now, and after each pause if the ledger has grown.
 
         Args:
             key: as in `checkpoint`.
@@ -53,7 +53,7 @@ class Ledger:
 
         Raises:
             InvalidInput, StorageError: as `checkpoint`.
-            HistoryClosed: once the manager is closed.
+            HistoryClosed: the manager was closed.
         """
         _checked(key)
         check_seconds("every_s", every_s, may_be_zero=False)
@@ -69,22 +69,22 @@ class Ledger:
     async def verify(
         self, *checkpoints: Checkpoint, on_progress: Progress | None = None
     ) -> LedgerReport:
-        """Compare every record with its leaf, and every leaf with the tree; report what differs.
+        """Compare every record with its leaf, and every leaf with the tree; report differences.
 
-        Without a checkpoint that was kept elsewhere, whoever can rewrite the store's tables can
-        rewrite the ledger too. What others write meanwhile is not a fault. Where the history is
-        encrypted, the records are decrypted: what is proven is what was recorded.
+        Anybody who can rewrite the store's tables can also rewrite the ledger. Only checkpoints
+        that were kept elsewhere detect that. Concurrent writes are not faults. In an encrypted
+        history the records are decrypted, because leaves commit to texts in clear.
 
-        It is entered in the log of operations.
+        The verification is logged as an operation.
 
         Args:
-            checkpoints: those that were kept. Their signatures are not checked here; see
+            checkpoints: the checkpoints that were kept. Their signatures are not checked here; see
                 `Checkpoint.require_signed`.
-            on_progress: called with how many leaves were verified, and how many there are.
+            on_progress: called with the leaves verified so far and the total.
 
         Raises:
-            InvalidInput: one is not a `Checkpoint`.
-            KeyMissing: records are encrypted under a key that is not there.
+            InvalidInput: one of them is not a `Checkpoint`.
+            KeyMissing: records are encrypted under a key that is missing.
             StorageError: the store can't be written or read.
         """
         ledger, log = self._require()
@@ -101,15 +101,15 @@ class Ledger:
     async def prove(self, record_id: str, checkpoint: Checkpoint) -> RecordProof:
         """Return a proof that a record is in the ledger of a checkpoint.
 
-        Of an erased record it proves that it existed, not what it said.
+        For an erased record it proves that the record existed, not its text.
 
         Args:
             record_id: the record.
-            checkpoint: one that was made after the record was acknowledged.
+            checkpoint: a checkpoint made after the record was acknowledged.
 
         Raises:
-            InvalidInput: no record of this id has a leaf, or its leaf is not in the checkpoint.
-            NotProven: the record or the ledger is not what it was at the checkpoint: `verify` it.
+            InvalidInput: no record with this id has a leaf, or its leaf is not in the checkpoint.
+            NotProven: the record or the ledger has changed since the checkpoint: `verify` it.
             KeyMissing: the history was encrypted since it was opened.
             StorageError: the store can't be read.
         """
@@ -155,8 +155,8 @@ class Ledger:
             new: the newer one.
 
         Raises:
-            InvalidInput: `old` is the larger one.
-            NotProven: one of them is not of this ledger, or the ledger was rewritten.
+            InvalidInput: `old` has more leaves than `new`.
+            NotProven: one of them belongs to another ledger, or the ledger was rewritten.
             StorageError: the store can't be read.
         """
         ledger, _ = self._require()
@@ -174,7 +174,7 @@ class Ledger:
 
 
 _LEAVES_OF_CHECKPOINT: Final = 2
-"""What a checkpoint adds to the ledger: that it began, and how it ended."""
+"""Leaves that a checkpoint adds to the ledger: its beginning and its outcome."""
 
 
 def _checked(key: LedgerKey) -> LedgerKey:
@@ -184,8 +184,8 @@ def _checked(key: LedgerKey) -> LedgerKey:
 
 
 async def _sign(key: LedgerKey, ledger: LedgerStore, log: OperationLog, size: int) -> Checkpoint:
-    """Return a checkpoint of the first leaves of a ledger, after it was entered in the log."""
-    # Tiles of a size stay as they are when more leaves follow.
+    """Return a checkpoint of the first leaves of a ledger, and log it before."""
+    # The tiles of a size do not change when more leaves follow.
     (root,) = await ledger.read(lambda tables: tables.roots([(0, size)]))
     checkpoint = Checkpoint.make(key, size, root)
     operation = new_operation("checkpoint", {"origin": key.name, "size": size})

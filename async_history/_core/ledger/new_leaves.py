@@ -1,4 +1,4 @@
-"""The leaves of what a batch records: for databases whose drivers are awaited."""
+"""The leaves of a batch, for databases with async drivers."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -10,22 +10,21 @@ from async_history._core.records import HistoryRecord, fields_in_order
 from async_history._core.threads import computed
 
 _HASHED_HERE: Final = 64
-"""Records whose leaves are computed on the event loop: a third of a millisecond. More go to a
-thread."""
+"""Most records whose leaves are computed on the event loop, in a third of a millisecond. A thread
+computes those of more."""
 _MOST: Final = 512
-"""Leaves in a bundle, which a proof reads as a whole."""
+"""Most leaves of a bundle: a proof reads a whole bundle."""
 _NAMES: Final = 65_536
-"""Characters of the names in a bundle, after which it takes no more: a server takes statements of
-some size only."""
+"""Characters of names after which a bundle is full, because servers limit statements."""
 
 
 async def new_leaves(
     records: Sequence[HistoryRecord], owners: Mapping[str, Owner | None], key: bytes | None
 ) -> Sequence[Bundle]:
-    """Return the leaves of new records, and of the owners that memories get.
+    """Return the leaves of new records, and of the new owners of memories.
 
     Args:
-        key: of the salts; None where the store is not encrypted.
+        key: the key of the salts; None if the store is not encrypted.
     """
     make = partial(_leaves, records, owners, key)
     return make() if len(records) <= _HASHED_HERE else await computed(make)
@@ -50,7 +49,7 @@ def _leaves(
 
 
 def _parts(names: Sequence[str]) -> Iterator[slice]:
-    """Yield which of these names a bundle takes, and those that follow, until it has all."""
+    """Yield the slices of names that go into each bundle."""
     begin, size = 0, 0
     for at, name in enumerate(names):
         if at - begin == _MOST or size > _NAMES:

@@ -1,4 +1,4 @@
-"""The log of operations of a store that may have a ledger, which covers what is entered."""
+"""The log of operations of a store that may have a ledger, which then covers its entries."""
 
 from collections.abc import Callable
 from typing import Final
@@ -14,11 +14,11 @@ from async_history._core.operations import OperationEnd, OperationLog, StoreOper
 
 
 class LedgeredOperationLog:
-    """The log of operations within a transaction. What is entered gets its leaves.
+    """The log of operations within a transaction. It also writes the leaves of its entries.
 
     Args:
-        log: enters it.
-        ledger: returns the ledger's tables in this transaction; None if the store has none.
+        log: the log in this transaction.
+        ledger: returns the ledger's tables in this transaction; None if the store has no ledger.
     """
 
     def __init__(self, log: OperationLog, ledger: Callable[[], LedgerTables | None]) -> None:
@@ -28,14 +28,14 @@ class LedgeredOperationLog:
         self.read = log.read
 
     async def begin(self, *operations: StoreOperation) -> None:
-        """Enter operations."""
+        """Add operations, with their leaves."""
         await self._log.begin(*operations)
         ledger = self._ledger()
         if ledger is not None:
             await begin_operations(ledger, [operation.id for operation in operations])
 
     async def end(self, end: OperationEnd) -> tuple[int, int] | None:
-        """Note how an operation ended; return its records and messages."""
+        """Record how an operation ended; return its numbers of records and messages."""
         counts = await self._log.end(end)
         ledger = self._ledger()
         if ledger is not None:
@@ -43,7 +43,7 @@ class LedgeredOperationLog:
         return counts
 
     async def forget_actor(self, actor_id: str) -> None:
-        """Take an actor's name from all operations."""
+        """Remove an actor's name from all operations."""
         ledger = self._ledger()
         ids = [] if ledger is None else await operations_of(ledger, actor_id)
         await self._log.forget_actor(actor_id)

@@ -1,4 +1,4 @@
-"""The order of recording, as verifying compares it with the order of the leaves."""
+"""The order of recording, which verification compares with the order of the leaves."""
 
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -6,16 +6,16 @@ from operator import ge
 from typing import Final
 
 _KEPT: Final = 4_096
-"""Transactions that are told apart. Of one that stayed open while more ended, the records are
-compared with each other only."""
+"""Transactions that are kept. If more ended while a transaction was open, its records are compared
+only with each other."""
 _LOWEST: Final = -(1 << 63)
 
 
 class RecordingOrder:
-    """Finds records whose position is not the one that they were recorded at.
+    """A check for records whose position has changed since they were recorded.
 
-    The records of a bundle are in order, and come after those of each transaction that had ended
-    when theirs began. Transactions that overlapped may have any order.
+    The records of a bundle are in order. They come after those of each transaction that had ended
+    before theirs began. Transactions that overlapped may have any order.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class RecordingOrder:
         self._last = _LOWEST
 
     def begin(self, after: int) -> None:
-        """Go on with the records of a bundle, which come after those of lower turns."""
+        """Begin a bundle; its records come after those of turns lower than `after`."""
         self._last = _LOWEST
         if after > self._forgotten_turn:
             below = bisect_left(self._turns, after)
@@ -39,9 +39,9 @@ class RecordingOrder:
         return True
 
     def are_next(self, positions: Sequence[int]) -> bool:
-        """Return whether the bundle's next records may be at these positions, in their order.
+        """Return whether the bundle's next records may be at these positions, in this order.
 
-        If not, none of them was counted: `is_next` finds which.
+        If not, none of them was counted; `is_next` finds the wrong ones.
         """
         if not positions:
             return True
@@ -51,7 +51,7 @@ class RecordingOrder:
         return True
 
     def end(self, turn: int) -> None:
-        """Note that a bundle of this turn has no more records."""
+        """End a bundle of this turn."""
         at = bisect_left(self._turns, turn)
         if at == len(self._turns) or self._turns[at] != turn:
             self._turns.insert(at, turn)

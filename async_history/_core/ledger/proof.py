@@ -1,4 +1,4 @@
-"""Proofs that need no store: that a record is in a ledger, and that a ledger has only grown."""
+"""Proofs that are checked without the store: of a record in a ledger, and of a ledger's growth."""
 
 import base64
 import json
@@ -17,32 +17,32 @@ _NAMES: Final = (*COLUMNS, "context", "cause")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordProof:
-    """That a record is in a ledger, at a place among the leaves of a checkpoint.
+    """A proof that a record is in a ledger, at a place among the leaves of a checkpoint.
 
-    `str` is its text, as JSON.
+    `str` returns it as JSON text.
     """
 
     checkpoint: Checkpoint
-    """The ledger that it is in."""
+    """The checkpoint of the ledger."""
     place: int
-    """Its leaf's place, from 0 on."""
+    """The place of its leaf, from 0."""
     path: tuple[bytes, ...]
     """The hashes that lead from the leaf to the root."""
     commitment: bytes
-    """What the leaf was made of: 32 bytes."""
+    """The commitment in the leaf: 32 bytes."""
     kind: str
-    """"record"; "rest" of what an erasure left of one."""
+    """"record", or "rest" for the rest of an erased record."""
     salt: bytes | None
-    """The random bytes in the commitment; None of an erased record."""
+    """The random bytes in the commitment; None for an erased record."""
     record: Mapping[str, Any] | None
-    """mem0's ten columns, and context and cause as JSON text; None of an erased record, of which
-    only is proven that it existed."""
+    """mem0's ten columns, and context and cause as JSON text; None for an erased record, of which
+    only the existence is proven."""
 
     def require_proven(self) -> None:
-        """Check that the record is in the checkpoint's tree. Its signature is not checked.
+        """Check that the record is in the checkpoint's tree. The signature is not checked.
 
         Raises:
-            NotProven: it is not.
+            NotProven: the record is not in the tree.
         """
         if self.record is not None:
             values = [self.record.get(name) for name in _NAMES]
@@ -71,9 +71,9 @@ class RecordProof:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GrowthProof:
-    """That a ledger has all leaves of an older checkpoint, unchanged and in order.
+    """A proof that a ledger has all leaves of an older checkpoint, unchanged and in order.
 
-    `str` is its text, as JSON.
+    `str` returns it as JSON text.
     """
 
     old: Checkpoint
@@ -84,7 +84,7 @@ class GrowthProof:
     """The hashes from which both roots are computed."""
 
     def require_proven(self) -> None:
-        """Check that the one has grown out of the other. The signatures are not checked.
+        """Check that the newer tree has grown from the older. The signatures are not checked.
 
         Raises:
             NotProven: it has not.
@@ -112,11 +112,11 @@ def verify_proof(text: str, verifier: LedgerVerifier) -> RecordProof | GrowthPro
     """Check a proof and the signatures of its checkpoints, without a store; return it.
 
     Args:
-        text: the proof, as `str` of it writes it.
+        text: the proof, as its `str` returns it.
         verifier: the ledger's public key.
 
     Raises:
-        NotProven: it does not hold, or the key has not signed its checkpoints.
+        NotProven: the proof is wrong, or the key has not signed its checkpoints.
         InvalidInput: it is not a proof, or `cryptography` is not installed.
     """
     proof = _parsed(text)
@@ -128,7 +128,7 @@ def verify_proof(text: str, verifier: LedgerVerifier) -> RecordProof | GrowthPro
 
 
 def record_of_values(values: Sequence[Any]) -> dict[str, Any]:
-    """Return a leaf's values by their names."""
+    """Return a leaf's values by name."""
     return dict(zip(_NAMES, values, strict=True))
 
 

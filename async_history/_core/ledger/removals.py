@@ -1,4 +1,4 @@
-"""Which leaves the ledger's entries say were removed: by an erasure, a prune or a reset."""
+"""The leaves that were removed by an erasure, a pruning or a reset, according to the entries."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -9,10 +9,10 @@ from async_history._core.ledger.tables import LedgerTables
 
 
 class Removals:
-    """Which leaves entries say were removed, and how.
+    """The removed leaves according to the entries, and how they were removed.
 
     Attributes:
-        damaged: places of entries that are not the ones of their leaves.
+        damaged: the places of entries that do not match their leaves.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class Removals:
         return at >= 0 and self._ranges[at][1] > first
 
     def at(self, place: int) -> str | None:
-        """Return how the leaf at a place was removed; None where it was not."""
+        """Return how the leaf at a place was removed; None if it was not."""
         at = bisect_right(self._ranges, (place, 1 << 63, "")) - 1
         if at < 0:
             return None
@@ -47,7 +47,7 @@ class Removals:
 
 
 def _flattened(found: Sequence[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
-    """Return ranges that don't overlap: of two that do, the one that was given later counts."""
+    """Return ranges that don't overlap; where given ones overlap, the later one counts."""
     bounds = sorted({bound for first, end, _ in found for bound in (first, end)})
     starts: dict[int, list[int]] = {}
     ends: dict[int, list[int]] = {}

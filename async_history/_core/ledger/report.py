@@ -1,68 +1,68 @@
-"""What verifying a store finds."""
+"""The report of a verification."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 FaultKind = Literal["changed", "lost", "moved", "cut", "rewritten", "damaged"]
-"""What is wrong: a record, owner or operation is another than was recorded, is gone, or is at
-another place in the order; leaves of a checkpoint are missing, or others than its own; or the
-ledger's tables contradict each other."""
+"""The kind of a fault: a record, owner or operation was changed, is missing, or is at another place
+in the order; leaves of a checkpoint are missing or changed; or the ledger's tables contradict each
+other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerFault:
-    """One thing that is not as it was recorded."""
+    """One difference from what was recorded."""
 
     kind: FaultKind
-    """What is wrong."""
+    """The kind of the fault."""
     record_id: str | None = None
-    """The record; None where it is not a record's."""
+    """The record, if the fault concerns one."""
     memory_id: str | None = None
-    """The memory, where its owner is concerned."""
+    """The memory, if the fault concerns its owner."""
     operation_id: str | None = None
-    """The operation in the log of operations; None where it is not one's."""
+    """The operation in the log, if the fault concerns one."""
     place: int | None = None
-    """The place of the leaf, where it is known."""
+    """The place of the leaf, if known."""
     text: str
     """A sentence for people."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerReport:
-    """What verifying a store has found."""
+    """The result of verifying a store."""
 
     size: int
-    """Leaves of the ledger."""
+    """Number of leaves of the ledger."""
     root: bytes
-    """The root of its tree, computed from all of them."""
+    """The root of its tree, computed from all leaves."""
     records: int
-    """Records that are as they were recorded."""
+    """Number of records that match their leaves."""
     owners: int
-    """Memories whose owner is as it was given."""
+    """Number of memories whose owner matches its leaf."""
     operations: int
-    """Operations that are as the log of operations entered them, and as they ended."""
+    """Number of operations in the log that match their leaves."""
     erased: int
-    """Leaves of what an erasure took: that it existed is proven, what it said is not."""
+    """Number of erased leaves. They prove that a record existed, but not its text."""
     pruned: int
-    """Leaves of records that were pruned."""
+    """Number of leaves of pruned records."""
     reset: int
-    """Leaves of records that a reset removed."""
+    """Number of leaves of records that a reset removed."""
     faults: tuple[LedgerFault, ...]
-    """What is not as it was recorded, in the order of the leaves."""
+    """The differences from what was recorded, in the order of the leaves."""
     unattested: tuple[str, ...]
-    """Ids of records that have no leaf: recorded before the ledger was turned on, or by another
-    program, or put in."""
+    """Ids of records without a leaf: recorded before the history had a ledger, or written by other
+    programs."""
     unattested_owners: int
-    """Memories whose owner has no leaf."""
+    """Number of memories whose owner has no leaf."""
     unattested_operations: int
-    """Operations that have no leaf, or whose end has none."""
+    """Number of operations without a leaf, or without a leaf for their outcome."""
 
     @property
     def is_intact(self) -> bool:
-        """Whether all that has a leaf is as it was recorded."""
+        """Whether everything with a leaf is as it was recorded."""
         return not self.faults
 
 
 def damaged(place: int, text: str, record_id: str | None = None) -> LedgerFault:
-    """Return the fault of tables of the ledger that contradict each other."""
+    """Return the fault of contradicting tables of the ledger."""
     return LedgerFault(kind="damaged", place=place, text=text, record_id=record_id)

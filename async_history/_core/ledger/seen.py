@@ -1,4 +1,4 @@
-"""What the store has now of what its leaves commit to, as verifying compares them."""
+"""The stored values that verification compares with their leaves."""
 
 from collections.abc import Awaitable, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from async_history._core.owners import Owner
 
 @dataclass(frozen=True, slots=True)
 class SeenLeaves:
-    """Leaves from a place on, and what the store has of them now."""
+    """Leaves from a place on, with the stored values."""
 
     first: int
     leaves: Sequence[Leaf]
@@ -40,7 +40,7 @@ class SeenLeaves:
 
 @dataclass(frozen=True, slots=True)
 class WholeBundle:
-    """A bundle of which the store has all as its leaves have it, and where its records are."""
+    """A bundle whose leaves all match the store, with the positions of its records."""
 
     first: int
     names: Sequence[str | None]
@@ -51,7 +51,7 @@ class WholeBundle:
 async def seen_bundles(
     stored: Sequence[StoredBundle], removals: Removals, tables: LedgerTables
 ) -> list[WholeBundle | SeenLeaves]:
-    """Return what the store has of bundles: as a rule all, which is found out at once."""
+    """Return bundles with their stored values. Usually all match, which is checked at once."""
     if any(one.bundle.has_keyed_salts for one in stored):
         await tables.require_key()
     untouched = [
@@ -68,15 +68,15 @@ async def seen_bundles(
 
 
 _Untouched = tuple[int, Bundle, Sequence[str | None]]
-"""A bundle none of whose leaves was removed: its place, itself, and its leaves' names."""
+"""A bundle without removed leaves: its place, the bundle, and the names of its leaves."""
 
 
 async def _whole_of_records(
     bundles: Sequence[_Untouched], tables: LedgerTables
 ) -> dict[int, WholeBundle]:
-    """Return the bundles of which the store has all records, by place.
+    """Return the bundles whose records all match, by place.
 
-    A server reads the records of the next bundle while those of one are compared.
+    A server reads the records of the next bundle while this one is compared.
     """
     whole: dict[int, WholeBundle] = {}
     asked: Awaitable[Sequence[Sequence[Any]]] | None = None
@@ -92,7 +92,7 @@ async def _whole_of_records(
 async def _whole_of_owners(
     bundles: Sequence[_Untouched], tables: LedgerTables
 ) -> dict[int, WholeBundle]:
-    """Return the bundles of which the store has all owners, by place."""
+    """Return the bundles whose owners all match, by place."""
     whole: dict[int, WholeBundle] = {}
     for first, bundle, names in bundles:
         there = await tables.owners([name for name in names if name is not None])
@@ -103,7 +103,7 @@ async def _whole_of_owners(
 
 
 async def seen(first: int, leaves: Sequence[Leaf], tables: LedgerTables) -> SeenLeaves:
-    """Return what the store has of leaves from a place on."""
+    """Return leaves from a place on, with the stored values."""
     ids = _names(leaves, RECORD, REST)
     owned = _names(leaves, OWNER)
     logged = _names(leaves, BEGUN, ENDED)
@@ -125,7 +125,7 @@ async def seen(first: int, leaves: Sequence[Leaf], tables: LedgerTables) -> Seen
 def _values(
     kind: str, name: str, records: Mapping[str, StoredRecord], owners: Mapping[str, Owner]
 ) -> Sequence[Any] | None:
-    """Return what a leaf should commit to, as the store has it now; None if it does not."""
+    """Return the stored values of a leaf; None if they are not stored."""
     if kind == OWNER:
         return owner_values(name, owners[name]) if name in owners else None
     if kind in (RECORD, REST):

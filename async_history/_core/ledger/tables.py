@@ -1,7 +1,7 @@
-"""The ledger's tables, and what is done with them inside a transaction, for every database alike.
+"""The ledger's tables inside a transaction, the same for every database.
 
-A batch's leaves are written with the batch, without a place. Whoever needs the tree gives the next
-ones their places, in the order in which they were committed, under a lock; no writer waits for it.
+A batch's leaves are written with the batch, without a place. The next process that needs the tree
+assigns their places, in commit order, under a lock. On most databases no writer waits for it.
 """
 
 import json
@@ -32,12 +32,12 @@ from async_history.errors import KeyMissing, StorageCorrupt
 T = TypeVar("T")
 
 _PLACED_AT_ONCE: Final = 8_192
-"""Leaves that one transaction gives their places: some 30 ms."""
+"""Leaves to which one transaction assigns places, in some 30 ms."""
 _BUNDLES_AT_ONCE: Final = 256
 _BEGUN: Final = 8
 """Columns of an operation that are known when it begins."""
 READ_AT_ONCE: Final = 16
-"""Bundles that are read at once: about 8,000 leaves, some 50 ms."""
+"""Bundles that are read at once: about 8,000 leaves, in some 50 ms."""
 
 
 _DATES: Final = {str, type(None)}
@@ -47,7 +47,7 @@ class StoredBundle(NamedTuple):
     """A bundle, the place of its first leaf, and when it was written.
 
     Attributes:
-        turn: a number of the transaction that wrote it.
+        turn: the number of the transaction that wrote it.
         after: transactions with a lower number had ended when it began.
     """
 
@@ -58,10 +58,10 @@ class StoredBundle(NamedTuple):
 
 
 class StoredRecord(NamedTuple):
-    """A record as its leaf has it, and its position in the order of recording.
+    """A record's values for its leaf, and its position in the order of recording.
 
     Attributes:
-        has_owner: whether the owner that is stored with it is its memory's.
+        has_owner: whether the owner stored with it is that of its memory.
     """
 
     position: int
@@ -70,14 +70,14 @@ class StoredRecord(NamedTuple):
 
 
 class RecordRows(NamedTuple):
-    """What several `StoredRecord` are made of, one by one, as the database has it."""
+    """The values of several `StoredRecord`, one list for each field."""
 
     positions: Sequence[int]
     have_owner: Sequence[Any]
     values: Sequence[Row]
 
     def of(self, ids: Sequence[str | None]) -> "RecordRows | None":
-        """Return those of these records, in this order; None if one is not there."""
+        """Return these records, in this order; None if one is missing."""
         there = [row[0] for row in self.values]
         if there == ids:
             return self
@@ -93,17 +93,17 @@ class RecordRows(NamedTuple):
 
 
 class StoredOperation(NamedTuple):
-    """An operation in the log as its two leaves have it: that it began, and how it ended."""
+    """An operation's values for its two leaves: its beginning and its outcome."""
 
     begun: Sequence[Any]
     ended: Sequence[Any] | None
 
 
 Run = Callable[..., Awaitable[Sequence[Sequence[Any]]]]
-"""Run one statement with its parameters, and return its rows."""
+"""A function that runs one statement with its parameters, and returns its rows."""
 OpenRows = Callable[[ReadRows], Awaitable[Sequence[Row]]]
-"""Read rows, and return them with their texts as they were recorded; one that does not open as it
-is stored."""
+"""A function that reads rows and returns them with texts in clear; a row that does not open, as
+stored."""
 
 
 def _named_as(kind: str) -> str:
@@ -124,14 +124,14 @@ def _now() -> str:
 
 
 class LedgerTables:
-    """Reads and writes the ledger's tables with a database's statements.
+    """The ledger's tables, read and written with a database's statements.
 
     Args:
-        run: runs one statement; all within one transaction, where anything is written.
-        open_rows: decrypts what an encrypted store has.
+        run: runs one statement. If anything is written, all run in one transaction.
+        open_rows: decrypts the rows of an encrypted store.
 
     Attributes:
-        key: of the salts; None where the store is not encrypted.
+        key: the key of the salts; None if the store is not encrypted.
     """
 
     def __init__(
@@ -145,10 +145,10 @@ class LedgerTables:
     # Reading
 
     async def require_key(self) -> None:
-        """Check that texts and keyed salts are what they seem.
+        """Check that texts and keyed salts can be opened.
 
         Raises:
-            KeyMissing: the store is encrypted by now, and was opened without keys.
+            KeyMissing: the store was opened without keys, and has been encrypted since.
         """
         if self.key is not None:
             return
@@ -161,12 +161,12 @@ class LedgerTables:
             raise KeyMissing("", f"the history {OPEN_WITH_KEYS}")
 
     async def size(self) -> int:
-        """Return how many leaves have a place."""
+        """Return the number of leaves with a place."""
         ((size,),) = await self._run(self._sql.size)
         return int(size)
 
     async def bundles(self, first: int) -> list[StoredBundle]:
-        """Return the next bundles from a place on, which is the first of one."""
+        """Return the next bundles from a place on, which must be the first of a bundle."""
         return [_stored(row) for row in await self._run(self._sql.bundles, first, READ_AT_ONCE)]
 
     async def entries(self) -> list[StoredBundle]:
@@ -174,7 +174,7 @@ class LedgerTables:
         return [_stored(row) for row in await self._run(self._sql.entries)]
 
     async def tiles(self, wanted: Collection[Tile]) -> dict[Tile, bytes]:
-        """Return those of these tiles that are there."""
+        """Return those of these tiles that exist."""
         if not wanted:
             return {}
         rows = await self._run(self._sql.tiles, _json(sorted(wanted)))
@@ -198,7 +198,7 @@ class LedgerTables:
         return [place for _, place in await self._run(self._sql.names, _json(keys))]
 
     async def leaves(self, places: Iterable[int]) -> dict[int, Leaf]:
-        """Return the leaves at some places, of those that there are."""
+        """Return the leaves at some places, by place; missing ones are left out."""
         asked = sorted(set(places))
         if not asked:
             return {}
@@ -211,11 +211,11 @@ class LedgerTables:
         return found
 
     async def bundles_at(self, places: Sequence[int]) -> list[StoredBundle]:
-        """Return the bundles that have these places."""
+        """Return the bundles with these places."""
         return [_stored(row) for row in await self._run(self._sql.bundles_at, _json(list(places)))]
 
     async def leaves_of(self, kind: str, names: Iterable[str]) -> dict[int, Leaf]:
-        """Return the leaves with these names, in order: RECORD means what is left of one, too."""
+        """Return the leaves with these names, in order. RECORD includes rests of erased records."""
         wanted = set(names)
         found = await self.leaves(await self.places(kind, wanted))
         return {
@@ -225,10 +225,10 @@ class LedgerTables:
         }
 
     async def records(self, ids: Sequence[str]) -> dict[str, StoredRecord]:
-        """Return these records by id, of those that are there.
+        """Return those of these records that exist, by id.
 
         Raises:
-            KeyMissing: as `require_key`: what they say can't be told.
+            KeyMissing: as `require_key`: their texts can't be opened.
         """
         rows = await self.record_rows(_json(ids))
         if rows.values:
@@ -239,7 +239,7 @@ class LedgerTables:
         }
 
     def ask_records(self, ids: str) -> Awaitable[Sequence[Sequence[Any]]]:
-        """Begin to read records: a server does it while something else is done.
+        """Begin to read records: a server can do it while other work is done.
 
         Args:
             ids: a JSON list.
@@ -249,11 +249,11 @@ class LedgerTables:
     async def record_rows(
         self, ids: str, asked: Awaitable[Sequence[Sequence[Any]]] | None = None
     ) -> RecordRows:
-        """Return what the database has of these records, of those that are there.
+        """Return the rows of those of these records that exist.
 
         Args:
             ids: a JSON list.
-            asked: what `ask_records` returned for them, if it was called.
+            asked: the result of `ask_records` for them, if it was called.
         """
         rows: Sequence[Sequence[Any]] = ()
 
@@ -266,7 +266,7 @@ class LedgerTables:
         return RecordRows([row[0] for row in rows], [row[1] for row in rows], values)
 
     async def operations(self, ids: Collection[str]) -> dict[str, StoredOperation]:
-        """Return these operations of the log by id, of those that are there."""
+        """Return those of these operations that are in the log, by id."""
         rows = await self._run(self._sql.operations, _json(list(ids)))
         return {
             row[0]: StoredOperation(row[:_BEGUN], (row[0], *row[_BEGUN:]) if row[_BEGUN] else None)
@@ -274,16 +274,16 @@ class LedgerTables:
         }
 
     async def operation_counts(self) -> tuple[int, int]:
-        """Return how many operations there are, and how many have ended."""
+        """Return the number of operations, and of those that have ended."""
         ((begun, ended),) = await self._run(self._sql.operation_counts)
         return int(begun), int(ended)
 
     async def operations_of(self, actor_id: str) -> list[str]:
-        """Return the ids of all operations of an actor."""
+        """Return the ids of an actor's operations."""
         return [row[0] for row in await self._run(self._sql.operations_of, actor_id)]
 
     async def owners(self, memory_ids: Collection[str]) -> dict[str, Owner]:
-        """Return the owners of these memories, of those that have one."""
+        """Return the owners of these memories, where they have one."""
         rows = await self._run(self._sql.owners, _json(list(memory_ids)))
         found = {memory_id: owner_from_text(text) for memory_id, text in rows}
         return {memory_id: owner for memory_id, owner in found.items() if owner is not None}
@@ -294,7 +294,7 @@ class LedgerTables:
         return {memory_id for (memory_id,) in rows}
 
     async def counts(self) -> tuple[int, int]:
-        """Return how many records there are, and how many memories that have an owner."""
+        """Return the number of records, and of memories with an owner."""
         ((records,),) = await self._run(self._sql.record_count)
         ((owners,),) = await self._run(self._sql.owner_count)
         return int(records), int(owners)
@@ -306,11 +306,11 @@ class LedgerTables:
     # Writing
 
     async def append(self, bundle: Bundle) -> None:
-        """Write leaves, to be given a place later."""
+        """Write leaves, whose places are assigned later."""
         await self._run(self._sql.append, *bundle)
 
     async def grow(self) -> bool:
-        """Give the next leaves their places; return whether more are waiting."""
+        """Assign places to the next leaves; return whether more are waiting."""
         if self._sql.lock is not None:
             await self._run(self._sql.lock)
         rows = await self._run(self._sql.waiting, _BUNDLES_AT_ONCE, _PLACED_AT_ONCE)
@@ -335,7 +335,7 @@ class LedgerTables:
         return len(rows) == _BUNDLES_AT_ONCE or len(hashes) >= _PLACED_AT_ONCE
 
     async def grow_completely(self) -> int:
-        """Give all leaves their places; return how many there are."""
+        """Assign places to all leaves; return the number of leaves."""
         while await self.grow():
             pass
         return await self.size()
@@ -343,7 +343,7 @@ class LedgerTables:
     async def rewrite(
         self, stored: StoredBundle, at: Collection[int], *, keeps_names: bool
     ) -> None:
-        """Take the salts, and perhaps the names, of some leaves of a bundle."""
+        """Remove the salts, and optionally the names, of some leaves of a bundle."""
         first, bundle = stored.first, stored.bundle
         if not keeps_names:
             leaves = bundle.leaves()
@@ -354,7 +354,7 @@ class LedgerTables:
         await self._run(self._sql.rewrite, new.hashes, new.names, first)
 
     async def rewrite_all(self) -> list[Range]:
-        """Take the salts and the names of all leaves of records and owners; return their places."""
+        """Remove the salts and names of all leaves of records and owners; return their places."""
         if self._sql.rewrite_all is not None:
             rows = await self._run(self._sql.rewrite_all)
             return joined(sorted((first, first + size) for first, size in rows))
@@ -376,23 +376,23 @@ class LedgeredStore(Protocol):
 
     @property
     def ledger(self) -> "LedgerStore | None":
-        """What it is proven with; None where it has no ledger."""
+        """Its ledger; None if it has none."""
 
 
 class LedgerStore(Protocol):
     """A store's ledger: transactions over its tables."""
 
     async def write(self, work: Callable[[LedgerTables], Coroutine[Any, Any, T]]) -> T:
-        """Run work in one transaction, in turn with the writes of this store."""
+        """Run work in one transaction, queued with the writes of this store."""
 
     async def read(self, work: Callable[[LedgerTables], Coroutine[Any, Any, T]]) -> T:
-        """Run work that only reads, off the event loop where it takes long."""
+        """Run work that only reads; long work does not run on the event loop."""
 
 
 async def place_all(ledger: LedgerStore) -> None:
-    """Give all leaves that are written their places, some in each transaction.
+    """Assign places to all written leaves, some in each transaction.
 
-    Before records are removed, so that the transaction which does it has few left to place.
+    This is called before records are removed, so that the removing transaction has few left.
     """
     while await ledger.write(LedgerTables.grow):
         pass

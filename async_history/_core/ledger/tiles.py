@@ -1,7 +1,7 @@
-"""Tiles: how the tree is stored, 256 hashes a row, as transparency logs do.
+"""Tiles: the stored form of the tree, with 256 hashes in a row, as in transparency logs.
 
 The tile `(level, number)` has the hashes of the nodes of the tree's level 8 * level, from number *
-256 on. The last one of each level may have fewer. (C2SP tlog-tiles.)
+256 on. The last tile of each level may have fewer. (C2SP tlog-tiles.)
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,14 +17,14 @@ Tile = tuple[int, int]
 
 
 def _tile_of(node: Node) -> tuple[Tile, int, int]:
-    """Return the tile that a node is computed from, its first hash there, and how many."""
+    """Return the tile for a node, the index of the node's first hash in it, and their number."""
     level, index = node
     first = index << (level % _HEIGHT)
     return (level // _HEIGHT, first // WIDTH), first % WIDTH, 1 << (level % _HEIGHT)
 
 
 def tiles_of(ranges: Iterable[Range]) -> set[Tile]:
-    """Return the tiles that the roots of ranges are computed from."""
+    """Return the tiles from which the roots of ranges are computed."""
     return {_tile_of(node)[0] for leaves in ranges for node in nodes_of(leaves)}
 
 
@@ -46,7 +46,7 @@ def roots_from(ranges: Iterable[Range], tiles: Mapping[Tile, bytes]) -> list[byt
 
 
 def last_tiles(size: int) -> list[Tile]:
-    """Return the tiles of a tree that are not full yet, of those that have a hash."""
+    """Return the tiles of a tree that have a hash and are not full."""
     found = []
     level, count = 0, size
     while count:
@@ -60,9 +60,9 @@ def grown(size: int, last: Mapping[Tile, bytes], leaves: bytes) -> dict[Tile, by
     """Return the tiles that change when leaves are appended to a tree.
 
     Args:
-        size: how many leaves there are.
-        last: the tree's tiles that are not full.
-        leaves: the new ones' hashes, one after the other.
+        size: the number of leaves.
+        last: the tiles of the tree that are not full.
+        leaves: the joined hashes of the new leaves.
     """
     changed: dict[Tile, bytes] = {}
     level, count, new = 0, size, leaves

@@ -1,7 +1,7 @@
-"""The Merkle tree of RFC 6962 and RFC 9162: its hashes, its proofs, and how they are checked.
+"""The Merkle tree of RFC 6962 and RFC 9162: its hashes, its proofs, and their checks.
 
 The tree of n leaves is stored as its complete subtrees: the node `(level, index)` covers the
-2**level leaves from index * 2**level on. All others are computed from these.
+2**level leaves from index * 2**level on. All other nodes are computed from these.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +15,7 @@ EMPTY_ROOT: Final = sha256(b"").digest()
 Node = tuple[int, int]
 """The level and index of a complete subtree."""
 Range = tuple[int, int]
-"""Leaves from the first on, without the last."""
+"""The first leaf, and the one after the last."""
 
 
 def leaf_hash(data: bytes) -> bytes:
@@ -24,7 +24,7 @@ def leaf_hash(data: bytes) -> bytes:
 
 
 def node_hash(left: bytes, right: bytes) -> bytes:
-    """Return the hash of a node from those of its two halves."""
+    """Return the hash of a node from the hashes of its two halves."""
     return sha256(b"\x01" + left + right).digest()
 
 
@@ -43,7 +43,7 @@ def _split(size: int) -> int:
 
 
 def nodes_of(leaves: Range) -> Iterator[Node]:
-    """Yield the complete subtrees that a range of a tree consists of, in order."""
+    """Yield the complete subtrees of a range of a tree, in order."""
     first, end = leaves
     while first < end:
         size = end - first
@@ -53,7 +53,7 @@ def nodes_of(leaves: Range) -> Iterator[Node]:
 
 
 def root_of(leaves: Range, get: Callable[[Node], bytes]) -> bytes:
-    """Return the root over a range of a tree, from the hashes of complete subtrees."""
+    """Return the root of a range of a tree, from the hashes of complete subtrees."""
     root: bytes | None = None
     for node in reversed(list(nodes_of(leaves))):
         root = get(node) if root is None else node_hash(get(node), root)
@@ -76,7 +76,7 @@ def inclusion_ranges(index: int, size: int) -> list[Range]:
 
 
 def growth_ranges(old: int, new: int) -> list[Range]:
-    """Return the ranges whose roots prove that a tree has grown out of another (2.1.4.1)."""
+    """Return the ranges whose roots prove that a tree has grown from another (2.1.4.1)."""
     first, end, is_whole = 0, new, True
     found: list[Range] = []
     while old != end:
@@ -111,7 +111,7 @@ def is_included(leaf: bytes, index: int, size: int, path: Sequence[bytes], root:
 
 
 def has_grown(old: int, new: int, path: Sequence[bytes], old_root: bytes, new_root: bytes) -> bool:
-    """Return whether a path proves that a tree has grown out of another (RFC 9162, 2.1.4.2)."""
+    """Return whether a path proves that a tree has grown from another (RFC 9162, 2.1.4.2)."""
     if not 0 <= old <= new:
         return False
     if old == new:

@@ -1,4 +1,4 @@
-"""Verifying a store against its ledger: every leaf, every record, every node of the tree."""
+"""Verification of a store against its ledger: every leaf, every record, every node of the tree."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ _IDS_AT_ONCE: Final = 2_000
 
 @dataclass(slots=True)
 class _Pass:
-    """What a pass through the leaves has found so far."""
+    """The findings of a pass through the leaves."""
 
     removals: Removals
     order: RecordingOrder | None
@@ -37,13 +37,13 @@ class _Pass:
     ended: set[str] = field(default_factory=set)
     faults: list[LedgerFault] = field(default_factory=list)
     marked: list[int] = field(default_factory=list)
-    """Places of bundles whose salts are marked as keyed, and can't be."""
+    """Places of bundles whose salts are marked as keyed but can't be."""
 
     def count(self, what: str, many: int = 1) -> None:
         self.counts[what] = self.counts.get(what, 0) + many
 
     def check_whole(self, page: WholeBundle) -> None:
-        """Count what a whole bundle has, and compare the order of its records."""
+        """Count the leaves of a whole bundle, and check the order of its records."""
         size = len(page.names)
         if page.kind == OWNER:
             self.count("owners", size)
@@ -56,7 +56,7 @@ class _Pass:
             self._check_order(page.first + at, page.names[at], position)
 
     def check(self, page: SeenLeaves) -> None:
-        """Compare leaves with what the store has."""
+        """Compare leaves with the stored values."""
         for place, leaf in enumerate(page.leaves, start=page.first):
             if leaf.kind == ENTRY:
                 continue
@@ -106,7 +106,7 @@ class _Pass:
         elif name in page.memories:
             text = f"the owner of memory {name} is gone"
             self._found("lost", place, text, memory_id=name)
-        # Otherwise it went with the memory's last record, whose own leaf tells.
+        # Otherwise it was removed with the memory's last record, whose own leaf shows that.
 
     def _check_operation(self, place: int, leaf: Leaf, page: SeenLeaves) -> None:
         name = leaf.name or ""
@@ -150,7 +150,7 @@ async def verify(
     on_progress: Progress | None,
 ) -> LedgerReport:
     """Verify a store; see `Ledger.verify`."""
-    # Counted first, so that all of them have their leaves below the size.
+    # Counted first, so that the leaves of all of them are below the size.
     records, owners = await ledger.read(LedgerTables.counts)
     begun, ended = await ledger.read(LedgerTables.operation_counts)
     size = await size_when_placed(ledger)
@@ -159,7 +159,7 @@ async def verify(
     tree = ComputedTree(checkpoints)
 
     async def next_page(tables: LedgerTables) -> None:
-        # First all is read: a store whose connection is lost does this again, from where it was.
+        # All is read before anything is counted: after a lost connection this is run again.
         bundles = await tables.bundles(tree.size)
         pages = await seen_bundles(bundles, found.removals, tables)
         for (first, turn, after, bundle), page in zip(bundles, pages, strict=True):
@@ -220,13 +220,13 @@ async def verify(
 
 
 async def size_when_placed(ledger: LedgerStore) -> int:
-    """Give all leaves that are written their places, and return how many leaves there are."""
+    """Assign places to all written leaves, and return the number of leaves."""
     await place_all(ledger)
     return await ledger.read(LedgerTables.size)
 
 
 async def _confirmed(ledger: LedgerStore, faults: Sequence[LedgerFault]) -> list[LedgerFault]:
-    """Return the faults that are still there: what others removed meanwhile has its entry."""
+    """Return the faults that remain, without what others removed meanwhile: that has an entry."""
     if not faults:
         return []
     await place_all(ledger)
