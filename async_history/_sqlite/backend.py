@@ -1,4 +1,4 @@
-"""The SQLite backend: opens a file, or a database in memory, and checks its keys."""
+"""The SQLite backend: it opens a file or a database in memory, and checks its keys."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ class SQLiteBackend:
 
     @property
     def system(self) -> str:
-        """The database."""
+        """The name of the database system."""
         return "sqlite"
 
     @property
@@ -55,7 +55,7 @@ class SQLiteBackend:
 
     @property
     def store_name(self) -> tuple[str, ...] | None:
-        """What identifies the file in this process; None for a database in memory."""
+        """The identity of the file in this process; None for a database in memory."""
         return None if self.path is None else ("file", str(self.path))
 
     def new_locks(self) -> None:

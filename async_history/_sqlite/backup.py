@@ -27,7 +27,7 @@ from async_history._sqlite.worker_thread import run_in_thread
 from async_history.errors import InvalidInput
 
 PAGES_AT_ONCE: Final = 1_000
-"""Pages copied between two checks whether to stop: 4 MB, some milliseconds."""
+"""Pages copied between two checks whether to stop: 4 MB, in some milliseconds."""
 PageProgress = Callable[[int, int], None]
 """Called with the pages copied and the total; raises `_Stopped` to end the copy."""
 
@@ -82,8 +82,8 @@ def back_up(
 ) -> None:
     """Copy the database that a connection reads, which must not change meanwhile.
 
-    `pages` is the number of pages copied between two checks whether to stop. `require_unchanged` is
-    called after the copy, and raises if the database did change.
+    `pages` is the number of pages between two checks whether to stop. `require_unchanged` is called
+    after the copy, and raises if the database has changed.
 
     Raises:
         InvalidInput: `target` exists.
@@ -114,7 +114,7 @@ def _copy(source: sqlite3.Connection, unfinished: Path, pages: int, watch: PageP
 
     (version,) = source.execute("PRAGMA schema_version").fetchone()
     with closing(connect(unfinished, "rw")) as copy:
-        copy.execute("PRAGMA synchronous = OFF")  # it is synced below, once
+        copy.execute("PRAGMA synchronous = OFF")  # synced once, below
         source.backup(copy, pages=pages, progress=step)
         copy.execute("PRAGMA journal_mode = DELETE")  # one file, readable anywhere
         mark_copied(copy, version)

@@ -1,4 +1,4 @@
-"""Commits a batch in steps on SQLite: what `commit` has no single statement for."""
+"""The commit of a batch in steps on SQLite, if `commit` has no single statement for it."""
 
 import contextlib
 import json
@@ -108,20 +108,20 @@ DELETE FROM messages WHERE rowid IN (
 
 
 def execute_add(statement: Statement, connection: sqlite3.Connection) -> None:
-    """Run what `add_statement` returns.
+    """Run a statement of `add_statement`.
 
     Raises:
         IndexOutdated: too many rows are not indexed. Nothing was written.
     """
     before = connection.total_changes
-    # `execute` would take the GIL once more, to read the last rowid; `executemany` does not.
+    # `execute` would take the GIL once more to read the last rowid; `executemany` does not.
     connection.executemany(statement.sql, [statement.parameters])
     if connection.total_changes == before:
         raise IndexOutdated
 
 
 class _Refused(Exception):
-    """A constraint or trigger of the owner refused a write."""
+    """A constraint or trigger of the file's owner refused a write."""
 
     def __init__(self, reason: sqlite3.Error) -> None:
         super().__init__(str(reason))
@@ -130,7 +130,7 @@ class _Refused(Exception):
 
 @contextlib.contextmanager
 def _refusals() -> Iterator[None]:
-    """Turn errors of statements on existing tables into `_Refused`: a rule of the owner failed."""
+    """Turn errors of statements on existing tables into `_Refused`: a rule of the file's owner."""
     try:
         yield
     except sqlite3.IntegrityError as error:
@@ -142,14 +142,14 @@ def _refusals() -> Iterator[None]:
 
 
 class _RolledBack(Exception):
-    """A trigger of the owner rolled back the whole transaction."""
+    """A trigger of the file's owner rolled back the whole transaction."""
 
 
 class Found:
-    """What a transaction found of owners, if it looked: its memories', and the last number.
+    """What a transaction found, if it looked: the owners of its memories, and the last number.
 
-    And of what was erased: which of its memories, and the last number of a name, and whether
-    any memory was erased with its owner. Or, in `added`, that there were only new records to add.
+    Also its erased memories, the last number of an erased name, and whether any memory was erased
+    with its owner. `added` is set instead if the batch only added new records.
     """
 
     def __init__(self) -> None:
@@ -222,7 +222,7 @@ class _CommitSteps:
     async def last_changes(
         self, asked: Sequence[MemoryMoment]
     ) -> dict[MemoryMoment, HistoryRecord | None]:
-        """Return memories' last records at moments; None of one that only the whole memory tells.
+        """Return memories' last records as of moments; None if one needs the whole memory.
 
         `latest` has already indexed what other programs wrote.
         """
@@ -236,7 +236,7 @@ class _CommitSteps:
         return fetch_rows(self._connection, sql, parameters)
 
     async def owners(self, records: Sequence[HistoryRecord]) -> dict[str, Owner]:
-        """Return the owners of these records' memories, of those that have one."""
+        """Return the owners of these records' memories, where they have one."""
         self._prepare()
         if not self._found.last_number:
             return {}
@@ -246,9 +246,9 @@ class _CommitSteps:
         return {memory_id: stored.owner for memory_id, stored in found.items()}
 
     async def erased(self, names: Sequence[Name]) -> Mapping[Name, datetime]:
-        """Return when names were erased, of those that were."""
+        """Return when names were erased, without those that were not."""
         if self._is_ready and not self._found.noted:
-            return {}  # none was erased
+            return {}  # no name was erased
         found = erased_names(self._connection, names)
         self._found.erased.update(value for kind, value in found if kind == MEMORY)
         return found
@@ -266,7 +266,7 @@ class _CommitSteps:
 
     @contextlib.asynccontextmanager
     async def undone_if_refused(self) -> AsyncIterator[None]:
-        """Roll back the writes of the body if a constraint or trigger of the owner refuses one."""
+        """Provide a savepoint, rolled back if a constraint or trigger refuses a write in it."""
         self._connection.execute("SAVEPOINT submissions")
         found = self._found
         owners, last_number = found.owners.copy(), found.last_number
@@ -305,7 +305,7 @@ class _CommitSteps:
                 self._save_messages(messages)
 
     async def enter(self, operations: Sequence[StoreOperation]) -> None:
-        """Enter operations in the log."""
+        """Add operations to the log."""
         with _refusals():
             await file_log(self._connection).begin(*operations)
 
@@ -337,7 +337,7 @@ class _CommitSteps:
                 )
 
     def _prepare(self) -> None:
-        """Index what other programs wrote, and look what the store has, once in a transaction."""
+        """Index what other programs wrote, and look up the store's state, once in a transaction."""
         if self._is_ready:
             return
         self._look()
@@ -373,7 +373,7 @@ class _CommitSteps:
 
 
 def parts(records: Sequence[R], most: int) -> Sequence[tuple[int, Sequence[R]]]:
-    """Split records into parts of at most so many, each with its start."""
+    """Split records into parts of at most `most`, each with its start."""
     return [(start, records[start : start + most]) for start in range(0, len(records), most)]
 
 

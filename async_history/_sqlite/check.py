@@ -1,4 +1,4 @@
-"""Checks a SQLite file: its pages, its records, and each index entry."""
+"""The check of a SQLite file: its pages, its records, and each index entry."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from async_history._sqlite.schema.adopt import compatibility_view, rebuild
 from async_history._sqlite.schema.versions import VERSION
 
 _MOST_FAULTS: Final = 10
-"""Lines of SQLite's own check that are reported."""
+"""Most lines of SQLite's own check that are reported."""
 
 _IDS: Final = "SELECT count(*), count(id) FROM history"
 
@@ -40,7 +40,7 @@ def repair_file(path: Path, lock_timeout_s: float) -> None:
 
 
 def faults_of_file(path: Path, lock_timeout_s: float) -> list[str]:
-    """Return what is wrong with a file, which others may use."""
+    """Return the faults of a file, one sentence each; others may use the file."""
 
     def read(looking: ReadOnlyFile) -> list[str]:
         connection = looking.connection
@@ -52,7 +52,7 @@ def faults_of_file(path: Path, lock_timeout_s: float) -> list[str]:
 
 
 def faults_of(connection: sqlite3.Connection) -> list[str]:
-    """Return what is wrong with the database of a connection."""
+    """Return the faults of a connection's database, one sentence each."""
     return list(_problems(connection))
 
 

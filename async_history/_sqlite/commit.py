@@ -1,9 +1,9 @@
-"""Commits one batch in one SQLite transaction, in one call on the connection's thread.
+"""Writing one batch in one SQLite transaction, in one call on the connection's thread.
 
 A batch of new records is a single statement, which checks, writes, indexes and commits with the GIL
-released. (For a single record there is another; see `lone_record`.) With a statement for each row,
-the thread would have to get the GIL back for each row from a busy event loop. All other batches are
-rarer and take several statements.
+released. (A single record has its own statement; see `lone_record`.) With one statement for each
+row, the thread would have to get the GIL back from a busy event loop for each row. All other
+batches are rarer and take several statements.
 """
 
 import contextlib
@@ -42,12 +42,12 @@ from async_history.errors import HistoryError
 
 
 class BatchCommitter:
-    """Writes batches through one connection that has run `WRITE_PROGRAM`.
+    """The write of batches through one connection that has run `WRITE_PROGRAM`.
 
     Args:
-        recent: keeps each batch that holds only new records.
-        owners: those that the store's earlier batches have seen.
-        seal: what becomes of texts.
+        recent: keeps each batch that only adds new records.
+        owners: the cache of owners from the store's earlier batches.
+        seal: seals and opens texts.
     """
 
     def __init__(
@@ -93,8 +93,8 @@ class BatchCommitter:
     ) -> Mapping[int, HistoryError]:
         """Commit a batch. To be called within `run`.
 
-        The parameters are built here, not on the event loop: it waits for this batch anyway before
-        it wakes the callers of the one before.
+        The parameters are built here, not on the event loop. The loop waits for this batch anyway
+        before it wakes the callers of the previous one.
         """
         if self._attests is None:
             self._attests = has_ledger(connection)
@@ -133,7 +133,7 @@ class BatchCommitter:
         return True
 
     def _add_plain(self, additions: Sequence[AddRecords], connection: sqlite3.Connection) -> bool:
-        """Add new records of mem0's columns alone, where no memory has an owner."""
+        """Add new records with mem0's columns only, if no memory has an owner."""
         noted = self._owners.noted(additions)
         if not self._attests and len(additions) == additions[0].record_count == 1:
             (record,), keys = self._seal.fields(
@@ -161,11 +161,11 @@ _NO_OWNERS: Final = (None,) * STATEMENT_ROWS[-1]
 
 
 def _is_added(add: Callable[[], bool]) -> bool:
-    """Call what adds records; return whether it did, or wrote nothing."""
+    """Call a function that adds records; return False if it wrote nothing."""
     try:
         return add()
     except (sqlite3.IntegrityError, IndexOutdated):
-        return False  # an id exists, or another process wrote: it was rolled back
+        return False  # rolled back: an id exists, or another process has written
     except sqlite3.OperationalError as error:
         # The file owner's expression failed or a table is gone.
         if not is_schema_mismatch(error):

@@ -1,4 +1,4 @@
-"""Lists the regular files that this process has open, by their descriptors."""
+"""The regular files that this process has open, by their descriptors."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ Identity = tuple[int, int]
 
 
 def identity_of(status: os.stat_result) -> Identity:
-    """Return what identifies a file, independent of its name."""
+    """Return the identity of a file, independent of its name."""
     return status.st_dev, status.st_ino
 
 

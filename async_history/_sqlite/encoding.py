@@ -1,6 +1,6 @@
-"""Rejects texts that a file in UTF-16 can't hold: SQLite would replace U+FFFE and U+FFFF by U+FFFD.
+"""Checks for texts that a file in UTF-16 can't hold: SQLite would replace U+FFFE and U+FFFF.
 
-A file that was made with `PRAGMA encoding = 'UTF-16'` keeps that encoding for ever.
+A file created with `PRAGMA encoding = 'UTF-16'` keeps that encoding.
 """
 
 import json

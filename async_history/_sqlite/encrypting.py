@@ -1,4 +1,4 @@
-"""The texts of an encrypted SQLite file, as transactions write them again in place."""
+"""Sealing and opening the stored texts of a SQLite file in place, in transactions."""
 
 import json
 import sqlite3
@@ -56,7 +56,8 @@ _SEALED: Final = f"""
     OR instr(new_memory, '{BEGIN}') = 1 OR instr(new_memory, '{END}') > 0
     OR instr(detail.context, '{END}') > 0 OR instr(detail.cause, '{END}') > 0
 """
-"""SQL condition: something of a record may be sealed; what it is not is left out once more."""
+"""SQL condition: a value of a record may be sealed. Records without sealed values are left out
+later."""
 _PAGE: Final = f"""
 SELECT {_COLUMNS}, {_SEALED} FROM (
     SELECT rowid AS place, id FROM history WHERE id > ? ORDER BY id LIMIT ?
@@ -109,7 +110,7 @@ class FileTexts:
     Args:
         run_exclusively: runs work alone on the writing connection, queued with the writes.
         sealing: seals under the keys of the file.
-        overwrite: writes the file again; returns where texts may be still.
+        overwrite: rewrites the file; returns where texts may remain.
     """
 
     def __init__(
@@ -131,17 +132,17 @@ class FileTexts:
         return await self._run(partial(_in_transaction, self._sealing, work))
 
     async def require_decryptable(self) -> None:
-        """Do nothing: who can write the file can decrypt it."""
+        """Do nothing: a user who can write the file can decrypt it."""
 
     async def finish_decrypting(self) -> None:
-        """Do nothing: nothing is left."""
+        """Do nothing: nothing is left to do."""
 
     async def count_records(self) -> int:
-        """Return how many records there are."""
+        """Return the number of records."""
         return await self._run(partial(_count, _HOW_MANY))
 
     async def count_clear(self) -> int:
-        """Return how many records have a text in clear."""
+        """Return the number of records with a text in clear."""
         return await self._run(partial(_count, COUNT_CLEAR))
 
 
@@ -164,7 +165,7 @@ def _in_transaction(
 
 
 class _FileTransaction:
-    """What a transaction does with a file's texts, on the connection's thread."""
+    """Access to a file's stored texts in a transaction, on the connection's thread."""
 
     def __init__(self, connection: sqlite3.Connection, sealing: Sealing) -> None:
         self._connection = connection
@@ -172,7 +173,7 @@ class _FileTransaction:
         self.table: KeyTable = table_in(connection)
 
     async def clear_records(self, after: Any, limit: int) -> Page[StoredTexts]:
-        """Return the next records with a text in clear; those before have left the index."""
+        """Return the next records with a text in clear; sealed ones are no longer in the index."""
         rows = self._texts(fetch_rows(self._connection, _CLEAR_RECORDS, (limit,)))
         return Page(rows, rows[-1].id if len(rows) == limit else None)
 
@@ -196,7 +197,7 @@ class _FileTransaction:
         ]
 
     async def sealed_records(self, after: Any, limit: int) -> Page[StoredTexts]:
-        """Return those of the next records that have a sealed text."""
+        """Return the sealed ones of the next records."""
         return self._page(_PAGE, after, limit)
 
     def _page(self, sql: str, after: Any, limit: int) -> Page[StoredTexts]:
@@ -205,7 +206,7 @@ class _FileTransaction:
         return Page(texts, rows[-1][1] if len(rows) == limit else None)
 
     async def retired_records(self, after: Any, limit: int) -> Page[StoredTexts]:
-        """Return those of the next records that have a text under a retired key."""
+        """Return those of the next records whose text is under a retired key."""
         return self._page(_PAGE_BY_KEY, after, limit)
 
     async def messages(self, after: Any, limit: int) -> Page[StoredMessage]:
@@ -237,12 +238,12 @@ class _FileTransaction:
             )
 
     async def keys_of(self, owners: Sequence[Owner | None]) -> Sequence[DataKey | None]:
-        """Return the key that seals what each owner has."""
+        """Return the data key of each owner."""
         ((noted,),) = fetch_rows(self._connection, f"SELECT {LAST_NOTED}")
         return self._sealing.keys_of(owners, noted, self._connection)
 
     async def compute(self, work: Callable[[], T]) -> T:
-        """Call a function here: this is not the event loop's thread."""
+        """Call a function on this thread, which is not the event loop's."""
         return work()
 
     async def note_whole(self) -> None:
@@ -269,7 +270,7 @@ class _FileTransaction:
         self._connection.execute(_REMOVE_KEYS, (json.dumps(ids),))
 
     async def turn_on(self) -> None:
-        """Have all that is recorded sealed, again."""
+        """Seal all new records, again."""
         await self.table.begin()
 
     async def turn_off(self) -> None:
@@ -277,7 +278,7 @@ class _FileTransaction:
         self._connection.execute(_TURN_OFF)
 
     async def end(self) -> None:
-        """Remove all keys but `OFF`, and the indexes of what is in clear."""
+        """Remove all keys except `OFF`, and the indexes of records in clear."""
         if has_ledger(self._connection):
             raise StorageError(LEDGER_MEANWHILE)
         ((version,),) = fetch_rows(self._connection, "PRAGMA schema_version")

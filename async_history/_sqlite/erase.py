@@ -58,7 +58,7 @@ _HAS_TEXT: Final = """(
     )
 )"""
 _DETAILS: Final = {"context", "cause"}
-"""Of what a record may lose, that which is not a column of mem0's."""
+"""The fields that an erasure may remove and that are not columns of mem0."""
 _WITH_TEXT: Final = f"""
 SELECT history.rowid, history.id, history.memory_id
 FROM {ordered_positions("ASC", ":after")} AS place
@@ -77,7 +77,7 @@ _OF_AN_ACTOR: Final = in_order(
     Cursor(0, ""),
 )
 _OF_ACTOR: Final = f"{' UNION ALL '.join(_OF_AN_ACTOR)} ORDER BY position LIMIT :limit"
-"""Takes `:actor_id` and `:after`, the position after which to continue."""
+"""Its parameters are `:actor_id` and `:after`, the position after which to continue."""
 _OF_IDS: Final = f"""
 SELECT history.rowid, history.id, history.memory_id FROM history
 WHERE history.id IN (SELECT value FROM json_each(:ids)) AND {_HAS_TEXT} ORDER BY history.rowid
@@ -226,15 +226,15 @@ Work = Callable[[ThreadConnection], Awaitable[T]]
 
 
 class FileErasure:
-    """Erases in a file or in memory, and removes what is left in the file.
+    """An erasure in a file or in memory, which also removes texts from the file's free space.
 
     Args:
         run_exclusively: runs work alone on the writing connection, queued with the writes.
         reopen_writer: reopens that connection, queued with the writes.
         path: the file; None in memory.
-        lock_timeout_s: how long to wait for readers of the log.
-        keys: what the file is encrypted with, if it is.
-        ledger: of the file, if it has one.
+        lock_timeout_s: seconds to wait for readers of the log.
+        keys: the keys of the file, if it is encrypted.
+        ledger: the ledger of the file, if it has one.
     """
 
     def __init__(
@@ -285,7 +285,7 @@ class FileErasure:
         return destroyed
 
     async def overwrite(self) -> Sequence[str]:
-        """Write the file without free space, and empty its log; return what that left."""
+        """Rewrite the file without free space, and empty its log; return where texts remain."""
         if self._path is None:
             return ()
         return [*await self._vacuum(self._path), *await self._truncate_wal(self._path)]
@@ -300,8 +300,7 @@ class FileErasure:
         failed."""
         try:
             await run_in_thread(partial(_check_free_space, path))
-            # If another process replaced the history, drop its index entries before VACUUM, not
-            # after.
+            # If another process replaced the history, its index must be dropped before VACUUM.
             await self._reopen_writer()
             await self._run_exclusively(lambda connection: connection.execute_fetchall("VACUUM"))
         except (StorageError, CommitUnknown) as error:
@@ -348,7 +347,7 @@ def _destroy_keys(keys: FileKeys, owner: Name, connection: sqlite3.Connection) -
 
 @contextlib.contextmanager
 def _overwriting(connection: sqlite3.Connection) -> Iterator[None]:
-    """Make SQLite overwrite with zeros what the body removes."""
+    """Make SQLite overwrite with zeros what is removed in the body."""
     ((before,),) = fetch_rows(connection, "PRAGMA secure_delete")
     fetch_rows(connection, "PRAGMA secure_delete = ON")
     try:

@@ -1,4 +1,4 @@
-"""Connecting to SQLite, mapping its errors to typed ones, and waiting for a lock."""
+"""Connecting to SQLite, typed errors for its errors, and waiting for a lock."""
 
 import errno
 import os
@@ -24,8 +24,8 @@ from async_history.errors import (
 T = TypeVar("T")
 
 LOCK_SLICE_S = 0.25
-"""Seconds that SQLite itself may wait for a lock. We then try again, so closing and the program's
-exit wait for at most this long."""
+"""Seconds that SQLite itself may wait for a lock before we retry. So closing and the program's exit
+wait for at most this long."""
 
 LOG_RESET_WARNING = (
     f"SQLite {sqlite3.sqlite_version} has the WAL-reset fault: if two connections write a file at "
@@ -37,7 +37,7 @@ LOG_RESET_WARNING = (
 _PRIMARY_CODE = 0xFF
 
 _LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
-"""SQLITE_PROTOCOL: others began to use or reset the log each time this connection tried to."""
+"""SQLITE_PROTOCOL: others used or reset the log each time that this connection tried to."""
 
 _BY_CODE: dict[int, tuple[type[StorageError], str]] = {
     sqlite3.SQLITE_BUSY: (
@@ -61,7 +61,7 @@ _BY_CODE: dict[int, tuple[type[StorageError], str]] = {
 
 
 _NOT_UTF8 = "Could not decode to UTF-8"
-"""What Python's sqlite3 says of such a text. It gives this error no code of SQLite's."""
+"""The message of Python's sqlite3 for such a text. The error has no code of SQLite."""
 
 
 def has_log_reset_fault(version: tuple[int, ...]) -> bool:
@@ -193,7 +193,7 @@ def absolute(path: Path) -> Path:
 
 
 def is_locked(error: sqlite3.Error | StorageLocked) -> bool:
-    """Return whether another connection holds the lock, so that it is worth trying again."""
+    """Return whether another connection holds the lock, so that a retry may succeed."""
     if isinstance(error, StorageLocked):
         return True
     return _code(error) in _LOCKED
@@ -205,7 +205,7 @@ def is_schema_mismatch(error: sqlite3.Error) -> bool:
 
 
 def wait_for_lock(operation: Callable[[], T], timeout_s: float) -> T:
-    """Run an operation, again until it gets the file's lock, in a thread that may block.
+    """Run an operation, and retry until it gets the file's lock, in a thread that may block.
 
     Raises:
         sqlite3.OperationalError, StorageLocked: another connection still has the lock after

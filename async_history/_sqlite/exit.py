@@ -1,9 +1,9 @@
-"""Lets the interpreter exit although a manager was never closed.
+"""The exit of the interpreter although a manager was never closed.
 
-A connection's thread keeps the interpreter alive before any `atexit` function runs. So a daemon
-thread, which does not, waits for the main thread to end, then for each thread whose event loop has
-opened a connection, and stops the connections' threads. A loop that runs is never cut off: a server
-in a thread of its own outlives the main thread, and `atexit` functions may open a history.
+A connection's thread keeps the interpreter alive before any `atexit` function runs. A daemon thread
+does not. It waits for the main thread to end, then for each thread whose event loop has opened a
+connection, and stops the connections' threads. A running loop is never cut off: a server in a
+separate thread outlives the main thread, and `atexit` functions may open a history.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ _STOP_AGAIN_S: Final = 0.01
 
 
 class Stoppable(Protocol):
-    """An open connection with a thread of its own."""
+    """An open connection with its own thread."""
 
     @property
     def has_thread(self) -> bool: ...
@@ -39,7 +39,7 @@ class _Owner:
     thread: threading.Thread
 
     def wait(self) -> None:
-        """Wait until the thread has ended. The main one never seems to while atexit runs."""
+        """Wait until the thread has ended; not for the main one, which is alive during atexit."""
         if self.thread is not threading.main_thread():
             self.thread.join()
 
@@ -56,9 +56,9 @@ _watcher: threading.Thread | None = None
 def stop_at_exit(connection: Stoppable, loop: asyncio.AbstractEventLoop) -> None:
     """Stop this connection's thread when the program ends, if it still exists then.
 
-    To be called on the thread that makes the connection, where its loop runs. A thread that a
-    daemon thread starts is a daemon too, which does not keep the interpreter alive, so it is left
-    alone.
+    To be called on the thread that creates the connection, where its loop runs. A thread that was
+    started by a daemon thread is not stopped: it is a daemon too, and does not keep the interpreter
+    alive.
     """
     global _watcher
     if threading.current_thread().daemon:
@@ -93,7 +93,7 @@ def _watch() -> None:
 
 
 def _enter_child() -> None:
-    """Forget the parent's connections, its thread, and a lock that may stay locked for ever."""
+    """Forget the parent's connections, its thread, and a lock that may never be released."""
     global _lock, _watcher
     _lock = threading.Lock()
     _watcher = None

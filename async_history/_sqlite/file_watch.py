@@ -1,6 +1,6 @@
-"""Detects that an open file was removed or replaced, or that another process uses its log.
+"""Detection of an open file that was removed or replaced, or whose log another process uses.
 
-A process that has a removed file open can continue to write to it, and no other will ever read
+A process can continue to write to a removed file that it has open, but no other process will read
 that. SQLite detects this for a file with a rollback journal, but not with a write-ahead log.
 """
 
@@ -32,7 +32,7 @@ class OpenFile:
     """The identity of a file and its log when a connection opened them. Its methods block."""
 
     def __init__(self, path: Path) -> None:
-        # As text: each commit asks for them, and making text of a Path takes as long.
+        # As text: each commit needs them, and converting a Path takes as long as the check.
         self._name = os.fspath(path)
         names = (self._name, os.fspath(side_file(path, "-wal")))
         self._opened = {name: _identity(name) for name in names}

@@ -1,4 +1,4 @@
-"""Forking: closes the SQLite connections that a child inherits, before SQLite is used there.
+"""Forking: the connections that a child inherits are closed before SQLite is used there.
 
 SQLite keeps a list of the files that its process has open and locked. A fork copies the list but
 not the locks. A child that opens such a file takes no lock, and writes while another process
@@ -37,14 +37,14 @@ class Connection(sqlite3.Connection):
     """A connection of this library, which this module closes in forked children.
 
     Attributes:
-        is_lent: the user has it, and may use it at any time, also during a fork.
+        is_lent: whether the user has it and may use it at any time, also during a fork.
     """
 
     is_lent = False
 
 
 class _Gate:
-    """Counts the forks in progress, and the uses of SQLite outside of connections' own threads."""
+    """Counts of forks in progress, and of uses of SQLite outside the connections' own threads."""
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
@@ -251,7 +251,7 @@ def _is_of(descriptor: int, file: Identity) -> bool:
 def _close(connections: list[Connection]) -> None:
     for connection in connections:
         with contextlib.suppress(sqlite3.Error):  # it was already closed
-            # Closing would roll back the parent's transaction, in memory that is shared with it.
+            # Closing would roll back the parent's transaction in memory shared with it.
             if not connection.in_transaction:
                 connection.close()
 

@@ -1,4 +1,4 @@
-"""The tables of keys of an encrypted SQLite file: their statements, and what runs them."""
+"""The tables of keys of an encrypted SQLite file, and their statements."""
 
 import json
 import sqlite3
@@ -21,7 +21,7 @@ _USABLE: Final = f"""FROM json_each({{}}) AS given
     CROSS JOIN main.async_history_data_keys AS stored ON stored.id = given.value
     WHERE stored.uses < {MOST_USES}"""
 _ARE_USABLE: Final = f"(SELECT count(*) {_USABLE.format('?')}) = ?"
-"""SQL condition: all keys of a list are there, and none is retired."""
+"""SQL condition: all keys of a list exist, and none is retired."""
 _STORED: Final = (
     "SELECT id, owner, wrapping_key, wrapped, uses FROM main.async_history_data_keys AS stored"
 )
@@ -53,7 +53,7 @@ _CREATE: Final = (
     """
     CREATE INDEX IF NOT EXISTS async_history_data_keys_owner ON async_history_data_keys (owner)
     """,
-    # Counting what is in clear takes as long as there is of it: a sealed record has no entry.
+    # Sealed records have no entry, so counting takes time only for records in clear.
     f"CREATE INDEX IF NOT EXISTS async_history_clear ON history (is_deleted) WHERE {CLEAR_TEXT}",
     f"""
     CREATE INDEX IF NOT EXISTS async_history_clear_causes
@@ -70,7 +70,7 @@ COUNT_CLEAR: Final = f"SELECT count(*) FROM history WHERE {CLEAR_TEXT}"
 HAS_KEY_TABLES: Final = """EXISTS (
     SELECT 1 FROM main.sqlite_master WHERE type = 'table' AND name = 'async_history_wrapping_keys'
 )"""
-"""SQL condition: encryption was turned on, and perhaps off again: then the tables are empty."""
+"""SQL condition: encryption was turned on. If it was turned off again, the tables are empty."""
 HAS_KEYS: Final = "SELECT EXISTS (SELECT 1 FROM main.async_history_wrapping_keys)"
 _HAS_CLEAR_CAUSES: Final = (
     "EXISTS (SELECT 1 FROM main.async_history_details WHERE cause IS NOT NULL)"
@@ -120,19 +120,19 @@ STATEMENTS: Final = KeyStatements(
 
 @cache
 def checking_keys(sql: str) -> str:
-    """Return a statement, which ends in a condition, for when some keys are usable."""
+    """Return a statement, which ends in a condition, with the condition that keys are usable."""
     return f"{sql} AND {_ARE_USABLE}"
 
 
 def key_parameters(keys: Sequence[str]) -> tuple[str, int]:
-    """Return the last parameters of what `checking_keys` returns, of the keys' ids."""
+    """Return the last parameters of a statement of `checking_keys`."""
     return json.dumps(keys), len(keys)
 
 
 def create_tables(connection: sqlite3.Connection) -> None:
-    """Create what an encrypted file has more, where it is missing.
+    """Create the missing tables and indexes of an encrypted file.
 
-    The index of the records is then marked as that of the new schema.
+    The index of the records is then marked as valid for the new schema.
     """
     ((has_all,),) = fetch_rows(connection, _HAS_ALL)
     if not has_all:
@@ -141,7 +141,7 @@ def create_tables(connection: sqlite3.Connection) -> None:
 
 
 def add_tables(connection: sqlite3.Connection) -> None:
-    """Create what is missing, within a transaction."""
+    """Create the missing tables and indexes, within a transaction."""
     ((before,),) = fetch_rows(connection, "PRAGMA schema_version")
     for statement in _CREATE:
         connection.execute(statement)
@@ -177,7 +177,7 @@ def table_read(fetch: Fetch) -> KeyTable:
 
 
 def _named(parameters: Sequence[Any]) -> dict[str, Any]:
-    """Return parameters as the statements name them; several in one as a JSON array."""
+    """Return parameters by their names in the statements; a list becomes a JSON array."""
     return {
         f"p{place}": json.dumps(value) if isinstance(value, list) else value
         for place, value in enumerate(parameters, 1)

@@ -33,7 +33,7 @@ from async_history._sqlite.key_statements import add_tables, table_in
 
 
 class StoredText(NamedTuple):
-    """A value of a record as the file has it; `kind` is its type there."""
+    """A stored value of a record; `kind` is its type in the file."""
 
     column: str
     record_id: str
@@ -41,16 +41,16 @@ class StoredText(NamedTuple):
     kind: str
 
     def decoded(self) -> str:
-        """Return the text; "" where it is none."""
+        """Return the text; "" if the value is not a text."""
         return self.stored.decode(errors="replace") if self.stored and self.kind == "text" else ""
 
 
 class SealedFields(NamedTuple):
-    """Records' fields as the file gets them, to be gone through once.
+    """Records' fields as they are stored, for a single iteration.
 
     Attributes:
-        keys: ids of the keys that must be in the file, and not retired, in the transaction that
-            adds them.
+        keys: ids of the keys that must be in the file and not be retired in the transaction that
+            adds the records.
     """
 
     fields: Iterable[Fields]
@@ -58,11 +58,11 @@ class SealedFields(NamedTuple):
 
 
 class Seal(Protocol):
-    """What becomes of texts between a batch and the file, on the writing connection's thread."""
+    """Sealing and opening of texts between a batch and the file, on the writing thread."""
 
     @property
     def salt_key(self) -> bytes | None:
-        """The key of the salts of a ledger; None where they are kept as they are."""
+        """The key of the salts of a ledger; None if they are stored in clear."""
 
     def fields(
         self,
@@ -71,37 +71,37 @@ class Seal(Protocol):
         noted: int,
         connection: sqlite3.Connection,
     ) -> SealedFields:
-        """Return records' fields as the file gets them.
+        """Return records' fields as they will be stored.
 
         Args:
-            owners: of their memories.
+            owners: the owners of their memories.
             noted: the last number of an erased name that the writer knows, which it checks.
         """
 
     def opened(
         self, records: Sequence[HistoryRecord], connection: sqlite3.Connection
     ) -> Sequence[HistoryRecord]:
-        """Return records that were read as they were given."""
+        """Return records that were read, in clear."""
 
     def opened_rows(self, rows: Sequence[Row], connection: sqlite3.Connection) -> Sequence[Row]:
-        """Return stored rows as they were given; one that does not open as it is."""
+        """Return stored rows in clear; a row that does not open, as stored."""
 
     def opened_texts(
         self, texts: Sequence[StoredText], connection: sqlite3.Connection
     ) -> Sequence[bytes | None]:
-        """Return the bytes of stored texts as they were given."""
+        """Return the bytes of stored texts, in clear."""
 
     def messages(
         self, rows: Sequence[MessageRow], noted: Callable[[], int], connection: sqlite3.Connection
     ) -> Sequence[MessageRow]:
-        """Return messages as the file gets them."""
+        """Return messages as they will be stored."""
 
     def undone(self) -> None:
-        """Take note that a transaction, or a part of it, was undone."""
+        """End the leases of keys: a transaction, or a part of it, was rolled back."""
 
 
 class InClear:
-    """Texts as they are."""
+    """No sealing: texts in clear."""
 
     salt_key: Final = None
 
@@ -136,10 +136,10 @@ class InClear:
 
 
 class Sealing:
-    """Texts sealed under the data keys of a store.
+    """Sealing of texts under the data keys of a store.
 
     Args:
-        keys: of the open store.
+        keys: the data keys of the open store.
     """
 
     def __init__(self, keys: DataKeys) -> None:
@@ -198,15 +198,16 @@ class Sealing:
 
     @property
     def index_key(self) -> bytes:
-        """The key of the tokens that causes are found by."""
+        """The key of the tokens by which causes are found."""
         return self._keys.index_key
 
     def keys_of(
         self, owners: Sequence[Owner | None], noted: int, connection: sqlite3.Connection
     ) -> list[DataKey | None]:
-        """Return the key that seals what each owner has, for all texts of a record.
+        """Return the data key of each owner, for all texts of a record.
 
-        Within a transaction they are in the file. Without, who adds what they seal checks it.
+        Within a transaction they are in the file. Otherwise, the statement that adds the texts must
+        check that.
         """
         return self._taken(owners, USES, noted, connection)
 
@@ -217,7 +218,7 @@ class Sealing:
         noted: int,
         connection: sqlite3.Connection,
     ) -> list[DataKey | None]:
-        """Return the key of each owner, which may be used so often."""
+        """Return the data key of each owner, which may be used `each` times for it."""
         keys = self._keys
         keys.hold_while(noted)
         if connection.in_transaction:
@@ -230,7 +231,7 @@ class Sealing:
         return used
 
     def _lease(self, uses: Mapping[Owner | None, int], connection: sqlite3.Connection) -> None:
-        """Make sure that keys may be used so often, in this transaction or in one of its own."""
+        """Lease uses of keys, in this transaction or in a separate one."""
         keys, table = self._keys, table_in(connection)
         is_within = connection.in_transaction
         lacking = keys.lacking(uses)
@@ -247,10 +248,10 @@ class Sealing:
 
 
 class FileKeys:
-    """What a file is encrypted with, for the transactions that write: nothing, as a rule.
+    """The keys of a file, for the transactions that write: by default none.
 
     Attributes:
-        seal: what becomes of texts.
+        seal: seals and opens texts.
     """
 
     seal: Seal = InClear()
@@ -263,14 +264,14 @@ class FileKeys:
         return 0
 
     def created(self, connection: sqlite3.Connection) -> None:
-        """Create what the file has more."""
+        """Create the tables of keys, if the file is encrypted."""
 
 
 class EncryptedFileKeys(FileKeys):
     """The keys of an encrypted file.
 
     Args:
-        keys: of the open store.
+        keys: the data keys of the open store.
     """
 
     def __init__(self, keys: DataKeys) -> None:
@@ -287,6 +288,6 @@ class EncryptedFileKeys(FileKeys):
         return await table_in(connection).destroy(owner)
 
     def created(self, connection: sqlite3.Connection) -> None:
-        """Create what the file has more."""
+        """Create the tables of keys."""
         if not self._keys.is_off:
             add_tables(connection)

@@ -1,4 +1,4 @@
-"""The owners of memories that a writer has seen: what its statements rely on, and check."""
+"""A writer's cache of the owners of memories. Its statements check what they use of it."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
@@ -12,11 +12,11 @@ from async_history._sqlite.write_program import ExpectedOwners, Noted
 
 _NOTHING: Final = Noted()
 _MOST: Final = 32_768
-"""Memories whose owner is remembered: some megabytes."""
+"""Most memories in the cache: some megabytes."""
 
 
 class KnownOwners:
-    """Owners by memory, with their numbers. They may be wrong by now: each statement checks.
+    """Owners by memory, with their numbers. They may be outdated, so each statement checks them.
 
     Attributes:
         is_needed: whether any memory may have an owner, or may have been erased with one.
@@ -31,9 +31,9 @@ class KnownOwners:
     def expected(
         self, records: Sequence[Fields], additions: Sequence[AddRecords]
     ) -> ExpectedOwners | None:
-        """Return what to expect of each record's memory; None if that must be looked up.
+        """Return the expected owner of each record's memory; None if it must be looked up.
 
-        A memory that is not known, and is given an owner, is taken for a new one.
+        An unknown memory that is given an owner is assumed to be new.
         """
         owners: list[StoredOwner | None] = []
         new: dict[str, StoredOwner] = {}
@@ -60,11 +60,11 @@ class KnownOwners:
         return ExpectedOwners(owners, set(new), checked, self._noted, begun, new, is_complete)
 
     def noted(self, additions: Sequence[AddRecords]) -> Noted:
-        """Return what records of mem0's columns alone rely on."""
+        """Return the state of erased names that plain records assume."""
         return Noted(self._noted, earliest_begin(additions)) if self._noted else _NOTHING
 
     def written(self, additions: Sequence[AddRecords], expected: ExpectedOwners) -> None:
-        """Give records their owners, which were found to be as expected, and remember new ones."""
+        """Set the owners of records, which were as expected, and add new ones to the cache."""
         if expected.given:
             self._owners |= expected.given
             self._next_number = max(stored.number for stored in expected.given.values()) + 1
@@ -76,7 +76,7 @@ class KnownOwners:
                 submission.give_owners(list(islice(owners, submission.record_count)))
 
     def note(self, noted: int, *, has_erased_memory: bool) -> None:
-        """Forget what was known before names were erased."""
+        """Clear the cache if names were erased since."""
         if noted != self._noted:
             self._owners.clear()
             self._noted = noted
@@ -85,7 +85,7 @@ class KnownOwners:
     def learn(
         self, records: Iterable[HistoryRecord], owners: Mapping[str, StoredOwner], last_number: int
     ) -> None:
-        """Remember what a transaction has found of records' memories, and given them.
+        """Add the owners that a transaction has found for records' memories, or given them.
 
         Args:
             last_number: the highest number of an owner.

@@ -1,6 +1,6 @@
-"""The ledger in a SQLite file: its tables, which a file gets when it is asked for, and statements.
+"""The ledger in a SQLite file: its tables, which are created on request, and its statements.
 
-See `_core/ledger/tables.py` for what they do.
+See `_core/ledger/tables.py` for their use.
 """
 
 import sqlite3
@@ -61,7 +61,7 @@ INSERT INTO async_history_ledger (kind, size, hashes, is_keyed, names) VALUES (?
 """
 _BUNDLE: Final = """
 SELECT first, first, first, kind, size, hashes, is_keyed, names FROM async_history_ledger"""
-"""One process writes at a time: a bundle comes after all that have a place before it."""
+"""One process writes at a time, so a new bundle comes after all bundles with a place."""
 _PAIRS: Final = "SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?)"
 _HISTORY: Final = ", ".join(f"history.{name}" for name in COLUMNS)
 STATEMENTS: Final = LedgerStatements(
@@ -139,12 +139,12 @@ def has_ledger(connection: sqlite3.Connection) -> bool:
 
 
 def write_program(connection: sqlite3.Connection) -> str:
-    """Return the statements that make what a writing connection writes through."""
+    """Return the statements that create the views and triggers of a writing connection."""
     return f"{WRITE_PROGRAM}{ATTEST_PROGRAM}" if has_ledger(connection) else WRITE_PROGRAM
 
 
 def make_tables(connection: sqlite3.Connection) -> None:
-    """Give a prepared file a ledger, if it has none. Its index stays valid."""
+    """Create a ledger in a prepared file, if it has none. Its index stays valid."""
     if has_ledger(connection):
         return
     with transaction(connection):
@@ -155,7 +155,7 @@ def make_tables(connection: sqlite3.Connection) -> None:
 
 
 def tables(connection: sqlite3.Connection, seal: Seal = _IN_CLEAR) -> LedgerTables:
-    """Return the ledger's tables as a connection sees them, on its thread."""
+    """Return the ledger's tables through a connection, on its thread."""
 
     async def run(sql: str, *parameters: Any) -> list[Any]:
         return fetch_rows(connection, sql, parameters)
@@ -167,7 +167,7 @@ def tables(connection: sqlite3.Connection, seal: Seal = _IN_CLEAR) -> LedgerTabl
 
 
 def place_next(connection: sqlite3.Connection) -> bool:
-    """Give the next leaves their places in a transaction; return whether more are waiting."""
+    """Assign places to the next leaves in a transaction; return whether more are waiting."""
     if not has_ledger(connection):
         return False
     with transaction(connection):
@@ -179,10 +179,10 @@ def attest(
     work: Callable[[LedgerTables], Coroutine[Any, Any, T]],
     seal: Seal = _IN_CLEAR,
 ) -> T | None:
-    """Do work on the ledger inside a transaction; None if the file has none.
+    """Do work on the ledger inside a transaction; None if the file has no ledger.
 
     Args:
-        seal: what opens the texts of records.
+        seal: opens the texts of records.
     """
     return run_to_completion(work(tables(connection, seal))) if has_ledger(connection) else None
 
@@ -192,8 +192,8 @@ class LedgerFile:
 
     Args:
         run_exclusively: runs work on the writer's connection, alone.
-        read: calls a function with a connection that reads, on its thread.
-        seal: what opens the texts of records.
+        read: calls a function with a reading connection, on its thread.
+        seal: opens the texts of records.
     """
 
     def __init__(
@@ -207,7 +207,7 @@ class LedgerFile:
         self._seal = seal
 
     async def write(self, work: Callable[[LedgerTables], Coroutine[Any, Any, T]]) -> T:
-        """Run work in one transaction, in turn with the writes."""
+        """Run work in one transaction, queued with the writes."""
 
         def written(connection: sqlite3.Connection) -> T:
             with transaction(connection):

@@ -1,9 +1,9 @@
-"""Adds one record of mem0's columns in the cheapest statement there is: a plain insert.
+"""A single record with mem0's columns, added by the cheapest statement: a plain INSERT.
 
-A statement that adds several goes through a view and looks into the schema for triggers of the
-file's owner, which for one record takes longer than to insert it. This one relies on having been
-compiled while the schema was checked. SQLite compiles a statement again before it runs it in
-another schema; while this one runs, its connection refuses to compile.
+The statement for several records uses a view, and looks in the schema for triggers of the file's
+owner. For one record that takes longer than the INSERT. This statement was compiled while the
+schema was checked. SQLite would recompile it for a changed schema, but while it runs, its
+connection refuses to compile.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ WHERE {HAS_ROOM_IN_TAIL} AND NOT {HAS_OWNERS} AND {NONE_ERASED_SINCE}
 
 
 class LoneRecords:
-    """Adds records one by one through one connection. To be used within `run`."""
+    """Single records, added through one connection. To be used within `run`."""
 
     def __init__(self) -> None:
         self._is_usual = True
@@ -47,12 +47,12 @@ class LoneRecords:
     ) -> bool:
         """Add a record, to be indexed later; return whether it was added.
 
-        If not, nothing was written: it is time to index those before it, memories have owners, the
-        schema has changed, the file's owner has triggers (that is asked once), or it lacks one of
-        the keys that the record was sealed under.
+        If not, nothing was written, because earlier records must be indexed first, memories have
+        owners, the schema has changed, the file's owner has triggers (checked once), or the file
+        lacks a key of the sealed record.
 
         Raises:
-            sqlite3.IntegrityError: its id is taken, or a constraint of the file's owner refuses it.
+            sqlite3.IntegrityError: its id exists, or a constraint of the file's owner refuses it.
         """
         sql, values = _ADD, (*parameters(record), *noted)
         if keys:

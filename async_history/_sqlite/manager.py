@@ -34,7 +34,7 @@ class SQLiteHistoryManager(HistoryManager):
 
     Args:
         path: the file, or None for a database in memory that lives as long as the manager.
-        create: make the file (mode 0600) and its missing folders. If False, a missing file raises
+        create: create the file (mode 0600) and its missing folders. If False, a missing file raises
             `StorageMissing`.
         migrate: adopt and index a file when it is opened. If False, the file is not changed: one
             that needs adoption or indexing can be read but not written.
@@ -48,8 +48,8 @@ class SQLiteHistoryManager(HistoryManager):
         lock_timeout_s: seconds to wait while another process holds the file's lock.
         close_timeout_s: seconds that closing waits for accepted records to be committed.
         keys: a `KeyRing`, to encrypt what is recorded; see the guide on encryption.
-        ledger: give the file a ledger, which proves what was recorded. One that has a ledger keeps
-            it. See `history.ledger`.
+        ledger: add a ledger, which proves what was recorded. A file that has a ledger keeps it. See
+            `history.ledger`.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class SQLiteHistoryManager(HistoryManager):
         """Copy the whole database into another.
 
         Args:
-            target: a connection that no one else uses meanwhile.
+            target: a connection that is not used elsewhere meanwhile.
         """
         await self.store.pool.copy_into(target)
 

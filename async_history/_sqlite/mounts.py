@@ -1,4 +1,4 @@
-"""Finds the mount that a file is on, and its file system, on Linux."""
+"""The mount of a file, and its file system, on Linux."""
 
 import re
 from dataclasses import dataclass

@@ -41,8 +41,8 @@ _LOG_PAGES: Final = 1_000
 each commit also writes the file's length, which took half as long again. A small log reaches its
 full size soon, which suits single writes."""
 _LONG_LOG_PAGES: Final = 4_000
-"""The same for batches: 16 MB. At 3 million rows it was faster than 1,000 pages, and than 16,000,
-with which the slowest commit took 70 ms instead of 30."""
+"""The same for batches: 16 MB. At 3 million rows it was faster than 1,000 pages. With 16,000 pages,
+the slowest commit took 70 ms instead of 30."""
 LENGTHEN_LOG: Final = f"PRAGMA wal_autocheckpoint = {_LONG_LOG_PAGES}"
 """Run on a writing connection when it gets its first large batch."""
 _LOG_BYTES_KEPT: Final = 64 * 1024 * 1024
@@ -191,7 +191,7 @@ def open_writing(
     """Open the writing connection to a prepared file, or to a new database in memory.
 
     It calls `say_begun` on its thread each time it has the lock and begins to add a batch. With
-    `ledger`, the file gets a ledger if it has none.
+    `ledger`, a ledger is created if the file has none.
     """
 
     def begun() -> bool:
@@ -261,7 +261,7 @@ def open_read_only(path: Path) -> ReadOnlyFile:
 
 def _make_file(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Never open and close an existing file: closing it would drop the locks this process holds on
-    # it (https://www.sqlite.org/howtocorrupt.html, section 2.2).
+    # Never open and close an existing file: closing it would drop this process's locks on it
+    # (https://www.sqlite.org/howtocorrupt.html, section 2.2).
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))

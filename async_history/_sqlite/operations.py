@@ -1,4 +1,4 @@
-"""The log of operations in a SQLite file: its statements."""
+"""The statements of the log of operations in a SQLite file."""
 
 import sqlite3
 from typing import Any, Final
@@ -14,7 +14,7 @@ from async_history._sqlite.connection import fetch_rows
 from async_history._sqlite.ledger import has_ledger, tables
 
 OPERATIONS: Final = OperationStatements(
-    # A statement for each operation would take the GIL for each from a busy event loop.
+    # With one statement for each operation, each would need the GIL of a busy event loop.
     begin=f"""
     INSERT OR IGNORE INTO async_history_operations (
         id, kind, begun_at, ended_at, error, actor_id, process_id, host, arguments, records,
@@ -59,7 +59,7 @@ SELECT id, 'erase' AS kind, begun_at, finished_at AS ended_at, NULL AS error, NU
        records, messages
 FROM main.async_history_erasures
 """
-"""The log of erasures, as versions 3 to 6 kept it, as operations."""
+"""The log of erasures of versions 3 to 6, as operations."""
 
 
 def has_log(connection: sqlite3.Connection) -> bool:
@@ -80,12 +80,12 @@ def file_log(connection: sqlite3.Connection) -> LedgeredOperationLog:
 
 
 def enter(connection: sqlite3.Connection, operation: StoreOperation) -> None:
-    """Enter an operation in the log, in the transaction that is open."""
+    """Add an operation to the log, in the open transaction."""
     run_to_completion(file_log(connection).begin(operation))
 
 
 def row_count(connection: sqlite3.Connection, table: str) -> int:
-    """Return how many rows a table has; 0 where another program has dropped it."""
+    """Return the number of rows of a table; 0 if another program has dropped it."""
     if not _has_table(connection, table):
         return 0
     ((count,),) = connection.execute(f"SELECT count(*) FROM main.{table}").fetchall()
@@ -100,7 +100,10 @@ def move_erasures(connection: sqlite3.Connection) -> None:
 
 
 def stand_in_for_operations(connection: sqlite3.Connection) -> None:
-    """Give a reading connection a log of operations where the file has none: its erasures."""
+    """Create a temporary view as the log of operations on a reading connection, if a file has none.
+
+    It shows the erasures of an earlier version.
+    """
     if has_log(connection):
         return
     erasures = _ERASURES

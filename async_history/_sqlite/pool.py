@@ -1,4 +1,4 @@
-"""The connections to one SQLite database: one that writes and two that read."""
+"""The connections to one SQLite database: one for writing and two for reading."""
 
 import asyncio
 import contextlib
@@ -49,8 +49,8 @@ T = TypeVar("T")
 _ASK_AGAIN_S: Final = 0.01
 """Pause in seconds before a lock is tried again; SQLite itself has already waited for it."""
 MAX_REOPENS: Final = 20
-"""How often one call may reopen the file because its schema changed. With 5, resets in quick
-succession made one call in some hundreds fail."""
+"""Times that one call may reopen the file because its schema changed. With 5, one call in some
+hundreds failed during frequent resets."""
 
 
 def _do_nothing() -> None: ...
@@ -66,11 +66,11 @@ class ConnectionPool:
     Args:
         path: the file, or None for memory.
         journal: the journal to give the file.
-        lock_timeout_s: how long to wait while another process holds the file's lock.
-        ledger: whether to give the file a ledger.
+        lock_timeout_s: seconds to wait while another process holds the file's lock.
+        ledger: whether to create a ledger in the file.
 
     Attributes:
-        readers: the connections that only read; none where one connection does everything.
+        readers: the connections that only read; none if one connection does everything.
     """
 
     def __init__(
@@ -98,8 +98,8 @@ class ConnectionPool:
         self._is_single = path is None
         self.has_log = path is not None
         self.lock: AbstractAsyncContextManager[Any] = contextlib.nullcontext()
-        """Held during each read and write if one connection does everything; else it does
-        nothing."""
+        """A lock held during each read and write if one connection does everything; otherwise it
+        does nothing."""
 
     # Opening
 
@@ -111,7 +111,7 @@ class ConnectionPool:
     async def open_unchanged(self, *, create: bool) -> bool:
         """Open the reading connections without changing the file.
 
-        A missing file is made if `create` is true.
+        A missing file is created if `create` is true.
 
         Returns:
             Whether the file can be written without adopting or indexing it first.
@@ -237,11 +237,11 @@ class ConnectionPool:
             await asyncio.sleep(_ASK_AGAIN_S)
 
     def require_file(self) -> None:
-        """Check that the file is where a write would look for it. Takes a `stat` or two.
+        """Check that the open file is still at its path. This takes one or two calls of `stat`.
 
         Raises:
-            StorageMissing: the file or its log was removed, or the file that is open replaced.
-            StorageError: it can't be looked at.
+            StorageMissing: the file or its log was removed, or the open file was replaced.
+            StorageError: `stat` failed.
         """
         if self.path is None:
             return
@@ -266,12 +266,12 @@ class ConnectionPool:
         await self.write(nothing_more)
 
     async def copy_into(self, target: sqlite3.Connection) -> None:
-        """Copy the whole database into another, which no one else may use meanwhile."""
+        """Copy the whole database into another, which must not be used elsewhere meanwhile."""
         async with self.lock:
             await (await self._writer_connection()).backup(target)
 
     async def _writer_connection(self) -> ThreadConnection:
-        """Return the writing connection; reopen it if it was closed after another's changes."""
+        """Return the writing connection; reopen it if it was closed because others made changes."""
         if self._writer is None:
             if self.path is None or self._is_closed:
                 raise HistoryClosed("the manager was closed before this was written")
@@ -341,7 +341,7 @@ class ConnectionPool:
         self._is_closed = True
 
     def abandon(self) -> None:
-        """Stop all connections without waiting for what they are doing, and open none again."""
+        """Stop all connections without waiting for their work, and open none again."""
         self._is_closed = True
         self.readers.stop()
         connection, self._writer = self._writer, None

@@ -46,9 +46,9 @@ SELECT id, role, content, name, created_at FROM (
 
 
 def _columns(lookup: Lookup, time_before: str) -> str:
-    """Return a record's columns, followed by what `record_from_row` takes besides.
+    """Return a record's columns, followed by the other values for `record_from_row`.
 
-    That is `time_before`, if the record has no time, and its owner, context and cause.
+    These are `time_before`, if the record has no time, and its owner, context and cause.
     """
     missing = times.missing_time("history", time_before)
     return f"{COLUMNS_OF_HISTORY}, {lookup.details.besides('history', missing)} AS besides"
@@ -58,8 +58,9 @@ _CURSOR_IS_VALID: Final = """EXISTS (
     SELECT 1 FROM history AS place WHERE place.rowid = :after
         AND CASE typeof(place.id) WHEN 'text' THEN place.id ELSE quote(place.id) END = :after_id
 )"""
-"""SQL condition: the cursor's record still exists. SQLite evaluates it once per statement. (As a
-row before the page's rows it had to be merged with them, which took as long as reading them.)"""
+"""SQL condition: the cursor's record still exists. SQLite evaluates it once per statement. (As an
+additional row it would have to be merged with the page's rows, which took as long as reading
+them.)"""
 _FIRST_ROWS: Final = "SELECT {columns}, true, rowid FROM history ORDER BY rowid LIMIT :limit"
 _NEXT_ROWS: Final = f"""
 SELECT {{columns}}, {_CURSOR_IS_VALID}, rowid FROM history WHERE rowid > :after
@@ -72,11 +73,11 @@ ORDER BY session_scope LIMIT :limit
 
 
 class HistoryReader:
-    """Reads records, messages and scopes through a function that runs one SELECT.
+    """A reader of records, messages and scopes, through a function that runs one SELECT.
 
     Attributes:
-        lookup: finds rows.
-        columns: a record's, for one row alone.
+        lookup: the SQL that finds rows.
+        columns: the columns of a record, for a single row.
     """
 
     def __init__(self, fetch: Fetch, lookup: Lookup, at_once: int = 1) -> None:
@@ -94,7 +95,7 @@ class HistoryReader:
         return list(await self._histories.of(memory_id))
 
     async def last_change(self, memory_id: str, when: Moment) -> HistoryRecord | None:
-        """Return a memory's last record at a moment. Concurrent calls share a SELECT."""
+        """Return a memory's last record as of a moment. Concurrent calls share a SELECT."""
         if self.lookup.details.is_indexed and can_be_asked(when):
             found = await self._changes.of((memory_id, when))
             if found is None or is_certain(found, when):
@@ -118,7 +119,7 @@ class HistoryReader:
         return found
 
     async def page(self, wanted: Filter, after: Cursor | None, limit: int, ahead: int) -> PageRead:
-        """Return up to `limit` records that match, reading up to `ahead`."""
+        """Return up to `limit` records that match, and read up to `ahead`."""
         given = {**parameters(wanted), "limit": ahead, **_cursor_parameters(after)}
         rows = await self._fetch(self._page_sql(wanted, after), given)
         await self._require_cursor_record(after, rows)
@@ -134,7 +135,7 @@ class HistoryReader:
         return f"{' UNION ALL '.join(parts)} ORDER BY position {direction} LIMIT :limit"
 
     def states_at(self, when: datetime) -> AsyncIterator[Sequence[HistoryRecord]]:
-        """Yield pages of the records that are each memory's state at an instant."""
+        """Yield pages of the records in force at an instant, one for each memory."""
         return states_at(FileStates(self._fetch, self.lookup.time_before, self.columns), when)
 
     async def rows(self, after: Cursor | None, limit: int) -> RowsRead:
@@ -150,9 +151,9 @@ class HistoryReader:
     async def _require_cursor_record(
         self, place: Cursor | None, rows: Sequence[Sequence[Any]]
     ) -> None:
-        """Check that a cursor's record still exists, as rows say in their column before the rowid.
+        """Check that a cursor's record still exists.
 
-        Without rows, this runs a SELECT.
+        Rows say so in the column before the rowid. Without rows, this runs a SELECT.
 
         Raises:
             CursorGone: the record is gone or has moved.
@@ -168,7 +169,7 @@ class HistoryReader:
             )
 
     async def times_before(self, ids: Sequence[str]) -> dict[str, datetime]:
-        """Return, by id, the instants of records that have no time of their own."""
+        """Return, by id, the instants of records without a time."""
         sql = f"""
             SELECT id, {self.lookup.time_before} FROM history
             WHERE id IN (SELECT value FROM json_each(:ids))
@@ -185,7 +186,7 @@ class HistoryReader:
         return rows[0][0] if rows else None
 
     async def count(self, wanted: Filter) -> int:
-        """Return how many records match."""
+        """Return the number of records that match."""
         counts = [
             f"({select('count(*)', source, wanted, self.lookup)})"
             for source in sources(wanted, self.lookup)
@@ -198,7 +199,7 @@ class HistoryReader:
         return [message_from_row(row) for row in await self.message_rows(session_scope, limit)]
 
     async def message_rows(self, session_scope: str, limit: int) -> Sequence[Sequence[Any]]:
-        """Return a scope's last messages as they are stored, oldest first."""
+        """Return a scope's last messages as stored, oldest first."""
         return await self._fetch(_LAST_MESSAGES, {"session_scope": session_scope, "limit": limit})
 
     async def scopes(self, after: str, limit: int) -> list[str]:

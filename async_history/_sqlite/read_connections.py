@@ -21,7 +21,7 @@ class ReadConnections:
     """`READERS` connections that read a file; none until they are opened.
 
     Args:
-        lock_timeout_s: how long to wait while another connection holds the file's lock.
+        lock_timeout_s: seconds to wait while another connection holds the file's lock.
     """
 
     def __init__(self, lock_timeout_s: float) -> None:
@@ -57,7 +57,7 @@ class ReadConnections:
         """Return the connection with the fewest pending reads.
 
         Raises:
-            HistoryClosed: they are closed.
+            HistoryClosed: the connections are closed.
         """
         if not self.connections:
             raise HistoryClosed("the manager was closed before this was read")
@@ -106,7 +106,7 @@ class ReadConnections:
             await to_the_end(connection.close())
 
     def stop(self) -> None:
-        """Stop all connections without waiting for what they are doing."""
+        """Stop all connections without waiting for their work."""
         connections, self.connections = self.connections, []
         for connection in connections:
             connection.stop()

@@ -32,7 +32,7 @@ T = TypeVar("T")
 class ReadOnlyFile:
     """A connection that reads one file without leaving files next to it.
 
-    It is made, used and closed in a thread that may block.
+    It is created, used and closed in a thread that may block.
 
     Raises:
         StorageReadOnly: this user may not read the file or its log.
@@ -66,7 +66,7 @@ class ReadOnlyFile:
         return self._state_at_open is not None
 
     def leaves_no_files(self) -> bool:
-        """Return whether a read still leaves no files: another process may have given it a log."""
+        """Return whether a read still leaves no files: another process may have created a log."""
         return not (self._has_rollback_journal and _is_in_wal_mode(self.path))
 
     def is_unchanged(self) -> bool:
@@ -142,10 +142,10 @@ _SIZE: Final = 2
 def read_with_retry(
     open_: Callable[[], ReadOnlyFile], read: Callable[[ReadOnlyFile], T], timeout_s: float
 ) -> T:
-    """Return what `read` returns; open and read again if others lock or change the file meanwhile.
+    """Return the result of `read`; open and read again if others lock or change the file meanwhile.
 
     Raises:
-        sqlite3.OperationalError, StorageLocked: they still did after `timeout_s`.
+        sqlite3.OperationalError, StorageLocked: this did not succeed within `timeout_s`.
     """
 
     def attempt() -> T:

@@ -1,4 +1,4 @@
-"""Converts SQLite's rows to records, and records to parameters."""
+"""Conversion of SQLite's rows to records, and of records to parameters."""
 
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -18,7 +18,7 @@ from async_history._core.values import parse_time
 from async_history._sqlite.index import SEPARATOR
 
 Fetch = Callable[[str, Mapping[str, Any]], Awaitable[Sequence[Sequence[Any]]]]
-"""Run one SELECT with its parameters."""
+"""A function that runs one SELECT with its parameters."""
 
 COLUMNS_OF_HISTORY: Final = ", ".join(f"history.{name}" for name in COLUMNS)
 """`COLUMN_LIST` for a join: each column with its table's name."""
@@ -29,7 +29,7 @@ each time, which takes ten times as long (270 ns on 3.11) with the GIL held."""
 ROW_WIDTH: Final = len(COLUMNS) + 1
 """The number of a record's parameters: its columns, and its memory's key in the index."""
 NOT_YET: Final = -1
-"""Takes the place of the key if the record is to be indexed later."""
+"""The value instead of the key if the record is indexed later."""
 
 _EVENT_TEXTS: Final[dict[str, str]] = {event: event.value for event in Event}
 """The texts of mem0's events. A copied record may have another event, as text."""
@@ -52,10 +52,10 @@ value before the empty BLOB."""
 def packed_sql(select: str, *more: str) -> str:
     """Return SQL that packs all rows of a SELECT into one, as a JSON array.
 
-    The SELECT has a record's columns, what it has besides, and `more` columns.
+    The SELECT has a record's columns, its other values, and `more` columns.
 
     Python's sqlite3 releases and takes the GIL for each row, which in a busy program takes longer
-    than reading the row: with 100 agents, 70 rows took 7 ms, and packed into one 2.
+    than reading the row. With 100 agents, 70 rows took 7 ms, and 2 ms packed into one.
     """
     columns = ", ".join((COLUMN_LIST, "besides", *more))
     return f"""
@@ -101,9 +101,9 @@ def parameters(record: Fields) -> tuple[Any, ...]:
 
 
 def besides_of(stored: Any) -> tuple[Any, str | None, str | None, str | None]:
-    """Return what a row has after its columns: `time_before`, owner, context and cause as JSON.
+    """Return a row's other values: `time_before`, owner, context and cause as JSON.
 
-    `stored` is `time_before` alone where no record has details; see `Details.besides`.
+    If no record has details, `stored` is only `time_before`; see `Details.besides`.
     """
     if type(stored) is not str or SEPARATOR not in stored:
         return stored, None, None, None
@@ -112,9 +112,9 @@ def besides_of(stored: Any) -> tuple[Any, str | None, str | None, str | None]:
 
 
 def record_from_row(row: Sequence[Any], previous: HistoryRecord | None = None) -> HistoryRecord:
-    """Return the record of a row: its ten columns, and perhaps what it has besides.
+    """Return the record of a row: its ten columns, and its other values if the row has them.
 
-    A `time_before` of '' means that `previous` dates the record, the memory's record before it.
+    A `time_before` of '' means that `previous`, the memory's previous record, dates the record.
     """
     event, created_at, updated_at = row[4], row[5], row[6]
     before, details = None, _NO_DETAILS
@@ -143,7 +143,7 @@ _NO_DETAILS: Final[Details] = (None, None, None)
 
 
 def rows_in_current_types(found: Iterable[Sequence[Any]]) -> list[Row]:
-    """Return rows, without the last two columns, as `row_of` returns them."""
+    """Return rows in the form of `row_of`, without the last two columns."""
     return [
         (
             *columns,

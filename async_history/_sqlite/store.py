@@ -89,7 +89,7 @@ class SQLiteStore:
         ended: called when the writer has ended.
         writer_options: None if the file must be adopted or indexed before it can be written.
         is_utf16: whether the file's encoding is UTF-16, which can't hold every text.
-        keys: the master keys, if it is encrypted.
+        keys: the master keys, if the file is encrypted.
         has_ledger: whether the file has a ledger.
     """
 
@@ -152,7 +152,7 @@ class SQLiteStore:
                 FileTexts(self.run_exclusively, Sealing(data_keys), self.eraser.overwrite),
             )
             self.reader = SealedReader(reader, self.encryption)
-            # What was just committed is kept as it was given, and would be opened again.
+            # Recent records are in clear, and this follower would open them again.
             none_kept = FollowReader(self.fetch, reader, RecentCommits())
             self.follower = SealedFollowReader(none_kept, self.encryption)
 
@@ -182,18 +182,18 @@ class SQLiteStore:
         work: Callable[[ThreadConnection], Awaitable[T]],
         has_begun: Callable[[], None] = lambda: None,
     ) -> T:
-        """Run work on the writing connection, with the keys that the file has now."""
+        """Run work on the writing connection, with the file's current keys."""
         if self.encryption is None:
             return await self.pool.write(work, has_begun)
         return await self.encryption.with_current_keys(lambda: self.pool.write(work, has_begun))
 
     async def _with_keys(self, work: Callable[[KeyTable], Coroutine[Any, Any, T]]) -> T:
-        """Do work on the key tables in one transaction, in its turn among the writes."""
+        """Do work on the key tables in one transaction, queued with the writes."""
         step = partial(in_transaction, work)
         return await self.run_exclusively(lambda connection: connection.run(step))
 
     async def create_key_tables(self) -> None:
-        """Create what an encrypted file has more, where it is missing."""
+        """Create the missing tables and indexes of an encrypted file."""
         await self.run_exclusively(lambda connection: connection.run(create_tables))
 
     async def _change_log(self, work: Callable[[OperationLog], Coroutine[Any, Any, T]]) -> T:
@@ -231,7 +231,7 @@ class SQLiteStore:
         return self.run_exclusively(reset)
 
     async def prune_step(self, asked: PruneRequest, reached: PruneCursor | None) -> PruneStep:
-        """Prune the next records in one transaction; in a dry run, count them."""
+        """Prune the next records in one transaction; in a dry run, only count them."""
         if self.ledger is not None and not asked.dry_run:
             await place_all(self.ledger)
         step = partial(prune, asked, reached, PruneTries())
@@ -261,8 +261,7 @@ class SQLiteStore:
             return await pool.fetch(sql, parameters)
 
     async def _read(self, read: Callable[[sqlite3.Connection], T]) -> T:
-        """Call a function that only reads on a connection's thread, with the keys that the file has
-        now."""
+        """Call a function that only reads, on a connection's thread, with the current keys."""
         with typed_errors(self.pool.where):
             if self.encryption is None:
                 return await self.pool.read(read)
@@ -317,7 +316,7 @@ class SQLiteStore:
     # Closing
 
     async def aclose(self, timeout_s: float) -> None:
-        """Commit what was accepted, for at most `timeout_s`, then close the connections."""
+        """Commit the accepted calls, for at most `timeout_s`, then close the connections."""
         if self._group_writer is None:
             await self._finish()
             return
@@ -330,7 +329,7 @@ class SQLiteStore:
         await self.pool.close()
 
     def abandon(self) -> None:
-        """Stop the connections without waiting for what they are doing."""
+        """Stop the connections without waiting for their work."""
         self.pool.abandon()
 
 

@@ -1,6 +1,6 @@
-"""The state of memories of a SQLite file at a moment: of some through the index, or of all.
+"""The states of memories of a SQLite file at a moment: of some, through the index, or of all.
 
-For all, SQLite sorts the history by memory, in temporary files, to find each memory's record.
+For all memories, SQLite sorts the history by memory, in temporary files.
 """
 
 import json
@@ -22,7 +22,7 @@ _IS_GONE: Final = "event = 'DELETE' OR is_deleted NOT IN (0, '')"
 def find_sql(time_before: str) -> str:
     """Return the SELECT of the newest record, followed by one row per page with its positions.
 
-    `time_before` is that of `Lookup`. The SELECT takes `:when`, an instant as text.
+    `time_before` is that of `Lookup`. The parameter `:when` is an instant as text.
     """
     occurred_at = times.occurred_at("history", time_before)
     return f"""
@@ -52,18 +52,18 @@ def fetch_sql(columns: str) -> str:
 def _at_instant_sql(columns: str) -> str:
     """Return the SELECT of memories' last records at instants, each followed by its `number`.
 
-    It takes `:asked`, a JSON array of what `_asked_change` returns; a record's number is its place
-    there. A memory is read from its newest record back to the instant, or to a record without a
-    time, which may be of that instant or later.
+    The parameter `:asked` is a JSON array of `_asked_change`; a record's number is its index there.
+    A memory is read backwards from its newest record to the instant, or to a record without a time,
+    which may be of that instant or later.
     """
     moment = times.own_instant("history")
     return _last_changes(columns, "DESC", f"AND coalesce({moment}, '') <= given.instant LIMIT 1")
 
 
 def _at_version_sql(columns: str) -> str:
-    """Return the SELECT of memories' records of a version, as `_at_instant_sql`.
+    """Return the SELECT of memories' records with a version, as `_at_instant_sql`.
 
-    It also takes `:earlier`, how many records are before it, for all memories alike.
+    The parameter `:earlier` is the number of records before it, the same for all memories.
     """
     return _last_changes(columns, "ASC", "LIMIT 1 OFFSET :earlier")
 
@@ -87,10 +87,10 @@ def _last_changes(columns: str, direction: Direction, wanted: str) -> str:
 
 
 class LastChanges:
-    """Reads memories' last records at moments.
+    """A reader of memories' last records as of moments.
 
     Args:
-        columns: a record's, for one row alone.
+        columns: the columns of a record, for a single row.
     """
 
     def __init__(self, columns: str) -> None:
@@ -102,9 +102,9 @@ class LastChanges:
     async def read(
         self, fetch: Fetch, asked: Sequence[MemoryMoment]
     ) -> dict[MemoryMoment, HistoryRecord | None]:
-        """Return the last records of memories at moments that can be asked for.
+        """Return the last records of memories as of moments for which `can_be_asked` is true.
 
-        At an instant it may be a later one: see `is_certain`.
+        For an instant, the result may be a later record: see `is_certain`.
         """
         by_version: dict[int | None, list[MemoryMoment]] = {}
         for one in dict.fromkeys(asked):
@@ -126,26 +126,26 @@ class LastChanges:
 
 
 def can_be_asked(when: Moment) -> bool:
-    """Return whether a moment is a version, or an instant that UTC has."""
+    """Return whether a moment is a version, or an instant that a datetime in UTC can hold."""
     return isinstance(when, int) or in_utc(when).tzinfo is UTC
 
 
 def is_certain(found: HistoryRecord, when: Moment) -> bool:
-    """Return whether a record that was read is the memory's last at a moment, and no later one."""
+    """Return whether a record that was read is certainly the memory's last as of a moment."""
     return isinstance(when, int) or (found.time_before is None and found.occurred_at is not None)
 
 
 def _asked_change(memory_id: str, when: Moment) -> Sequence[Any]:
-    """Return a memory and a moment, as the SELECTs take them."""
+    """Return a memory and a moment as an element of `:asked`."""
     instant = None if isinstance(when, int) else times.instant_text(when)
     return memory_key(memory_id), memory_id, instant
 
 
 class FileStates:
-    """Reads the states of all memories at one instant; make one for each instant.
+    """A reader of the states of all memories at one instant; create one for each instant.
 
     Args:
-        time_before, columns: those of the file's `HistoryReader`.
+        time_before, columns: as in the file's `HistoryReader`.
     """
 
     def __init__(self, fetch: Fetch, time_before: str, columns: str) -> None:

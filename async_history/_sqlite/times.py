@@ -37,7 +37,7 @@ def own_instant(row: str) -> str:
 def occurred_at(row: str, time_before: str) -> str:
     """Return SQL for a row's time as sortable text; NULL if it is unknown.
 
-    `time_before` is SQL for the time of a row that has none of its own.
+    `time_before` is SQL for the time of a row without one.
     """
     own = own_time(row)
     return (
@@ -47,7 +47,7 @@ def occurred_at(row: str, time_before: str) -> str:
 
 
 def missing_time(row: str, time_before: str) -> str:
-    """Return SQL for `time_before` if a row has no time of its own; else NULL."""
+    """Return SQL for `time_before` if a row has no time; otherwise NULL."""
     return (
         f"CASE WHEN {is_plain(row)} OR async_history_instant({own_time(row)}) IS NOT NULL"
         f" THEN NULL ELSE {time_before} END"

@@ -1,7 +1,7 @@
-"""Runs blocking work on a new thread, and stops it when its caller is cancelled.
+"""Blocking work on a new thread, which is stopped when its caller is cancelled.
 
-The threads of anyio and of the loop's executor won't do: a program's calls may hold all of them
-while they wait for their acks, and the writer would then wait for one of them.
+The threads of anyio and of the loop's executor can't be used. A program's calls may occupy all of
+them while they wait for acks, and the writer would then wait for one of them.
 """
 
 import asyncio
@@ -39,15 +39,15 @@ async def run_in_thread(function: Callable[[], T]) -> T:
 
 
 def serve(loop: asyncio.AbstractEventLoop) -> None:
-    """Note that what this thread does is for this event loop."""
+    """Set the event loop for which this thread works."""
     _this_thread.loop = loop
 
 
 def is_stopping() -> bool:
     """Return whether the caller of this thread's function was cancelled, or the program ends.
 
-    It ends when the main thread has ended and the loop that this is for does not run: a loop on a
-    thread of its own outlives the main one.
+    The program ends when the main thread has ended and this thread's loop does not run: a loop on a
+    separate thread outlives the main one.
     """
     work: _Work[object] | None = getattr(_this_thread, "work", None)
     if work is not None and work.is_stopped:

@@ -1,8 +1,8 @@
-"""The statements that add records: each inserts into a view, whose triggers write all that belongs.
+"""The statements that add records: each inserts into a view, whose triggers write all rows.
 
-There are two views. One is for records of mem0's columns alone, in a store where no memory has an
-owner. The other also takes owners, contexts and causes. See `commit` for why a batch is a single
-statement.
+There are two kinds of views. One is for records with mem0's columns only, in a store where no
+memory has an owner. The other also takes owners, contexts and causes. See `commit` for why a batch
+is a single statement.
 """
 
 import sqlite3
@@ -53,7 +53,7 @@ _INSERT_RECORD: Final = f"""
     VALUES ({", ".join(f"new.{name}" for name in COLUMNS)});
 """
 _ADD, _GIVE_OWNER, _CHECK_NO_OWNER, _ADD_MORE_KEYS, _BEGIN, _END = range(6)
-"""What a row of a view with details is for: `kind`, its last column."""
+"""The purpose of a row of a view with details: `kind`, its last column."""
 _KEYS: Final = 3
 _DETAILED_WIDTH: Final = len(COLUMNS) + 6 + _KEYS
 _DETAILED_COLUMNS: Final = f"""{COLUMN_LIST}, 0 AS memory, 0 AS number, '' AS owner, '' AS context,
@@ -61,7 +61,7 @@ _DETAILED_COLUMNS: Final = f"""{COLUMN_LIST}, 0 AS memory, 0 AS number, '' AS ow
 
 
 def _triggers(view: str, bodies: Mapping[str, str]) -> str:
-    """Return statements that create a view with details, and its triggers by their condition."""
+    """Return statements that create a view with details, and its triggers, given by condition."""
     triggers = (
         f"CREATE TEMP TRIGGER {view}_{number} INSTEAD OF INSERT ON {view}\n"
         f"WHEN {condition} BEGIN {body} END;\n"
@@ -114,8 +114,8 @@ END;
 again after it recreates our tables. They are temporary: the file does not store them.
 
 An insert into a view writes a record, with its index entries or to be indexed later. A row without
-an id ends a statement: its `memory` is the number of its records that have index entries. The views
-with details have more kinds of rows, so that what few records need costs the others nothing.
+an id ends a statement: its `memory` is the number of records with index entries. The views with
+details have separate kinds of rows for what few records need, so that others do not pay for it.
 """
 
 _ATTEST_RECORDS: Final = """
@@ -135,8 +135,8 @@ WHEN new.kind = {_END} BEGIN {_ATTEST_OWNERS}{_ATTEST_RECORDS} END;
 CREATE TEMP TRIGGER async_history_attest_few INSTEAD OF INSERT ON async_history_new_few_detailed
 WHEN new.kind = {_END} BEGIN {_ATTEST_OWNERS}{_ATTEST_RECORDS} END;
 """
-"""Creates the triggers that write the leaves of a statement, where the file has a ledger. To be run
-after `WRITE_PROGRAM`. The row that ends a statement has them."""
+"""Creates the triggers that write the leaves of a statement, if the file has a ledger. To be run
+after `WRITE_PROGRAM`. The last row of a statement contains the leaves."""
 
 STATEMENT_ROWS: Final = (1, 8, 32, 128, 512)
 """Records per statement. There are few sizes, so that each stays prepared; padding fills the
@@ -182,7 +182,7 @@ _PLAIN: Final = {
 }
 """Statements by their number of records."""
 _DETAILED_ROWS: Final = (3, 6, 18, 34, 66, 130, 258, 514, 1_026, 2_050)
-"""Rows of a statement with details: of records, owners, and its two ends."""
+"""Rows of a statement with details: its records and owners, and its first and last row."""
 _DETAILED: Final = {
     (is_indexed, may_have_owners, rows): _add_sql(
         "async_history_new_detailed" if is_indexed else "async_history_new_few_detailed",
@@ -200,14 +200,14 @@ _DETAILED: Final = {
 
 
 _ROWS_A_RECORD: Final = 4
-"""The most rows of a record with details: itself, its memory's owner, and twice more keys."""
+"""The most rows of a record with details: the record, its memory's owner, and two for more keys."""
 _OTHER_PARAMETERS: Final = 4
 
 
 def most_with_details(connection: sqlite3.Connection) -> int:
-    """Return how many records with details fit in one statement.
+    """Return the most records with details that fit in one statement.
 
-    SQLite takes 32,766 parameters, unless it was built to take more, as Debian's is.
+    SQLite allows 32,766 parameters; some builds, such as Debian's, allow more.
     """
     limit = connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER)
     rows = max(n for n in _DETAILED_ROWS if n * _DETAILED_WIDTH + _OTHER_PARAMETERS <= limit)
@@ -221,19 +221,19 @@ class Statement(NamedTuple):
     parameters: Sequence[Any]
 
     def checking(self, keys: Sequence[str]) -> "Statement":
-        """Return the statement that adds its records only where these keys are usable."""
+        """Return the statement that adds its records only if these keys are usable."""
         if not keys:
             return self
         return Statement(checking_keys(self.sql), (*self.parameters, *key_parameters(keys)))
 
 
 class Noted(NamedTuple):
-    """What was erased by name, as far as records of mem0's columns alone rely on it.
+    """The state of erased names that records with mem0's columns only assume.
 
     Attributes:
-        last: the last number of an erased name, which must be the same still.
-        begun: when the earliest record may have begun, in microseconds since 1970: after all
-            erasures of a name.
+        last: the last number of an erased name, which must be unchanged.
+        begun: when the earliest call of a record may have begun, in microseconds since 1970. It
+            must be after all erasures of names.
     """
 
     last: int = 0
@@ -244,19 +244,19 @@ _NOBODY: Final[Mapping[str, StoredOwner]] = {}
 
 
 class ExpectedOwners(NamedTuple):
-    """What a statement's records rely on.
+    """The state of owners and erased names that a statement's records assume.
 
     Attributes:
-        owners: the owner that each record's memory has, or is given first by a record here.
+        owners: the owner of each record's memory, as it is or as a record here gives it first.
         new: the memories that get their owner here.
-        without: the memories that must have no owner; None where no memory in the store has one.
-        noted: the last number of an erased name, which must be the same still.
-        begun: when the earliest record may have begun, in microseconds since 1970: after all
-            erasures of a name.
+        without: the memories that must have no owner; None if no memory in the store has one.
+        noted: the last number of an erased name, which must be unchanged.
+        begun: when the earliest call of a record may have begun, in microseconds since 1970. It
+            must be after all erasures of names.
         given: the owners that memories get here.
-        is_complete: whether each record itself gives the whole owner that its memory has.
+        is_complete: whether each record itself contains the whole owner of its memory.
 
-    `add_statement` takes from the two sets what its statement writes and checks.
+    `add_statement` removes from the two sets what its statement writes and checks.
     """
 
     owners: Sequence[StoredOwner | None]
@@ -268,7 +268,7 @@ class ExpectedOwners(NamedTuple):
     is_complete: bool = True
 
     def part(self, start: int, records: Sequence[Fields]) -> "ExpectedOwners":
-        """Return what some of the records rely on, from `start` on."""
+        """Return the part for these records, which begin at `start`."""
         return self._replace(owners=self.owners[start : start + len(records)])
 
 
@@ -287,11 +287,11 @@ def add_statement(
     """Return the statement that adds records.
 
     Args:
-        count: how many they are, at most the last of `STATEMENT_ROWS`.
-        expected: None where no memory in the store has an owner, and no record has details.
-        noted: what such records rely on.
+        count: the number of records, at most the last of `STATEMENT_ROWS`.
+        expected: None if no memory in the store has an owner, and no record has details.
+        noted: used instead, if `expected` is None.
         has_triggers: whether the file's owner has triggers on the table.
-        leaves: of the records, for the file's ledger; None if it has none.
+        leaves: the leaves of the records, for the file's ledger; None if it has none.
     """
     if expected is None:
         return _plain_statement(records, count, noted, leaves, has_triggers=has_triggers)
@@ -336,7 +336,7 @@ _NO_COLUMNS: Final = (NULL,) * len(COLUMNS)
 
 
 def _leaf_columns(records: Bundle | None, owners: Bundle | None) -> Sequence[Any]:
-    """Return the columns of the row that ends a statement: its leaves, where there are any."""
+    """Return the columns of the last row of a statement: its leaves, if there are any."""
     if records is None:
         return _NO_COLUMNS
     own = (NULL, NULL, NULL) if owners is None else (owners.size, owners.hashes, owners.names)

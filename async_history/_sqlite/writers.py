@@ -1,4 +1,4 @@
-"""Writers that refuse what their file can't hold."""
+"""Writers that refuse what their file can't store."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

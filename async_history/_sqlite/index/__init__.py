@@ -2,13 +2,14 @@
 
 Other packages import only the names listed here, and no other module names the tables.
 
-- `levels`: the positions of each memory's records. `owners`, `owner_writes`, `owner_upkeep`: whose
-  records are, and the positions of each owner's and each cause's. `tail`: indexing rows.
+- `levels`: the positions of each memory's records. `owners`, `owner_writes`, `owner_upkeep`: the
+  owners of records, and the positions of the records of each owner and cause. `tail`: indexing
+  rows.
 - `blocks`, `block_notes`: the times and actors in each block of rows. `undated`: the time of
-  records that have none of their own.
-- `erased`: names that were erased, which adding records asks for.
+  records without one.
+- `erased`: erased names, which are checked when records are added.
 - `lookup`: the SQL that finds rows through the index, or without it.
-- `validity`: SQL conditions that the index belongs to the history. `upkeep`: making and building
+- `validity`: SQL conditions that the index belongs to the history. `upkeep`: creating and filling
   it.
 - `transaction`: a transaction in which every record is indexed. `faults`: checking each entry.
 """

@@ -22,8 +22,7 @@ SELECT rowid >> {SPANS.bits},
 FROM (SELECT rowid, {times.own_instant("history")} AS instant FROM history WHERE {SPANS.unindexed})
 GROUP BY 1
 """
-"""Records '' if a record has no time of its own: `DATE_RECORDS` and `_NOTE_DATED_SPANS` run
-next."""
+"""Records '' if a record has no time: `DATE_RECORDS` and `_NOTE_DATED_SPANS` run next."""
 _NOTE_DATED_SPANS: Final = f"""
 UPDATE async_history_spans SET (earliest, latest) = (
     SELECT coalesce(min(instant), '~'), coalesce(max(instant), '!') FROM (

@@ -1,4 +1,4 @@
-"""Checks the index of a SQLite file, entry by entry."""
+"""The check of the index of a SQLite file, entry by entry."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -76,8 +76,8 @@ _WRONG_TIMES: Final = tuple(
 
 
 def wrong_entries(connection: sqlite3.Connection) -> Iterator[tuple[str, int, str]]:
-    """Yield each kind of fault in a current index: its text, the number of records, and one's
-    id."""
+    """Yield each kind of fault in a current index: its text, the number of records, and an
+    example's id."""
     for statements, what in (
         ((_NOT_FOUND,), "are not found by their memory"),
         ((_WRONG_OWNERS, _WRONG_SCOPES), "are not found by their owner"),

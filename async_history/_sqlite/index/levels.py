@@ -1,6 +1,6 @@
 """The memory index of a SQLite file: entries of (key, position) in three levels.
 
-The key is that of a memory. Where records have an owner or a cause, it may also be that of a scope
+The key is that of a memory. If records have an owner or a cause, it may also be the key of a scope
 or a cause; see `owners`. The column's name is `memory` for all of them.
 
 An ordinary index on random memory ids dirties about one page per row once it is large: at 3 million
@@ -10,9 +10,9 @@ rows, one slice of the key space moves down a level, so that a statement writes 
 instead of a thousand scattered ones. All of it is SQL inside the inserting statement.
 
 `async_history_state` says up to which row the levels are complete. Readers scan the rows after it.
-So they also find rows that other programs wrote (plain mem0, a shell), which `tail` indexes. Single
-records of ours wait there, too, so that their commits write no page of the index; the one that
-makes `TAIL_ROWS` of them indexes all. If the index is not valid for this table, it covers no rows.
+So they also find rows that other programs wrote (plain mem0, a shell), which `tail` indexes. Our
+single records also wait there, so that their commits write no page of the index; at `TAIL_ROWS`,
+all are indexed. If the index is not valid for this table, it covers no rows.
 """
 
 import json
@@ -55,23 +55,23 @@ SEVERAL_KEYS = "memory IN (SELECT value FROM json_each(:memories))"
 
 @lru_cache(_KEYS_KEPT)
 def memory_key(memory_id: str | None) -> int:
-    """Return the index's key of a memory: an evenly spread hash of 48 bits, the same on each
+    """Return the index's key of a memory: an evenly distributed hash of 48 bits, the same on each
     machine.
 
     Two memories may share a key, so readers compare the id too. With a CRC, a user could construct
-    many that do, and each lookup and pruning step would read them all.
+    many memories with the same key, and each look-up and pruning step would read them all.
     """
     return _key(memory_id.encode()) if memory_id else 0
 
 
 @lru_cache(_KEYS_KEPT)
 def value_key(kind: str, value: str) -> int:
-    """Return the index's key of a scope's or a cause's value, as `memory_key` of a memory."""
+    """Return the index's key of the value of a scope or a cause, like `memory_key`."""
     return _key(f"{kind}\0{value}".encode())
 
 
 def value_keys(kind: str) -> Callable[[str], int]:
-    """Return `value_key` of a kind, for values that do not come again: nothing is cached."""
+    """Return `value_key` of a kind without a cache, for values that are not repeated."""
     begun = blake2s(f"{kind}\0".encode(), digest_size=_KEY_BYTES)
 
     def key(value: str) -> int:
@@ -87,7 +87,7 @@ def _key(stored: bytes) -> int:
 
 
 def _outdated() -> None:
-    """Fail the statement: its connection must be opened again, which builds a new index."""
+    """Fail the statement: its connection must be reopened, which builds a new index."""
     raise sqlite3.OperationalError("the index belongs to another table")
 
 
@@ -132,8 +132,8 @@ NEARLY_COMPLETE_ALONE = covers_all_but(TAIL_ROWS, HAS_ONLY_OUR_TRIGGERS)
 """SQL condition: as `NEARLY_COMPLETE`, and the owner has no triggers on `history`, which may skip,
 change or add rows. It scans the schema once for both: a scan takes ten microseconds."""
 HAS_ROOM_IN_TAIL = covers_all_but(TAIL_ROWS - 2, "true", THROUGH_ROW)
-"""SQL condition: with one row more, it will not be time to index the tail. It looks at no schema,
-but is for the one in which `INDEX_IS_OURS_ALONE` held."""
+"""SQL condition: with one row more, the tail need not be indexed. It does not check the schema, and
+is only valid for the one in which `INDEX_IS_OURS_ALONE` was true."""
 
 
 def positions(is_key: str, is_memory: str) -> str:
@@ -157,13 +157,13 @@ Direction = Literal["ASC", "DESC"]
 
 
 class Range(NamedTuple):
-    """Positions between two, of which neither is in it, as SQL values; None: without that end."""
+    """An open interval of positions, as SQL values; None: unlimited."""
 
     after: str | None = None
     before: str | None = None
 
     def beyond(self, place: str | None, direction: Direction) -> "Range":
-        """Return the part of it that comes after a position in a direction."""
+        """Return the part after a position in a direction."""
         if place is None:
             return self
         after, before = self
@@ -172,7 +172,7 @@ class Range(NamedTuple):
         return Range(after, place if before is None else f"min({before}, {place})")
 
     def __str__(self) -> str:
-        """Return it as SQL condition on `position`."""
+        """Return the SQL condition on `position`."""
         ends = [f"position > {self.after}"] if self.after is not None else []
         ends += [f"position < {self.before}"] if self.before is not None else []
         return " AND ".join(ends) or "true"
@@ -193,14 +193,13 @@ def ordered_positions(
     """Return an SQL table: each `position` that may belong to one memory, in order.
 
     `beyond` is SQL for the position after which to start; `key` and `memory_id` are SQL for the
-    memory's. For the key of a scope or a cause, `in_tail` is the SQL condition on `tail`, a row
-    that is not indexed, that it belongs there. Of the indexed positions, those outside of `ranges`
-    may be left out.
+    memory. For the key of a scope or a cause, `in_tail` is the SQL condition that `tail`, a row
+    that is not indexed, has it. Indexed positions outside `ranges` may be left out.
 
     SQLite merges the levels as it reads them, so the first rows cost the same in a long history.
-    Use it as the outer table of a CROSS JOIN without an ORDER BY of its own.
+    Use it as the outer table of a CROSS JOIN without another ORDER BY.
     """
-    # The table has an alias because the memory may be that of a row in `history`, too.
+    # The table has an alias because the memory may be that of another row in `history`.
     in_tail = in_tail or f"tail.memory_id = {memory_id}"
     tail = f"tail.rowid > {INDEXED_THROUGH}"
     if beyond is not None and direction == "ASC":
@@ -230,7 +229,7 @@ TAIL_IS_LONG = f"""(
 TAIL_IS_THERE = """(
     (SELECT max(rowid) FROM history) > (SELECT indexed_through FROM async_history_state)
 )"""
-"""SQL conditions of a trigger: so many rows are not indexed that it is time; any is not."""
+"""SQL conditions of a trigger: enough rows wait to be indexed; any row waits."""
 
 
 def add_functions(connection: sqlite3.Connection) -> None:

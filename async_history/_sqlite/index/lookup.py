@@ -110,13 +110,13 @@ _UNTIL: Final = f"""(
         )
     )
 )"""
-"""SQL values: the last position before the first noted span that may have rows since then; the
-first one after the last noted span that may have rows until then. Rows after all noted spans may
-have any time. (Where times rise, as they mostly do, little is between that does not belong.)"""
+"""SQL values: the last position before the first noted span that may have rows since an instant;
+the first one after the last noted span that may have rows until an instant. Rows after all noted
+spans may have any time. (Times mostly rise, so few rows between do not match.)"""
 
 
 def ranges_of_time(*, since: bool, until: bool) -> Sequence[Range]:
-    """Return where the rows are that have a time since `:since`, until `:until`, or both."""
+    """Return the ranges of rows with a time since `:since`, until `:until`, or both."""
     after = _SINCE if since else None
     if not until:
         return (Range(after),)
@@ -128,8 +128,8 @@ def _of_value(
 ) -> Source:
     """Return the source of the rows of a scope or a cause, in order, after `beyond`.
 
-    It takes `:value`, the key; `in_tail` is the condition on `tail`, a row that is not indexed.
-    Rows outside of `ranges` may be left out.
+    The parameter `:value` is the key; `in_tail` is the condition on `tail`, a row that is not
+    indexed. Rows outside `ranges` may be left out.
     """
     places = ordered_positions(direction, beyond, key=":value", in_tail=in_tail, ranges=ranges)
     return Source(
@@ -155,13 +155,13 @@ class Lookup:
     """SQL that finds rows.
 
     Attributes:
-        one: condition for one memory's rows; takes `:memory_id` and `:memory`.
-        several: condition for several memories' rows; takes `:memory_ids` and `:memories`, both as
-            JSON.
-        time_before: the time of a row in `history` that has none of its own.
-        details: what a row has besides its columns.
+        one: the condition for one memory's rows, with `:memory_id` and `:memory`.
+        several: the condition for several memories' rows, with `:memory_ids` and `:memories`, both
+            as JSON.
+        time_before: the time of a row in `history` that has no time.
+        details: the values of a row outside its columns.
         of_memory: returns the source of a memory's rows, in order.
-        of_value: returns that of a scope's or a cause's rows.
+        of_value: returns the source of the rows of a scope or a cause.
         of_actor, of_time: sources of an actor's or a time's rows, to be read one after the other.
     """
 

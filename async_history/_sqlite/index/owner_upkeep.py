@@ -1,4 +1,4 @@
-"""Indexing owners and details, giving them late, and removing them."""
+"""Indexing of owners and details, giving owners to existing memories, and removal."""
 
 import json
 import sqlite3
@@ -148,7 +148,7 @@ CROSS JOIN main.async_history_owners AS owned
 
 
 def owners_of(connection: sqlite3.Connection, memory_ids: Sequence[str]) -> dict[str, StoredOwner]:
-    """Return the owners of memories, of those that have one. The index must be ready."""
+    """Return the owners of memories, where they have one. The index must be ready."""
     given = json.dumps([(memory_key(memory_id), memory_id) for memory_id in memory_ids])
     return {
         memory_id: StoredOwner(owner, number)
@@ -174,7 +174,7 @@ _REMOVE_FROM_DETAILS: Final = (
 
 
 def disown(connection: sqlite3.Connection, scope: str, memory_ids: Sequence[str]) -> None:
-    """Take a scope out of memories' owners. All rows must be indexed."""
+    """Remove a scope from the owners of memories. All rows must be indexed."""
     owners = {
         memory_id: stored
         for memory_id, stored in owners_of(connection, memory_ids).items()
@@ -220,7 +220,7 @@ _IS_LOST: Final = f"""NOT EXISTS (
     positions(f"memory = {key_of('bereft')}", "memory_id = bereft.memory_id")
 })
 )"""
-"""SQL condition on `bereft`: its memory had no record left at some time, and so lost its owner."""
+"""SQL condition on `bereft`: at some time its memory had no records, and so lost its owner."""
 _GONE: Final = f"""
 SELECT owned.number, {key_of("bereft")} FROM main.async_history_bereft AS bereft
 CROSS JOIN main.async_history_owners AS owned
@@ -258,7 +258,7 @@ WHERE history.rowid IN (SELECT value FROM json_each(?))
 def entries_of_details(
     connection: sqlite3.Connection, places: Sequence[int], *, with_owners: bool = True
 ) -> list[tuple[int, int]]:
-    """Return the entries that records have by their cause, and `with_owners` by their scopes."""
+    """Return the entries of records by their causes, and with `with_owners` by their scopes."""
     entries = []
     for place, owner, cause in connection.execute(_DETAILS_OF, (json.dumps(places),)).fetchall():
         keys = [] if cause is None else cause_keys(json.loads(cause))
@@ -281,7 +281,7 @@ _ERASE: Final = (
 
 
 def erase_details(connection: sqlite3.Connection, places: Sequence[int]) -> None:
-    """Remove the context and cause of records, and their entries by cause."""
+    """Remove the contexts and causes of records, and their entries by cause."""
     remove_entries(connection, entries_of_details(connection, places, with_owners=False))
     for statement in _ERASE:
         connection.execute(statement, (json.dumps(places),))
@@ -346,22 +346,23 @@ _HAS_TRIGGER: Final = f"SELECT {HAS_OWN_TRIGGER}"
 
 
 def is_same_history(connection: sqlite3.Connection) -> bool:
-    """Return whether `history` is the table in which the owners were given."""
+    """Return whether `history` is still the table for which the owners were given."""
     ((has_trigger,),) = connection.execute(_HAS_TRIGGER).fetchall()
     return bool(has_trigger)
 
 
 def remove_orphans(connection: sqlite3.Connection, *, is_same_history: bool) -> None:
-    """Remove the details of records that are not there, and the owners of other memories.
+    """Remove the details of missing records, and the owners of other memories.
 
-    In another table than the owners were given in, those stay that a record there has.
+    If `history` is another table than the one for which the owners were given, only owners of
+    records in it are kept.
     """
     for statement in _ORPHANS if is_same_history else (*_ORPHANS, _STRANGERS):
         connection.execute(statement)
 
 
 def stand_in(connection: sqlite3.Connection) -> None:
-    """Give a reading connection empty tables where the file has none: it is of a version before."""
+    """Create empty temporary views on a reading connection for tables that an older file lacks."""
     ((has_tables,),) = connection.execute(_HAS_TABLES).fetchall()
     if not has_tables:
         connection.execute(

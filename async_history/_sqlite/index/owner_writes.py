@@ -1,11 +1,11 @@
 """Statements of a trigger that write owners and details as records are added.
 
-The inserted row, `new`, has besides a record's columns: `memory`, the memory's key; `number` and
+The inserted row, `new`, has a record's columns and more: `memory`, the memory's key; `number` and
 `owner`, its owner's number and JSON; `context` and `cause`; and, if the record is indexed at once,
 `key1` to `key3`, keys of its scopes and causes.
 
-What a statement takes for granted, it checks: RAISE undoes all of it. Statements that insert
-nothing cost as much as those that do, so what few records need are rows of their own.
+A statement checks its assumptions: RAISE rolls back all of it. A statement that inserts nothing
+costs as much as one that does, so what only few records need is in separate rows.
 """
 
 from typing import Final
@@ -40,8 +40,8 @@ _ADD_OWNER: Final = """
     VALUES (new.number, new.memory_id, new.owner);"""
 CHECK_NO_OWNER: Final = _check(_has_owner(through_tail=False))
 CHECK_NO_OWNER_LATER: Final = _check(_has_owner(through_tail=True))
-"""The memory has no owner. The first of each two is for a statement that found all rows and owners
-indexed, and indexes what it writes; the other's rows and owners are indexed later."""
+"""The memory has no owner. The first of two variants is for a statement that found all rows and
+owners indexed, and indexes its own; the rows and owners of the other are indexed later."""
 GIVE_OWNER: Final = f"""{_check(_HAS_ENTRY)}{_ADD_OWNER}
     INSERT OR REPLACE INTO async_history_recent (memory, position)
     VALUES (new.memory, {LOWEST_ROW} - new.number);
@@ -50,7 +50,7 @@ GIVE_OWNER_LATER: Final = f"""{
     _check(f"{_HAS_ENTRY} OR {_IS_IN_TAIL} OR {_has_owner(through_tail=True)}")
 }{_ADD_OWNER}
 """
-"""A memory without records gets its owner."""
+"""Gives an owner to a memory without records."""
 
 
 def _add_keys(position: str) -> str:
@@ -63,9 +63,9 @@ def _add_keys(position: str) -> str:
 
 
 ADD_KEYS: Final = _add_keys("last_insert_rowid()")
-"""Run after the record is inserted: its entries by `key1` to `key3`."""
+"""Run after the record is inserted: adds its entries by `key1` to `key3`."""
 ADD_MORE_KEYS: Final = _add_keys("(SELECT max(rowid) FROM main.history)")
-"""More of them, for the record that was added before."""
+"""Adds more entries for the record that was added before."""
 ADD_DETAILS: Final = """
     INSERT OR REPLACE INTO async_history_details (id, owner, context, cause)
     SELECT new.id,
@@ -80,4 +80,4 @@ ADD_DETAILS: Final = """
            new.context, new.cause
     WHERE new.number IS NOT NULL OR new.context IS NOT NULL OR new.cause IS NOT NULL;
 """
-"""Run after the record is inserted: its details, and whether it is its memory's owner."""
+"""Run after the record is inserted: adds its details, and checks the memory's owner."""

@@ -1,17 +1,17 @@
-"""Whose records are, and what they have besides mem0's columns: SQL that finds it.
+"""The owners, contexts and causes of records: the SQL that finds them.
 
-Two tables hold it, `async_history_owners` and `async_history_details`. They are data: a new index
-leaves them. The levels (see `levels`) have entries of it:
+They are in two tables, `async_history_owners` and `async_history_details`. These are data: a new
+index keeps them. The levels (see `levels`) have entries for them:
 
-- A memory's owner: the memory's key, and a position below all rows by the owner's number. The
+- For a memory's owner: the memory's key, and a position below all rows by the owner's number. The
   owners after `owned_through` wait, as rows do, until the tail is indexed.
-- The records of each scope of an owner, and of each cause in `INDEXED_CAUSES`: `value_key` of it,
+- For the records of each scope of an owner, and of each cause in `INDEXED_CAUSES`: the `value_key`,
   and the record's position.
 
 A record's details name its owner by number, so that no key is needed to read it. Rows that other
 programs wrote have no details until they are indexed: their owner is found by the memory's key.
 
-Readers check what they find: two keys may be the same, and a record may have changed its memory.
+Readers check what they find: two keys may be equal, and a record may have changed its memory.
 """
 
 from collections.abc import Mapping
@@ -26,13 +26,13 @@ from async_history._sqlite.index.validity import INDEX_IS_VALID, INDEXED_THROUGH
 
 _OWNERS_KEPT: Final = 16_384
 CAUSE: Final = "cause "
-"""Before the key of a cause, as the kind of its value; a scope's kind is its name."""
+"""The kind of a cause's value is this and the cause's key; the kind of a scope is its name."""
 
 SEPARATOR: Final = "\x1f"
-"""Between the texts of what a row has besides its columns. JSON has it only escaped."""
+"""The separator of a row's values outside its columns. JSON escapes it."""
 HAS_OWNERS: Final = "EXISTS (SELECT 1 FROM main.async_history_owners)"
 HAS_DETAILS: Final = f"({HAS_OWNERS} OR EXISTS (SELECT 1 FROM main.async_history_details))"
-"""SQL conditions: any memory has an owner; any record has anything besides its columns. SQLite
+"""SQL conditions: any memory has an owner; any record has values outside its columns. SQLite
 evaluates each once per statement."""
 
 
@@ -56,13 +56,13 @@ class OwnerEntry(NamedTuple):
 
 @lru_cache(_OWNERS_KEPT)
 def owner_entry(owner: Owner | None) -> OwnerEntry:
-    """Return what is written of an owner."""
+    """Return the values to write for an owner."""
     scopes = {} if owner is None else owner.as_dict()
     return OwnerEntry(owner_text(owner), tuple(value_key(*scope) for scope in scopes.items()))
 
 
 def cause_keys(cause: Mapping[str, str]) -> list[int]:
-    """Return the keys under which a cause is found."""
+    """Return the index's keys of a cause."""
     content = cause.content() if type(cause) is JsonObject else cause
     keys = []
     for name, text in content.items():
@@ -76,7 +76,7 @@ _CAUSE_KEYS: Final = {name: value_keys(f"{CAUSE}{name}") for name in INDEXED_CAU
 
 
 def cause_key(name: str, value: str) -> int:
-    """Return the key of the records with a cause."""
+    """Return the index's key of the records with a cause."""
     return value_key(f"{CAUSE}{name}", value)
 
 
@@ -91,8 +91,8 @@ def owner_number(
     """Return an SQL value: the number of a memory's owner; NULL if it has none.
 
     Args:
-        key, memory_id: SQL for the memory's.
-        through_tail: whether to look through the owners without an entry, too.
+        key, memory_id: SQL for the key and id of the memory.
+        through_tail: whether to also search the owners without an entry.
         condition: SQL condition on `owned`, the owner.
     """
     entries = [
@@ -138,8 +138,8 @@ _BELONGS: Final = f"""(
         WHERE other.owner = owned.number
     )
 )"""
-"""SQL condition on `owned`: `history` is the table that its owner was given in, not a new one that
-another program made since. The triggers on a table go with it."""
+"""SQL condition on `owned`: `history` is the table for which the owner was given, not a new one of
+another program. (The triggers on a table are dropped with it.)"""
 
 
 def _scanned_owner(row: str) -> str:
@@ -151,7 +151,7 @@ def _scanned_owner(row: str) -> str:
 
 
 def of_details(columns: str, row: str) -> str:
-    """Return SQL for columns of `detail` and `owned`, the details of a row and its owner's."""
+    """Return SQL for columns of `detail` and `owned`: a row's details, and its owner."""
     return f"""(
         SELECT {columns} FROM (SELECT 1)
         LEFT JOIN async_history_details AS detail ON detail.id = {row}.id
@@ -161,7 +161,7 @@ def of_details(columns: str, row: str) -> str:
 
 
 class Details(NamedTuple):
-    """SQL for what a row has besides its columns; `is_indexed`: whether the file has an index."""
+    """SQL for a row's values outside its columns; `is_indexed`: whether the file has an index."""
 
     is_indexed: bool
 
@@ -178,9 +178,9 @@ class Details(NamedTuple):
         return f"(SELECT cause FROM async_history_details WHERE id = {row}.id)"
 
     def besides(self, row: str, time_before: str) -> str:
-        """Return SQL for what `rows.record_from_row` takes after a row's columns.
+        """Return SQL for the values that `rows.record_from_row` takes after a row's columns.
 
-        It is `time_before`, where no record has details: they cost nothing then.
+        If no record has details, it is only `time_before`, so that they cost nothing.
         """
         owner = f"coalesce(owned.owner, {self._any_owner(row)})"
         values = (f"coalesce({time_before}, '-')", owner, "detail.context", "detail.cause")

@@ -8,7 +8,7 @@ from async_history._sqlite.index.owner_upkeep import index_details, remove_lost_
 from async_history._sqlite.index.validity import INDEX_IS_VALID, NOTE_REACH, stamped
 
 NOTE_INDEXED: Final = f"UPDATE async_history_state SET {NOTE_REACH}, {stamped('recent_stamp')};"
-"""Statement of a trigger that completes the index, where every new row has its entries."""
+"""Statement of a trigger that completes the index, if every new row has its entries."""
 _TAIL: Final = """
     history.rowid > (SELECT indexed_through FROM async_history_state)
     AND history.rowid <= (SELECT max(rowid) FROM history) - {but}
@@ -20,8 +20,8 @@ INDEX_TAIL: Final = f"""
     {_DETAILS_OF_TAIL};
     {NOTE_INDEXED}
 """
-"""Statements of a trigger that index the last few rows, except the last `but`, which already are:
-see `NEARLY_COMPLETE`."""
+"""Statements of a trigger that index the last few rows, except the last `but`, which are already
+indexed: see `NEARLY_COMPLETE`."""
 
 _FOREIGN: Final = (
     "history.rowid > (SELECT indexed_through FROM async_history_state)",

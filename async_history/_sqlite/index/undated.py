@@ -53,7 +53,7 @@ def _last_before(columns: str, row: str, place: str) -> str:
 
 
 def time_before(row: str) -> str:
-    """Return SQL for the time of a row that has none of its own; NULL if it is unknown."""
+    """Return SQL for the time of a row without one; NULL if it is unknown."""
     instant = f"coalesce({times.own_instant('earlier')}, {noted_time('earlier')})"
     return (
         f"CASE WHEN {_noted(row)} IS NOT NULL THEN {noted_time(row)}"

@@ -119,9 +119,9 @@ def begin_statements(version: int) -> Iterator[str]:
 
 
 def mark_copied(connection: sqlite3.Connection, schema_version: int) -> None:
-    """Mark the index in a copy of a whole file, whose `schema_version` was this, as valid there.
+    """Mark the index in a copy of a whole file as valid there.
 
-    SQLite gives a copy another `schema_version`.
+    SQLite gives a copy another `schema_version`; the argument is that of the original.
     """
     if not has_index(connection):
         return

@@ -22,7 +22,7 @@ ROWID_LIMIT: Final = 1 << 62
 """Rowids must be between this and its negative. SQLite numbers rows at random after the largest
 rowid; this limit leaves enough rowids before that."""
 LOWEST_ROW: Final = -ROWID_LIMIT
-"""All rows' positions are above. That of a memory's owner is as far below as the owner's number."""
+"""All rows' positions are above this. The position of an owner is as far below as its number."""
 STAMP: Final = (1 << 62) - 1
 SPANS_STAMP: Final = -(1 << 54)
 CHUNKS_STAMP: Final = -(1 << 50)

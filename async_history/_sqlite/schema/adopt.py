@@ -1,4 +1,4 @@
-"""Adoption: brings any SQLite file of mem0 to the current layout, in one transaction.
+"""Adoption: bringing any SQLite file of mem0 to the current layout, in one transaction.
 
 Records that must be rewritten are compared row by row before the old tables are dropped.
 """
@@ -45,7 +45,7 @@ _logger = logging.getLogger("async_history")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdoptionReport:
-    """What an adoption did, or would do in a dry run."""
+    """The report of an adoption, or of a dry run."""
 
     path: str | None
     """The file; None for a database in memory."""

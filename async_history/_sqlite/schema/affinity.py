@@ -1,4 +1,4 @@
-"""Finds columns whose declared type makes SQLite store another value than it was given.
+"""Detection of columns whose declared type makes SQLite store another value than was given.
 
 A text that looks like a number becomes one in a column declared INTEGER, REAL, STRING or JSON, and
 0 becomes '0' in one declared TEXT (https://sqlite.org/datatype3.html, section 3.1).

@@ -1,4 +1,4 @@
-"""Finds the tables of a SQLite file that hold history records, in any layout of mem0."""
+"""The tables of a SQLite file with history records, in any layout of mem0."""
 
 import sqlite3
 from collections.abc import Sequence
@@ -25,8 +25,9 @@ _MEANINGS: Final = {
     "actor_id": ("actor_id", "participant_id"),
     "role": ("role",),
 }
-"""The current columns, and the names each has had; the first that is not NULL counts. mem0 0.0.10's
-own migration copied `timestamp` to both times (commit 419dc6598, mem0/memory/storage.py)."""
+"""The current columns, with the names that each has had; the first that is not NULL counts. The
+migration of mem0 0.0.10 copied `timestamp` to both times (commit 419dc6598,
+mem0/memory/storage.py)."""
 
 _NUMBERS: Final = ("is_deleted",)
 _TIMES: Final = ("created_at", "updated_at")
@@ -316,7 +317,7 @@ def _union(sources: Sequence[Source]) -> str:
 
 
 def _adds(connection: sqlite3.Connection, source: Source, first: str, other: str) -> bool:
-    """Return whether two columns of one meaning have different values in some row."""
+    """Return whether two columns with the same meaning have different values in a row."""
     (adds,) = connection.execute(
         f"""
         SELECT EXISTS (

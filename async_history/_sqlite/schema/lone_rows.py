@@ -1,4 +1,4 @@
-"""Renumbers rows at the lowest and highest rowids, after which no rowids are left.
+"""Renumbering of rows at the lowest and highest rowids, after which no rowids are left.
 
 Once a row has the highest rowid, SQLite numbers new rows at random, so their order is lost.
 """

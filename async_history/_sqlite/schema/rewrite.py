@@ -1,4 +1,4 @@
-"""Copies records of old tables into a new `history`, inside the caller's transaction.
+"""The copy of old tables' records into a new `history`, inside the caller's transaction.
 
 The old tables are dropped only after each row of the new one was compared with them.
 """

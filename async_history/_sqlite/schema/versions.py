@@ -1,4 +1,4 @@
-"""Reads the numbered .sql files, which create the current tables; each statement is repeatable."""
+"""The numbered .sql files, which create the current tables; each statement is repeatable."""
 
 import sqlite3
 from collections.abc import Iterator
