@@ -1,5 +1,5 @@
-"""One script a question, the peers in the same run: `python -m benchmarks.peers`, `.reads` …
+"""Benchmarks, one script for each question, with the peers in the same run.
 
-Shared by them: what is recorded (`_records`), how it is timed (`_measure`), how it is told
-(`_report`). The peers themselves are in `_peers` and `_postgres_peers`.
+For example: `python -m benchmarks.peers`. Shared modules: the records (`_records`), timing
+(`_measure`) and reports (`_report`). The peers are in `_peers`, `_postgres_peers` and `_sql_peers`.
 """

@@ -1,4 +1,4 @@
-"""How peers are compared: all in one run, in a new random order each time, side by side."""
+"""The comparison of peers: in one run, in a new random order in each repetition."""
 
 import asyncio
 import random
@@ -29,23 +29,23 @@ from benchmarks._records import NewRecord, agents
 
 TASKS: Final = (1, 100, MANY_TASKS, 10_000)
 PAIRS: Final = 2
-"""Times that what is compared side by side is measured in a repetition: it is the claim."""
+"""Measurements in a repetition for what is compared directly, because it is the claim."""
 _LONE_TURN: Final = 50
-"""Events one side records before the other has its turn, for the lone task's ack."""
+"""Events that one side records before the other side's turn, for the ack of a single task."""
 _PACE_PER_S: Final = 10_000
 
 Note = Callable[[], None]
 Measurement = Callable[[], Note]
-"""Measure, and return how it is noted, if nothing disturbed it."""
+"""A function that measures and returns a function that notes the result, if undisturbed."""
 Pair = Callable[[], AbstractAsyncContextManager[tuple[Add, Add]]]
-"""Opens our store and another, to record in them by turns."""
+"""Opens our store and another one, to record in them in turns."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How much of everything.
+    """The sizes of a run.
 
-    `quiet_wait_s` is what may be lost, in each repetition, to times that others disturb.
+    `quiet_wait_s` is the time that a repetition may lose to disturbances by other programs.
     """
 
     tasks: tuple[int, ...] = TASKS
@@ -58,11 +58,11 @@ class Scale:
 
 
 class Comparison:
-    """Measures into `findings`, each measurement in a folder of its own.
+    """Measurements into `findings`, each in a separate folder.
 
     Args:
-        peers: all who are measured at each number of tasks, by name; ours is one of them.
-        stopped_by_clock: the names of those that are too slow to record all events.
+        peers: all peers to measure at each number of tasks, by name, ours included.
+        stopped_by_clock: the names of peers that are too slow to record all events.
     """
 
     def __init__(
@@ -84,13 +84,13 @@ class Comparison:
         self.agents = cache(lambda tasks: agents(tasks, scale.events))
 
     def repeat(self, times: int) -> None:
-        """Measure everything so many times, and say how long each took."""
+        """Repeat all measurements, and print how long each repetition took."""
         for number in range(times):
             seconds = self._repetition()
             print(f"repetition {number + 1} of {times}: {seconds:.0f} s", flush=True)
 
     def _repetition(self) -> float:
-        """Measure everything once, in an order of its own; return the seconds it took."""
+        """Measure everything once, in a random order; return the seconds it took."""
         begun = time.perf_counter()
         quiet_times = QuietTimes(self._scale.quiet_wait_s)
         measurements = self.measurements()
@@ -103,19 +103,19 @@ class Comparison:
         return time.perf_counter() - begun
 
     def measurements(self) -> list[Measurement]:
-        """Return what a repetition measures; a script adds what only it compares."""
+        """Return the measurements of a repetition; scripts add their own."""
         return [
             partial(self._cell, name, tasks) for name in self.peers for tasks in self._scale.tasks
         ]
 
     def fresh(self) -> Path:
-        """Return a new folder, which goes with the measurement."""
+        """Return a new folder, which is removed with the measurement."""
         folder = self._folder / str(next(self._numbers))
         folder.mkdir()
         return folder
 
     def side_by_side(self, *measurements: Measurement) -> Note:
-        """Do all, in any order: what is compared stands side by side."""
+        """Do measurements that are compared directly after one another, in a random order."""
         order = self._random.sample(measurements, len(measurements))
         notes = [measurement() for measurement in order]
 
@@ -138,19 +138,19 @@ class Comparison:
             cell = asyncio.run(measure())
         return lambda: self.findings.cells[name, tasks].append(cell)
 
-    def crowd(self, peer: Peer, noted: list[float]) -> Note:
+    def many_tasks(self, peer: Peer, noted: list[float]) -> Note:
         """Let 1,000 tasks record without watchers."""
 
-        async def crowd() -> float:
+        async def record() -> float:
             async with peer(self.fresh()) as add:
                 return await unwatched(add, self.agents(MANY_TASKS))
 
         with quiet_collector():
-            events_per_s = asyncio.run(crowd())
+            events_per_s = asyncio.run(record())
         return lambda: noted.append(events_per_s)
 
     def lone_ack(self, pair: Pair, other: str) -> Note:
-        """One task: our ack and what the other takes, by turns in the same loop."""
+        """Measure the ack of a single task, ours and the other's, in turns on the same loop."""
         (records,) = agents(1, 2 * self._scale.lone_events)
         waits: dict[str, list[float]] = {OURS: [], other: []}
 
@@ -175,7 +175,7 @@ class Comparison:
         return note
 
     def paced_lag(self) -> Note:
-        """Let 1,000 tasks record at a pace, in our store and in none."""
+        """Let 1,000 tasks record at a fixed rate, in our store and in the null store."""
         per_agent = agents(MANY_TASKS, round(self._scale.paced_s * _PACE_PER_S))
 
         def measure(name: str, peer: Peer) -> Note:

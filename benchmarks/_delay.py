@@ -1,10 +1,10 @@
-"""A network between two processes of one machine: a proxy that delays each direction.
+"""A simulated network between two processes of one machine: a proxy that delays each direction.
 
     python -m benchmarks._delay SOCKET DELAY_SECONDS HOST PORT
 
-Runs in a process of its own until its standard input closes. Every byte waits its time, in order,
-however many are under way: a longer line, not a thinner one. Two threads carry each direction, for
-a selector wakes on whole milliseconds only.
+It runs in a separate process until its standard input closes. It delays every byte by the same
+time, in order, and does not limit the bandwidth. Each direction has two threads, because a selector
+wakes only at whole milliseconds.
 """
 
 import contextlib
@@ -28,12 +28,12 @@ _POSTGRES_PORT: Final = "5432"
 
 @contextlib.contextmanager
 def delayed(url: str, delay_s: float, folder: Path) -> Iterator[str]:
-    """Run a proxy before a PostgreSQL server; yield the URL that leads through it.
+    """Run a proxy in front of a PostgreSQL server; yield the URL through it.
 
     Args:
-        url: of one host, without TLS.
-        delay_s: added in each direction.
-        folder: a new one, for the proxy's socket.
+        url: a URL with one host, without TLS.
+        delay_s: the delay in each direction.
+        folder: a new folder, for the proxy's socket.
     """
     parts = urlsplit(url)
     query = dict(parse_qsl(parts.query))
@@ -67,7 +67,7 @@ def _connect(host: str, port: str) -> socket.socket:
 
 
 class _Direction:
-    """Carries what comes from one socket to another, each chunk its time after it came."""
+    """One direction: chunks from one socket are sent to another after the delay."""
 
     def __init__(
         self, source: socket.socket, target: socket.socket, delay_s: float, late_s: float
@@ -103,7 +103,7 @@ class _Direction:
 
 
 def _carry(client: socket.socket, host: str, port: str, delay_s: float, late_s: float) -> None:
-    """Carry one connection until either side closes it."""
+    """Forward one connection until either side closes it."""
     with client, _connect(host, port) as server:
         ways = [
             _Direction(source, target, delay_s, late_s)
@@ -117,7 +117,7 @@ def _carry(client: socket.socket, host: str, port: str, delay_s: float, late_s: 
 
 
 def _late_s() -> float:
-    """Return how late this system wakes whoever sleeps."""
+    """Return how late this system wakes a sleeping thread."""
     late = []
     for _ in range(_SOME_SLEEPS):
         begun = perf_counter()

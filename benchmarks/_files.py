@@ -1,8 +1,8 @@
-"""Files that have grown: filled quickly, before the clock starts, and never durably.
+"""Large files, filled quickly before the measurement, without durable commits.
 
-`history` files are mem0's plain table; each way of finding a memory is a copy with an index of its
-own. Ours is opened, so that it is adopted and indexed, and its last rows go through the manager:
-what the newest records leave in the upper levels of our index is then what they leave in life.
+`history` files have mem0's plain table. For each way to find a memory there is a copy with its own
+index. Ours is adopted and indexed, and its last rows are written by the manager, so that the upper
+levels of our index are filled as in normal use.
 """
 
 import asyncio
@@ -31,10 +31,10 @@ from benchmarks._records import (
 
 FILE: Final = "history.db"
 RECENT_ROWS: Final = 200_000
-"""Rows that go through our manager: more than the two upper levels of its index hold."""
+"""Rows that our manager writes: more than the two upper levels of its index hold."""
 MESSAGES_A_SCOPE: Final = 10
 BYTES_A_ROW: Final = 2_500
-"""What a row takes in all the files of one size together, at most."""
+"""The most bytes of a row in all the files of one size together."""
 
 ORDINARY_INDEX: Final = "CREATE INDEX history_by_memory ON history (memory_id)"
 SHORT_INDEX: Final = "CREATE INDEX history_by_memory ON history (substr(memory_id, -8))"
@@ -53,7 +53,7 @@ _FIRST: Final = datetime(2026, 1, 1, tzinfo=UTC)
 _APART: Final = timedelta(milliseconds=10)
 
 MakeRecords = Callable[[int, int], list[NewRecord]]
-"""Make so many records from a seed, which is the number of the first."""
+"""A function that makes records from a seed, which is the number of the first one."""
 
 
 def _connect_careless(path: Path) -> sqlite3.Connection:
@@ -65,14 +65,14 @@ def _connect_careless(path: Path) -> sqlite3.Connection:
 
 
 def fresh_records(count: int, seed: int) -> list[NewRecord]:
-    """Return records of new memories, in the order in which 1,000 tasks make them."""
+    """Return records of new memories, in the order in which 1,000 tasks record them."""
     return as_made(agents(_TASKS, max(count, _TASKS * RECORDS_A_MEMORY), seed))[:count]
 
 
 def recorded_in_order(count: int, seed: int) -> list[NewRecord]:
-    """Return such records whose times are in their order, 10 ms apart, the first at number `seed`.
+    """Return such records with ascending times, 10 ms apart, the first with number `seed`.
 
-    That is how a program that tells no times records.
+    A program that gives no times records like this.
     """
     return [
         record._replace(created_at=moment, updated_at=moment)
@@ -82,7 +82,7 @@ def recorded_in_order(count: int, seed: int) -> list[NewRecord]:
 
 
 def time_of(number: int) -> datetime:
-    """Return when `recorded_in_order` has the record of a number happen."""
+    """Return the time of the record with a number in `recorded_in_order`."""
     return _FIRST + number * _APART
 
 
@@ -100,14 +100,14 @@ def grow_history(path: Path, to_rows: int, records: MakeRecords = fresh_records)
 
 
 def copy_file(path: Path, folder: Path) -> Path:
-    """Copy a closed file into a folder, made if missing; return the folder."""
+    """Copy a closed file into a folder, which is created if missing; return the folder."""
     folder.mkdir(exist_ok=True)
     shutil.copyfile(path, folder / FILE)
     return folder
 
 
 def copy_with_index(base: Path, folder: Path, index: str | None) -> None:
-    """Copy a file and give the copy an index."""
+    """Copy a file, and create an index in the copy."""
     copy_file(base, folder)
     with closing(_connect_careless(folder / FILE)) as connection:
         if index is not None:
@@ -129,14 +129,14 @@ def copy_as_ours(base: Path, folder: Path, recent_rows: int) -> None:
 
 
 def read_through(path: Path) -> None:
-    """Have the system hold a file in memory: how cold its disk is, is not the question."""
+    """Read a file into the system's cache, because the disk is not measured."""
     with path.open("rb") as file:
         while file.read(1 << 22):
             pass
 
 
 def some_memories(path: Path, count: int) -> list[str]:
-    """Return memory ids at random places of a file; unknown ones where it is empty."""
+    """Return memory ids at random places of a file; unknown ids if it is empty."""
     numbers = random.Random(3)
     with closing(sqlite3.connect(path)) as connection:
         (last,) = connection.execute("SELECT coalesce(max(rowid), 0) FROM history").fetchone()
@@ -151,12 +151,12 @@ def some_memories(path: Path, count: int) -> list[str]:
 
 
 def scope(number: int) -> str:
-    """Return a session scope as mem0 names them."""
+    """Return a session scope with a name as in mem0."""
     return f"agent_id=agent-{number % 1_000}&user_id={random_uuid(random.Random(number))}"
 
 
 def _messages(scopes: int) -> Iterator[tuple[str, ...]]:
-    """Yield exchanges of a question and an answer, all conversations going on side by side."""
+    """Yield questions and answers of concurrent conversations."""
     for turn in range(0, MESSAGES_A_SCOPE, 2):
         for number in range(scopes):
             for offset, role in enumerate(("user", "assistant")):
@@ -166,7 +166,7 @@ def _messages(scopes: int) -> Iterator[tuple[str, ...]]:
 
 
 def fill_messages(path: Path, count: int) -> None:
-    """Make a file of mem0's two plain tables, with ten messages a scope."""
+    """Create a file with mem0's two plain tables, and ten messages for each scope."""
     with closing(_connect_careless(path)) as connection:
         connection.execute(CREATE_HISTORY)
         connection.execute(_CREATE_MESSAGES)

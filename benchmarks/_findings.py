@@ -1,4 +1,4 @@
-"""What comparing peers found: a value for each repetition, and how that is told."""
+"""The results of comparing peers, one value for each repetition, and their report."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,23 +27,23 @@ from benchmarks._report import (
 OURS: Final = "async_history"
 NULL: Final = "async_history, null"
 MANY_TASKS: Final = 1_000
-"""The number of tasks most bars are about."""
+"""The number of tasks of most bars."""
 NOT_WRITING: Final = (NULL, "writer, no database")
-"""Peers that keep nothing: what asyncio and we cost without a database."""
+"""Peers that store nothing: the cost of asyncio and of our code without a database."""
 
 
 @dataclass(slots=True)
 class Findings:
-    """What was measured, a value for each repetition."""
+    """The measurements, one value for each repetition."""
 
     cells: dict[tuple[str, int], list[Cell]] = field(default_factory=lambda: defaultdict(list))
-    crowd: list[float] = field(default_factory=list)
+    many_tasks: list[float] = field(default_factory=list)
     ceiling: list[float] = field(default_factory=list)
     lone_ack_s: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     paced_lag_s: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
     def of(self, peer: str, tasks: int, figure: str) -> float:
-        """Return the median of one figure of a cell; NaN where it was not measured."""
+        """Return the median of one figure of a cell; NaN if it was not measured."""
         return median([getattr(cell, figure) for cell in self.cells.get((peer, tasks), [])])
 
     @property
@@ -54,7 +54,7 @@ class Findings:
     def as_json(self) -> dict[str, Any]:
         """Return all repetitions."""
         return {
-            "crowd_events_per_s": self.crowd,
+            "many_tasks_events_per_s": self.many_tasks,
             "ceiling_events_per_s": self.ceiling,
             "lone_ack_p50_s": self.lone_ack_s,
             "paced_lag_p99_s": self.paced_lag_s,
@@ -77,11 +77,11 @@ _TIMES: Final = {
 
 
 Levels = Mapping[str, Sequence[float]]
-"""Events a second of what has no other number of tasks than 1,000, or none, by name."""
+"""Events a second of measurements with 1,000 tasks only, or without tasks, by name."""
 
 
 def show_cells(found: Findings, peers: Iterable[str], levels: Levels) -> None:
-    """Print a row for each peer at each number of tasks, medians of the repetitions."""
+    """Print the medians of the repetitions, one row for each peer and number of tasks."""
     table: list[Sequence[str]] = []
     for tasks in found.tasks:
         for name in peers:
@@ -105,20 +105,20 @@ def show_cells(found: Findings, peers: Iterable[str], levels: Levels) -> None:
 # Bars
 
 
-def crowd_bar(found: Findings, peer: str, limit: float) -> Bar:
+def many_tasks_bar(found: Findings, peer: str, limit: float) -> Bar:
     """Return the bar of our events a second from 1,000 tasks against a peer's.
 
     A quick run may end before a slow peer has recorded anything.
     """
-    crowd = found.of(OURS, MANY_TASKS, "events_per_s")
+    ours = found.of(OURS, MANY_TASKS, "events_per_s")
     theirs = found.of(peer, MANY_TASKS, "events_per_s")
-    figures = f"{rate(crowd)} / {rate(theirs)} events/s"
-    ratio = crowd / theirs if theirs else inf
+    figures = f"{rate(ours)} / {rate(theirs)} events/s"
+    ratio = ours / theirs if theirs else inf
     return Bar(f"1,000 tasks: events/s against {peer}", limit, ratio, figures)
 
 
 def calls_bar(found: Findings, peer: str, limit: float) -> Bar:
-    """Return the bar of an unrelated `to_thread` call's time under our load and under a peer's."""
+    """Return the bar of an unrelated `to_thread` call's time, under our load and a peer's."""
     calls = found.of(OURS, MANY_TASKS, "to_thread_p99_s")
     theirs = found.of(peer, MANY_TASKS, "to_thread_p99_s")
     figures = f"{milliseconds(calls)} / {milliseconds(theirs)} ms"
@@ -127,34 +127,34 @@ def calls_bar(found: Findings, peer: str, limit: float) -> Bar:
 
 
 def lone_ack_bar(found: Findings, other: str, limit: float) -> Bar:
-    """Return the bar of a lone task's ack."""
+    """Return the bar of a single task's ack."""
     sides = found.lone_ack_s
     return time_bar(f"1 task: p50 ack against {other}", limit, sides[OURS], sides[other])
 
 
 def paced_lag_bar(found: Findings, limit: float) -> Bar:
-    """Return the bar of the loop's lag at a pace, against what asyncio and our checks cost."""
+    """Return the bar of the loop's lag at a fixed rate, against asyncio and our checks alone."""
     sides = found.paced_lag_s
     name = "10,000 events/s paced: loop lag p99 against null"
     return time_bar(name, limit, sides[OURS], sides["null"])
 
 
 def rate_bar(name: str, limit: float, mine: Sequence[float], others: Sequence[float]) -> Bar:
-    """Return the bar of rates that were measured side by side."""
+    """Return the bar of rates that were measured one after the other."""
     ratios = _ratios(mine, others)
     figures = f"{rate(median(mine))} / {rate(median(others))} a second; {each(ratios)}"
     return Bar(name, limit, median(ratios), figures)
 
 
 def time_bar(name: str, limit: float, mine: Sequence[float], others: Sequence[float]) -> Bar:
-    """Return the bar of times that were measured side by side."""
+    """Return the bar of times that were measured one after the other."""
     ratios = _ratios(mine, others)
     figures = f"{milliseconds(median(mine))} / {milliseconds(median(others))} ms; {each(ratios)}"
     return Bar(name, limit, median(ratios), figures, at_most=True)
 
 
 def _ratios(mine: Sequence[float], others: Sequence[float]) -> list[float]:
-    """Return a ratio for each repetition: both sides of it were measured side by side."""
+    """Return a ratio for each repetition, in which both sides were measured."""
     return [one / other for one, other in zip(mine, others, strict=True)]
 
 
@@ -162,14 +162,14 @@ def _ratios(mine: Sequence[float], others: Sequence[float]) -> list[float]:
 
 
 def plot(found: Findings, peers: Iterable[str], levels: Levels, path: Path) -> None:
-    """Draw events a second, and what an unrelated `to_thread` call waits, by number of tasks."""
+    """Draw events a second, and the wait of an unrelated `to_thread` call, by number of tasks."""
     figure, (rates, calls) = plt.subplots(1, 2, figsize=(12, 5.5), layout="constrained")
     for number, name in enumerate(peers):
         width = 2.5 if name == OURS else 1.2
         style = "--" if name in NOT_WRITING else "-"
         for axes, measure in ((rates, "events_per_s"), (calls, "to_thread_p99_s")):
             if axes is calls and name == NULL:
-                continue  # it never lets go of the loop, so nothing else is called
+                continue  # it blocks the loop, so nothing else is called
             scale = 1.0 if axes is rates else 1e3
             values = [scale * found.of(name, many, measure) for many in found.tasks]
             axes.plot(
@@ -204,7 +204,7 @@ def tell(
 ) -> None:
     """Print tables and bars; write them to `path` with the endings .json and .png.
 
-    `more` stands in the JSON before the findings.
+    `more` is added to the JSON before the findings.
     """
     peers = list(peers)
     show_cells(found, peers, levels)

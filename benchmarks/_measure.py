@@ -1,8 +1,8 @@
-"""How it is timed: tasks that record flat out or at a pace, with two watchers or none.
+"""Timing: tasks that record as fast as they can or at a fixed rate, with or without two watchers.
 
-One watcher sleeps a millisecond at a time and notes how late it wakes (loop lag). The other calls
-an unrelated `asyncio.to_thread` every five milliseconds, whether or not the last one has returned,
-so that a blocked executor can't hide by delaying the next question.
+One watcher sleeps for a millisecond and notes how late it wakes (loop lag). The other makes an
+unrelated call of `asyncio.to_thread` every five milliseconds, without waiting for the previous one,
+so that a blocked executor does not delay the next call.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from typing import Final, TypeVar
 from benchmarks._records import NewRecord
 
 Add = Callable[[NewRecord], Awaitable[object]]
-"""Record one event, and return when it is acked."""
+"""A function that records one event, and returns when it is acked."""
 
 LAG_SLEEP_S: Final = 0.001
 PROBE_EVERY_S: Final = 0.005
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """Return the smallest value that `share` of all don't exceed; NaN where there are none."""
+    """Return the smallest value that `share` of all don't exceed; NaN if there are none."""
     if not values:
         return _NEVER
     ordered = sorted(values)
@@ -39,9 +39,9 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One peer at one number of tasks. Times in seconds.
+    """One peer at one number of tasks. Times are in seconds.
 
-    Where time ran out, what was still waited for counts with its wait so far, in acks and calls.
+    If the time limit was reached, unfinished acks and calls count with their wait so far.
     """
 
     peer: str
@@ -74,7 +74,7 @@ class Watch:
     async def __aenter__(self) -> "Watch":
         self._tasks = [asyncio.create_task(self._watch_loop())]
         if self._probe:
-            await asyncio.to_thread(_nothing)  # the executor's first thread is not the question
+            await asyncio.to_thread(_nothing)  # starting the executor's thread is not measured
             self._tasks.append(asyncio.create_task(self._watch_executor()))
         return self
 
@@ -110,13 +110,13 @@ class Watch:
 
 
 def _nothing() -> None:
-    """What an unrelated caller of `to_thread` wants done."""
+    """Do nothing, for an unrelated call of `to_thread`."""
 
 
 async def unwatched(add: Add, per_agent: Sequence[Sequence[NewRecord]]) -> float:
     """Let every task record one event after the other; return events a second.
 
-    To compare with what has no loop to watch: the watchers cost a busy loop about a sixth.
+    This is compared with peers without a loop: the watchers cost a busy loop about a sixth.
     """
 
     async def agent(records: Sequence[NewRecord]) -> None:
@@ -171,7 +171,7 @@ async def flat_out(
 async def paced(
     add: Add, per_agent: Sequence[Sequence[NewRecord]], events_per_s: float
 ) -> list[float]:
-    """Let all tasks together record at a pace, each on its own schedule; return the loop's lags."""
+    """Let all tasks record at a fixed total rate, each on its schedule; return the loop's lags."""
     every = len(per_agent) / events_per_s
     begin = time.perf_counter() + 0.1
 
@@ -190,9 +190,9 @@ async def paced(
 
 
 class OthersLoad:
-    """How many processors others keep busy, from its making until asked; Linux only.
+    """The number of processors that other programs keep busy, since its creation; Linux only.
 
-    What uses two processors looks slower than what uses one when other programs run.
+    While other programs run, a peer that uses two processors looks slower than one that uses one.
     """
 
     def __init__(self) -> None:
@@ -205,14 +205,17 @@ class OthersLoad:
 
 
 class QuietTimes:
-    """Measures while others leave the processors alone: waits for that, and measures again where
-    they came in between, as long as its budget of lost seconds lasts."""
+    """Measurements while other programs do not use the processors.
+
+    It waits for such times, and measures again after disturbances, until its budget of lost seconds
+    is used up.
+    """
 
     def __init__(self, budget_s: float) -> None:
         self._left_s = budget_s
 
     def measure(self, measurement: Callable[[], T]) -> T:
-        """Return what a measurement gives that nothing disturbed, or the last one."""
+        """Return the result of an undisturbed measurement, or of the last one."""
         while True:
             self._wait()
             load, begun = OthersLoad(), time.perf_counter()
@@ -245,12 +248,12 @@ def _machine_busy_s() -> float:
 
 
 def _own_busy_s() -> float:
-    """What this process took, and those it started, such as a server: living and waited for."""
+    """Return the processor time of this process and its children, running and ended."""
     return sum(os.times()[:4]) + sum(map(_family_busy_s, _children("self")))
 
 
 def _family_busy_s(pid: str) -> float:
-    with contextlib.suppress(OSError):  # it may have ended meanwhile
+    with contextlib.suppress(OSError):  # the process may have ended
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
         user, system, user_waited_for, system_waited_for = map(
             int, stat.rpartition(")")[2].split()[11:15]
@@ -277,8 +280,8 @@ async def timed(call: Callable[[], Awaitable[object]]) -> float:
 def on_one_processor() -> Iterator[None]:
     """Keep this thread, and those it starts, on one processor.
 
-    A call to another thread and back takes three times as long where the system happens to put
-    that on a sleeping processor: more than what most calls do there.
+    A call to another thread takes three times as long if the system puts that thread on a sleeping
+    processor. That is more than the work of most calls.
     """
     if not hasattr(os, "sched_setaffinity"):
         yield
@@ -293,7 +296,7 @@ def on_one_processor() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet_collector() -> Iterator[None]:
-    """Keep what is there from being walked by the garbage collector while others are timed."""
+    """Keep the garbage collector from scanning existing objects during a measurement."""
     gc.collect()
     gc.freeze()
     try:
@@ -303,6 +306,6 @@ def quiet_collector() -> Iterator[None]:
 
 
 def median(values: Sequence[float]) -> float:
-    """Return the median of a measurement's repetitions, as far as they measured it; else NaN."""
+    """Return the median of the repetitions that measured a value; NaN if none did."""
     known = [value for value in values if not math.isnan(value)]
     return statistics.median(known) if known else _NEVER

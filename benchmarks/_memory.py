@@ -1,10 +1,10 @@
-"""How much memory the queue takes while another process holds the file's lock.
+"""The memory of the queue while another process holds the file's lock.
 
     python -m benchmarks._memory FOLDER HOLD_SECONDS
 
-10,000 tasks write 10 KB each; a task that is told `Overloaded` tries again with a new text, so
-that far more is offered than the queue may hold. Runs in a process of its own, for the peak is a
-process's, and prints one line of JSON.
+10,000 tasks write 10 KB each. A task that gets `Overloaded` retries with a new text, so far more is
+submitted than the queue may hold. The measurement runs in a separate process, because it uses the
+process's peak memory, and prints one line of JSON.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from async_history._core.queue import QUEUE_BYTES
 from async_history._core.writer_options import BATCH_BYTES
 
 LIMIT_BYTES: Final = QUEUE_BYTES + BATCH_BYTES
-"""What the library may hold: a full queue, and the batch that is waiting for the lock."""
+"""The memory that the library may hold: a full queue, and the batch that waits for the lock."""
 _TASKS: Final = 10_000
 _TEXT_BYTES: Final = 10_240
 _ARRIVAL_S: Final = 1.0
@@ -41,9 +41,9 @@ sys.stdin.read()
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """The peak while locked, beyond what 10,000 idle tasks take; None where it can't be read.
+    """The peak while locked, above that of 10,000 idle tasks; None if it can't be read.
 
-    `waiting_bytes` of it are texts of callers that wait for room in the queue: theirs, not its.
+    `waiting_bytes` of it are texts of callers that wait for space in the queue, not the queue's.
     """
 
     peak_growth_bytes: int | None
@@ -70,7 +70,7 @@ def _lock_held(path: Path) -> Iterator[None]:
 
 
 def _status_bytes(name: str) -> int | None:
-    """Return VmRSS or VmHWM, its peak; Linux only."""
+    """Return VmRSS, or VmHWM, which is its peak; Linux only."""
     with contextlib.suppress(OSError), open("/proc/self/status", encoding="ascii") as status:
         for line in status:
             if line.startswith(name + ":"):
@@ -84,7 +84,7 @@ def _forget_peak() -> None:
 
 
 async def measure(folder: Path, hold_s: float) -> Memory:
-    """Let 10,000 tasks write against a held lock for `hold_s`, then let it go and drain."""
+    """Let 10,000 tasks write while the lock is held for `hold_s`, then release it and drain."""
     path = folder / "history.db"
     acked = overloaded = offered = waiting = 0
     released = asyncio.Event()
@@ -131,7 +131,7 @@ def _text(number: int) -> str:
 
 
 def measure_in_child(folder: Path, hold_s: float) -> Memory:
-    """Run `measure` in a process of its own."""
+    """Run `measure` in a separate process."""
     child = subprocess.run(
         [sys.executable, "-m", "benchmarks._memory", str(folder), str(hold_s)],
         check=True,

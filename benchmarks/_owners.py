@@ -1,4 +1,4 @@
-"""What owners, contexts and causes cost on any backend, and whether it stays so as it grows."""
+"""The cost of owners, contexts and causes on any backend, in small and large histories."""
 
 from argparse import ArgumentParser, Namespace
 from asyncio import gather
@@ -34,7 +34,7 @@ _LIMITS: Final = {"cost": 0.8, "growth": 0.7, "question": 2.0}
 
 
 async def nothing_to_settle() -> None:
-    """Settle nothing: the backend does what a write causes along with it."""
+    """Do nothing: the backend defers no work of a write."""
 
 
 async def measure(
@@ -47,8 +47,8 @@ async def measure(
 
     Args:
         open_empty: opens another empty history.
-        options: those of `owners_parser`.
-        settle: does what earlier writes have put off, before something is timed.
+        options: the options of `owners_parser`.
+        settle: does the deferred work of earlier writes, before a measurement.
     """
     records, rows, repeat = _sizes(options)
     cost: list[float] = []
@@ -80,12 +80,12 @@ async def measure(
 
 
 def _sizes(options: Namespace) -> tuple[int, int, int]:
-    """Return how many records tasks write, rows of the large history, and repetitions."""
+    """Return the records that tasks write, the rows of the large history, and the repetitions."""
     return (6_000, 20_000, 1) if options.quick else (30_000, options.rows, options.repeat)
 
 
 def details(user: int, number: int) -> dict[str, Any]:
-    """Return what a record has besides: 200 bytes of metadata, which one in three changes."""
+    """Return a record's details: 200 bytes of metadata, which one record in three changes."""
     context = {"data": "x" * 60, "hash": "a" * 32, "note": "y" * 60, "part": number % 3 == 1}
     return {
         "owner": {"user_id": f"user {user}"},
@@ -95,7 +95,7 @@ def details(user: int, number: int) -> dict[str, Any]:
 
 
 async def record(history: HistoryManager, records: int, seed: int, *, with_details: bool) -> float:
-    """Let every task record as another user; return records a second."""
+    """Let every task record for a different user; return records a second."""
 
     async def agent(user: int, records: list[NewRecord]) -> None:
         for number, one in enumerate(records):
@@ -144,9 +144,9 @@ _QUESTIONS: Final[Mapping[str, Callable[[HistoryManager, str], Awaitable[object]
 
 
 async def ask(histories: Mapping[int, HistoryManager]) -> dict[str, list[float]]:
-    """Return what each question takes in histories, by their rows, of users from everywhere.
+    """Return the times of each query in histories, by their rows, for users from everywhere.
 
-    They are asked in turns, so that what else the machine does slows down each alike.
+    The histories take turns, so that other load on the machine slows down all alike.
     """
     taken = {}
     for name, question in _QUESTIONS.items():

@@ -1,4 +1,4 @@
-"""The history whose page is measured: 100 records of each user, and something in every view."""
+"""The history for measuring the page: 100 records of each user, and data for every view."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
@@ -11,14 +11,14 @@ from benchmarks._records import NewRecord, agents
 _A_USER: Final = 100
 _BULK: Final = 9_000
 _ALL_DELETED: Final = 3_000
-"""The newest records, of memories that are all deleted: a list of memories finds none in them."""
+"""The number of newest records that belong to deleted memories, so that a list finds none there."""
 
 _SHOWN: Final = 13
 """Characters of a value in a request's name."""
 
 
 class Request(NamedTuple):
-    """What is asked of a page: its name in the table, and its path, with a form if it is a POST."""
+    """A request to a page: its name in the table, its path, and its form if it is a POST."""
 
     name: str
     path: str
@@ -26,7 +26,7 @@ class Request(NamedTuple):
 
     @property
     def is_scan(self) -> bool:
-        """Whether it counts without a bound, or searches without an index until its time ends."""
+        """Whether it counts without a limit, or searches without an index until its timeout."""
         is_unbounded = "count_history" in self.name and "user_id" not in self.name
         return is_unbounded or any(part in self.name for part in ("until=", "in no record"))
 
@@ -53,7 +53,7 @@ def _kept(records: list[NewRecord], memory: int, left: int) -> list[NewRecord]:
 
 
 async def requests(history: HistoryManager, rows: int) -> list[Request]:
-    """Return a request for every view, call and preview, each of what the history has."""
+    """Return a request for every view, call and preview, each for data that the history has."""
     user_id = f"user {rows // _A_USER // 2}"
     user = {"user_id": user_id}
     query = history.query_history(order="newest", limit=40, user_id=user_id)

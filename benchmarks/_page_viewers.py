@@ -1,8 +1,7 @@
-"""What viewers of the live feed cost those who write in the same program.
+"""The cost of live feed viewers for writers in the same program.
 
 The page is served on the writers' loop. Its viewers are in another process: they read what they
-get, or, the slow ones, nothing. What that process takes of the machine's processors is counted
-apart: it is not the server's.
+get, or, if they are slow, nothing. The processor time of that process is counted separately.
 """
 
 import asyncio
@@ -29,13 +28,13 @@ NOBODY: Final = "no viewers"
 READERS: Final = "100 viewers"
 SLOW: Final = "100 viewers that do not read"
 _VIEWERS: Final = {NOBODY: (0, True), READERS: (100, True), SLOW: (100, False)}
-"""How many viewers there are, and whether they read."""
+"""The number of viewers, and whether they read."""
 
 
 class Written(NamedTuple):
-    """What tasks wrote: events a second, and the program's processor seconds for each.
+    """The speed of writing tasks: events a second, and the program's processor seconds for each.
 
-    `viewers_processors` is how many processors the viewers kept busy.
+    `viewers_processors` is the number of processors that the viewers kept busy.
     """
 
     events_per_s: float
@@ -79,7 +78,7 @@ async def _write(file: Path, listener: socket.socket, way: str, events: int) -> 
         app = new_app(history, None, write=False, limits=WebLimits())
         serving = asyncio.create_task(serve_app(app, listener))
         while app.state.feed.viewers < _VIEWERS[way][0]:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)  # connections tell no one
+            await asyncio.sleep(0.01)  # there is no event for new connections
 
         async def add(record: NewRecord) -> None:
             await history.add_history(**record.as_mapping())

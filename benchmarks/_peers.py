@@ -1,4 +1,4 @@
-"""The peers: each opens a store in its own folder and gives a function that records an event."""
+"""The peers: each opens a store in its folder, and yields a function that records an event."""
 
 import asyncio
 import logging
@@ -25,14 +25,14 @@ from benchmarks._records import CREATE_HISTORY, INSERT, NewRecord, Row, rows
 Peer = Callable[[Path], AbstractAsyncContextManager[Add]]
 
 TRANSACTION_ROWS: Final = 1_000
-"""The ceiling's transactions: what 1,000 tasks could share at best."""
+"""The rows of a transaction for the ceiling: the most that 1,000 tasks could share."""
 _WAIT_FOR_LOCK_S: Final = 60.0
 
 INDEX: Final = "CREATE INDEX history_by_memory ON history (memory_id)"
 
 
 def add_to(history: HistoryManager) -> Add:
-    """Return how an event is recorded by one of our managers."""
+    """Return a function that records an event with one of our managers."""
 
     def add(r: NewRecord) -> Any:
         return history.add_history(
@@ -73,7 +73,7 @@ async def null(folder: Path) -> AsyncIterator[Add]:
 
 @dataclass(frozen=True, slots=True)
 class _Nothing:
-    """A submission of one record that weighs nothing."""
+    """A submission of one record with a size of zero."""
 
     record_count: int = 1
     size_bytes: int = 0
@@ -90,7 +90,7 @@ async def writer_alone(folder: Path) -> AsyncIterator[Add]:
         return {}
 
     async def finish() -> None:
-        """There is nothing to let go of."""
+        """Do nothing: there is nothing to release."""
 
     writer = GroupCommitWriter(commit, finish=finish)
     submission = _Nothing()
@@ -120,19 +120,19 @@ async def mem0(folder: Path, *, wal: bool = False) -> AsyncIterator[Add]:
         )
 
     yield add
-    # A cancelled `to_thread` runs on in its thread, and needs the connection until it is done.
+    # A cancelled `to_thread` continues in its thread, and needs the connection until it is done.
     await asyncio.get_running_loop().shutdown_default_executor()
     manager.close()
 
 
 def mem0_in_wal(folder: Path) -> AbstractAsyncContextManager[Add]:
-    """mem0's SQLiteManager with a write-ahead log switched on for it."""
+    """mem0's SQLiteManager in WAL mode."""
     return mem0(folder, wal=True)
 
 
 @asynccontextmanager
 async def shared_aiosqlite(folder: Path) -> AsyncIterator[Add]:
-    """One aiosqlite connection for all tasks, each inserting and committing (unsafe, but done)."""
+    """One aiosqlite connection for all tasks, each of which commits (unsafe, but common)."""
     async with aiosqlite.connect(folder / "history.db") as connection:
         await connection.execute("PRAGMA journal_mode = WAL")
         await connection.execute("PRAGMA synchronous = FULL")
@@ -173,7 +173,7 @@ async def adding_in_sessions(
     engine: AsyncEngine, insert: TextClause, values: Callable[[NewRecord], Mapping[str, Any]]
 ) -> AsyncIterator[Add]:
     """Add by a statement in a session and a transaction for each event; dispose of the engine."""
-    # Where time runs out, the pool complains about each session that is cut short.
+    # When the time limit is reached, the pool logs a warning for each interrupted session.
     logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
     sessions = async_sessionmaker(engine)
 
@@ -211,11 +211,11 @@ PEERS: Final[Mapping[str, Peer]] = {
 }
 
 
-# The raw ones, which know no tasks
+# Raw peers without tasks
 
 
 def connect_raw(path: Path) -> sqlite3.Connection:
-    """Connect durably (WAL, FULL), all else as SQLite comes."""
+    """Connect with durable commits (WAL, FULL), and otherwise SQLite's defaults."""
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
@@ -233,7 +233,7 @@ def insert_raw(connection: sqlite3.Connection, made: Sequence[Row], sql: str = I
 
 
 def ceiling(folder: Path, records: Sequence[NewRecord]) -> float:
-    """Return the events a second of raw `executemany`: no acks, no loop, rows made beforehand."""
+    """Return the events a second of raw `executemany`: no acks, no loop, rows made before."""
     made = list(rows(records))
     connection = connect_raw(folder / "history.db")
     connection.execute(CREATE_HISTORY)
@@ -245,7 +245,7 @@ def ceiling(folder: Path, records: Sequence[NewRecord]) -> float:
 
 @asynccontextmanager
 async def raw_in_thread(folder: Path) -> AsyncIterator[Add]:
-    """A raw BEGIN, INSERT, COMMIT, awaited in a thread of its own: the least a lone ack costs."""
+    """A raw BEGIN, INSERT, COMMIT, awaited in a separate thread: the least cost of a single ack."""
     connection = connect_raw(folder / "history.db")
     connection.execute(CREATE_HISTORY)
     connection.execute(INDEX)

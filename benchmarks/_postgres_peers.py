@@ -1,7 +1,6 @@
-"""The peers on PostgreSQL: each in a schema of its own, where our migration made the tables.
+"""The peers on PostgreSQL, each in a separate schema with tables from our migration.
 
-So all write the same columns and keep the same indexes. Lives here: who they are and how they are
-set up, each as its users would. Not here: the server, timing.
+So all write the same columns and maintain the same indexes. Each is set up as its users would.
 """
 
 import asyncio
@@ -38,7 +37,7 @@ Row = tuple[Any, ...]
 
 
 def rows(records: Iterable[NewRecord]) -> Iterator[Row]:
-    """Yield what our table takes of a record, its instant last, under ordered ids (UUIDv7)."""
+    """Yield a record's values for our table, its instant last, with ordered ids (UUIDv7)."""
     for record in records:
         moment = record.created_at if record.event == "ADD" else record.updated_at
         assert moment is not None
@@ -52,7 +51,7 @@ def _insert(schema: str, placeholders: Iterable[str]) -> str:
 
 
 def insert_by_number(schema: str) -> str:
-    """Return the insert of one row as asyncpg takes it."""
+    """Return the INSERT of one row for asyncpg."""
     return _insert(schema, (f"${number}" for number in range(1, len(COLUMNS) + 1)))
 
 
@@ -68,15 +67,16 @@ async def connected(url: str) -> AsyncIterator[Any]:
 
 @asynccontextmanager
 async def fresh_schema(url: str) -> AsyncIterator[str]:
-    """Make our tables in a new schema, and drop it afterwards.
+    """Create our tables in a new schema, and drop it afterwards.
 
-    A checkpoint comes first, where we may: what others wrote is not this measurement's to flush.
+    Before that there is a checkpoint, if allowed, so that this measurement does not flush what
+    others wrote.
     """
     schema = f"benchmark_{token_hex(8)}"
     async with connected(url) as connection:
         try:
             async with open_history(url, schema=schema):
-                """It makes the tables."""
+                """Opening creates the tables."""
             with contextlib.suppress(asyncpg.InsufficientPrivilegeError):
                 await connection.execute("CHECKPOINT")
             yield schema
@@ -86,7 +86,7 @@ async def fresh_schema(url: str) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def ours(url: str, folder: Path, *, through: str | None = None) -> AsyncIterator[Add]:
-    """async_history on PostgreSQL, to be reached by another URL if that is given."""
+    """async_history on PostgreSQL, through another URL if that is given."""
     async with (
         fresh_schema(url) as schema,
         open_history(through or url, schema=schema) as history,
@@ -96,9 +96,10 @@ async def ours(url: str, folder: Path, *, through: str | None = None) -> AsyncIt
 
 @asynccontextmanager
 async def asyncpg_pool(url: str, folder: Path) -> AsyncIterator[Add]:
-    """One insert per event, on whatever connection of a pool is free.
+    """One INSERT per event, on any free connection of a pool.
 
-    The pool is asyncpg's as it comes: it resets a connection after each use, a round trip more.
+    The pool has asyncpg's defaults: it resets a connection after each use, with one more round
+    trip.
     """
     async with (
         fresh_schema(url) as schema,
@@ -136,7 +137,7 @@ async def sqlalchemy_sessions(url: str, folder: Path) -> AsyncIterator[Add]:
 
 
 def peers(url: str) -> Mapping[str, Peer]:
-    """Return the peers on a server, and who else they are compared with."""
+    """Return the peers on a server, with those that need no server."""
     return {
         OURS: partial(ours, url),
         NULL: null,
@@ -146,7 +147,7 @@ def peers(url: str) -> Mapping[str, Peer]:
     }
 
 
-# The raw ones, which know no tasks, and a lone one
+# Raw peers without tasks, and a single task
 
 _OTHER_INDEXES: Final = """
 SELECT indexname FROM pg_catalog.pg_indexes WHERE schemaname = $1 AND tablename = 'history'
@@ -155,10 +156,10 @@ SELECT indexname FROM pg_catalog.pg_indexes WHERE schemaname = $1 AND tablename 
 
 
 def copy_ceiling(url: str, records: Sequence[NewRecord], *, two_indexes: bool = False) -> float:
-    """Return the events a second of raw COPY, 1,000 rows each: no acks, rows made beforehand.
+    """Return the events a second of raw COPY, 1,000 rows each: no acks, rows made before.
 
     Args:
-        two_indexes: whether the table has a primary key and (memory_id, seq) only.
+        two_indexes: whether the table has only a primary key and (memory_id, seq).
     """
     made = list(rows(records))
 
@@ -182,7 +183,7 @@ def copy_ceiling(url: str, records: Sequence[NewRecord], *, two_indexes: bool = 
 
 @asynccontextmanager
 async def ours_and_prepared(url: str) -> AsyncIterator[tuple[Add, Add]]:
-    """Ours, and one prepared insert on a held connection, into the same table."""
+    """Ours, and one prepared INSERT on an open connection, into the same table."""
     async with (
         fresh_schema(url) as schema,
         open_history(url, schema=schema) as history,

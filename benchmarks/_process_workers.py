@@ -2,8 +2,8 @@
 
     python -m benchmarks._process_workers '{"way": "tasks", "url": "h.db", "seconds": 1, …}'
 
-It prints "ready", begins when it reads a line, and prints what it found as JSON. It imports none of
-the peers: mem0 alone takes seconds.
+It prints "ready", begins when it reads a line, and prints its results as JSON. It does not import
+the peers, because importing mem0 takes seconds.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from benchmarks._measure import percentile
 from benchmarks._records import CREATE_HISTORY, INSERT, NewRecord, one_memory, rows
 
 TASKS: Final = 250
-"""A process's tasks; what a raw writer puts into a transaction, as many as they could share."""
+"""The tasks of a process, and so the rows of a raw writer's transaction."""
 TASKS_WAY: Final = "async_history"
 NAMED: Final = "async_history, named ids"
 MANY: Final = "raw executemany"
@@ -37,21 +37,21 @@ COPY: Final = "raw COPY"
 STATEMENT: Final = "raw, the same statement"
 _WAIT_FOR_LOCK_S: Final = 60.0
 _MEMORIES: Final = 40
-"""Of a task or of a raw writer's row; then they begin again."""
+"""The memories of a task, or of a row of a raw writer; then they begin again."""
 _COPIED: Final = ("id", *NewRecord._fields, "occurred_at")
 
 Write = Callable[[Sequence[NewRecord]], Awaitable[float]]
-"""Commit records in one transaction; return the seconds that it waited for the right to write."""
+"""A function that commits records in one transaction, and returns its wait for a lock (s)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a process does.
+    """The work of a process.
 
     Attributes:
         url: the file, or the server.
         schema: the schema on the server.
-        number: the process's, so that each has its own memories.
+        number: the number of the process, so that each has its own memories.
     """
 
     way: str
@@ -63,11 +63,11 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What a process did.
+    """The results of a process.
 
     Attributes:
-        waited_s: seconds in which a raw writer waited for the file's lock.
-        commit_p50_s: of a batch of ours, with what it waited for; None for raw writers.
+        waited_s: seconds that a raw writer waited for the file's lock.
+        commit_p50_s: the median commit time of our batches, waits included; None for raw writers.
     """
 
     events: int
@@ -139,7 +139,7 @@ async def _raw(work: Work, begin: Callable[[], Awaitable[None]]) -> Done:
 
 @asynccontextmanager
 async def _execute_many(work: Work) -> AsyncIterator[Write]:
-    """mem0's table with an index, in WAL mode, each commit on disk."""
+    """Write to mem0's table with an index, in WAL mode, each commit on disk."""
     connection = sqlite3.connect(work.url, timeout=_WAIT_FOR_LOCK_S, isolation_level=None)
     try:
         connection.execute("PRAGMA journal_mode=WAL")
@@ -189,7 +189,7 @@ async def _copy(work: Work) -> AsyncIterator[Write]:
 
 @asynccontextmanager
 async def _statement(work: Work) -> AsyncIterator[Write]:
-    """The statement that async_history commits a batch with."""
+    """Write with the statement that async_history uses for a batch."""
     connection = await asyncpg.connect(work.url)
     known = KnownOwners()
     try:
@@ -226,7 +226,7 @@ async def _begin() -> None:
 
 
 async def main(work: Work) -> None:
-    """Do the work and print what was done."""
+    """Do the work and print the results."""
     do = _raw if work.way in _WRITERS else _tasks
     print(json.dumps(asdict(await do(work, _begin))), flush=True)
 

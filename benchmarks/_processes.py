@@ -1,6 +1,6 @@
 """Processes that update the same memories at the same time, with one history and vector store.
 
-Each memory has a task of its own in each process.
+Each process has one task for each memory.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from async_history.mem0 import AsyncMemory
 PLAIN: Final = "mem0's own"
 _CONTEXT: Final = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload([__name__])
-"""Importing mem0 takes seconds: once, before the processes are forked."""
+"""Importing mem0 takes seconds, so it is imported once, before the processes are forked."""
 _DIMENSIONS: Final = 8
 
 
@@ -98,11 +98,11 @@ def _memory_of(peer: str, history: str, folder: Path, name: str, **options: Any)
 
 @dataclass(frozen=True, slots=True)
 class Updated:
-    """What processes did together.
+    """The results of all processes together.
 
     Attributes:
-        breaks: records whose `old_memory` is not the `new_memory` of the one before.
-        wrong: memories whose last record is not what the vector store says.
+        breaks: records whose `old_memory` is not the `new_memory` of the previous one.
+        wrong: memories whose last record differs from the vector store.
     """
 
     updates_per_s: float
@@ -122,11 +122,11 @@ def update_together(
     takes_back: bool = False,
     **options: Any,
 ) -> Updated:
-    """Let processes update the same memories; return how that went.
+    """Let processes update the same memories; return the results.
 
     Args:
-        takes_back: whether each process also deletes them, and takes them back to the beginning.
-        options: what AsyncMemory takes besides.
+        takes_back: whether each process also deletes them and rolls them back to the beginning.
+        options: other options of AsyncMemory.
     """
 
     async def added() -> None:

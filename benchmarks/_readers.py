@@ -1,4 +1,4 @@
-"""All the ways to read a history at once: in this process, or in one of their own.
+"""All the ways to read a history at the same time, in this process or in a separate one.
 
     python -m benchmarks._readers URL SCHEMA FOLDER
 
@@ -19,7 +19,7 @@ _READS: bytes = b"reads\n"
 
 @asynccontextmanager
 async def reading(history: HistoryManager, folder: Path) -> AsyncIterator[None]:
-    """During the body, walk through everything, back up, and follow what is committed."""
+    """During the body, query all records, back up, and follow commits."""
 
     async def walk() -> None:
         async for _ in history.query_history():
@@ -49,7 +49,7 @@ async def reading(history: HistoryManager, folder: Path) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def reading_elsewhere(url: str, schema: str, folder: Path) -> AsyncIterator[None]:
-    """During the body, let another process do the same."""
+    """During the body, do the same in another process."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "benchmarks._readers", url, schema, str(folder)),
         stdin=asyncio.subprocess.PIPE,

@@ -1,8 +1,8 @@
-"""What is recorded: the same records for everyone, three a memory, made before the clock starts.
+"""The records: the same for all peers, three for each memory, made before the measurement.
 
-Memory ids are random as mem0 makes them (UUIDv4), texts of a sentence each. `agents` gives every
-task its own memories, each added, updated and deleted in turn; `as_made` is the order in which
-that many tasks make them, which is the order a raw writer gets them in.
+Memory ids are random as in mem0 (UUIDv4); each text is a sentence. `agents` gives every task its
+own memories, each added, updated and deleted in turn. `as_made` is the order in which so many tasks
+record them, for raw writers.
 """
 
 import random
@@ -62,7 +62,7 @@ class NewRecord(NamedTuple):
     role: str
 
     def as_mapping(self) -> dict[str, Any]:
-        """Return what mem0's and our `batch_add_history` take."""
+        """Return a mapping for mem0's and our `batch_add_history`."""
         return self._asdict()
 
 
@@ -70,7 +70,7 @@ Row = tuple[str | int | None, ...]
 
 
 def random_uuid(numbers: random.Random) -> str:
-    """Return a UUIDv4 as mem0 makes them, from numbers that can be repeated."""
+    """Return a UUIDv4 as in mem0, from a seeded generator."""
     return str(uuid.UUID(int=numbers.getrandbits(128), version=4))
 
 
@@ -87,7 +87,7 @@ def one_memory(memory_id: str, number: int) -> Iterator[NewRecord]:
 
 
 def agents(tasks: int, records: int, seed: int = 1) -> list[list[NewRecord]]:
-    """Return each task's records: about `records` of them, whole memories, evenly spread."""
+    """Return each task's records: about `records` in all, in whole memories, evenly distributed."""
     numbers = random.Random(seed)
     memories = max(1, round(records / RECORDS_A_MEMORY / tasks))
     return [
@@ -101,12 +101,12 @@ def agents(tasks: int, records: int, seed: int = 1) -> list[list[NewRecord]]:
 
 
 def as_made(per_agent: Sequence[Sequence[NewRecord]]) -> list[NewRecord]:
-    """Return all tasks' records in the order in which tasks that take turns make them."""
+    """Return all tasks' records in the order in which tasks in turns record them."""
     rounds = zip_longest(*per_agent)
     return [record for record in chain.from_iterable(rounds) if record is not None]
 
 
 def rows(records: Iterable[NewRecord]) -> Iterator[Row]:
-    """Yield the ten columns for `INSERT`, under ordered ids (UUIDv7) as we make them."""
+    """Yield the ten columns for `INSERT`, with ordered ids as ours (UUIDv7)."""
     for record in records:
         yield (str(uuid7()), *record)

@@ -1,4 +1,4 @@
-"""How it is told: options, tables in Markdown, bars and whether they are reached, JSON."""
+"""The report: options, tables in Markdown, bars and whether they are reached, JSON."""
 
 import argparse
 import json
@@ -28,7 +28,7 @@ _IN_MEMORY: Final = ("tmpfs", "ramfs", "devtmpfs")
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One row of what must be reached, and what this run reached; NaN where it did not measure."""
+    """A target, and what this run reached; NaN if it was not measured."""
 
     measure: str
     limit: float
@@ -59,17 +59,17 @@ class Bar:
 
 
 def print_bars(bars: Sequence[Bar]) -> None:
-    """Print what must be reached, and what was."""
+    """Print the targets, and what was reached."""
     print_table(("bar", "wanted", "reached", "figures", "met"), [bar.as_row() for bar in bars])
 
 
 def print_load(processors: float) -> None:
-    """Say how busy others kept the machine: a run at the same time is not fair."""
+    """Print the load of other programs, which makes a run unfair."""
     print(f"Others kept {processors:.2f} of {os.cpu_count()} processors busy meanwhile.")
 
 
 def each(ratios: Sequence[float]) -> str:
-    """Return a ratio's repetitions as text, the smallest first."""
+    """Return a ratio's repetitions as text, in ascending order."""
     return " ".join(f"{ratio:.2f}" for ratio in sorted(ratios))
 
 
@@ -91,14 +91,14 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def milliseconds(seconds: float) -> str:
-    """Return a time as text, in milliseconds; "-" where there is none."""
+    """Return a time as text, in milliseconds; "-" if there is none."""
     if math.isnan(seconds):
         return "-"
     return f"{seconds * 1e3:,.2f}" if seconds < 0.1 else f"{seconds * 1e3:,.0f}"
 
 
 def rate(per_s: float) -> str:
-    """Return a rate as text; "-" where there is none."""
+    """Return a rate as text; "-" if there is none."""
     return "-" if math.isnan(per_s) else f"{per_s:,.0f}"
 
 
@@ -115,7 +115,7 @@ def as_json(bar: Bar) -> dict[str, Any]:
 
 
 def write_json(path: Path, findings: Mapping[str, Any]) -> None:
-    """Write findings, the machine's description before them; NaN becomes null."""
+    """Write findings after a description of the machine; NaN becomes null."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(_without_nan({"machine": machine(), **findings}), indent=1)
     path.write_text(text + "\n", encoding="utf-8")
@@ -132,7 +132,7 @@ def _without_nan(value: Any) -> Any:
 
 
 def machine() -> dict[str, Any]:
-    """Return what the figures depend on."""
+    """Return a description of the machine, on which the figures depend."""
     return {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
@@ -155,7 +155,7 @@ def save_plot(figure: Figure, path: Path) -> None:
 
 
 def options_parser(question: str | None) -> argparse.ArgumentParser:
-    """Return a parser with the options that all scripts take."""
+    """Return a parser with the common options of all scripts."""
     parser = argparse.ArgumentParser(
         description=question, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -174,17 +174,17 @@ def options_parser(question: str | None) -> argparse.ArgumentParser:
 
 
 def results_folder(options: argparse.Namespace, scratch: Path) -> Path:
-    """Return where results go: a quick run writes them too, but keeps none unless told."""
+    """Return the folder for results; a quick run removes them unless a folder is given."""
     chosen: Path | None = options.results
     return chosen or (scratch if options.quick else RESULTS)
 
 
 @contextmanager
 def work_folder(parent: Path, needed_bytes: int = 0) -> Iterator[Path]:
-    """Make a folder for the run's files and remove it afterwards.
+    """Create a folder for the run's files, and remove it afterwards.
 
     Raises:
-        SystemExit: it would lie in memory, where a commit costs nothing, or there is no room.
+        SystemExit: it would be in memory, where a commit costs nothing, or there is no space.
     """
     kind = _file_system(parent)
     if kind in _IN_MEMORY:
@@ -197,7 +197,7 @@ def work_folder(parent: Path, needed_bytes: int = 0) -> Iterator[Path]:
 
 
 def _file_system(path: Path) -> str:
-    """Return the type of the file system a path is on; empty where the system doesn't tell."""
+    """Return the type of a path's file system; empty if the system doesn't say."""
     try:
         mounts = Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
     except OSError:

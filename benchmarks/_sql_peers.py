@@ -1,6 +1,7 @@
-"""The peers on MariaDB, each in a database of its own with our tables.
+"""The peers on MariaDB, each in a separate database with our tables.
 
-So all write the same columns and keep the same indexes, but for the patch, which has its own table.
+So all write the same columns and maintain the same indexes, except the patch, which has its own
+table.
 """
 
 import asyncio
@@ -42,7 +43,7 @@ Row = tuple[Any, ...]
 
 
 def rows(records: Iterable[NewRecord], numbers: Iterator[int]) -> Iterator[Row]:
-    """Yield what our table takes of a record."""
+    """Yield a record's values for our table."""
     for record in records:
         moment = record.created_at if record.event == "ADD" else record.updated_at
         assert moment is not None
@@ -52,7 +53,7 @@ def rows(records: Iterable[NewRecord], numbers: Iterator[int]) -> Iterator[Row]:
 
 @asynccontextmanager
 async def connected(url: URL) -> AsyncIterator[Any]:
-    """Hold a connection of the driver's."""
+    """Hold a connection of the driver."""
     connection = await asyncmy.connect(
         unix_socket=url.query["unix_socket"], user=url.username, db=url.database, charset="utf8mb4"
     )
@@ -63,7 +64,7 @@ async def connected(url: URL) -> AsyncIterator[Any]:
 
 
 async def execute(url: URL, *statements: str) -> None:
-    """Execute statements on a connection of their own."""
+    """Execute statements on a separate connection."""
     async with connected(url) as connection, connection.cursor() as cursor:
         for statement in statements:
             await cursor.execute(statement)
@@ -72,12 +73,12 @@ async def execute(url: URL, *statements: str) -> None:
 
 @asynccontextmanager
 async def fresh_database(url: URL) -> AsyncIterator[URL]:
-    """Make our tables in a new database, and drop it afterwards."""
+    """Create our tables in a new database, and drop it afterwards."""
     name = f"benchmark_{token_hex(8)}"
     await execute(url, f"CREATE DATABASE {name}")
     try:
         async with SqlHistoryManager(url.set(database=name)):
-            """It makes the tables."""
+            """Opening creates the tables."""
         yield url.set(database=name)
     finally:
         await execute(url, f"DROP DATABASE {name}")
@@ -115,7 +116,7 @@ class _Base(DeclarativeBase):
 
 
 class _Change(_Base):
-    """The patch's table, with the lengths that MySQL wants of a primary key."""
+    """The patch's table, with the lengths that MySQL needs for a primary key."""
 
     __tablename__ = "history"
 
@@ -131,9 +132,9 @@ class _Change(_Base):
 
 @asynccontextmanager
 async def patch(url: URL, folder: Path) -> AsyncIterator[Add]:
-    """mem0-history-db-patch's way: an ORM session for each call, in a thread of the loop's.
+    """mem0-history-db-patch: an ORM session for each call, in a thread of the loop's executor.
 
-    It is written again here: the package replaces a file of mem0's, and its table has no lengths.
+    It is rewritten here, because the package replaces a file of mem0, and its table has no lengths.
     """
     async with fresh_database(url) as fresh:
         engine = create_engine(
@@ -150,7 +151,7 @@ async def patch(url: URL, folder: Path) -> AsyncIterator[Add]:
                 session.commit()
 
         yield lambda record: asyncio.to_thread(write, record)
-        # A cancelled `to_thread` runs on in its thread, and needs its connection until it is done.
+        # A cancelled `to_thread` continues in its thread, and needs its connection until the end.
         await asyncio.get_running_loop().shutdown_default_executor()
         engine.dispose()
 
@@ -165,7 +166,7 @@ def peers(url: URL) -> Mapping[str, Peer]:
 
 
 def executemany_ceiling(url: URL, records: Sequence[NewRecord]) -> float:
-    """Return the events a second of the driver's `executemany`: no acks, rows made beforehand."""
+    """Return the events a second of the driver's `executemany`: no acks, rows made before."""
     made = list(rows(records, count(1)))
 
     async def insert() -> float:
@@ -182,7 +183,7 @@ def executemany_ceiling(url: URL, records: Sequence[NewRecord]) -> float:
 
 @asynccontextmanager
 async def ours_and_held(url: URL) -> AsyncIterator[tuple[Add, Add]]:
-    """Ours, and an insert and commit on a held connection, into a table like ours."""
+    """Ours, and an INSERT and COMMIT on an open connection, into a table like ours."""
     async with (
         fresh_database(url) as fresh,
         fresh_database(url) as other,

@@ -1,7 +1,7 @@
-"""Ways to insert: ours, what we could have done instead, and mem0's.
+"""Ways to insert: ours, alternatives to it, and mem0's.
 
-Each takes a folder whose `history.db` has the index it needs, and returns rows a second. Lives
-here: who they are. Not here: the files (`_files`), what is compared with what (`growth`).
+Each takes a folder whose `history.db` has the index that it needs, and returns rows a second. The
+files are made in `_files`; `growth` compares.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ _TUNED: Final = ("PRAGMA cache_size = -65536", "PRAGMA wal_autocheckpoint = 1600
 _AS_OURS: Final = ("PRAGMA cache_size = -65536", "PRAGMA wal_autocheckpoint = 4000")
 
 Insert = Callable[[Path, int], float]
-"""Insert fresh records, made from a seed, into a folder's file; return rows a second."""
+"""A function that inserts new records, made from a seed, into a folder's file; returns rows/s."""
 
 
 def _raw(
@@ -52,7 +52,7 @@ _NO_RECORD: Final = (None,) * 10
 
 
 def _insert_into_levels(connection: sqlite3.Connection, made: Sequence[Row]) -> float:
-    """Insert as our backend does, but from one thread that never waits."""
+    """Insert like our backend, but from one thread that never waits."""
     add_functions(connection)
     add_time_function(connection)
     connection.executescript(WRITE_PROGRAM)
@@ -92,13 +92,13 @@ def _mem0_by_tasks(inserted: int, folder: Path, seed: int) -> float:
 
 
 def _leave_wal(folder: Path) -> None:
-    """Give mem0 the file as mem0 makes it."""
+    """Change the file's journal to mem0's default."""
     with closing(sqlite3.connect(folder / FILE)) as connection:
         connection.execute("PRAGMA journal_mode = DELETE")
 
 
 def ways(inserted: int) -> Mapping[str, tuple[str, Insert]]:
-    """Return the ways to insert, each with the folder whose file it uses."""
+    """Return the ways to insert, each with the folder of its file."""
     return {
         OURS: ("ours", partial(_ours_by_tasks, inserted)),
         "three levels, raw": ("ours", partial(_raw, _AS_OURS, inserted, levels=True)),

@@ -2,8 +2,8 @@
 
     python -m benchmarks.encryption [--quick] [--repeat 3] [--dir FOLDER]
 
-1,000 tasks record into an encrypted file and into one that is not, in turns: mem0's columns alone,
-and with an owner, a context and a cause each. Then all records are read again.
+1,000 tasks record into an encrypted file and into a clear one, in turns: with mem0's columns only,
+and with an owner, a context and a cause. Then all records are read.
 """
 
 import asyncio

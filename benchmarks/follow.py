@@ -1,11 +1,11 @@
-"""How long after its ack does a follower in the same process get a record? Against the ack itself.
+"""How long after its ack does a follower in the same process get a record, compared with the ack?
 
     python -m benchmarks.follow [--quick] [--repeat 3] [--dir FOLDER] [--url postgresql://…]
 
-1, 100 and 1,000 tasks record as fast as their acks come, while one follower reads along: in a file,
-and in PostgreSQL (the dev extra's, as in benchmarks.postgres). What the follower has before its
-caller is woken was delivered after no time. Then a follower resumes that missed few records, and
-one that missed many: how long does the first take?
+1, 100 and 1,000 tasks record as fast as their acks come, while one follower reads: in a file, and
+in PostgreSQL (from the dev extra, as in benchmarks.postgres). A record that the follower gets
+before its caller is woken counts as delivered at once. Then followers resume that missed few
+records or many: how long does the first record take?
 """
 
 import asyncio
@@ -47,12 +47,12 @@ _BATCH: Final = 1_000
 _RESUMES: Final = 5
 _RESUME_LIMIT: Final = 2
 _QUICK: Final = 20
-"""By how much a smoke run is smaller."""
+"""The factor by which a smoke run is smaller."""
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One store at one number of tasks. Times in seconds."""
+    """One store at one number of tasks. Times are in seconds."""
 
     events_per_s: float
     ack_p50_s: float
@@ -65,7 +65,7 @@ class Delivery:
 
 
 async def follow(url: str, per_agent: Sequence[Sequence[NewRecord]]) -> Delivery:
-    """Let every task record one event after the other, and a follower read along."""
+    """Let every task record one event after the other, while a follower reads."""
     now = time.perf_counter
     waits: list[float] = []
     acked: dict[str, float] = {}
@@ -99,7 +99,7 @@ async def follow(url: str, per_agent: Sequence[Sequence[NewRecord]]) -> Delivery
 
 
 async def resume(url: str, missed: Sequence[int]) -> list[float]:
-    """Return how long a follower takes to its first record after it missed so many, ascending."""
+    """Return how long a follower takes to get its first record, for each number of missed ones."""
     now = time.perf_counter
     took: list[float] = []
     async with open_history(url) as history:
@@ -123,7 +123,7 @@ async def resume(url: str, missed: Sequence[int]) -> list[float]:
 def measure_resuming(
     urls: Mapping[str, str], repeat: int, smaller: int, folder: Path
 ) -> dict[str, list[list[float]]]:
-    """Measure each store's first record after few and after many, in a fresh store each time."""
+    """Measure the first record after few and many missed ones, in a new store each time."""
     missed = [count // smaller for count in _MISSED]
     found: dict[str, list[list[float]]] = defaultdict(list)
     for _ in range(repeat):
@@ -138,7 +138,7 @@ def measure_resuming(
 def measure(
     urls: Mapping[str, str], repeat: int, smaller: int, folder: Path
 ) -> dict[tuple[str, int], list[Delivery]]:
-    """Measure each store at each number of tasks, in a fresh file or schema each time."""
+    """Measure each store at each number of tasks, in a new file or schema each time."""
     found: dict[tuple[str, int], list[Delivery]] = defaultdict(list)
     for _ in range(repeat):
         for tasks in TASKS:

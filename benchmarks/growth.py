@@ -1,11 +1,11 @@
-"""What becomes of it as the file grows? Insert rate and reads, ours and others', by rows there.
+"""How do insert rate and reads change as the file grows, ours and others'?
 
     python -m benchmarks.growth [--quick] [--repeat 3] [--rows 0 100000 1000000 3000000]
 
-An ordinary index on random memory ids dirties about a page for each row once it is large, so the
-it is compared with alternatives: a larger cache and log, a shorter index, our three levels raw and
-behind 1,000 tasks, no index at all, and mem0 (which has none). Each of a size's files is made
-before the clock starts, and removed with its size; 3 million rows take 7 GB in all.
+A large ordinary index on random memory ids changes about one page for each row. It is compared with
+alternatives: a larger cache and log, a shorter index, our three levels (raw, and with 1,000 tasks),
+no index, and mem0 (which has none). The files of a size are made before its measurement, and
+removed after it; 3 million rows take 7 GB in all.
 """
 
 import asyncio
@@ -71,17 +71,17 @@ _FEW_ROWS: Final = 10_000
 _FEW_MESSAGES: Final = 100
 _MANY_MESSAGES: Final = 1_000_000
 _IN_PLACE_ROWS: Final = 500_000
-"""From here on, what a run inserts hardly changes the file's size: no copy for each insertion."""
+"""From this size on, a run hardly changes the file's size, so insertions need no new copy."""
 _TURN: Final = 25
-"""Calls one file answers before the other has its turn."""
+"""Calls on one file before the other's turn."""
 _MEM0_READ_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How much of everything: the full run, and `--quick`.
+    """The sizes of a run: the full one, and `--quick`.
 
-    `quiet_wait_s` is what may be lost, at each size, to times that others disturb.
+    `quiet_wait_s` is the time that each size may lose to disturbances by other programs.
     """
 
     sizes: tuple[int, ...] = (0, 100_000, 1_000_000, 3_000_000)
@@ -94,7 +94,7 @@ FULL: Final = Scale()
 QUICK: Final = Scale(sizes=(0, 20_000), inserted=6_000, reads=50, quiet_wait_s=0.0)
 
 Figures = dict[tuple[str, int], list[float]]
-"""By who and at how many rows: a value for each repetition."""
+"""Values by peer and number of rows, one for each repetition."""
 
 
 def _figures() -> Figures:
@@ -103,7 +103,7 @@ def _figures() -> Figures:
 
 @dataclass(slots=True)
 class Findings:
-    """What was measured. `few` holds the small file's figures, from the same minutes."""
+    """The measurements. `few` has the small file's figures, measured at the same time."""
 
     inserts: Figures = field(default_factory=_figures)
     get_history: Figures = field(default_factory=_figures)
@@ -119,7 +119,7 @@ Call = Callable[[], Awaitable[object]]
 
 
 class Growth:
-    """Measures one size after the other into `findings`."""
+    """Measurements of one size after the other, into `findings`."""
 
     def __init__(self, scale: Scale, repeat: int, folder: Path) -> None:
         self.findings = Findings()
@@ -166,7 +166,7 @@ class Growth:
         copy_with_index(self._base, folder / "ordinary", ORDINARY_INDEX)
         copy_with_index(self._base, folder / "short", SHORT_INDEX)
         copy_with_index(self._base, folder / "plain", None)
-        os.sync()  # what is still on its way to the disk would slow down the first to commit
+        os.sync()  # pending writes would slow down the first commit
 
     def _insert(self, folder: Path, size: int) -> None:
         every = list(ways(self._scale.inserted).items())
@@ -257,7 +257,7 @@ _EXCHANGE: Final = (
 
 
 async def _by_turns(calls: Sequence[Call], others: Sequence[Call]) -> tuple[float, float]:
-    """Return the median seconds of either's calls, made by turns; the first turn doesn't count."""
+    """Return the median seconds of both sides' calls, made in turns, without the first turn."""
     seconds: tuple[list[float], list[float]] = ([], [])
     for start in range(0, len(calls), _TURN):
         for side, waits in zip((calls, others), seconds, strict=True):
@@ -267,7 +267,7 @@ async def _by_turns(calls: Sequence[Call], others: Sequence[Call]) -> tuple[floa
 
 
 async def _while_time(calls: Sequence[Call]) -> float:
-    """Return the median seconds of as many calls as there is time for, the first one apart."""
+    """Return the median seconds of as many calls as there is time for, without the first one."""
     await calls[0]()
     end = time.perf_counter() + _MEM0_READ_S
     waits: list[float] = []
@@ -278,11 +278,11 @@ async def _while_time(calls: Sequence[Call]) -> float:
     return percentile(waits, 0.5)
 
 
-# Telling
+# Report
 
 
 def show(found: Findings) -> None:
-    """Print rows inserted a second, and what reads take, a column for each size."""
+    """Print rows inserted a second, and times of reads, with a column for each size."""
     sizes = sorted({size for _, size in found.inserts})
     header = [f"{size:,} rows" for size in sizes]
     names = list(dict.fromkeys(name for name, _ in found.inserts))
@@ -311,7 +311,7 @@ def _calls(found: Findings) -> Mapping[str, Figures]:
 
 
 def bars(found: Findings) -> list[Bar]:
-    """Return the rows of what must be reached that this script can answer."""
+    """Return the bars of this script."""
     sizes = {size for _, size in found.inserts}
     largest = max(sizes)
     many = _MANY_MESSAGES if _MANY_MESSAGES in sizes else largest
@@ -339,7 +339,7 @@ def _read_bar(found: Findings, call: str, size: int, few: int) -> Bar:
 
 
 def plot(found: Findings, path: Path) -> None:
-    """Draw insert rates, get_history and messages by rows there."""
+    """Draw insert rates, get_history and messages by number of rows."""
     figure, (inserts, history, messages) = plt.subplots(1, 3, figsize=(16, 5), layout="constrained")
     sizes = sorted({size for _, size in found.inserts})
     for name in ways(0):

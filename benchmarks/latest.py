@@ -1,11 +1,11 @@
-"""What does a write cost that depends on its memory's latest record, compared with a plain one?
+"""What does a write that depends on its memory's latest record cost, compared with a plain one?
 
     python -m benchmarks.latest [--quick] [--repeat 3] [--dir FOLDER]
 
-As many tasks as there are memories each change their own: by `add_history`, with `if_latest`, by
-`update_history`, which reads what the memory says, and by `restore`, which also reads what it said,
-and is logged. Each way begins with new memories of two records. On SQLite, and on PostgreSQL where
-a server is installed.
+One task for each memory changes it: by `add_history`, with `if_latest`, by `update_history`, which
+reads the memory's text, and by `restore`, which also reads an earlier text and is logged. Each way
+begins with new memories of two records. It runs on SQLite, and on PostgreSQL if a server is
+installed.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ _TEXT: Final = "prefers window seats, revision {}"
 PLAIN: Final = "add_history"
 
 Change = Callable[[HistoryManager, HistoryRecord, str], Awaitable[HistoryRecord]]
-"""Change a memory, whose latest record is given, to a text."""
+"""A function that changes a memory, given its latest record, to a text."""
 WAYS: Final[Mapping[str, Change]] = {
     PLAIN: lambda history, latest, text: history.add_history(
         latest.memory_id, latest.new_memory, text, "UPDATE"

@@ -1,11 +1,11 @@
-"""What does a ledger cost those who record, and how fast does it prove?
+"""What does a ledger cost when recording, and how fast are its proofs?
 
     python -m benchmarks.ledger [--quick] [--rows 3000000] [--repeat 3] [--dir FOLDER] [--postgres]
 
-1,000 tasks record into a SQLite file with a ledger and into one without, in turns: mem0's columns
-alone, and with an owner, a context and a cause each. Then a large history is verified, which is
-compared with reading its rows through the driver, and single records of it are proven. With
-`--postgres`, or `--url`, the histories are in PostgreSQL.
+1,000 tasks record into a SQLite file with a ledger and into one without, in turns: with mem0's
+columns only, and with an owner, a context and a cause. Then a large history is verified, which is
+compared with reading its rows through the driver, and single records are proven. With `--postgres`,
+or `--url`, the histories are in PostgreSQL.
 """
 
 import asyncio
@@ -50,7 +50,7 @@ SELECT id FROM history WHERE seq % ((SELECT count(*) FROM history) / $1 + 1) = 0
 
 
 class _Store(Protocol):
-    """Where histories are measured. `scan` and `some_ids` are of the one that is open."""
+    """The place of the measured histories. `scan` and `some_ids` read the open one."""
 
     def opened(self, *, ledger: bool) -> AbstractAsyncContextManager[HistoryManager]: ...
 
@@ -80,7 +80,7 @@ class _Files:
                 pass
 
     async def some_ids(self) -> list[str]:
-        """Return ids from everywhere in the file, in no order."""
+        """Return ids from everywhere in the file, in random order."""
         return await asyncio.to_thread(self._some_ids)
 
     def _some_ids(self) -> list[str]:
@@ -109,7 +109,7 @@ class _Server:
                 pass
 
     async def some_ids(self) -> list[str]:
-        """Return ids from everywhere in the history, in no order."""
+        """Return ids from everywhere in the history, in random order."""
         async with connected(self._url) as connection, connection.transaction():
             await connection.execute(f'SET LOCAL search_path TO "{self._schema}"')
             return [found for (found,) in await connection.fetch(_SOME_ON_SERVER, _PROOFS)]

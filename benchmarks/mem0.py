@@ -1,11 +1,11 @@
-"""What does mem0's AsyncMemory gain? The real package, on its own history, on ours, and on none.
+"""What does mem0's AsyncMemory gain: the real package with its own history, with ours, with none?
 
     python -m benchmarks.mem0 [--quick] [--repeat 3] [--dir FOLDER]
 
-Agents add, update twice, delete and read the history of a memory, over and over. Embeddings, model
-and vector store answer at once, so what is left is mem0's own work and its history. Then processes
-update the same few memories at the same time, and records are counted that do not follow from the
-one before.
+Agents repeatedly add, update twice, delete and read the history of a memory. Embeddings, model and
+vector store answer at once, so only mem0's own work and its history are measured. Then processes
+update the same few memories at the same time, and records that do not continue the previous one
+are counted.
 """
 
 import asyncio
@@ -89,7 +89,7 @@ class _Row:
 
 
 class InstantModels:
-    """Embeddings and an LLM that take no time; it infers one fact from whatever is said."""
+    """Embeddings and an LLM that take no time; the LLM infers one fact from any text."""
 
     def embed(self, *_: Any, **__: Any) -> list[float]:
         return [0.0] * _DIMENSIONS
@@ -102,7 +102,7 @@ class InstantModels:
 
 
 def memory_of(peer: str, folder: Path) -> Any:
-    """Make an AsyncMemory of a peer, in a folder."""
+    """Return an AsyncMemory of a peer, in a folder."""
     config: dict[str, Any] = {
         "vector_store": {"provider": "qdrant", "config": {"path": str(folder / "vectors")}},
         "llm": {"provider": "openai", "config": {"api_key": "none"}},
@@ -121,7 +121,7 @@ def memory_of(peer: str, folder: Path) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One peer with some agents. Times in seconds."""
+    """One peer with a number of agents. Times are in seconds."""
 
     peer: str
     agents: int
@@ -132,7 +132,7 @@ class Cell:
 
 
 async def agent(memory: Any, rounds: int, kept: list[str], updates_s: list[float]) -> None:
-    """Do so many rounds; note the memories, and what each update took."""
+    """Do some rounds; note the memories, and the time of each update."""
     for _ in range(rounds):
         added = await memory.add("likes tea", user_id="u", infer=False)
         memory_id = added["results"][0]["id"]
@@ -146,7 +146,7 @@ async def agent(memory: Any, rounds: int, kept: list[str], updates_s: list[float
 
 
 def measure(peer: str, agents: int, operations: int, folder: Path) -> Cell:
-    """Let agents work; check that their history is whole; return how fast they were."""
+    """Let agents work; check that their history is complete; return their speed."""
     folder.mkdir()
     rounds = max(1, operations // (agents * _ROUND))
     kept: list[str] = []
@@ -187,7 +187,7 @@ _CHAIN: Final = [
 
 
 def _require_chains(file: Path, memories: Sequence[str]) -> None:
-    """Check that every record is there, once and in order."""
+    """Check that every record exists once and in order."""
     with closing(sqlite3.connect(file)) as connection:
         found: dict[str, list[tuple[Any, ...]]] = {}
         rows = connection.execute(
@@ -199,7 +199,7 @@ def _require_chains(file: Path, memories: Sequence[str]) -> None:
 
 
 def measure_inference(old_messages: int, operations: int, folder: Path) -> float:
-    """Return operations a second of add(infer=True) with so many old messages in the file."""
+    """Return operations a second of add(infer=True), with `old_messages` in the file."""
     folder.mkdir()
     if old_messages:
         fill_messages(folder / "history.db", old_messages)
@@ -269,7 +269,7 @@ def bars(
     inference: dict[int, list[float]],
     updated: dict[str, list[Updated]],
 ) -> list[Bar]:
-    """Return the rows of what must be reached."""
+    """Return the bars of this script."""
 
     def of(peer: str, agents: int, figure: str) -> list[float]:
         return [getattr(c, figure) for c in cells if (c.peer, c.agents) == (peer, agents)]
@@ -284,12 +284,12 @@ def bars(
 
     made: list[Bar] = []
     for agents in sorted({cell.agents for cell in cells} - {1}):
-        crowd = f"{agents:,} agents:"
+        label = f"{agents:,} agents:"
         made += [
-            bar(f"{crowd} operations/s against plain mem0", 4, PLAIN, agents, "operations_per_s"),
-            bar(f"{crowd} operations/s against null", 0.9, NULL, agents, "operations_per_s"),
-            bar(f"{crowd} to_thread p99 against null", 1.3, NULL, agents, "to_thread_p99_s"),
-            bar(f"{crowd} loop lag p99 against null", 1.3, NULL, agents, "lag_p99_s"),
+            bar(f"{label} operations/s against plain mem0", 4, PLAIN, agents, "operations_per_s"),
+            bar(f"{label} operations/s against null", 0.9, NULL, agents, "operations_per_s"),
+            bar(f"{label} to_thread p99 against null", 1.3, NULL, agents, "to_thread_p99_s"),
+            bar(f"{label} loop lag p99 against null", 1.3, NULL, agents, "lag_p99_s"),
         ]
     made.append(bar("1 agent: p50 of update against plain mem0", 1, PLAIN, 1, "update_p50_s"))
     empty, full = (inference[key] for key in sorted(inference))
@@ -302,14 +302,14 @@ def bars(
 def main(options: Namespace) -> None:
     """Measure, print, and write the results."""
     operations, old_messages = (500, 2_000) if options.quick else (10_000, 1_000_000)
-    crowds = (5, 10) if options.quick else (100, 1_000)
+    levels = (5, 10) if options.quick else (100, 1_000)
     cells: list[Cell] = []
     inference: dict[int, list[float]] = {0: [], old_messages: []}
     updated: dict[str, list[Updated]] = {PLAIN: [], OURS: []}
     load = OthersLoad()
     with work_folder(options.dir) as folder:
         for repetition in range(1 if options.quick else options.repeat):
-            for agents in (1, *crowds):
+            for agents in (1, *levels):
                 for peer in random.sample((PLAIN, OURS, NULL), 3):
                     many = operations // 10 if agents == 1 else operations
                     place = folder / f"{repetition}.{agents}.{peer.replace(' ', '_')}"

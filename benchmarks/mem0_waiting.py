@@ -1,9 +1,9 @@
-"""What do agents gain whose model takes its time? mem0's AsyncMemory, with more threads, and ours.
+"""What do agents with a slow model gain: mem0's AsyncMemory, the same with more threads, and ours?
 
     python -m benchmarks.mem0_waiting [--quick] [--repeat 3] [--dir FOLDER]
 
-100 agents call `add(infer=True)`, over and over. The model answers after 0.3 s, embedder and vector
-store after 5 ms, and nothing is computed: what is counted is how many wait at the same time.
+100 agents repeatedly call `add(infer=True)`. The model answers after 0.3 s, embedder and vector
+store after 5 ms, and nothing is computed: the result shows how many calls wait at the same time.
 """
 
 import asyncio
@@ -67,7 +67,7 @@ class WaitingModels(InstantModels):
 
 
 def measure(peer: str, agents: int, seconds: float, folder: Path) -> float:
-    """Let agents add for some seconds; return how many additions a second ended."""
+    """Let agents add for some seconds; return the finished additions a second."""
     folder.mkdir()
     ended = 0
 

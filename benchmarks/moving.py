@@ -3,8 +3,8 @@
     python -m benchmarks.moving [--quick] [--repeat 3] [--dir FOLDER] [--url postgresql://…]
 
 Peers in the same run: reading the file in pages through aiosqlite, and COPY of 1,000 rows each into
-the same table (asyncpg's copy_records_to_table). The slower of the two is what a copy could reach
-at most, without a look at what arrived. The last figure is the same copy again, which only reads.
+the same table (asyncpg's copy_records_to_table). The slower of the two is the most that a copy
+without comparison could reach. The last figure is the same copy again, which only reads.
 """
 
 import asyncio

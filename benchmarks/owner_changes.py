@@ -2,8 +2,8 @@
 
     python -m benchmarks.owner_changes [--quick] [--repeat 3] [--rows 3000000] [--url …]
 
-On a file, and on the dev extra's PostgreSQL with its own defaults, or on the one of `--url`. The
-megabytes that a rollback takes besides its report are those of Python's objects.
+It runs on a file, and on the dev extra's PostgreSQL with its own defaults, or on the server of
+`--url`. A rollback's megabytes besides its report are those of Python's objects.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ MEMORY: Final = "rollback(user_id=), MB besides the report"
 
 
 async def _give(history: HistoryManager, user: int, memories: int, texts: Sequence[str]) -> None:
-    """Record so many memories of a user, or the next texts of them."""
+    """Record memories of a user, or their next texts."""
     for number, text in enumerate(texts):
         await history.batch_add_history(
             [
@@ -57,7 +57,7 @@ async def _give(history: HistoryManager, user: int, memories: int, texts: Sequen
 
 
 async def _roll_back(history: HistoryManager, user: int, memories: int) -> tuple[float, float]:
-    """Return the seconds that a rollback takes, and the megabytes that another takes."""
+    """Return the seconds of a rollback, and the megabytes of another one."""
     await _give(history, user, memories, _FIRST)
     begun = datetime.now(UTC)
     await _give(history, user, memories, _THEN)
@@ -82,7 +82,7 @@ async def _erase(history: HistoryManager, user: int, memories: int) -> float:
 async def measure(
     history: HistoryManager, rows: int, memories: Sequence[int], repeat: int
 ) -> dict[str, list[float]]:
-    """Fill a history and return what was measured, by its name."""
+    """Fill a history, and return the measurements by name."""
     await fill(history, rows)
     taken_back, erased = memories
     found: dict[str, list[float]] = defaultdict(list)

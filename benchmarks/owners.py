@@ -1,10 +1,10 @@
-"""What do owners, contexts and causes cost on SQLite, and does it stay so as the file grows?
+"""What do owners, contexts and causes cost on SQLite, also in a large file?
 
     python -m benchmarks.owners [--quick] [--repeat 3] [--rows 3000000] [--dir FOLDER]
 
-As many tasks as there are users record with and without them, in turns. Then a file with `--rows`
-records, a hundred for each user, is filled in bulk and compared with one of 10,000: what a user's
-questions take, and how fast tasks insert. 3 million rows take 4 GB.
+One task for each user records with and without them, in turns. Then a file with `--rows` records, a
+hundred for each user, is filled in bulk and compared with one of 10,000: the times of a user's
+queries, and the speed of inserting tasks. 3 million rows take 4 GB.
 """
 
 import asyncio

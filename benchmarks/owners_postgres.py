@@ -1,9 +1,9 @@
-"""What do owners, contexts and causes cost on PostgreSQL, and does it stay so as the history grows?
+"""What do owners, contexts and causes cost on PostgreSQL, also in a large history?
 
     python -m benchmarks.owners_postgres [--quick] [--repeat 3] [--rows 3000000] [--url …]
 
-As `benchmarks.owners`, on the dev extra's server with PostgreSQL's own defaults, or on the one of
-`--url`. Before something is timed, there is a checkpoint. 3 million rows take 3 GB.
+As `benchmarks.owners`, on the dev extra's server with PostgreSQL's own defaults, or on the server
+of `--url`. There is a checkpoint before each measurement. 3 million rows take 3 GB.
 """
 
 import asyncio

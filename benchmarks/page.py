@@ -2,10 +2,10 @@
 
     python -m benchmarks.page [--quick] [--repeat 3] [--rows 3000000] [--store FILE-OR-URL]
 
-Every view, call of the API and preview of a change: the first request of a fresh process after it
-has opened the history, and later ones. The processor time is that of all threads of the process.
-Counts of everything, and searches without an index, which end after two seconds, are not among
-those that must be fast. Then 1,000 tasks write into another file, with and without viewers.
+Every view, call of the API and preview of a change is measured: the first request of a new process
+after it has opened the history, and later ones. The processor time is that of all threads of the
+process. Counts of everything, and searches without an index, which end after two seconds, have no
+target. Then 1,000 tasks write into another file, with and without viewers.
 """
 
 import asyncio
@@ -44,12 +44,12 @@ _VIEWERS: Final = "viewers"
 _WITH_VIEWERS: Final = 0.97
 _WITH_VIEWERS_COST: Final = 1.03
 _EVENTS: Final = 200_000
-"""So that each of the viewers gets several batches, and the first is not all that is measured."""
+"""The least seconds, so that each viewer gets several batches."""
 _ROUNDS: Final = 3
 
 
 class Taken(NamedTuple):
-    """What a request took, in seconds, and what the answer was."""
+    """The seconds of a request, and its answer."""
 
     wall_s: float
     processor_s: float
@@ -58,7 +58,7 @@ class Taken(NamedTuple):
 
 
 async def ask(app: Any, request: Request) -> Taken:
-    """Send a request to an application, as a server does, and wait for the whole answer."""
+    """Send a request to an application, like a server, and wait for the whole answer."""
     path, _, query = request.path.partition("?")
     headers = [(b"host", b"localhost"), (b"accept", b"text/html")]
     body = b""
@@ -130,9 +130,9 @@ def main(options: Namespace) -> None:
         if options.only != _VIEWERS:
             asked = _only(asyncio.run(_filled(store, rows)), options.only)
         load = OthersLoad()
-        gc.freeze()  # else each process would copy what is here at its first collection
+        gc.freeze()  # otherwise each process would copy these objects at its first collection
         found: dict[str, list[list[Taken]]] = {one.name: [] for one in asked}
-        # A process is forked from this one, which has imported all and opened nothing by then.
+        # Processes are forked from this one, which has imported everything and opened nothing.
         processes = multiprocessing.get_context("fork")
         for _ in range(repeat):
             for request in asked:
@@ -206,7 +206,7 @@ def _tell(
 
 
 def _of_viewers(viewed: Mapping[str, list[Written]]) -> list[Bar]:
-    """Return what is reached of the writers' speed, and of their processor time for an event."""
+    """Return the bars of the writers' speed, and of their processor time for an event."""
     bars = []
     for way in (READERS, SLOW) if viewed else ():
         runs = [*zip(viewed[way], viewed[NOBODY], strict=True)]

@@ -1,10 +1,10 @@
-"""How fast is a durable ack, and what does it cost the rest of the program? Peers in one run.
+"""How fast is a durable ack, and what does it cost the rest of the program, compared with peers?
 
     python -m benchmarks.peers [--quick] [--repeat 3] [--dir FOLDER]
 
-Every peer records the same events from 1, 100, 1,000 and 10,000 tasks into a fresh file; the slow
-ones are stopped by the clock. The order is drawn again in each repetition, what is compared stands
-side by side, and medians are taken: ratios hold from machine to machine, seconds do not.
+Every peer records the same events from 1, 100, 1,000 and 10,000 tasks into a new file; slow peers
+are stopped after a time. The order is random in each repetition, what is compared is measured one
+after the other, and medians are taken. Ratios are similar on other machines; seconds are not.
 """
 
 import asyncio
@@ -23,8 +23,8 @@ from benchmarks._findings import (
     OURS,
     Findings,
     calls_bar,
-    crowd_bar,
     lone_ack_bar,
+    many_tasks_bar,
     paced_lag_bar,
     rate_bar,
     tell,
@@ -41,7 +41,7 @@ _RAW: Final = "raw in a thread"
 
 @dataclass(frozen=True, slots=True)
 class SQLiteScale(Scale):
-    """How much of everything: the full run, and `--quick`."""
+    """The sizes of a run: the full one, and `--quick`."""
 
     batch_records: int = 100_000
     hold_lock_s: float = 3.0
@@ -63,7 +63,7 @@ QUICK: Final = SQLiteScale(
 
 @dataclass(slots=True)
 class SQLiteFindings(Findings):
-    """What only this script measures, too."""
+    """The results, also of what only this script measures."""
 
     batch: list[float] = field(default_factory=list)
     batch_ceiling: list[float] = field(default_factory=list)
@@ -79,7 +79,7 @@ class SQLiteFindings(Findings):
 
 
 class Run(Comparison):
-    """Compares on SQLite."""
+    """The comparison on SQLite."""
 
     findings: SQLiteFindings
     _scale: SQLiteScale
@@ -88,7 +88,7 @@ class Run(Comparison):
         super().__init__(scale, folder, PEERS, _STOPPED_BY_CLOCK, SQLiteFindings())
 
     def measurements(self) -> list[Measurement]:
-        compared = [self._lone_ack, self.paced_lag, self._batch, self._crowd_and_ceiling]
+        compared = [self._lone_ack, self.paced_lag, self._batch, self._many_tasks_and_ceiling]
         return [*super().measurements(), self._memory, *compared * PAIRS]
 
     def _ceiling(self, records: Sequence[NewRecord], noted: list[float]) -> Note:
@@ -96,10 +96,10 @@ class Run(Comparison):
             events_per_s = ceiling(self.fresh(), records)
         return lambda: noted.append(events_per_s)
 
-    def _crowd_and_ceiling(self) -> Note:
+    def _many_tasks_and_ceiling(self) -> Note:
         records = as_made(self.agents(MANY_TASKS))
         return self.side_by_side(
-            partial(self.crowd, PEERS[OURS], self.findings.crowd),
+            partial(self.many_tasks, PEERS[OURS], self.findings.many_tasks),
             partial(self._ceiling, records, self.findings.ceiling),
         )
 
@@ -138,16 +138,18 @@ class Run(Comparison):
         return lambda: self.findings.memory.append(memory)
 
 
-# Telling
+# Report
 
 
 def bars(found: SQLiteFindings) -> list[Bar]:
-    """Return the rows of what must be reached that this script can answer."""
+    """Return the bars of this script."""
     return [
-        rate_bar("1,000 tasks: events/s against the ceiling", 0.75, found.crowd, found.ceiling),
-        crowd_bar(found, "mem0", 40),
-        crowd_bar(found, "mem0, WAL", 10),
-        crowd_bar(found, "one aiosqlite connection", 3),
+        rate_bar(
+            "1,000 tasks: events/s against the ceiling", 0.75, found.many_tasks, found.ceiling
+        ),
+        many_tasks_bar(found, "mem0", 40),
+        many_tasks_bar(found, "mem0, WAL", 10),
+        many_tasks_bar(found, "one aiosqlite connection", 3),
         lone_ack_bar(found, _RAW, 1.3),
         paced_lag_bar(found, 2),
         calls_bar(found, "mem0", 1 / 20),

@@ -1,11 +1,11 @@
-"""What does PostgreSQL do for a page of each question, in a small and in a large history?
+"""What does PostgreSQL do for a page of each query, in a small and in a large history?
 
     python -m benchmarks.plans [--quick] [--rows 3000000] [--nodes] [--url postgresql://…]
 
-For each question the buffers are counted that its page of ten records touches, of 10,000 records
-and of many, before the tables have statistics, with them, and after two fifths of the records were
-removed and not vacuumed; and the least time that the server took of a few. `--nodes` also shows
-which indexes the plans of the many go through. The server is the dev extra's, or that of `--url`.
+For each query, it counts the buffers of a page of ten records, in a small and a large history:
+before the tables have statistics, with them, and after two fifths of the records were removed but
+not vacuumed. It also shows the server's shortest time of a few tries. `--nodes` also shows which
+indexes the plans use in the large history. The server is the dev extra's, or that of `--url`.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ _STATES: Final = {
 
 
 def _nodes(plan: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what a plan goes through to find rows of a table."""
+    """Yield the nodes by which a plan finds rows of a table."""
     if "Relation Name" in plan:
         yield f"{plan['Node Type']} {plan.get('Index Name', '')}".strip()
     for part in plan.get("Plans", ()):
@@ -49,7 +49,7 @@ Measured = tuple[int, float]
 async def measure(
     url: str, rows: int, each: int, *, shows_nodes: bool
 ) -> dict[str, dict[str, tuple[Measured, Measured]]]:
-    """Return what few and many records take, by question, in each state of the table."""
+    """Return the costs in the small and the large history, by query, in each state of the table."""
     taken: dict[str, dict[str, tuple[Measured, Measured]]] = {state: {} for state in _STATES}
     nodes: dict[str, str] = {}
     async with (
@@ -60,7 +60,7 @@ async def measure(
         schemas = {_FEW_ROWS: f'"{small}"', rows: f'"{large}"'}
         for count, schema in schemas.items():
             async with open_history(url, schema=schema.strip('"')):
-                """It makes the tables."""
+                """Opening creates the tables."""
             await fill(connection, schema, count)
         for state, statement in _STATES.items():
             for count, schema in schemas.items():

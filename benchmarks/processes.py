@@ -1,15 +1,15 @@
-"""What do several processes write together, on one file and on one server?
+"""How much do several processes write together, to one file and to one server?
 
     python -m benchmarks.processes [--quick] [--repeat 3] [--dir FOLDER] [--url postgresql://…]
 
-1, 2, 4 and 8 processes of 250 tasks each record for some seconds; next to them as many raw
-processes that commit 250 rows at a time: by `executemany` in SQLite, and in PostgreSQL by COPY and
-by the statement that async_history uses. Everything is drawn in a new order in each repetition.
+1, 2, 4 and 8 processes of 250 tasks each record for some seconds. They are compared with as many
+raw processes that commit 250 rows at a time: by `executemany` in SQLite, and in PostgreSQL by COPY
+and by the statement that async_history uses. The order is random in each repetition.
 
-What is reported: events/s of all, the smallest process's share of the largest one's, the slowest
-process's p99 (of an ack, or of a raw transaction), and what is waited for: in SQLite the share of
-its time that a raw writer waits for the file's lock, in PostgreSQL the share of looks, 50 a second,
-at which a writing connection waited, by what it waited for.
+The report has: events/s of all processes, the slowest process's share of the fastest one's, the
+highest p99 of a process (of an ack, or of a raw transaction), and waits. For SQLite, waits are the
+share of time that a raw writer waits for the file's lock. For PostgreSQL, they are the share of
+samples, 50 a second, in which a writing connection waited, by what it waited for.
 """
 
 import asyncio
@@ -74,12 +74,12 @@ Key = tuple[str, str, int]
 
 @dataclass(frozen=True, slots=True)
 class Together:
-    """What processes did at the same time.
+    """The results of concurrent processes.
 
     Attributes:
         each: events a second, by process.
-        fairness: the smallest of them, as a share of the largest.
-        commit_p50_s: of ours, with what a commit waited for; None for raw writers.
+        fairness: the lowest of them, as a share of the highest.
+        commit_p50_s: the median commit time of ours, waits included; None for raw writers.
         waits: shares of the time, by what was waited for.
     """
 
@@ -108,7 +108,7 @@ def _together(done: Sequence[Done], waits: Mapping[str, float]) -> Together:
 
 
 async def _run(works: Sequence[Work], looks_at: str | None) -> Together:
-    """Let processes work at the same time; look meanwhile at what a server's wait for."""
+    """Let processes work at the same time; meanwhile, sample a server's waits."""
     processes = [
         await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "benchmarks._process_workers", json.dumps(asdict(work))),
@@ -158,19 +158,19 @@ async def _measure(key: Key, url: str, folder: Path, seconds: float) -> Together
         file = str(folder / "history.db")
         if way != MANY:
             async with open_history(file):
-                """It makes the tables."""
+                """Opening creates the tables."""
         return await _run([Work(way, file, "", seconds, n) for n in numbers], None)
     async with fresh_schema(url) as schema:
         return await _run([Work(way, url, schema, seconds, n) for n in numbers], url)
 
 
-# Telling
+# Report
 
 Found = Mapping[Key, Sequence[Together]]
 
 
 def bars(found: Found) -> list[Bar]:
-    """Return what must be reached by four processes, or as many as there were at most."""
+    """Return the bars for four processes, or for the most that there were."""
     most = min(4, max(processes for *_, processes in found))
 
     def bar(text: str, limit: float, one: Key, other: Key) -> Bar:

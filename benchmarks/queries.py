@@ -1,12 +1,12 @@
-"""Does asking stay quick as a history grows, and does writing stay quick while it is read?
+"""Do queries stay fast as a history grows, and do writes stay fast while it is read?
 
     python -m benchmarks.queries [--quick] [--repeat 3] [--rows 3000000] [--url postgresql://…]
 
-First, pages of ten records of every kind of question, of a large history and of one of 10,000
-records, which take turns; in SQLite and in PostgreSQL (the dev extra's, with PostgreSQL's own
-defaults, or the one of `--url`). Times are in the order of recording. Then 1,000 tasks record into
-a history, which they make twice as long, alone and while a query walks through everything as fast
-as it can, a follower reads along and, in SQLite, a backup is made, in the same process or another.
+First, pages of ten records of every kind of query, in a large history and in one of 10,000 records,
+in turns; in SQLite and in PostgreSQL (the dev extra's, with PostgreSQL's own defaults, or the
+server of `--url`). Times are in the order of recording. Then 1,000 tasks record into a history
+until it is twice as long. They do so alone, and while a query reads everything as fast as it can, a
+follower reads, and (in SQLite) a backup is made, in the same process or in another.
 """
 
 import asyncio
@@ -55,7 +55,7 @@ _FEW_ROWS: Final = 10_000
 _MANY_ROWS: Final = 3_000_000
 _QUICK_ROWS: Final = 10_000
 _PAGE: Final = 10
-"""Records of a page: as few as a screen shows, so that finding them is what takes the time."""
+"""Records of a page: as few as on a screen, so that finding them takes most of the time."""
 _CALLS: Final = 40
 _TASKS: Final = 1_000
 _EVENTS: Final = 120_000
@@ -66,11 +66,11 @@ _SAME_PROCESS: Final = "with readers in the same process"
 _ELSEWHERE: Final = "with readers in another process"
 
 Question = Mapping[str, Any]
-"""What `query_history` takes."""
+"""The arguments of `query_history`."""
 
 
 async def questions(history: HistoryManager, rows: int) -> dict[str, Question]:
-    """Return what is asked of a history with so many rows."""
+    """Return the queries for a history with `rows` rows."""
     middle = time_of(rows // 2)
     (page,) = await _pages(history, {"since": middle})
     ids = [record.memory_id for record in page.records]
@@ -96,7 +96,7 @@ async def _pages(history: HistoryManager, question: Question) -> Sequence[Any]:
 
 
 class Findings:
-    """What was measured: seconds of a page by (database, question, rows), events/s by way."""
+    """The measurements: seconds of a page by (database, query, rows), events/s by way."""
 
     def __init__(self) -> None:
         self.pages_s: dict[tuple[str, str, int], list[float]] = defaultdict(list)
@@ -115,7 +115,7 @@ class Findings:
                 self.pages_s[name, question, rows].append(percentile(seconds, 0.5))
 
     def bars(self, rows: int) -> list[Bar]:
-        """Return the rows of what must be reached."""
+        """Return the bars of this script."""
         found = []
         for name in (SQLITE, POSTGRES):
             asked = [q for database, q, count in self.pages_s if (database, count) == (name, rows)]
@@ -137,7 +137,7 @@ class Findings:
         return found
 
     def show(self, rows: int) -> None:
-        """Print what a page takes."""
+        """Print the times of pages."""
         table = [
             [
                 name,
@@ -151,7 +151,7 @@ class Findings:
 
 
 async def writes(url: str, schema: str, events: int, folder: Path, way: str) -> float:
-    """Return the events a second that 1,000 tasks record into a fresh history."""
+    """Return the events a second that 1,000 tasks record into a new history."""
     options: HistoryOptions = {"schema": schema} if schema else {}
     async with open_history(url, **options) as history, AsyncExitStack() as stack:
         await history.batch_add_history(
@@ -165,7 +165,7 @@ async def writes(url: str, schema: str, events: int, folder: Path, way: str) -> 
 
 
 Fresh = Callable[[], contextlib.AbstractAsyncContextManager[tuple[str, str]]]
-"""Where a fresh history is: its URL, and its schema if it has one."""
+"""The URL of a new history, and its schema if it has one."""
 
 
 async def measure_writes(

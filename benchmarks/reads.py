@@ -1,9 +1,10 @@
-"""How many histories a second do tasks read from a file? Compared with one aiosqlite connection.
+"""How many histories a second do tasks read from a file, compared with one aiosqlite connection?
 
     python -m benchmarks.reads [--quick] [--repeat 3] [--dir FOLDER]
 
-Each task reads one memory's history after the other, as objects: ours, and by a bare SELECT through
-a connection that all tasks share. Both files have the same records, theirs an ordinary index.
+Each task reads the histories of memories one after the other, as objects: with our manager, and by
+a plain SELECT on a connection that all tasks share. Both files have the same records; the other one
+has an ordinary index.
 """
 
 import asyncio
@@ -40,17 +41,17 @@ _RECORDS: Final = 10_000
 _CALLS: Final = 20_000
 _QUICK_CALLS: Final = 2_000
 _APART: Final = 7_919
-"""Memories between two tasks' first ones: a prime, so that they read different ones."""
+"""Distance between the first memories of two tasks: a prime, so that they read different ones."""
 _SELECT: Final = "SELECT * FROM history WHERE memory_id = ? ORDER BY rowid"
 
 Read = Callable[[str], Awaitable[Any]]
-"""Read a memory's history."""
+"""A function that reads a memory's history."""
 Found = Mapping[tuple[str, int], list[float]]
 """Histories a second, by peer and tasks."""
 
 
 async def read_histories(read: Read, memories: Sequence[str], tasks: int, calls: int) -> float:
-    """Return the histories a second that so many tasks read."""
+    """Return the histories a second that tasks read."""
 
     async def task(number: int) -> None:
         for call in range(calls // tasks):
@@ -62,7 +63,7 @@ async def read_histories(read: Read, memories: Sequence[str], tasks: int, calls:
 
 
 def fill_theirs(path: Path, records: Sequence[NewRecord]) -> None:
-    """Make a file with an ordinary index."""
+    """Create a file with an ordinary index."""
     with contextlib.closing(connect_raw(path)) as connection:
         connection.execute(CREATE_HISTORY)
         connection.execute(INDEX)

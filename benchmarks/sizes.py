@@ -1,12 +1,12 @@
-"""Does each call cost no more than what it returns or changes, however much that is?
+"""Is the cost of each call proportional to what it returns or changes?
 
     python -m benchmarks.sizes [--quick] [--repeat 3] [--sizes 1000,10000] [--url postgresql://…]
 
-Each call of the contract is made on histories of growing sizes, so that it has that many records to
-return or to change: of as many memories, or all of one; with times as we write them, with an
-offset, or, as plain mem0 leaves them, with none. What is reported is the cost of a record, and how
-many times more it is at the largest size than at the smallest. On SQLite that is this process's
-processor time, on PostgreSQL (the dev extra's, or the one of `--url`) the time it took.
+Each call of the manager is made on histories of growing sizes, so that it has that many records to
+return or change: each of another memory, or all of one; with times in our format, with an offset,
+or without times as in plain mem0. The report has the cost of a record, and the ratio of the costs
+at the largest and the smallest size. On SQLite the cost is this process's processor time, on
+PostgreSQL (the dev extra's, or the server of `--url`) the elapsed time.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ from benchmarks.timeline import POSTGRES, SQLITE
 _SIZES: Final = (1_000, 10_000, 100_000)
 _QUICK_SIZES: Final = (100, 200)
 _BAR: Final = 3
-"""Times more for a record at the largest size: linear would be 1, a square as much as the sizes."""
+"""The highest ratio: 1 is linear; quadratic would be the ratio of the sizes."""
 _BYTES_A_ROW: Final = 3_000
 _BATCH: Final = 2_000
 _ONE: Final = "m"
@@ -50,7 +50,7 @@ _END: Final = datetime(2100, 1, 1, tzinfo=UTC)
 _ACTOR: Final = "agent"
 
 Call = Callable[[HistoryManager, int], Awaitable[object]]
-"""Make a call on a history of so many records."""
+"""A function that makes a call on a history with a number of records."""
 Spelling = Callable[[datetime], str | None]
 
 MANY: Final = "a memory each"
@@ -63,13 +63,13 @@ SHAPES: Final[Mapping[str, tuple[bool, Spelling]]] = {
     OFFSET: (False, lambda moment: moment.astimezone(timezone(timedelta(hours=8))).isoformat()),
     UNTIMED: (True, lambda moment: None),
 }
-"""Whether all records are of one memory, and how their times are spelt."""
+"""Whether all records are of one memory, and the format of their times."""
 
 
 def _pages(**wanted: Any) -> Call:
     async def walk(history: HistoryManager, _: int) -> None:
         async for _page in history.query_history(**wanted).pages():
-            """It is read."""
+            """Read all."""
 
     return walk
 
@@ -84,7 +84,7 @@ async def _follow(history: HistoryManager, size: int) -> None:
 
 async def _memories_at(history: HistoryManager, _: int) -> None:
     async for _record in history.memories_at(_END):
-        """It is read."""
+        """Read all."""
 
 
 async def _copy(history: HistoryManager, _: int) -> None:
@@ -94,11 +94,11 @@ async def _copy(history: HistoryManager, _: int) -> None:
 
 async def _dump(history: HistoryManager, _: int) -> None:
     async for _line in dump_lines(history):
-        """It is made."""
+        """Write all."""
 
 
 async def _add_again(history: HistoryManager, size: int) -> None:
-    """Hand in every record once more, under its id."""
+    """Add every record once more, with its id."""
     async for page in history.query_history(page_size=_BATCH).pages():
         await history.batch_add_history(page.records)
 
@@ -204,10 +204,10 @@ async def fill(history: HistoryManager, shape: str, size: int) -> None:
 
 
 async def fill_as_others(path: Path, shape: str, size: int) -> None:
-    """Write a file as plain mem0 would, which leaves out times that it was not given."""
+    """Write a file like plain mem0, which stores no time if none is given."""
     is_one, spelling = SHAPES[shape]
     async with open_history(path):
-        """It makes the tables."""
+        """Opening creates the tables."""
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.executemany(
             INSERT,
@@ -235,7 +235,7 @@ class Findings:
                 self.cost_us[database, shape, name, size].append(seconds / size * 1e6)
 
     def grown(self, database: str, shape: str, sizes: Sequence[int]) -> dict[str, float]:
-        """Return how many times more a record costs at the largest size, by call."""
+        """Return the ratio of a record's costs at the largest and the smallest size, by call."""
 
         def cost(name: str, size: int) -> float:
             return median(self.cost_us[database, shape, name, size])
@@ -244,7 +244,7 @@ class Findings:
         return {name: cost(name, sizes[-1]) / cost(name, sizes[0]) for name in sorted(names)}
 
     def show(self, sizes: Sequence[int]) -> None:
-        """Print what a record costs."""
+        """Print the cost of a record."""
         for database, shape in dict.fromkeys(key[:2] for key in self.cost_us):
             print(f"\n{database}, {shape}: microseconds a record")
             print_table(
@@ -263,7 +263,7 @@ class Findings:
             )
 
     def bars(self, sizes: Sequence[int]) -> list[Bar]:
-        """Return the rows of what must be reached."""
+        """Return the bars of this script."""
         found = []
         for database, shape in dict.fromkeys(key[:2] for key in self.cost_us):
             grown = self.grown(database, shape, sizes)

@@ -1,9 +1,9 @@
-"""How fast is a durable ack in MariaDB? Peers in one run.
+"""How fast is a durable ack in MariaDB, compared with peers?
 
     python -m benchmarks.sql [--quick] [--repeat 3] [--dir FOLDER]
 
-Every peer records the same events into a database of its own; the slow ones are stopped by the
-clock. The server is the machine's `mariadb-server`, started for the run with its own defaults.
+Every peer records the same events into a separate database; slow peers are stopped after a time.
+The server is the machine's `mariadb-server`, started for the run with its own defaults.
 """
 
 import tempfile
@@ -21,8 +21,8 @@ from benchmarks._findings import (
     MANY_TASKS,
     OURS,
     Findings,
-    crowd_bar,
     lone_ack_bar,
+    many_tasks_bar,
     rate_bar,
     tell,
 )
@@ -48,7 +48,7 @@ _DEFAULTS: Final = {
     "max-connections": "151",
     "max-allowed-packet": "16M",
 }
-"""MariaDB's own, where the tests' servers have others."""
+"""MariaDB's defaults, instead of the settings of the tests' servers."""
 
 FULL: Final = Scale(tasks=(1, 100, MANY_TASKS), quiet_wait_s=15.0)
 QUICK: Final = Scale(
@@ -62,7 +62,7 @@ QUICK: Final = Scale(
 
 
 class Run(Comparison):
-    """Compares on a server."""
+    """The comparison on a server."""
 
     def __init__(self, scale: Scale, folder: Path, url: URL) -> None:
         self._url = url
@@ -71,11 +71,11 @@ class Run(Comparison):
     def measurements(self) -> list[Measurement]:
         compared: list[Measurement] = [
             partial(self.lone_ack, partial(ours_and_held, self._url), HELD),
-            self._crowd_and_ceiling,
+            self._many_tasks_and_ceiling,
         ]
         return [*super().measurements(), *compared * PAIRS]
 
-    def _crowd_and_ceiling(self) -> Note:
+    def _many_tasks_and_ceiling(self) -> Note:
         records = as_made(self.agents(MANY_TASKS))
 
         def ceiling() -> Note:
@@ -83,24 +83,24 @@ class Run(Comparison):
                 events_per_s = executemany_ceiling(self._url, records)
             return lambda: self.findings.ceiling.append(events_per_s)
 
-        crowd = partial(self.crowd, self.peers[OURS], self.findings.crowd)
-        return self.side_by_side(crowd, ceiling)
+        many_tasks = partial(self.many_tasks, self.peers[OURS], self.findings.many_tasks)
+        return self.side_by_side(many_tasks, ceiling)
 
 
-# Telling
+# Report
 
 
 def bars(found: Findings) -> list[Bar]:
-    """Return the rows of what must be reached."""
+    """Return the bars of this script."""
     return [
-        crowd_bar(found, SESSIONS, 8),
+        many_tasks_bar(found, SESSIONS, 8),
         rate_bar(
             "1,000 tasks: events/s against executemany of 512 rows",
             0.6,
-            found.crowd,
+            found.many_tasks,
             found.ceiling,
         ),
-        crowd_bar(found, PATCH, 15),
+        many_tasks_bar(found, PATCH, 15),
         lone_ack_bar(found, HELD, 1.5),
     ]
 
@@ -110,7 +110,7 @@ def server_url(folder: Path) -> Iterator[URL]:
     """Yield the URL of a server that is started for the run."""
     if not is_installed():
         raise SystemExit("install MariaDB: apt install mariadb-server")
-    tempfile.tempdir = str(folder)  # where the server makes its folder
+    tempfile.tempdir = str(folder)  # the parent of the server's folder
     server = MariaDBServer(**_DEFAULTS)
     try:
         yield server.create().start().url("mysql")

@@ -1,11 +1,11 @@
-"""Do pages, counts and `get_history` stay quick in MariaDB as a history grows?
+"""Do pages, counts and `get_history` stay fast in MariaDB as a history grows?
 
     python -m benchmarks.sql_queries [--quick] [--repeat 3] [--rows 3000000] [--dir FOLDER]
 
-The same is asked of a history with 10,000 records and of a large one, by turns, before ANALYZE and
-after it. What is asked again is in the server's cache: how slow a disk is, is not the question. The
-server is the machine's `mariadb-server`, started for the run with its own defaults. It fills the
-tables itself, with a larger cache: 3 million records take 3 GB.
+The same queries run on a history with 10,000 records and on a large one, in turns, before and after
+ANALYZE. Queries are repeated, so that the server's cache has the rows: the disk is not measured.
+The server is the machine's `mariadb-server`, started for the run with its own defaults. It fills
+the tables itself, with a larger cache: 3 million records take 3 GB.
 """
 
 import asyncio
@@ -59,7 +59,7 @@ Call = Callable[[], Awaitable[object]]
 
 
 async def questions(history: HistoryManager, rows: int) -> dict[str, Call]:
-    """Return what is asked of a history with so many records: as many answer it in any."""
+    """Return the queries for a history with `rows` records; their results do not grow with it."""
     middle = START + timedelta(seconds=rows / 2)
     ten_seconds = {"since": middle, "until": middle + timedelta(seconds=10)}
     first = await anext(aiter(history.query_history(since=middle, page_size=1).pages()))
@@ -116,7 +116,7 @@ async def questions(history: HistoryManager, rows: int) -> dict[str, Call]:
 
 @asynccontextmanager
 async def filled(url: URL, rows: int) -> AsyncIterator[tuple[URL, SqlHistoryManager]]:
-    """Yield a history of so many records, in a new database, and its URL."""
+    """Yield a history with `rows` records, in a new database, and its URL."""
     async with (
         fresh_database(url) as fresh,
         SqlHistoryManager(fresh) as history,
@@ -133,7 +133,7 @@ async def filled(url: URL, rows: int) -> AsyncIterator[tuple[URL, SqlHistoryMana
 
 
 Waits = dict[tuple[str, str, int], list[float]]
-"""The median seconds of each question, by state and rows; a value for each repetition."""
+"""The median seconds of each query, by state and rows, one value for each repetition."""
 
 
 async def measure(url: URL, rows: int, calls: int, repeat: int) -> Waits:
@@ -155,7 +155,7 @@ async def measure(url: URL, rows: int, calls: int, repeat: int) -> Waits:
 
 
 def bars(found: Waits, rows: int) -> list[Bar]:
-    """Return the rows of what must be reached: of each kind what grew most."""
+    """Return the bars: for each kind of query, the one that grew most."""
     reached = []
     for state, kind in product(_STATES, _KINDS):
         of_kind = [
@@ -173,7 +173,7 @@ def bars(found: Waits, rows: int) -> list[Bar]:
 
 
 def show(found: Waits, rows: int) -> None:
-    """Print what each question takes."""
+    """Print the times of each query."""
     table = [
         [
             f"{question}, {state}",

@@ -2,9 +2,9 @@
 
     python -m benchmarks.telemetry [--quick] [--repeat 3] [--dir FOLDER]
 
-1,000 tasks record into a file: without telemetry, with metrics, and with a span for each call too.
-The ways take turns, in a new order each time; metrics are collected once a second, and spans leave
-in batches, on threads of the SDK, to an exporter that drops them.
+1,000 tasks record into a file: without telemetry, with metrics, and with metrics and a span for
+each call. The ways take turns, in a random order. Metrics are collected once a second. Spans are
+exported in batches, on threads of the SDK, to an exporter that drops them.
 """
 
 import asyncio
@@ -51,7 +51,7 @@ OFF: Final = "off"
 METRICS: Final = "metrics"
 SPANS: Final = "a span a call"
 _BARS: Final = {METRICS: 0.97, SPANS: 0.7}
-"""Events a second against those without telemetry, at least."""
+"""The least ratio of events a second with telemetry to those without."""
 
 
 class _DroppedSpans(SpanExporter):
@@ -93,7 +93,7 @@ WAYS: Final[Mapping[str, Callable[[], AbstractContextManager[None]]]] = {
 
 
 async def events_per_s(file: Path, events: int) -> float:
-    """Record from many tasks, and return how many were acknowledged in a second."""
+    """Record from many tasks, and return the acknowledged events a second."""
     per_agent = agents(_TASKS, events)
     async with open_history(file) as history:
 

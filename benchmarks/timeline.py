@@ -1,11 +1,11 @@
-"""How fast is going back? `memories_at` against one raw ordered scan of the same table.
+"""How fast is `memories_at`, compared with one raw ordered scan of the same table?
 
     python -m benchmarks.timeline [--quick] [--repeat 3] [--rows 3000000] [--url postgresql://…]
 
-Both go through the whole table, which holds three records a memory: the scan returns every row in
-order through the driver, in pages; `memories_at` returns a record of every memory, asked for the
-instant at which all of them are there, which is the most it can have to return. They take turns, in
-SQLite and in PostgreSQL (the dev extra's, with PostgreSQL's own defaults, or the one of `--url`).
+Both read the whole table, which has three records for each memory. The scan returns every row in
+order through the driver, in pages. `memories_at` returns one record of every memory, for the
+instant at which all of them exist, which is the most it can return. They take turns, in SQLite and
+in PostgreSQL (the dev extra's, with PostgreSQL's own defaults, or the server of `--url`).
 """
 
 import asyncio
@@ -50,20 +50,20 @@ from benchmarks.postgres import server_url
 _ROWS: Final = 3_000_000
 _QUICK_ROWS: Final = 9_000
 _PAGE_ROWS: Final = 500
-"""As `query_history` pages; larger ones are no faster."""
+"""The page size of `query_history`; larger pages are not faster."""
 _CHUNK_ROWS: Final = 99_000
 _EVERYTHING: Final = datetime(2026, 1, 1, 0, 1, tzinfo=UTC)
-"""When every memory of `_records` is there, and the first of them have changed."""
+"""An instant at which every memory of `_records` exists, and the first have changed."""
 _BAR: Final = 0.5
 SQLITE: Final = "SQLite"
 POSTGRES: Final = "PostgreSQL"
 
 Scan = Callable[[], Awaitable[int]]
-"""Go through a table; return how many rows came."""
+"""A function that reads a table and returns the number of rows."""
 
 
 async def memories_at(url: str, schema: str | None = None) -> int:
-    """Return how many memories were there."""
+    """Return the number of memories at the instant."""
     options: HistoryOptions = {} if schema is None else {"schema": schema}
     async with open_history(url, **options) as history:
         return len([None async for _ in history.memories_at(_EVERYTHING)])
@@ -90,7 +90,7 @@ async def scan_postgres(url: str, schema: str) -> int:
 
 
 def fill_sqlite(path: Path, count: int, records: MakeRecords = fresh_records) -> None:
-    """Make a file of ours with this many rows."""
+    """Create a file of ours with `count` rows."""
     grow_history(path, count, records)
 
     async def adopt() -> None:
@@ -105,7 +105,7 @@ def fill_sqlite(path: Path, count: int, records: MakeRecords = fresh_records) ->
 async def filled_schema(
     url: str, count: int, records: MakeRecords = fresh_records
 ) -> AsyncIterator[str]:
-    """Make our tables with this many rows."""
+    """Create our tables with `count` rows."""
     async with fresh_schema(url) as schema, connected(url) as connection:
         for start in range(0, count, _CHUNK_ROWS):
             chunk = records(min(_CHUNK_ROWS, count - start), start + 1)
@@ -120,7 +120,7 @@ async def filled_schema(
 
 
 class Findings:
-    """Seconds of every repetition, by database."""
+    """The seconds of every repetition, by database."""
 
     def __init__(self, table_rows: int) -> None:
         self.table_rows = table_rows
@@ -152,7 +152,7 @@ class Findings:
         print_table(["the table's rows a second", "raw ordered scan", "memories_at"], table)
 
     def bars(self) -> list[Bar]:
-        """Return the rows of what must be reached."""
+        """Return the bars of this script."""
         found = []
         for name, seconds in self.scan_s.items():
             mine = self.memories_s[name]

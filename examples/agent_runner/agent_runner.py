@@ -14,9 +14,9 @@ from async_history import HistoryManager, open_history, recording
 
 STEPS = 4
 TEAMS = 40
-"""Each team has a memory that all of its agents change."""
+"""Number of teams. Each has a memory that all of its agents change."""
 LONGEST_STEP_S = 0.2
-"""What stands for the calls of a model."""
+"""Longest simulated model call, in seconds."""
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Agent:
 
 
 async def run_agents(history: HistoryManager, count: int) -> list[Agent]:
-    """Run agents at once, each with a deadline of its own; cancel every tenth at some moment."""
+    """Run agents concurrently, each with its deadline; cancel every tenth at a random moment."""
     agents = [Agent(number) for number in range(count)]
     longest_s = STEPS * LONGEST_STEP_S
     async with asyncio.TaskGroup() as group:
@@ -64,10 +64,10 @@ async def run_agents(history: HistoryManager, count: int) -> list[Agent]:
 
 
 async def problems(history: HistoryManager, agents: Sequence[Agent]) -> list[str]:
-    """Return what is wrong: an acknowledged record that is not there once, or not in order.
+    """Return the faults: acknowledged records that are missing, duplicated or out of order.
 
-    An agent makes one call after the other, so its records have the order of their
-    acknowledgements in the whole history, whichever memories they are of.
+    An agent makes one call after the other, so its records are in the order of their
+    acknowledgements in the whole history, across memories.
     """
     places: dict[str, int] = {}
     found: list[str] = []
@@ -81,12 +81,12 @@ async def problems(history: HistoryManager, agents: Sequence[Agent]) -> list[str
         order = [places[one] for one in agent.acknowledged if one in places]
         if order != sorted(set(order)):
             found.append(f"the records of agent {agent.number} are not in order")
-    report = await history.check()  # that each record continues its memory's last one
+    report = await history.check()  # whether each record continues the memory's previous one
     return [*found, *report.problems, *map(str, report.broken)]
 
 
 async def main() -> None:
-    """Run agents on a history, open it again, and say what became of them."""
+    """Run agents on a history, open it again, and print the result."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--db", default="history.db", help="URL of an empty history (history.db)")
     parser.add_argument("--agents", type=int, default=2_000)

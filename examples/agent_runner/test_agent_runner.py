@@ -1,4 +1,4 @@
-"""The runner of this folder, and whether its check sees what is wrong."""
+"""The runner of this folder, and whether its check finds faults."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""Whether the files of this folder fit together, and the programs in them exist, without Docker."""
+"""Whether the files of this folder are consistent and name existing programs, without Docker."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The cases of `async_history.testing` on this backend: what a repository of its own would have."""
+"""The cases of `async_history.testing` for this backend, as a separate repository would have."""
 
 from itertools import count
 

@@ -1,4 +1,4 @@
-"""The service of this folder, as a process of its own that is stopped while a client listens."""
+"""The service of this folder, in a separate process that is stopped while a client listens."""
 
 import asyncio
 import json
@@ -44,7 +44,7 @@ async def serving(db: Path) -> AsyncIterator[tuple[httpx.AsyncClient, Process]]:
 
 
 class Feed:
-    """What a client hears: the events that have ended."""
+    """The events that a client has received completely."""
 
     def __init__(self, answer: httpx.Response) -> None:
         self._lines = answer.aiter_lines()
@@ -52,7 +52,7 @@ class Feed:
         self.last_id = ""
 
     async def next(self) -> dict[str, Any] | None:
-        """Return the data of the next event that has some; None at the end."""
+        """Return the data of the next event with data; None at the end."""
         data: dict[str, Any] | None = None
         async for line in self._lines:
             name, _, value = line.partition(": ")
@@ -115,7 +115,7 @@ async def test_the_service(tmp_path: Path) -> None:
 
 
 async def check_memories(client: httpx.AsyncClient) -> None:
-    """A user has memories with a history; a request is undone by its id."""
+    """Check that a user has memories with a history, and that a request is undone by its id."""
     await put(client, "ann", "m1", "likes tea")
     wrong = await put(client, "ann", "m1", "likes mate")
     assert await texts(client, "ann", "m1") == ["likes tea", "likes mate"]
@@ -130,7 +130,7 @@ async def check_memories(client: httpx.AsyncClient) -> None:
 
 
 async def check_errors(client: httpx.AsyncClient) -> None:
-    """What is another user's is not there; what can't be used is named."""
+    """Check that another user's memories are not found, and that errors name the input."""
     assert (await client.get("/users/bob/memories/m1/history")).status_code == 404
     taken = await put(client, "bob", "m1", "mine")
     assert (taken.status_code, taken.json()) == (404, {"error": "OwnerConflict"})
@@ -140,7 +140,7 @@ async def check_errors(client: httpx.AsyncClient) -> None:
 
 
 async def check_metrics(client: httpx.AsyncClient) -> None:
-    """They have the names that the dashboard asks for."""
+    """Check that metrics have the names that the dashboard uses."""
     scraped = (await client.get("/metrics")).text
     assert re.search(r"(?m)^async_history_records_total\{.*\} [1-9]", scraped)
     asked = set(re.findall(r"(?:async_history|db_client)_\w+(?=[{\[])", DASHBOARD.read_text()))

@@ -1,7 +1,7 @@
-"""A backend in plain dicts and lists: complete, and small enough to be read in one go.
+"""A complete, small backend in plain dicts and lists.
 
-Copy it to begin a backend of your own. A module is one part, as in `async_history`'s own backends;
-the documentation's page "Writing a backend" says what each part must do.
+Copy it to start your own backend. Each module is one part, as in the backends of `async_history`.
+The documentation's page "Writing a backend" says what each part must do.
 """
 
 from dict_backend.backend import DictBackend

@@ -1,4 +1,4 @@
-"""The backend and its open store: one queue for all that writes, and what it is wired to."""
+"""The backend and its open store: one queue for all writes, and the parts."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,7 @@ from dict_backend.read import DictReader
 
 
 class DictBackend:
-    """A history in `kept`, under a name."""
+    """A history in `kept`, with a name for messages."""
 
     def __init__(self, name: str, kept: Kept) -> None:
         self.where = f"dict://{name}"
@@ -23,14 +23,14 @@ class DictBackend:
         self.kept = kept
 
     def new_locks(self) -> None:
-        """No other process can have it."""
+        """Return None: other processes can't use the data."""
 
     async def open(self, committed: api.CommitSignal, ended: Callable[[], None]) -> "DictStore":
         return DictStore(self.kept, committed, ended)
 
 
 class DictStore:
-    """The open store, as its parts."""
+    """The open store, with its parts."""
 
     def __init__(self, kept: Kept, committed: api.CommitSignal, ended: Callable[[], None]) -> None:
         self._kept = kept
@@ -84,4 +84,4 @@ class DictStore:
         await self.writer.aclose(timeout_s)
 
     def abandon(self) -> None:
-        """There is nothing to release."""
+        """Do nothing: there is nothing to release."""

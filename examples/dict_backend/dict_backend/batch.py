@@ -1,4 +1,4 @@
-"""What is looked up and written inside the transaction of a batch."""
+"""The look-ups and writes inside the transaction of a batch."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
@@ -11,7 +11,7 @@ from dict_backend.data import Kept, Saved
 
 
 class DictBatch:
-    """A `BatchTransaction`. Nothing suspends in it, so nothing comes between and it never fails."""
+    """A `BatchTransaction`. It never suspends, so nothing runs in between, and it never fails."""
 
     def __init__(self, kept: Kept) -> None:
         self._kept = kept

@@ -1,4 +1,4 @@
-"""What is kept. It is what a file or a server is to others: it lasts longer than its managers."""
+"""The stored data. Like a file or a server, it outlives its managers."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ class Saved(NamedTuple):
 
 
 class RecordPlace(Protocol):
-    """Where a record is: its position, and its id."""
+    """The place of a record: its position and its id."""
 
     @property
     def position(self) -> int: ...
@@ -30,7 +30,7 @@ class RecordPlace(Protocol):
 
 @dataclass(slots=True)
 class Kept:
-    """The data. Positions grow and are not used again, not even after a reset."""
+    """The data. Positions grow and are never reused, not even after a reset."""
 
     records: dict[int, HistoryRecord] = field(default_factory=dict)
     positions: dict[str, int] = field(default_factory=dict)
@@ -44,7 +44,7 @@ class Kept:
         return [item for item in self.records.items() if item[1].memory_id == memory_id]
 
     def after(self, place: RecordPlace | None) -> list[tuple[int, HistoryRecord]]:
-        """Return what comes after a place, whose record must still be there."""
+        """Return the records after a place, whose own record must still exist."""
         if place is not None and self.positions.get(place.id) != place.position:
             raise CursorGone(f"the record {place.id} is gone; begin again without the cursor")
         start = 0 if place is None else place.position

@@ -1,4 +1,4 @@
-"""What is looked up and blanked inside a step of erasing."""
+"""The look-ups and writes inside a step of erasing."""
 
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class DictErasure:
-    """The `EraseBackend`, and the `EraseTransaction`: nothing is left elsewhere."""
+    """The `EraseBackend` and the `EraseTransaction`. No texts remain elsewhere."""
 
     def __init__(self, kept: Kept, writer: api.GroupCommitWriter[api.Submission]) -> None:
         self._kept = kept

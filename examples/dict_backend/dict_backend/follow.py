@@ -1,4 +1,4 @@
-"""What was committed after a place: commits are in the order of positions here."""
+"""Following: the records committed after a place. Positions are in commit order."""
 
 from collections.abc import Sequence
 from typing import Final, NamedTuple

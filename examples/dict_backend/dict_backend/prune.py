@@ -1,4 +1,4 @@
-"""What is looked up and removed inside a step of pruning."""
+"""The look-ups and removals inside a step of pruning."""
 
 from collections.abc import Collection, Sequence
 from datetime import datetime

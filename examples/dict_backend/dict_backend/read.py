@@ -1,4 +1,4 @@
-"""Answers about what is kept."""
+"""Reads of the stored data."""
 
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence

@@ -26,7 +26,7 @@ from async_history.otel import instrument, uninstrument
 
 PAGE = 100
 HEARTBEAT_S = 1.0
-"""How often a silent feed says that it lives, and looks whether the server stops."""
+"""Seconds between heartbeats of an idle feed, and between checks whether the server stops."""
 STATUS = {InvalidInput: 400, OwnerConflict: 404, Overloaded: 503}
 
 users = APIRouter(prefix="/users/{user_id}")
@@ -34,7 +34,7 @@ MemoryText = Annotated[str, Body(embed=True, min_length=1, max_length=16_384)]
 
 
 def new_app(url: str) -> FastAPI:
-    """Return the service of a history's URL. Setting its `state.stopping` ends the feeds."""
+    """Return the service for a history's URL. Setting its `state.stopping` ends the feeds."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
@@ -61,14 +61,14 @@ def new_app(url: str) -> FastAPI:
 async def remember(
     user_id: str, memory_id: str, text: MemoryText, history: History
 ) -> dict[str, Any]:
-    """Let a memory say something. The header X-Request-ID of the answer is what undoes it."""
+    """Set a memory's text. The header X-Request-ID of the answer identifies it for undo."""
     owner = {"user_id": user_id}
     return shown(await history.update_history(memory_id, text, owner=owner, actor_id=user_id))
 
 
 @users.get("/memories")
 async def memories(user_id: str, history: History) -> list[dict[str, Any]]:
-    """Return the user's memories, those that changed last first."""
+    """Return the user's memories, latest changes first."""
     found: list[dict[str, Any]] = []
     async for record in history.memories(user_id=user_id):
         found.append(shown(record))
@@ -79,7 +79,7 @@ async def memories(user_id: str, history: History) -> list[dict[str, Any]]:
 
 @users.get("/memories/{memory_id}/history")
 async def history_of_memory(user_id: str, memory_id: str, history: History) -> list[dict[str, Any]]:
-    """Return what happened to a memory, oldest first."""
+    """Return the changes of a memory, oldest first."""
     found = history.query_history(memory_id=memory_id, user_id=user_id, limit=PAGE)
     records = [shown(record) async for record in found]
     if not records:
@@ -89,9 +89,9 @@ async def history_of_memory(user_id: str, memory_id: str, history: History) -> l
 
 @users.post("/requests/{request_id}/undo")
 async def undo(user_id: str, request_id: str, history: History) -> dict[str, Any]:
-    """Take back what a request of the user changed."""
+    """Undo the changes of a user's request."""
     cause = {"request_id": request_id}
-    # A request is of one user: where one record is theirs, all are.
+    # A request belongs to one user: if one record is the user's, all are.
     if not await history.count_history(user_id=user_id, cause=cause):
         raise HTTPException(404, "the user made no such request")
     report = await history.undo(cause=cause, actor_id=user_id)
@@ -105,7 +105,7 @@ async def undo(user_id: str, request_id: str, history: History) -> dict[str, Any
 async def follower_of(
     user_id: str, history: History, last_event_id: Annotated[str | None, Header()] = None
 ) -> Follower:
-    """Return what follows the user's memories: after the event that a client had last, or now."""
+    """Return a follower of the user's memories, after the client's last event or from now on."""
     return history.follow(user_id=user_id, after=last_event_id or await history.end_cursor())
 
 
@@ -113,14 +113,14 @@ async def follower_of(
 async def feed(
     request: Request, follower: Annotated[Follower, Depends(follower_of)]
 ) -> AsyncIterator[ServerSentEvent]:
-    """Tell each change of the user's memories. A client that comes again has missed nothing."""
+    """Send each change of the user's memories. A client that reconnects misses nothing."""
     stopping: asyncio.Event = request.app.state.stopping
     yield ServerSentEvent(comment="live", id=follower.cursor)
     while not stopping.is_set():
         try:
             records = await follower.next_records(limit=1, timeout_s=HEARTBEAT_S)
         except CursorGone:
-            # The history was emptied or replaced: the client shall load what is there, and begin.
+            # The history was emptied or replaced: the client must load it, and begin again.
             yield ServerSentEvent(event="gone", data="load again", id="")
             return
         if not records:
@@ -130,18 +130,18 @@ async def feed(
 
 
 async def metrics() -> Response:
-    """Return the metrics that OpenTelemetry has of the history, for Prometheus."""
+    """Return OpenTelemetry's metrics of the history, for Prometheus."""
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
 
 async def answer_error(request: Request, error: Exception) -> Response:
-    """Answer with an error of the history: its type, for its message may name a memory."""
+    """Answer with the type of an error only, because its message may name a memory."""
     status = STATUS.get(type(error), 503)
     return JSONResponse({"error": type(error).__name__}, status)
 
 
 def shown(record: HistoryRecord) -> dict[str, Any]:
-    """Return what a client sees of a record."""
+    """Return a record as a client sees it."""
     return {
         "memory_id": record.memory_id,
         "event": record.event,
