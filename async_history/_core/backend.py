@@ -25,7 +25,7 @@ from async_history._core.writer_stats import WriterStats
 
 
 class Writer(Protocol):
-    """Writes submissions in the order of the calls. `GroupCommitWriter` implements it."""
+    """The writer of submissions, in the order of the calls. `GroupCommitWriter` implements it."""
 
     def require_writable(self) -> None:
         """Raise the error that every submission would raise, if it is known without writing."""
@@ -50,7 +50,7 @@ class Writer(Protocol):
 
 
 class CallReader(Protocol):
-    """Reads for a manager's calls."""
+    """The reads of a manager's calls."""
 
     async def history(self, memory_id: str) -> list[HistoryRecord]:
         """Return a memory's records, in the order of recording."""
@@ -66,7 +66,7 @@ class CallReader(Protocol):
         """
 
     async def count(self, wanted: Filter) -> int:
-        """Return how many records match."""
+        """Return the number of records that match."""
 
     def states_at(self, when: datetime) -> AsyncIterator[Sequence[HistoryRecord]]:
         """Yield pages of the records in force at an instant, of memories that existed then."""
@@ -76,7 +76,7 @@ class CallReader(Protocol):
 
 
 class Reader(CallReader, Protocol):
-    """Reads for calls, copies and checks."""
+    """The reads of calls, copies and checks."""
 
     async def rows(self, after: Cursor | None, limit: int) -> RowsRead:
         """Return the rows after a cursor in the order of recording, with minimal work.
@@ -115,7 +115,7 @@ class Store(Protocol):
         """The log of operations. A reset keeps it."""
 
     async def prune_step(self, asked: PruneRequest, reached: PruneCursor | None) -> PruneStep:
-        """Prune the next few records in one transaction; in a dry run, count them."""
+        """Prune the next few records in one transaction; in a dry run, only count them."""
 
     def reset(self, operation: StoreOperation) -> "asyncio.Future[None]":
         """Queue a reset at once. The future is done when the store is empty.

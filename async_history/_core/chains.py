@@ -1,4 +1,4 @@
-"""Checks that each record of a memory continues the previous one.
+"""The check that each record of a memory continues the previous one.
 
 An unknown text, for example after an erasure, continues every text. The state before a memory's
 first record is unknown too, because earlier records may have been pruned.
@@ -23,7 +23,7 @@ def broken_records(records: Sequence[HistoryRecord]) -> list[BrokenRecord]:
     """Return the records of a memory that do not continue the previous one.
 
     Args:
-        records: all of the memory's, oldest first.
+        records: all records of the memory, oldest first.
     """
     found = list(_breaks(records))
     if not found or all(one.fault is ChainFault.UNKNOWN_EVENT for one in found):
@@ -75,7 +75,7 @@ def _in_order_of_time(records: Sequence[HistoryRecord]) -> list[HistoryRecord] |
 
 
 class ChainWalk:
-    """Walks through rows in the order of recording and finds memories to check closely.
+    """A scan of rows in the order of recording, which finds memories to check closely.
 
     One number is kept per memory: a hash of its text and whether it exists.
 

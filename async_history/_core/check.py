@@ -5,7 +5,7 @@ from enum import StrEnum
 
 
 class ChainFault(StrEnum):
-    """What is wrong with a record, compared with earlier records of its memory."""
+    """The fault of a record, compared with earlier records of its memory."""
 
     TEXT = "text"
     """Its `old_memory` is not the memory's previous text."""
@@ -26,12 +26,12 @@ class BrokenRecord:
     record_id: str
     """Its `id`."""
     fault: ChainFault
-    """What is wrong with it."""
+    """The fault."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckReport:
-    """What a check of a history found."""
+    """The report of a check of a history."""
 
     store: str
     """The file's path, or the server's URL without its password."""

@@ -263,8 +263,9 @@ class DataKeys:
         return list({self._leases[owner].key.id: None for owner in owners})
 
     async def find_mark(self, table: KeyTable) -> bytes | None:
-        """Return the bytes of the key that turns encryption off, made by who had the keys of the
-        store; None where it is on.
+        """Return the bytes of the key that turns encryption off; None if encryption is on.
+
+        Only a program with the store's keys can have made it.
 
         Raises:
             KeysChanged, StorageCorrupt: as `unwrapped`.
@@ -301,8 +302,7 @@ class DataKeys:
         return found
 
     def use(self, owner: Owner | None, uses: int) -> DataKey | None:
-        """Return the key that seals what an owner has, for some uses of its lease; None where
-        encryption is turned off."""
+        """Return an owner's data key, for some uses of its lease; None if encryption is off."""
         if self.is_off:
             return None
         lease = self._leases[owner]

@@ -1,4 +1,4 @@
-"""Turning encryption off: decrypts all texts in place, then removes the keys.
+"""Turning encryption off: all texts are decrypted in place, then the keys are removed.
 
 The first transaction adds a key that seals nothing, `OFF`, and retires all data keys. It waits for
 all recording transactions. From then on every manager records in clear. When no sealed text is
@@ -38,12 +38,12 @@ DECRYPT: Final = "decrypt"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecryptionReport:
-    """What `decrypt` did."""
+    """The report of `decrypt`."""
 
     records: int
-    """Records of which a text, the context or the cause was decrypted."""
+    """Number of records of which a text, the context or the cause was decrypted."""
     messages: int
-    """Buffered messages whose content was decrypted."""
+    """Number of buffered messages whose content was decrypted."""
 
     def outcome(self) -> str:
         """Return the outcome as one sentence for people."""

@@ -1,7 +1,7 @@
-"""Encrypts what a store has in clear: from before encryption, or of a program without keys.
+"""Encryption in place of clear texts: from before encryption, or of a program without keys.
 
-It goes through the store in small transactions, in turn with the writes. Each looks for what is in
-clear still, and replaces it. Killed at any place, it can be begun again: what is sealed stays so.
+It runs in small transactions between the writes. Each finds texts in clear and replaces them. After
+a kill at any point, it can be repeated: sealed texts stay sealed.
 """
 
 from collections.abc import Sequence
@@ -41,17 +41,17 @@ ENCRYPT: Final = "encrypt"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncryptionReport:
-    """What `encrypt` did."""
+    """The report of `encrypt`."""
 
     records: int
-    """Records of which a text, the context or the cause was encrypted."""
+    """Number of records of which a text, the context or the cause was encrypted."""
     messages: int
-    """Buffered messages whose content was encrypted."""
+    """Number of buffered messages whose content was encrypted."""
     clear: int
-    """Records that have a text in clear still: written meanwhile by a program without keys, or of
-    a type that is not text."""
+    """Number of records that still have a text in clear: written meanwhile by a program without
+    keys, or of a type that is not text."""
     remains: tuple[str, ...] = ()
-    """Where else texts may be in clear, and what to do about it: a sentence each."""
+    """Where else texts may be in clear, and what to do about it: one sentence each."""
 
     def outcome(self) -> str:
         """Return the outcome as one sentence for people."""
@@ -69,10 +69,10 @@ async def encrypt(
     on_progress: Progress | None,
     limits: TextLimits,
 ) -> EncryptionReport:
-    """Seal all that is in clear, a step at a time.
+    """Seal all clear texts, step by step.
 
     Raises:
-        KeyMissing: the store has no keys any more. Nothing was changed.
+        KeyMissing: the store no longer has keys. Nothing was changed.
     """
     async with logged(log, new_operation(ENCRYPT)) as tally:
         await store.in_transaction(partial(turn_on, keys))
@@ -91,7 +91,7 @@ async def encrypt(
 
 
 async def turn_on(keys: DataKeys, texts: TextTransaction) -> None:
-    """Have all that is recorded sealed, again."""
+    """Seal all new records, again."""
     await keys.require_current(texts.table)
     await texts.remove_keys([OFF])
     await texts.turn_on()
@@ -112,7 +112,7 @@ async def _seal_records(
 
 
 async def keys_of(texts: TextTransaction, owners: Sequence[Owner | None]) -> list[DataKey]:
-    """Return the key that seals what each owner has.
+    """Return the data key of each owner.
 
     Raises:
         StorageError: encryption was turned off meanwhile.
@@ -130,7 +130,7 @@ def _sealed(
 
 
 def sealed_texts(row: StoredTexts, key: DataKey, index_key: bytes) -> StoredTexts:
-    """Return a record's texts sealed; what is sealed, or not a text, as it is."""
+    """Return a record's texts sealed; sealed texts and other values unchanged."""
     context, cause = sealed_details(row.id, row.context, row.cause, key, index_key)
     return row._replace(
         old_memory=sealed_text(row.old_memory, "old_memory", row.id, key),

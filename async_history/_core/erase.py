@@ -1,4 +1,4 @@
-"""Erasure: removes texts for good and keeps the fact of each change.
+"""Erasure: texts are removed for good; the event and time of each change are kept.
 
 For a memory it removes both texts, the context and the cause of all its records. For an actor it
 removes the same from the actor's records, and the actor's name. In others' records of the same
@@ -38,14 +38,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErasureReport:
-    """What an erasure did, or in a dry run would do."""
+    """The report of an erasure, or of a dry run."""
 
     done: bool
     """False for a dry run: nothing was erased."""
     records: int = 0
-    """Records that lost a text or their actor."""
+    """Number of records that lost a text or their actor."""
     messages: int = 0
-    """Messages that were removed from the buffers."""
+    """Number of messages that were removed from the buffers."""
     copies: tuple[str, ...] = ()
     """Paths of the copies of the store that this library made and that still have the texts."""
     remains: tuple[str, ...] = ()
@@ -84,14 +84,14 @@ class EraseBackend(Protocol):
     """The database's part of an erasure."""
 
     async def in_transaction(self, work: Callable[[EraseTransaction], Coroutine[Any, Any, T]]) -> T:
-        """Do work in one transaction, in its turn among the writes."""
+        """Do work in one transaction, queued with the writes."""
 
     async def clean(self, *, owner: Name | None, vacuum: Vacuuming) -> Residue:
-        """Overwrite the texts outside the tables; return where they cannot be overwritten.
+        """Overwrite the texts outside the tables; return where they can't be overwritten.
 
         Args:
-            owner: the erased owner, whose data keys are to be destroyed.
-            vacuum: how far to go.
+            owner: the erased owner, whose data keys are destroyed.
+            vacuum: see `Vacuuming`.
         """
 
     async def residue(self) -> Residue:

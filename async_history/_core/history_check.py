@@ -1,4 +1,4 @@
-"""Checks an open history: its chains, and its backend's own checks.
+"""The check of an open history: its chains, and its backend's own checks.
 
 Records are read in the order of recording, page by page. A memory whose chain seems broken is read
 again separately, so records that arrive during the check are not reported as faults. The state in

@@ -1,4 +1,4 @@
-"""New records: checks every value and fills in missing ones."""
+"""New records: every value is checked, and missing ones are filled in."""
 
 from collections.abc import Mapping
 from datetime import datetime

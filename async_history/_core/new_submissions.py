@@ -1,4 +1,4 @@
-"""Make submissions from callers' arguments: check them and estimate their bytes."""
+"""Submissions from callers' arguments, with checks and an estimate of their bytes."""
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
@@ -95,7 +95,7 @@ def new_text(
 def earlier_text(
     memory_id: str, to: Moment, *, actor_id: str | None, role: str | None
 ) -> RestoreMemory:
-    """Check what is to be restored: what a memory said at a moment.
+    """Check a request to restore a memory's text of a moment.
 
     Raises:
         InvalidInput: a value can't be used.

@@ -1,4 +1,4 @@
-"""Pruning: removes old records; an existing memory keeps its last known state.
+"""Pruning: old records are removed, but an existing memory keeps its last known state.
 
 A record is removed when it is old and enough later records of its memory remain. A memory is
 removed as a whole when all its records are old and its latest is a DELETE, or nothing has to be
@@ -50,7 +50,7 @@ class PruneStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PruneReport:
-    """What pruning removed, or would remove in a dry run."""
+    """The report of a pruning, or of a dry run."""
 
     done: bool
     """False for a dry run: nothing was removed."""

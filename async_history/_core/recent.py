@@ -1,10 +1,10 @@
 """The commits of the last second, kept for the followers of the same manager.
 
 Reading a record back takes half as long as writing it, and slows the writers: rows come one by one,
-and the GIL is handed over for each. So what was written is kept while a follower asks for it, and a
-follower that has read all before it takes it from here. Followers that pause, as the viewers of a
-page do, are soon too far behind to take any: nothing is kept for them. Fields are kept, not
-records: objects that live on make the garbage collector run, at the cost of all writers.
+and each needs the GIL. So written records are kept while a follower asks for them. A follower that
+has read everything before takes them from here. Followers that pause, like the viewers of a page,
+soon fall too far behind, and nothing is kept for them. Fields are kept instead of records, because
+more objects would make the garbage collector slow down all writers.
 """
 
 import asyncio
@@ -21,10 +21,10 @@ _ID: Final = COLUMNS.index("id")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RecentLimits:
-    """Limits of what is kept, and for how long.
+    """Limits of the kept batches.
 
     Attributes:
-        seconds: how long a batch is kept, and so how long a follower may see text that another
+        seconds: how long a batch is kept, and so how long a follower may see a text that another
             process has erased.
         records: most records of all batches together, and since a follower last asked.
         size_bytes: most bytes of all batches together.
@@ -48,8 +48,8 @@ class RecentCommits:
     def keep(self, additions: Sequence[AddRecords]) -> None:
         """Keep a batch's records, by the last one's id; drop the oldest beyond the limits.
 
-        Nothing is kept once as many records as the limit have come since a follower last asked.
-        Copied records are not kept: the file may store their times in another form.
+        Nothing is kept if as many records as the limit have come since a follower last asked.
+        Copied records are not kept, because the file may store their times in another form.
         """
         limits = self._limits
         if self._unasked >= limits.records or any(

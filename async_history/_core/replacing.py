@@ -1,4 +1,4 @@
-"""Replaces data keys: seals texts under new keys and removes the old ones.
+"""Replacement of data keys: texts are sealed under new keys, and the old ones are removed.
 
 First the keys are retired, in a transaction that waits for all recording transactions: they seal no
 more texts. Then their texts are sealed again, under the owners' new keys. After a kill at any
@@ -32,7 +32,7 @@ from async_history.errors import StorageError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataKeyReplacement:
-    """What `replace_data_keys` did."""
+    """The report of `replace_data_keys`."""
 
     data_keys: int
     """Number of removed data keys."""

@@ -23,26 +23,26 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RollbackStep:
-    """What a rollback or an undo did to one memory, or would do in a dry run."""
+    """The step of a rollback or an undo for one memory, or of a dry run."""
 
     memory_id: str
     """The memory's id."""
     action: RollbackAction
-    """What happened to it."""
+    """The action."""
     reason: str | None = None
     """For a conflict: why the memory is not changed."""
     record_id: str | None = field(default=None, compare=False)
-    """The `id` of the appended record; None in a dry run, or if there was nothing to do"""
+    """The `id` of the appended record; None in a dry run, or if there was nothing to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RollbackReport:
-    """What a rollback or an undo did, or would do in a dry run."""
+    """The report of a rollback or an undo, or of a dry run."""
 
     id: str
     """The id in the cause of its records, under the key `rollback` or `undo`.
 
-    `undo(cause={"rollback": report.id})` takes back a rollback.
+    `undo(cause={"rollback": report.id})` undoes a rollback.
     """
     done: bool
     """False for a dry run: nothing was written."""

@@ -1,4 +1,4 @@
-"""Reads of an encrypted store: decrypts the results of a backend's reader and follower.
+"""Reads of an encrypted store: the results of a backend's reader and follower are decrypted.
 
 The backend reads stored values as without encryption. So a text cannot be searched in the database:
 records that match the other filters are read, decrypted and compared. A cause is found by tokens of
@@ -65,11 +65,11 @@ class StoredReader(Reader, Protocol):
 
 
 class SealedReader:
-    """Reads an encrypted store.
+    """A reader of an encrypted store.
 
     Args:
         stored: the backend's reader.
-        keys: the store's.
+        keys: the keys of the store.
     """
 
     def __init__(self, stored: StoredReader, keys: KeySource) -> None:
@@ -85,7 +85,7 @@ class SealedReader:
         return await read_opened(read, self._keys.load)
 
     async def last_change(self, memory_id: str, when: Moment) -> HistoryRecord | None:
-        """Return a memory's last record at a moment."""
+        """Return a memory's last record as of a moment."""
 
         async def read() -> list[HistoryRecord]:
             found = await self._stored.last_change(memory_id, when)
@@ -95,7 +95,7 @@ class SealedReader:
         return records[0] if records else None
 
     async def page(self, wanted: Filter, after: Cursor | None, limit: int, ahead: int) -> PageRead:
-        """Return the next records that match, up to `limit`, reading up to `ahead`."""
+        """Return up to `limit` records that match, and read up to `ahead`."""
         asked = await self._as_stored(wanted)
         return await self._page(wanted, asked, after, ahead, None, limit)
 
@@ -127,8 +127,9 @@ class SealedReader:
                 return PageRead(records, place, is_last=read.is_last, rest=further)
 
     async def count(self, wanted: Filter) -> int:
-        """Return how many records match; with a text, all records that match the other filters are
-        read.
+        """Return the number of records that match.
+
+        With a text, all records that match the other filters are read.
         """
         asked = await self._as_stored(wanted)
         if asked is wanted:
@@ -186,11 +187,11 @@ class SealedReader:
 
 
 class SealedFollowReader:
-    """Follows an encrypted store.
+    """A follower of an encrypted store.
 
     Args:
-        stored: the backend's.
-        keys: the store's.
+        stored: the backend's follower.
+        keys: the keys of the store.
     """
 
     def __init__(self, stored: FollowReader[Any], keys: KeySource) -> None:

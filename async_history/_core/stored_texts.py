@@ -165,10 +165,10 @@ class TextStore(Protocol):
         """Remove what `end` cannot remove in a transaction."""
 
     async def count_records(self) -> int:
-        """Return how many records there are."""
+        """Return the number of records."""
 
     async def count_clear(self) -> int:
-        """Return how many records have a clear text."""
+        """Return the number of records with a clear text."""
 
     @property
     def overwrite(self) -> Callable[[], Awaitable[Sequence[str]]]:

@@ -1,4 +1,4 @@
-"""What the followers of one manager share: their reads, and one poll for what others commit."""
+"""The shared work of one manager's followers: their reads, and one poll for commits of others."""
 
 import asyncio
 import copy
@@ -38,9 +38,9 @@ class SharedRead(Generic[P]):
                     waiter.set_result(None)
 
     async def page(self) -> FollowRead[P] | None:
-        """Return what was read; None if the read was cancelled, for example at the end of the loop.
+        """Return the page; None if the read was cancelled, for example at the end of the loop.
 
-        Raises what the read raised.
+        Raises the error of the read.
         """
         if not self.is_done:
             waiter = asyncio.get_running_loop().create_future()
@@ -71,7 +71,7 @@ class Lagging(Protocol):
 
 
 class Tail(Generic[P]):
-    """What the followers of one manager share: their reads, and one poll for what others commit.
+    """The shared work of one manager's followers: their reads, and one poll for commits of others.
 
     Followers at the same place share a running read, unless something was committed since it began.
     The poll reads a mark that changes with each commit, and wakes all followers when it changes. It

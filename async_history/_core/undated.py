@@ -1,4 +1,4 @@
-"""Dates copied records that have no time.
+"""Dating of copied records without a time.
 
 Some databases store an instant in addition to a record's own times. A record without a time has the
 instant of its memory's previous record, as in every store.
