@@ -170,6 +170,10 @@ class GroupCommitWriter(Generic[S]):
         self._observer = observer
         self._called = observer.called if observer.sees_calls else None
 
+    def count_lock_wait(self, seconds: float) -> None:
+        """Count a wait of a commit function for a lock that others hold."""
+        self._counters.lock_wait_s += seconds
+
     def _require_open(self) -> None:
         if self._closing:
             if self._died is not None:

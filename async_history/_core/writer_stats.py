@@ -43,6 +43,13 @@ class WriterStats:
     """Number of calls that raised `Overloaded`: the queue had no space within `queue_timeout_s`."""
     failed_batches: int
     """Number of batches of which nothing was written, or whose outcome is unknown."""
+    lock_wait_s: float
+    """Seconds that commits waited for locks that others hold, as far as that can be seen.
+
+    On SQLite with a write-ahead log: from finding the file locked until the batch was written. On
+    PostgreSQL: for a memory's lock, which a change takes that depends on the latest record. Through
+    SQLAlchemy: for the row that all writers lock. On servers it includes the round trip.
+    """
     ack_p50_s: float | None
     """Median seconds from call to acknowledgement in the last minute; None if there were no calls.
 
@@ -69,6 +76,7 @@ class WriterCounters:
 
     def __init__(self) -> None:
         self.failed_batches = 0
+        self.lock_wait_s = 0.0
         self._batches = 0
         self._batch_records_max = 0
         self._acked_submissions = 0
@@ -128,6 +136,7 @@ class WriterCounters:
             refused_submissions=self._refused_submissions,
             overloaded_submissions=overloaded_submissions,
             failed_batches=self.failed_batches,
+            lock_wait_s=self.lock_wait_s,
             ack_p50_s=acks.p50_s,
             ack_p99_s=acks.p99_s,
             commit_p50_s=commits.p50_s,

@@ -28,6 +28,7 @@ from async_history._core.operations import StoreOperation
 from async_history._core.owners import Owner
 from async_history._core.records import Event, HistoryRecord
 from async_history._core.submissions import AddRecords, SaveMessages, Submission
+from async_history._core.timed import timed, unreported
 from async_history._core.timeline import MemoryMoment
 from async_history._core.undated import dated, has_undated
 from async_history._postgres.add import alone, within_transaction
@@ -135,6 +136,7 @@ class BatchCommitter:
         keys: gives a user's transaction access to the keys of the store.
         where: the server, for messages.
         sent: called shortly before the batch is sent, when Python's work for it is done.
+        waited: called with the seconds that each statement took that only locks.
     """
 
     def __init__(
@@ -152,6 +154,7 @@ class BatchCommitter:
         keys: Access | None = None,
         where: str,
         sent: Callable[[], None],
+        waited: Callable[[float], None] = unreported,
     ) -> None:
         self._connection = connection
         self._schema = schema
@@ -172,6 +175,7 @@ class BatchCommitter:
         )
         self._where = where
         self._sent = sent
+        self._waited = waited
         self._has_undated = False
         self._in_vain: int | None = 0  # None once something was written
 
@@ -307,10 +311,12 @@ class BatchCommitter:
         """Return the stored records that have an id of these submissions."""
         memories = [one.decided_by for one in submissions if one.decided_by is not None]
         if memories:
-            await self._connection.execute(_LOCK_MEMORIES, memories, self._schema)
+            with timed(self._waited):
+                await self._connection.execute(_LOCK_MEMORIES, memories, self._schema)
         if self._locks_ids(submissions):
             named = ids_of(one for one in submissions if one.names_ids)
-            await self._connection.execute(_LOCK_IDS, _stripes(named), self._schema)
+            with timed(self._waited):
+                await self._connection.execute(_LOCK_IDS, _stripes(named), self._schema)
         read = partial(self._read, _EXISTING, ids_of(submissions))
         there = await self._seal.opened(read, self._keys)
         if there:

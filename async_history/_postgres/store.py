@@ -260,6 +260,7 @@ class PostgresStore:
                 attestation=self._attestation,
                 where=self._where,
                 sent=has_begun,
+                waited=self.writer.count_lock_wait,
             )
             return await committer.commit(batch)
 

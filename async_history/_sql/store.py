@@ -170,7 +170,9 @@ class SqlStore:
 
         def new_committer(connection: AsyncConnection) -> BatchCommitter:
             return BatchCommitter(
-                self._begun(connection),
+                Transaction(
+                    connection, self.tables, is_ours=True, waited=self.writer.count_lock_wait
+                ),
                 self.inserts,
                 self._known,
                 self._seal,

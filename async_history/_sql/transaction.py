@@ -1,12 +1,13 @@
 """A transaction that writes, with the row of `state` that it locks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sqlalchemy import Executable, Select, select, update
 from sqlalchemy.engine import CursorResult
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from async_history._core.timed import timed, unreported
 from async_history._sql.dialects import claim, latest_committed
 from async_history._sql.tables import Tables
 
@@ -26,6 +27,7 @@ class Transaction:
 
     Args:
         is_ours: False for the program's own transaction, which may have any isolation level.
+        waited: called with the seconds that locking `state` took.
 
     Attributes:
         last, last_message: the numbers of the newest record and message.
@@ -35,8 +37,16 @@ class Transaction:
         erased_at: when a name was last erased, in microseconds since 1970; None: never.
     """
 
-    def __init__(self, connection: AsyncConnection, tables: Tables, *, is_ours: bool) -> None:
+    def __init__(
+        self,
+        connection: AsyncConnection,
+        tables: Tables,
+        *,
+        is_ours: bool,
+        waited: Callable[[float], None] = unreported,
+    ) -> None:
         self.connection = connection
+        self._waited = waited
         self.tables = tables
         self.is_ours = is_ours
         self.last = self.last_message = self.version = self.last_version = 0
@@ -55,12 +65,14 @@ class Transaction:
 
     async def claim(self, count: int, version: int) -> int | None:
         """Lock `state` and reserve `count` numbers: see `dialects.claim`."""
-        return await claim(self.connection, self.tables, count, version)
+        with timed(self._waited):
+            return await claim(self.connection, self.tables, count, version)
 
     async def lock(self) -> None:
         """Lock the row of `state` until the transaction ends, and read it."""
         state = self.tables.state
-        await self.execute(update(state).where(state.c.id == 1).values(last=state.c.last))
+        with timed(self._waited):
+            await self.execute(update(state).where(state.c.id == 1).values(last=state.c.last))
         ((*counters,),) = await self.fetch(
             select(
                 state.c.last,

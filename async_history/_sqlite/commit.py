@@ -31,6 +31,7 @@ from async_history._sqlite.index import (
 from async_history._sqlite.keys import Seal
 from async_history._sqlite.known_owners import KnownOwners
 from async_history._sqlite.ledger import has_ledger
+from async_history._sqlite.lock_waits import LockWaits
 from async_history._sqlite.lone_record import LoneRecords
 from async_history._sqlite.write_program import (
     STATEMENT_ROWS,
@@ -48,6 +49,8 @@ class BatchCommitter:
         recent: keeps each batch that only adds new records.
         owners: the cache of owners from the store's earlier batches.
         seal: seals and opens texts.
+        waited: called with the seconds that a batch waited for the file's lock.
+        measures_waits: see `LockWaits`.
     """
 
     def __init__(
@@ -56,8 +59,13 @@ class BatchCommitter:
         recent: RecentCommits,
         owners: KnownOwners,
         seal: Seal,
+        waited: Callable[[float], None],
+        *,
+        measures_waits: bool,
     ) -> None:
         self.connection: Final = connection
+        self._waits = LockWaits(connection, measures=measures_waits)
+        self._waited = waited
         self._recent = recent
         self._owners = owners
         self._seal = seal
@@ -72,7 +80,12 @@ class BatchCommitter:
             sqlite3.Error: the transaction failed and was rolled back, or its outcome is unknown.
         """
         found = Found()
-        refused = await self.connection.run(partial(self._commit, batch, found))
+        before_s = self._waits.total_s
+        try:
+            refused = await self.connection.run(partial(self._commit, batch, found))
+        finally:
+            if self._waits.total_s > before_s:
+                self._waited(self._waits.total_s - before_s)
         if found.added is not None:
             self._recent.keep(found.added)
             return {}
@@ -102,7 +115,10 @@ class BatchCommitter:
         if additions is not None and self._add(additions, connection):
             found.added = additions
             return {}
-        return commit_batch_in_steps(batch, found, connection, self._seal, attests=self._attests)
+        commit = partial(
+            commit_batch_in_steps, batch, found, connection, self._seal, attests=self._attests
+        )
+        return self._waits.run(commit, connection)
 
     def _add(
         self,
@@ -127,7 +143,7 @@ class BatchCommitter:
             ).checking(sealed.keys)
             for start, part in parts(records, most_with_details(connection))
         ]
-        if not _is_added(partial(_execute_all, statements, connection)):
+        if not self._is_added(partial(_execute_all, statements, connection), connection):
             return False
         self._owners.written(additions, expected)
         return True
@@ -139,7 +155,7 @@ class BatchCommitter:
             (record,), keys = self._seal.fields(
                 list(fields_of(additions)), _NO_OWNERS[:1], noted.last, connection
             )
-            if _is_added(partial(self._lone.add, connection, record, noted, keys)):
+            if self._is_added(partial(self._lone.add, connection, record, noted, keys), connection):
                 return True
         statements: list[Statement] = []
         records = fields_of(additions)
@@ -148,7 +164,19 @@ class BatchCommitter:
             leaves = self._leaves(part)
             statement = add_statement(fields, len(part), None, noted=noted, leaves=leaves)
             statements.append(statement.checking(keys))
-        return _is_added(partial(_execute_all, statements, connection))
+        return self._is_added(partial(_execute_all, statements, connection), connection)
+
+    def _is_added(self, add: Callable[[], bool], connection: sqlite3.Connection) -> bool:
+        """Call a function that adds records; return False if it wrote nothing."""
+        try:
+            return self._waits.run(add, connection)
+        except (sqlite3.IntegrityError, IndexOutdated):
+            return False  # rolled back: an id exists, or another process has written
+        except sqlite3.OperationalError as error:
+            # The file owner's expression failed or a table is gone.
+            if not is_schema_mismatch(error):
+                raise
+            return False
 
     def _leaves(self, records: Sequence[Fields]) -> Bundle | None:
         """Return the leaves of a statement's records, if there is a ledger."""
@@ -158,19 +186,6 @@ class BatchCommitter:
 
 
 _NO_OWNERS: Final = (None,) * STATEMENT_ROWS[-1]
-
-
-def _is_added(add: Callable[[], bool]) -> bool:
-    """Call a function that adds records; return False if it wrote nothing."""
-    try:
-        return add()
-    except (sqlite3.IntegrityError, IndexOutdated):
-        return False  # rolled back: an id exists, or another process has written
-    except sqlite3.OperationalError as error:
-        # The file owner's expression failed or a table is gone.
-        if not is_schema_mismatch(error):
-            raise
-        return False
 
 
 def _execute_all(statements: Sequence[Statement], connection: sqlite3.Connection) -> bool:

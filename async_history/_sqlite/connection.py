@@ -36,9 +36,12 @@ class ThreadConnection(aiosqlite.Connection):
     Attributes:
         check: called on the thread before each function that writes. If it raises, the function is
             not called and the error is raised to the caller.
+        waits_for_lock: whether SQLite waits in each statement while another holds the file's lock.
+            It is set by `lock_waits`.
     """
 
     check: Callable[[], None] | None = None
+    waits_for_lock = True
 
     def __init__(self, connector: Callable[[], sqlite3.Connection]) -> None:
         super().__init__(connector, iter_chunk_size=64)

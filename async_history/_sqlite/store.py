@@ -62,6 +62,7 @@ from async_history._sqlite.key_statements import (
 from async_history._sqlite.keys import EncryptedFileKeys, FileKeys, Sealing
 from async_history._sqlite.known_owners import KnownOwners
 from async_history._sqlite.ledger import LedgerFile, attest, place_next, write_program
+from async_history._sqlite.lock_waits import run_waiting
 from async_history._sqlite.opening import LONGEST_LOG_BYTES, long_log_warning
 from async_history._sqlite.operations import OPERATIONS, enter, file_log, row_count
 from async_history._sqlite.pool import MAX_REOPENS, ConnectionPool
@@ -173,7 +174,12 @@ class SQLiteStore:
     def _committer_of(self, connection: ThreadConnection) -> BatchCommitter:
         if self._committer is None or self._committer.connection is not connection:
             self._committer = BatchCommitter(
-                connection, self._recent, self._known_owners, self._keys.seal
+                connection,
+                self._recent,
+                self._known_owners,
+                self._keys.seal,
+                self._require_group_writer().count_lock_wait,
+                measures_waits=self.pool.has_log,
             )
         return self._committer
 
@@ -208,7 +214,7 @@ class SQLiteStore:
 
         async def alone() -> T:
             self._recent.forget()
-            return await self._write(work)
+            return await self._write(partial(run_waiting, work))
 
         return self._require_group_writer().run_alone(alone)
 

@@ -18,6 +18,7 @@ _COUNTERS: Final[tuple[tuple[str, str, str, OfWriter], ...]] = (
     ("records", "{record}", "Records that were acknowledged.", lambda w: w.acked_records),
     ("batches", "{batch}", "Batches that were committed.", lambda w: w.batches),
     ("batches.failed", "{batch}", "Batches that failed.", lambda w: w.failed_batches),
+    ("lock.wait_time", "s", "Time that commits waited for locks.", lambda w: w.lock_wait_s),
 )
 _QUEUE: Final[tuple[tuple[str, str, str, OfWriter], ...]] = (
     ("queue.records", "{record}", "Records in the queue.", lambda w: w.queued_records),
