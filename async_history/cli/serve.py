@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Final
 
@@ -17,12 +18,19 @@ TOKEN_VARIABLE: Final = "ASYNC_HISTORY_TOKEN"  # noqa: S105 - its name
 
 
 def serve_page(
-    url: str | None, *, host: str, port: int, token_file: str | None, write: bool
+    url: str | None,
+    *,
+    host: str,
+    port: int,
+    token_file: str | None,
+    write: bool,
+    origins: Sequence[str],
 ) -> None:
     """Serve the page until Ctrl-C.
 
     Raises:
-        InvalidInput: the token is not valid or is missing, or the server is not installed.
+        InvalidInput: the token or an origin is not valid, the token is missing, or the server is
+            not installed.
     """
     try:
         from async_history.web._server import ACCESS_LOG, serve
@@ -37,7 +45,15 @@ def serve_page(
 
     async def opened_and_served() -> None:
         async with _opened(url, write=write) as history:
-            await serve(history, host=host, port=port, token=token, write=write, on_ready=_show)
+            await serve(
+                history,
+                host=host,
+                port=port,
+                token=token,
+                write=write,
+                origins=origins,
+                on_ready=_show,
+            )
 
     run(opened_and_served())
 

@@ -4,7 +4,7 @@
 `View`. The JSON API and the pages read and change the history through this view only.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Final
@@ -24,6 +24,7 @@ from async_history.web._access_log import AccessLog
 from async_history.web._api import FOLLOW_PATH, api_routes
 from async_history.web._errors import SIGN_IN_PATH, error_response
 from async_history.web._feed import Feed, FeedLimits
+from async_history.web._origins import cross_origin_reads
 from async_history.web._pages import page_routes
 from async_history.web._reach import ViewLimits
 from async_history.web._render import compile_templates
@@ -72,9 +73,18 @@ def history_app(
 
 
 def new_app(
-    history: HistoryManager, authorize: Authorize | None, *, write: bool, limits: WebLimits
+    history: HistoryManager,
+    authorize: Authorize | None,
+    *,
+    write: bool,
+    limits: WebLimits,
+    origins: Sequence[str] = (),
 ) -> Starlette:
-    """Return the page; see `history_app`. Its `state.feed` can end the live feeds."""
+    """Return the page; see `history_app`. Its `state.feed` can end the live feeds.
+
+    Args:
+        origins: other sites whose pages may read, if `authorize` admits the request.
+    """
     compile_templates()
     feed = Feed(limits.feed)
     routes: list[BaseRoute] = [
@@ -94,6 +104,7 @@ def new_app(
         exception_handlers={HTTPException: on_error, HistoryError: on_error},
         middleware=[
             Middleware(AccessLog, routes=routes),
+            *cross_origin_reads(origins),
             Middleware(
                 Guard,
                 authorize=authorize or _loopback_only(Access(write=True)),

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import ip_address
@@ -19,6 +19,7 @@ from async_history.web._access import Access, TokenAccess
 from async_history.web._access_log import ACCESS_LOG
 from async_history.web._app import WebLimits, new_app
 from async_history.web._feed import Feed
+from async_history.web._origins import check_origins
 
 __all__ = ["ACCESS_LOG", "serve"]
 
@@ -41,6 +42,7 @@ class ConnectionLimits:
 
 
 LIMITS: Final = ConnectionLimits()
+_ADVICE: Final = "give a token, by --token-file or ASYNC_HISTORY_TOKEN"
 
 
 async def serve(
@@ -50,6 +52,7 @@ async def serve(
     port: int,
     token: str | None,
     write: bool,
+    origins: Sequence[str],
     on_ready: Callable[[str], None],
 ) -> None:
     """Serve the page until the call is cancelled.
@@ -60,22 +63,24 @@ async def serve(
         port: a port; 0 for a free one.
         token: the token that callers must give; None admits callers on this computer only.
         write: whether the history may be changed.
+        origins: other sites whose pages may read with the token.
         on_ready: called with the page's URL when it accepts requests.
 
     Raises:
-        InvalidInput: other computers could reach the host, and there is no token.
+        InvalidInput: other computers could reach the host, or pages of other sites could read, and
+            there is no token; or an origin is not valid.
         OSError: the host or the port can't be used.
     """
     authorize = None if token is None else TokenAccess(token, Access(write=True))
+    if check_origins(origins) and authorize is None:
+        raise InvalidInput(f"pages of {origins[0]} may read only with a token: {_ADVICE}")
     with listening(host, port) as listener:
         address, port = listener.getsockname()[:2]
         if authorize is None and not ip_address(address).is_loopback:
-            raise InvalidInput(
-                f"others can reach {address}: give a token, by --token-file or ASYNC_HISTORY_TOKEN"
-            )
+            raise InvalidInput(f"others can reach {address}: {_ADVICE}")
         shown = f"[{address}]" if ":" in address else address
         on_ready(f"http://{shown}:{port}/")
-        app = new_app(history, authorize, write=write, limits=WebLimits())
+        app = new_app(history, authorize, write=write, limits=WebLimits(), origins=origins)
         await serve_app(app, listener)
 
 

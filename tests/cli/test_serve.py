@@ -92,6 +92,22 @@ def test_a_token_of_the_environment(start: Start, url: str, environment: dict[st
     assert not any(TOKEN in line for line in ended(process, signal.SIGINT, "interrupted"))
 
 
+def test_pages_of_an_allowed_origin_read(
+    start: Start, url: str, environment: dict[str, str]
+) -> None:
+    environment["ASYNC_HISTORY_TOKEN"] = TOKEN
+    theirs = ("http://localhost:3000", "https://dashboard.example")
+    allowed = [word for origin in theirs for word in ("--allow-origin", origin)]
+    process = start("serve", "--db", url, "--port", "0", *allowed)
+    page = page_of(process)
+    headers = {"authorization": f"Bearer {TOKEN}"}
+    for origin, answered in ((theirs[0], theirs[0]), (theirs[1], theirs[1]), (page[:-1], None)):
+        answer = httpx.get(f"{page}memories/tea/history", headers={**headers, "origin": origin})
+        assert answer.status_code == 200
+        assert answer.headers.get("access-control-allow-origin") == answered
+    ended(process, signal.SIGINT, "interrupted")
+
+
 def test_elsewhere_it_needs_a_token(run: Run, url: str, tmp_path: Path) -> None:
     (tmp_path / "short").write_text("short")
     for more, said in (
@@ -99,6 +115,8 @@ def test_elsewhere_it_needs_a_token(run: Run, url: str, tmp_path: Path) -> None:
         (("--token-file", str(tmp_path / "short")), "a token must have"),
         (("--token-file", str(tmp_path / "none")), "No such file"),
         (("--db", str(tmp_path / "none.db")), "no history in"),
+        (("--allow-origin", "http://localhost:3000"), "may read only with a token: give a token"),
+        (("--allow-origin", "*"), "'*' is not an origin: give a scheme, a host and a port"),
     ):
         done = run("serve", "--db", url, "--port", "0", *more)
         assert done.returncode in (1, 2)

@@ -1,6 +1,6 @@
 """A page on a history in memory, and who calls it."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import httpx
@@ -45,8 +45,11 @@ def caller(history: HistoryManager) -> Caller:
         limits: WebLimits | None = None,
         host: str = "localhost",
         client: str = "127.0.0.1",
+        origins: Sequence[str] = (),
     ) -> AsyncIterator[httpx.AsyncClient]:
-        app = new_app(history, authorize, write=write, limits=limits or WebLimits())
+        app = new_app(
+            history, authorize, write=write, limits=limits or WebLimits(), origins=origins
+        )
         transport = httpx.ASGITransport(app, client=(client, 50_000))
         async with httpx.AsyncClient(transport=transport, base_url=f"http://{host}") as client_:
             yield client_

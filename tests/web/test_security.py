@@ -19,6 +19,7 @@ from async_history import HistoryManager, InvalidInput, Owner
 from async_history.web import Access, TokenAccess, history_app
 from async_history.web._access import SESSION_S
 from async_history.web._app import WebLimits, new_app
+from async_history.web._origins import check_origins
 from async_history.web._security import RequestLimits
 from tests.web.conftest import ANN, TOKEN, Caller
 
@@ -404,6 +405,110 @@ async def test_a_page_of_another_origin_reads_it_where_the_host_allows_that(
             )
             assert changed.status_code == 403
         assert [one["new_memory"] for one in answer.json()] == ["likes tea", "likes mate"]
+
+
+class TestAllowedOrigins:
+    """Of `serve --allow-origin`."""
+
+    THEIRS = "https://dashboard.example"
+    PATH = "/memories/tea/history"
+
+    async def asked(self, page: httpx.AsyncClient, origin: str, **more: str) -> httpx.Response:
+        """Ask as a browser does before it sends a request with a token."""
+        headers = {
+            "origin": origin,
+            "access-control-request-method": "GET",
+            "access-control-request-headers": "authorization",
+            **{name.replace("_", "-"): value for name, value in more.items()},
+        }
+        return await page.options(self.PATH, headers=headers)
+
+    async def test_a_page_of_one_reads_with_the_token(self, caller: Caller) -> None:
+        async with caller(by_token(), write=True, origins=[self.THEIRS]) as page:
+            asked = await self.asked(page, self.THEIRS)
+            assert asked.status_code == 200
+            assert asked.headers["access-control-allow-origin"] == self.THEIRS
+            assert asked.headers["access-control-allow-methods"] == "GET"
+            assert "Authorization" in asked.headers["access-control-allow-headers"].title()
+            headers = {"origin": self.THEIRS}
+            answer = await page.get(self.PATH, headers={**headers, **BEARER})
+            assert answer.headers["access-control-allow-origin"] == self.THEIRS
+            assert "Origin" in answer.headers["vary"]
+            assert "access-control-allow-credentials" not in answer.headers
+            assert len(answer.json()) == 2
+            assert (await page.get(self.PATH, headers=headers)).status_code == 401
+
+    async def test_it_changes_nothing(self, caller: Caller) -> None:
+        async with caller(by_token(), write=True, origins=[self.THEIRS]) as page:
+            for method in ("POST", "PUT", "DELETE"):
+                asked = await self.asked(page, self.THEIRS, access_control_request_method=method)
+                assert asked.status_code == 400
+            headers = {"origin": self.THEIRS, **BEARER}
+            undone = await page.post("/api/undo", json={"run_id": "r"}, headers=headers)
+            assert undone.status_code == 403
+            form = {**await form_of(page), "token": TOKEN}
+            signed = await page.post("/sign-in", data=form, headers={"origin": self.THEIRS})
+            assert signed.status_code == 403
+
+    @pytest.mark.parametrize(
+        "origin",
+        [
+            "https://evil.example",
+            "http://dashboard.example",
+            "https://dashboard.example:8443",
+            "https://dashboard.example.evil.example",
+            "https://evil.dashboard.example",
+            "https://DASHBOARD.example",
+            "null",
+            "*",
+        ],
+    )
+    async def test_pages_of_others_do_not_read(self, caller: Caller, origin: str) -> None:
+        async with caller(by_token(), origins=[self.THEIRS]) as page:
+            asked = await self.asked(page, origin)
+            assert asked.status_code == 400
+            answer = await page.get(self.PATH, headers={"origin": origin, **BEARER})
+            for one in (asked, answer):
+                assert "access-control-allow-origin" not in one.headers
+
+    async def test_without_any_nothing_is_said(self, caller: Caller) -> None:
+        async with caller(by_token()) as page:
+            asked = await self.asked(page, self.THEIRS)
+            answer = await page.get(self.PATH, headers={"origin": self.THEIRS, **BEARER})
+            assert (asked.status_code, answer.status_code) == (405, 200)
+            for one in (asked, answer):
+                assert not any(name.startswith("access-control") for name in one.headers)
+
+    @pytest.mark.parametrize(
+        "origin",
+        [
+            "*",
+            "null",
+            "",
+            "dashboard.example",
+            "https://",
+            "https://*.example",
+            "https://dashboard.example/",
+            "https://dashboard.example/page",
+            "https://dashboard.example?x",
+            "https://user@dashboard.example",
+            "https://Dashboard.example",
+            "https://dashboard.example:port",
+            "https://dashboard.example:443",
+            "http://dashboard.example:0",
+            "https://b\xfccher.ch",
+            "https://[::1",
+            "file:///page",
+            " https://dashboard.example",
+        ],
+    )
+    def test_what_is_not_one_is_refused(self, origin: str) -> None:
+        with pytest.raises(InvalidInput, match="is not an origin"):
+            check_origins(["http://localhost:3000", origin])
+
+    def test_what_is_one_is_taken(self) -> None:
+        for origin in ("http://localhost:3000", "https://[::1]:8443", "https://xn--bcher-kva.ch"):
+            assert check_origins([origin]) == [origin]
 
 
 async def test_mounted_it_keeps_to_its_own_path(history: HistoryManager) -> None:

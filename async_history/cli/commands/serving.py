@@ -25,6 +25,10 @@ def serve(
         str | None,
         typer.Option(metavar="FILE", help="The token for access; default: ASYNC_HISTORY_TOKEN."),
     ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(metavar="URL", help="A site whose pages may read with the token; repeatable."),
+    ] = None,
 ) -> None:
     """Show a history in a browser.
 
@@ -33,4 +37,11 @@ def serve(
     Each request is logged on stderr, without its arguments.
     """
     with one_line_errors():
-        serve_page(db, host=host, port=port, token_file=token_file, write=write)
+        serve_page(
+            db,
+            host=host,
+            port=port,
+            token_file=token_file,
+            write=write,
+            origins=allow_origin or (),
+        )
