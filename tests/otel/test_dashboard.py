@@ -1,17 +1,26 @@
-"""The dashboard for Grafana asks for metrics that there are."""
+"""The dashboard for Grafana asks for metrics that there are, and Prometheus answers it."""
 
 import asyncio
 import json
 import re
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from opentelemetry.exporter.prometheus import PrometheusMetricReader
+from opentelemetry.sdk.metrics import MeterProvider
+from prometheus_client import start_http_server
 
-from async_history import open_history
+from async_history import IdConflict, StorageLocked, open_history
 from async_history._core.telemetry import memory_operation
+from async_history.otel import instrument, uninstrument
 from tests.otel.conftest import Exported
 from tests.support.docs_examples import example
+from tests.support.patience import LONG_S
+from tests.support.prometheus import prometheus, require_prometheus
 
 pytestmark = pytest.mark.once
 
@@ -50,6 +59,74 @@ async def test_every_metric_of_the_dashboard(instrumented: Callable[..., Exporte
     assert len(asked) >= 15
     assert asked - there == set()
     assert there - asked == set()
+
+
+@contextmanager
+def exporting() -> Iterator[str]:
+    """Export the metrics of this process as `examples/compose` does; yield the host and port."""
+    meters = MeterProvider([PrometheusMetricReader()])
+    instrument(meter_provider=meters)
+    server, thread = start_http_server(0, "127.0.0.1")
+    try:
+        yield f"127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+        uninstrument()
+        meters.shutdown()
+
+
+@pytest.mark.subprocess
+async def test_prometheus_answers_every_panel(tmp_path: Path) -> None:
+    """Each question has an answer, and what a legend names is a label of it."""
+    require_prometheus()
+    dashboard = json.loads(DASHBOARD.read_text())
+    asked = [
+        (panel["title"], target["expr"], target["legendFormat"])
+        for panel in dashboard["panels"]
+        for target in panel["targets"]
+    ]
+    path = tmp_path / "h.db"
+    with exporting() as target:
+        async with open_history(path, queue_records=1, queue_timeout_s=0.01) as history:
+            record = await history.add_history("m", None, "x", "ADD")
+            with pytest.raises(IdConflict):
+                await history.add_history("n", None, "x", "ADD", id=record.id)
+            await asyncio.gather(
+                *(history.add_history("m", None, "x", "ADD") for _ in range(9)),
+                return_exceptions=True,
+            )
+            with memory_operation("add", str(path)):
+                pass
+            store: Any = history.store
+            store.writer._observer.retried(StorageLocked("made up"))
+            path.rename(tmp_path / "other.db")  # a warning
+            async with prometheus(tmp_path, target) as server:
+                await server.wait_for("count_over_time(async_history_warnings[1m]) >= 2")
+                for title, expression, legend in asked:
+                    now = expression.replace("$store", ".*").replace("$__rate_interval", "1m")
+                    found = await server.query(now)
+                    assert found, f"{title}: {expression}"
+                    for labels in found:
+                        assert set(re.findall(r"{{(\w+)}}", legend)) <= labels.keys(), title
+                _, variable = dashboard["templating"]["list"]
+                asks = re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["query"]["query"])
+                assert asks is not None
+                metric, label = asks.groups()
+                values = await server.get(f"label/{label}/values", **{"match[]": metric})
+                assert values == [history.backend.where]
+            (tmp_path / "other.db").rename(path)
+
+
+@pytest.mark.subprocess
+def test_prometheus_reads_the_example_s_configuration() -> None:
+    require_prometheus()
+    config = DASHBOARD.parents[1] / "compose" / "prometheus.yml"
+    ran = subprocess.run(
+        ["promtool", "check", "config", config], capture_output=True, text=True, timeout=LONG_S
+    )
+    assert ran.returncode == 0, ran.stderr
 
 
 async def test_the_example_of_the_guide(instrumented: Callable[..., Exported]) -> None:
