@@ -50,6 +50,8 @@ def test_the_page_s_command_is_one_of_ours() -> None:
     (secret,) = SERVICES["page"]["secrets"]
     assert context.params["token_file"] == f"/run/secrets/{secret}"
     assert COMPOSE["secrets"][secret] == {"environment": "PAGE_TOKEN"}
+    (published,) = SERVICES["page"]["ports"]
+    assert published.rpartition(":")[2] == str(context.params["port"])
 
 
 @pytest.mark.subprocess
@@ -65,6 +67,18 @@ def test_the_service_s_command_is_the_example_s() -> None:
     )
     assert ran.returncode == 0, ran.stderr
     assert {one for one in command if one.startswith("--")} <= set(re.findall(r"--\w+", ran.stdout))
+
+
+def test_images_have_a_version() -> None:
+    named = [one["image"] for one in SERVICES.values() if "build" not in one]
+    dockerfile = (FOLDER / "Dockerfile").read_text(encoding="utf-8")
+    named += re.findall(r"(?m)^FROM (\S+)", dockerfile)
+    assert len(named) == 4
+    for image in named:
+        assert re.fullmatch(r"[\w/]+:v?\d[\w.-]*", image), image
+    (python,) = re.findall(r"(?m)^FROM python:(\d+\.\d+)", dockerfile)
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert f"Programming Language :: Python :: {python}" in project["classifiers"]
 
 
 def test_both_open_the_server_s_history() -> None:
