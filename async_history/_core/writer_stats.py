@@ -7,7 +7,7 @@ from typing import Any, Final
 from async_history._core.latency import Latencies
 from async_history._core.queue import PendingCall
 
-_MEASURED_OF_BATCH: Final = 8
+_MEASURED_OF_BATCH: Final = 4
 """Number of calls of a batch whose wait is measured, each also for its neighbours, to save the
 callers' time.
 """
@@ -53,7 +53,7 @@ class WriterStats:
     ack_p50_s: float | None
     """Median seconds from call to acknowledgement in the last minute; None if there were no calls.
 
-    It includes the wait for space in the queue and the batch's commit. Each eighth of a batch
+    It includes the wait for space in the queue and the batch's commit. Each quarter of a batch
     counts with the longest wait among its calls.
     """
     ack_p99_s: float | None

@@ -58,7 +58,7 @@ class Instruments:
         self.ack_duration = meter.create_histogram(
             "async_history.ack.duration",
             "s",
-            "From call to acknowledgement: up to eight calls of each batch, evenly chosen.",
+            "From call to acknowledgement: up to four calls of each batch, evenly chosen.",
             explicit_bucket_boundaries_advisory=DURATIONS_S,
         )
         self.batch_size = meter.create_histogram(

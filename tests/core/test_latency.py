@@ -68,7 +68,7 @@ class Counted(Latencies):
 
 
 class TestOfAWriter:
-    @pytest.mark.parametrize("calls", [1, 2, 7, 8, 9, 100, 500])
+    @pytest.mark.parametrize("calls", [1, 2, 3, 4, 5, 100, 500])
     async def test_a_batch_is_measured_in_few_places(
         self, calls: int, store: Store, make_writer: MakeWriter
     ) -> None:
@@ -84,7 +84,7 @@ class TestOfAWriter:
             await task
         assert sum(acks.counts) == calls + 1
         assert len(commits.counts) == len(store.batches) <= 2
-        assert len(acks.counts) <= 8 * len(store.batches)
+        assert len(acks.counts) <= 4 * len(store.batches)
 
     async def test_a_wait_has_the_commit_in_it(self, store: Store, make_writer: MakeWriter) -> None:
         writer = make_writer()

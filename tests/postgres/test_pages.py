@@ -5,8 +5,10 @@ the values and with the one that the server keeps; before the table has statisti
 after a removal that was not vacuumed.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from datetime import datetime, timedelta, timezone
+from functools import partial
+from itertools import islice
 from secrets import token_hex
 from typing import Any
 
@@ -18,7 +20,7 @@ from async_history._core.filters import new_filter
 from async_history._postgres.filters import CHUNK_BITS
 from tests.support.postgres_plans import IN_ORDER, SHUFFLED, Explainer, fill, fill_alike
 from tests.support.postgres_server import PostgresServer
-from tests.support.questions import FULL_PAGE, START, Question, alike, questions
+from tests.support.questions import FULL_PAGE, START, Question, alike, of_owners, questions
 
 pytestmark = [pytest.mark.postgres, pytest.mark.once]
 
@@ -50,19 +52,29 @@ async def connection(url: str) -> AsyncIterator[Any]:
 
 
 async def grown(
-    connection: Any, schemas: dict[int, str], step: int, *, is_generic: bool, removed: int = 0
+    connection: Any,
+    schemas: dict[int, str],
+    asked: Callable[[int], Iterable[Question]],
+    *,
+    is_generic: bool,
+    removed: int = 0,
 ) -> str:
-    """Return the questions whose pages cost too much; every `step`th is asked."""
+    """Return the questions, of those asked of so many rows, whose pages cost too much."""
     touched: dict[str, list[int]] = {}
     for rows, schema in schemas.items():
         explainer = Explainer(connection, schema, is_generic=is_generic)
-        for question in list(questions(rows))[::step]:
+        for question in asked(rows):
             if removed:
                 await explainer.page(question)  # a first reader marks what it finds dead
             touched.setdefault(question.name, []).append(await explainer.page(question))
     more = MORE + A_CHUNK * (max(schemas) >> CHUNK_BITS) + A_REMOVED * removed
     most = {name: (one, other) for name, (one, other) in touched.items() if other > 2 * one + more}
     return "\n".join(f"{name}: {one} and {other}" for name, (one, other) in most.items())
+
+
+def every(step: int, rows: int) -> Iterable[Question]:
+    """Return the first of the questions, and of each `step` that follow one."""
+    return islice(questions(rows), 0, None, step)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +94,7 @@ async def test_a_page_costs_the_same(
         async with open_history(url, schema=schema):
             pass
         await fill(connection, schema, rows, seconds)
-    asked = iter(steps)
+    asked = (partial(every, step) for step in steps)
     for is_generic in (False, True):
         assert not await grown(connection, schemas, next(asked), is_generic=is_generic)
     for schema in schemas.values():
@@ -99,6 +111,22 @@ async def test_a_page_costs_the_same(
             is_generic=is_generic,
             removed=large * 2 // 5,
         )
+
+
+@pytest.mark.parametrize("is_generic", [False, True], ids=["custom plans", "generic plans"])
+async def test_a_page_of_an_owner_costs_the_same_with_every_other_filter(
+    url: str, connection: Any, is_generic: bool
+) -> None:
+    schemas = {rows: f"owned_{rows}_{token_hex(4)}" for rows in (SMALL, LARGE)}
+    for rows, schema in schemas.items():
+        async with open_history(url, schema=schema):
+            """It makes the tables."""
+        await fill(connection, schema, rows)
+    for is_known in (False, True):
+        if is_known:
+            for schema in schemas.values():
+                await connection.execute(f"ANALYZE {schema}.history")
+        assert not await grown(connection, schemas, of_owners, is_generic=is_generic)
 
 
 @pytest.mark.parametrize("is_one", [False, True], ids=["a memory each", "one memory"])

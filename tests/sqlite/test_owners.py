@@ -4,9 +4,10 @@ import asyncio
 import re
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from mem0.memory.storage import SQLiteManager
 
 from async_history import (
+    Event,
     HistoryManager,
     HistoryRecord,
     Owner,
@@ -29,6 +31,7 @@ from async_history._sqlite.schema.adopt import prepare
 from async_history.sqlite import SQLiteHistoryManager
 from tests.sqlite.test_foreign_changes import CHANGES, IN_PLACE, Change, raw, run
 from tests.subprocesses.checks import check_index, check_sound, looking
+from tests.support.questions import subsets
 from tests.support.snapshots import Snapshots
 
 pytestmark = pytest.mark.once
@@ -428,32 +431,41 @@ def test_killed_at_every_statement(is_old: bool, tmp_path: Path) -> None:
             assert (context is None) == is_old
 
 
-FILTERS = (
-    {"owner": (("user_id", "u1"),)},
-    {"owner": (("app_id", "x"), ("run_id", "r"))},
-    {"cause": (("request_id", "q1"),)},
-    {"cause": (("trace_id", "q1"), ("reason", "r")), "owner": (("user_id", "u1"),)},
-    {"owner": (("user_id", "u1"),), "since": START, "actor_id": "a"},
+SCOPES = (("agent_id", "a"), ("app_id", "x"), ("run_id", "r"), ("user_id", "u1"))
+CAUSES = ((), (("request_id", "q1"),), (("reason", "r"), ("trace_id", "q1")))
+OTHERS: dict[str, Any] = {
+    "memory_ids": ("m1", "m2"),
+    "actor_id": "a",
+    "role": "user",
+    "event": Event.UPDATE,
+    "since": START,
+    "until": START,
+}
+
+
+@pytest.mark.parametrize(
+    "others_at_once", [1, pytest.param(len(OTHERS), marks=pytest.mark.nightly)]
 )
-
-
-@pytest.mark.parametrize("asked", FILTERS)
 @pytest.mark.parametrize("order", ["oldest", "newest"])
 async def test_each_question_goes_through_the_index(
-    asked: dict[str, Any], order: Any, path: Path
+    order: Any, others_at_once: int, path: Path
 ) -> None:
-    nothing: dict[str, Any] = dict.fromkeys(
-        ("memory_ids", "actor_id", "role", "event", "text", "since", "until")
-    )
-    wanted = Filter(**{**nothing, **asked, "order": order})
+    nothing: dict[str, Any] = dict.fromkeys(("text", *OTHERS))
     async with open_history(path) as history:
         assert isinstance(history, SQLiteHistoryManager)
-        counts = [
-            select("count(*)", one, wanted, THROUGH_INDEX) for one in sources(wanted, THROUGH_INDEX)
-        ]
-        pages = in_order(history.store.stored_reader.columns, wanted, THROUGH_INDEX)
-        given = {**parameters(wanted), "limit": 10}
-        for sql in (*counts, *pages):
+        columns = history.store.stored_reader.columns
+        statements: dict[str, Mapping[str, Any]] = {}
+        for owner, cause, names in product(subsets(SCOPES), CAUSES, subsets(OTHERS)):
+            if not (owner or cause) or len(names) > others_at_once:
+                continue
+            others = nothing | {name: OTHERS[name] for name in names}
+            wanted = Filter(**others, order=order, owner=owner, cause=cause)
+            given = {**parameters(wanted), "limit": 10}
+            for source in sources(wanted, THROUGH_INDEX):
+                statements[select("count(*)", source, wanted, THROUGH_INDEX)] = given
+            for page in in_order(columns, wanted, THROUGH_INDEX):
+                statements[page] = given
+        for sql, given in statements.items():
             plan = [row[3] for row in await history.store.fetch(f"EXPLAIN QUERY PLAN {sql}", given)]
             assert any("async_history_settled" in line and "memory=?" in line for line in plan)
             for line in plan:

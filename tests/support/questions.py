@@ -1,11 +1,14 @@
 """What is asked of a large history: every filter but a text's, at places in time and of cursors."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from itertools import combinations, product
+from typing import Any, Final, TypeVar
 
 from async_history._core.filters import Filter, Order, new_filter
+
+T = TypeVar("T")
 
 PAGE: Final = 10
 FULL_PAGE: Final = 500
@@ -105,6 +108,40 @@ def alike(rows: int, *, is_one: bool) -> Iterator[Question]:
             asked = new_filter(**filled, order=order)
             yield Question(f"{of}, {order} first", asked)
             yield Question(f"{of}, {order} first, from the middle", asked, rows // 2)
+
+
+def of_owners(rows: int) -> Iterator[Question]:
+    """Yield every combination of an owner's scopes with a cause, actor, role and event.
+
+    All are those of one record, so that some records of each list have all of them.
+    """
+    number = rows // 24 * 12 + 9
+    scopes = (
+        ("user_id", f"u{number % (rows // 100)}"),
+        ("agent_id", f"a{number % 4}"),
+        ("run_id", f"r{number // 10}"),
+        ("app_id", "app"),
+    )
+    others: Mapping[str, Any] = {
+        "cause": {"request_id": f"{number // 20}"},
+        "actor_id": f"a{number % 20}",
+        "role": "user",
+        "event": "UPDATE",
+    }
+    orders: Sequence[Order] = ("oldest", "newest")
+    for owner, names, order in product(subsets(scopes), subsets(others), orders):
+        if not owner:
+            continue
+        told = ", ".join((*(scope for scope, _ in owner), *names, f"{order} first"))
+        filled: dict[str, Any] = dict.fromkeys(_FIELDS) | {name: others[name] for name in names}
+        yield Question(told, new_filter(**filled, owner=owner, order=order))
+
+
+def subsets(values: Iterable[T]) -> Iterator[tuple[T, ...]]:
+    """Yield every selection of values, the empty one first."""
+    given = tuple(values)
+    for size in range(len(given) + 1):
+        yield from combinations(given, size)
 
 
 _FIELDS: Final = ("memory_id", "actor_id", "role", "event", "text", "since", "until")
