@@ -4,7 +4,7 @@ import asyncio
 import re
 import shutil
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from itertools import product
@@ -454,7 +454,7 @@ async def test_each_question_goes_through_the_index(
     async with open_history(path) as history:
         assert isinstance(history, SQLiteHistoryManager)
         columns = history.store.stored_reader.columns
-        statements: dict[str, Mapping[str, Any]] = {}
+        statements: dict[str, dict[str, Any]] = {}
         for owner, cause, names in product(subsets(SCOPES), CAUSES, subsets(OTHERS)):
             if not (owner or cause) or len(names) > others_at_once:
                 continue
