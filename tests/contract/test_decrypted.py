@@ -174,6 +174,20 @@ async def test_keys_that_are_gone_seal_nothing(open_store: Open) -> None:
             await idle.add_history("m", None, "lost", "ADD")
 
 
+async def test_who_recorded_nothing_since_a_rotation_is_told(open_store: Open) -> None:
+    """Who did knows the keys that say so, and goes on in clear."""
+    async with open_store(keys=ring("one")) as idle, open_store(keys=ring("one")) as other:
+        async with open_store(keys=ring("one")) as history:
+            await history.encryption.rotate_keys()
+            await other.add_history("m", None, "sealed", "ADD")
+            await history.encryption.decrypt()
+        await other.add_history("m", "sealed", "in clear", "UPDATE")
+        with pytest.raises(KeyMissing, match="Open it again"):
+            await idle.add_history("m", "in clear", "never", "UPDATE")
+    async with open_store() as history:
+        assert [one.new_memory for one in await history.get_history("m")] == ["sealed", "in clear"]
+
+
 async def test_a_store_that_can_not_be_decrypted_in_place(tmp_path: Path) -> None:
     async with open_history(tmp_path / "history.db", keys=ring("one"), ledger=True) as history:
         with pytest.raises(InvalidInput, match=r"ledger.*copy_history"):

@@ -136,6 +136,23 @@ class TestLeaves:
             await history.add_history("m", "likes milk", "likes ale", "UPDATE")
             assert (await history.ledger.verify()).records == 2
 
+    @pytest.mark.parametrize("store", stores("file", "postgres", "mariadb"))
+    async def test_who_had_it_open_before_writes_none(
+        self, store: str, request: pytest.FixtureRequest, tmp_path: Path
+    ) -> None:
+        """Until it opens the history again: then it does, also where it does not ask for one."""
+        opened = new_stores(store, request, tmp_path)()
+        async with opened() as early:
+            await early.add_history("m", None, "a", "ADD", id="a")
+            async with opened(ledger=True) as history:
+                await history.add_history("m", "a", "b", "UPDATE", id="b")
+                await early.add_history("m", "b", "c", "UPDATE", id="c")
+                async with opened() as again:
+                    await again.add_history("m", "c", "d", "UPDATE", id="d")
+                report = await history.ledger.verify()
+        assert report.is_intact
+        assert (set(report.unattested), report.records) == ({"a", "c"}, 2)
+
     async def test_a_backup_has_that_of_its_file(self, tmp_path: Path) -> None:
         copy = tmp_path / "copy.db"
         async with open_history(tmp_path / "history.db", ledger=True) as history:

@@ -1,7 +1,8 @@
 """Encrypted histories in PostgreSQL: nothing in clear, missing keys, and who shares them."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -13,16 +14,21 @@ from async_history import HistoryManager, open_history
 from async_history._core.erase_transaction import note
 from async_history._core.sealing import BEGIN
 from async_history._postgres import schema as migrations
+from async_history._postgres.grants import Grants, grant
 from async_history.errors import (
+    HistoryError,
     IdConflict,
     InvalidInput,
     KeyMissing,
     MigrationError,
     StorageCorrupt,
+    StorageDenied,
 )
 from async_history.postgres import PostgresHistoryManager
 from tests.support.encrypted_cases import ANN, BOB, texts, write_each_way
 from tests.support.keys import ring
+from tests.support.postgres_roles import ROLE_PASSWORD, as_role, server_of
+from tests.support.postgres_schemas import schema_of
 from tests.support.postgres_server import PostgresServer
 
 pytestmark = [pytest.mark.postgres, pytest.mark.once]
@@ -263,6 +269,43 @@ async def test_what_is_in_clear_is_read_and_counted(url: str, raw: asyncpg.Conne
         assert missing.value.name == name
     async with opened(url, migrate=False) as history:
         assert await texts(history, "m") == ["before", "after"]
+
+
+@pytest.fixture
+async def reader(url: str, raw: asyncpg.Connection) -> AsyncIterator[str]:
+    """The URL of a role that has a reader's rights on the history, which is there."""
+    async with open_history(url):
+        pass
+    role = f"role_{secrets.token_hex(8)}"
+    await raw.execute(f"CREATE ROLE {role} LOGIN PASSWORD '{ROLE_PASSWORD}'")
+    wanted = Grants(role=role, level="reader")
+    await grant(server_of(url), schema_of(url), wanted, is_dry_run=False)
+    yield as_role(url, role)
+    await raw.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+async def test_only_who_owns_the_tables_turns_it_on(url: str, reader: str) -> None:
+    with pytest.raises(HistoryError, match="own"):
+        await opened(reader)
+    async with open_history(url) as history:
+        await history.add_history("m", None, "in clear", "ADD")
+
+
+async def test_keys_and_leaves_are_read_where_they_are_written(
+    url: str, reader: str, raw: asyncpg.Connection
+) -> None:
+    """Also with `read_url`: a replica may not have the newest yet."""
+    role = reader.partition("//")[2].partition(":")[0]
+    async with opened(url, read_url=server_of(reader), ledger=True) as history:
+        for table in ("data_keys", "wrapping_keys", "history_ledger"):
+            await raw.execute(f"REVOKE ALL ON {table} FROM {role}")
+        await history.add_history("m", None, "tea", "ADD", owner=ANN)
+        assert await texts(history, "m") == ["tea"]
+        assert (await history.ledger.verify()).records == 1
+        await raw.execute(f"REVOKE ALL ON history FROM {role}")
+        assert (await history.ledger.verify()).records == 1
+        with pytest.raises(StorageDenied):
+            await history.get_history("m")
 
 
 async def test_a_citus_cluster_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

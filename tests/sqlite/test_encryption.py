@@ -97,6 +97,30 @@ class TestWhatIsStored:
         assert words_in(path.parent, *words) == set()
         assert words_in(path.parent, "lone", "user") == {"lone", "user"}, "it looks"
 
+    async def test_what_the_page_says_is_in_clear_is(self, path: Path) -> None:
+        """Ids, events, times, actors, roles, owners, scopes, names; which causes are the same."""
+        given: dict[str, Any] = {
+            "created_at": "2026-01-02T03:04:05+00:00",
+            "actor_id": "AnActor",
+            "role": "ARole",
+            "owner": {"user_id": "AnOwner"},
+            "cause": {"run_id": "r"},
+        }
+        async with open_file(path, journal="delete") as history:
+            for name in ("OneId", "OtherId"):
+                await history.add_history("AMemory", None, "tea", "ADD", id=name, **given)
+            await history.save_messages([{"content": "tea", "name": "AName"}], "AScope")
+            await history.erase(memory_ids=["none"], reason="AReason")
+        clear = ["OneId", "AMemory", "ADD", "2026-01-02T03:04:05", "AnActor", "ARole", "AnOwner"]
+        clear += ["AName", "AScope", "AReason"]
+        assert words_in(path.parent, *clear) == set(clear)
+        with raw(path) as connection:
+            causes = connection.execute("SELECT cause FROM async_history_details").fetchall()
+        tokens = [cause.partition('"sealed"')[0] for (cause,) in causes]
+        assert tokens[0] == tokens[1]
+        assert "run_id" in tokens[0]
+        assert causes[0] != causes[1]
+
     async def test_plain_mem0_sees_marked_texts_and_what_it_writes_is_counted(
         self, path: Path
     ) -> None:
@@ -321,6 +345,34 @@ class TestErasing:
             messages = await history.get_last_messages("user_id=ann")
             assert [message.content for message in messages] == ["y", "y"]
 
+    async def test_other_erasures_destroy_no_key(self, path: Path) -> None:
+        """A text of before its memory had an owner stays under the common key."""
+        async with open_file(path) as history:
+            await history.add_history("m", None, "before", "ADD", id="1")
+            await history.add_history("m", "before", "after", "UPDATE", id="2", owner=ANN)
+            with raw(path) as connection:
+                (before, after), keys = self.stored(connection)
+            assert before.split(":")[1] != after.split(":")[1]
+            for asked in ({"record_ids": ["1"]}, {"memory_ids": ["m"]}, {"actor_id": "bo"}):
+                report = await history.erase(**asked, reason="asked")
+                assert not any("data keys" in one for one in report.remains)
+            with raw(path) as connection:
+                assert self.stored(connection) == ([None, None], keys)
+            await history.erase(**ANN, reason="asked")
+            with raw(path) as connection:
+                put_back = "UPDATE history SET new_memory = ? WHERE id = ?"
+                connection.execute(put_back, (before, "1"))
+                assert (await history.get_history("m"))[0].new_memory == "before"
+                connection.execute(put_back, (after, "2"))
+            with pytest.raises(KeyMissing, match="destroyed"):
+                await history.get_history("m")
+
+    def stored(self, connection: sqlite3.Connection) -> tuple[list[Any], list[Any]]:
+        """Return the texts of a file as they are stored, and its data keys."""
+        texts = connection.execute("SELECT new_memory FROM history ORDER BY rowid").fetchall()
+        keys = connection.execute("SELECT id, wrapped FROM async_history_data_keys").fetchall()
+        return [text for (text,) in texts], keys
+
     async def test_an_erasure_that_was_interrupted_leaves_all_readable(self, path: Path) -> None:
         async with open_file(path) as history:
             await history.add_history("m", None, "tea", "ADD", owner=ANN)
@@ -433,6 +485,15 @@ class TestRotation:
         with raw(path) as connection:
             keys = connection.execute("SELECT master FROM async_history_wrapping_keys").fetchall()
         assert keys == [("new",)]
+
+    async def test_no_record_is_written_again(self, path: Path) -> None:
+        async with open_file(path, "new", "old") as history:
+            await history.add_history("m", None, "tea", "ADD", owner=ANN, context={"why": "tea"})
+            rows = "SELECT * FROM history, async_history_details"
+            with raw(path) as connection:
+                before = connection.execute(rows).fetchall()
+                await history.encryption.rotate_keys()
+                assert connection.execute(rows).fetchall() == before
 
     async def test_others_go_on_while_keys_are_rotated(self, path: Path) -> None:
         async with (
@@ -562,6 +623,12 @@ def test_nonces_and_places_decide() -> None:
     key = DataKey("0" * 16, master("data"))
     nonces = new_nonces(50)
     assert len({key.seal("text", b"place", nonces) for _ in range(50)}) == 50
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 3, 1_000, 1_001, 1_002])
+def test_a_sealed_text_takes_as_much_as_the_page_says(size: int) -> None:
+    sealed = DataKey("0" * 16, master("data")).seal("x" * size, b"place", new_nonces(1))
+    assert 64 < len(sealed) - size * 4 / 3 < 68
 
 
 class TestEverywhere:
