@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,9 @@ from async_history.encryption import KeyRing
 from async_history.ledger import Checkpoint
 from tests.ledger.ledgers import IN_CLEAR, KEY, change, connected, fill, verified, verified_here
 from tests.support.keys import ring
+from tests.support.parts import Places, in_parts
 
 pytestmark = pytest.mark.once
-_EVERY = 401
-"""Of the file's bytes, one in so many is flipped; with --nightly each."""
 
 
 async def small(path: Path, keys: KeyRing | None = None) -> tuple[list[str], Checkpoint]:
@@ -245,12 +245,12 @@ class TestLedgerTables:
         assert not (await verified(path, checkpoint)).is_intact
 
 
-def flips(path: Path, every: int) -> Iterator[tuple[int, Path]]:
+def flips(path: Path, places: Places) -> Iterator[tuple[int, Path]]:
     """Yield copies of a file in which one byte is flipped."""
     whole = path.read_bytes()
     copy = path.with_name("flipped.db")
     copy.write_bytes(whole)
-    for at in range(every // 2, len(whole), every):
+    for at in takewhile(len(whole).__gt__, places):
         with copy.open("r+b") as file:
             file.seek(at)
             file.write(bytes([whole[at] ^ 0xFF]))
@@ -270,14 +270,14 @@ def seen(connection: sqlite3.Connection, ids: list[str], seal: Seal) -> Any:
 
 
 def flip_each(
-    path: Path, ids: list[str], checkpoint: Checkpoint, every: int, keys: DataKeys | None
+    path: Path, ids: list[str], checkpoint: Checkpoint, places: Places, keys: DataKeys | None
 ) -> tuple[int, int]:
     """Return how many flipped bytes are found, and how many are harmless."""
     seal = IN_CLEAR if keys is None else Sealing(keys)
     with closing(connected(path)) as connection:
         true = seen(connection, ids, seal)
     found = harmless = 0
-    for at, copy in flips(path, every):
+    for at, copy in flips(path, places):
         if keys is not None:
             keys.forget()  # the file has them
         try:
@@ -296,12 +296,10 @@ def flip_each(
 
 
 class TestEachByte:
-    @pytest.mark.parametrize(
-        "every", [_EVERY, pytest.param(1, marks=[pytest.mark.nightly, pytest.mark.timeout(7_200)])]
-    )
+    @in_parts(401, nightly=16)
     @pytest.mark.parametrize("keys", [None, ring("one")], ids=["clear", "encrypted"])
     async def test_a_flipped_one_is_found_or_harmless(
-        self, tmp_path: Path, every: int, keys: KeyRing | None
+        self, tmp_path: Path, places: Places, keys: KeyRing | None
     ) -> None:
         path = tmp_path / "history.db"
         with closing(sqlite3.connect(path)) as connection:
@@ -316,7 +314,7 @@ class TestEachByte:
                 assert store.encryption is not None
                 data_keys = store.encryption.keys
         found, harmless = await asyncio.to_thread(
-            flip_each, path, ids, checkpoint, every, data_keys
+            flip_each, path, ids, checkpoint, places, data_keys
         )
         assert found > 0
         assert harmless > 0

@@ -1,17 +1,28 @@
-"""Replacing the keys of a history in PostgreSQL: cut off at each message, and called again."""
+"""Replacing and destroying keys in PostgreSQL: cut off at each message, and called again."""
 
-import random
-from itertools import count
+from functools import partial
 from typing import Any
 
 import pytest
 
-from async_history import HistoryManager, open_history
+from async_history import HistoryManager, Owner, open_history
+from async_history._core.key_statements import owner_digest
 from async_history._core.stored_texts import TextLimits
 from tests.subprocesses.proxy import Proxy
-from tests.support.encrypted_stores import all_of, contents, fill, key_ids, stopped_by_a_cut
+from tests.support.encrypted_stores import (
+    FEW_ERASED,
+    all_of,
+    contents,
+    fill,
+    key_ids,
+    record_for,
+    require_forgotten,
+    require_readable,
+    stopped_by_a_cut,
+)
 from tests.support.keys import ring
 from tests.support.limits import limited
+from tests.support.parts import Places, in_parts
 from tests.support.postgres_faults import (  # noqa: F401 - fixtures are imported to be asked for
     a_admin,
     a_proxy,
@@ -30,17 +41,16 @@ pytestmark = [
 
 
 async def check(history: HistoryManager, records: list[Any]) -> None:
-    assert await all_of(history) == records
+    assert [one for one in await all_of(history) if len(one.id) == 2] == records
     assert await contents(history) == ["hello"] * 2
     assert await history.count_history(cause={"run_id": "r"}) == 6
 
 
+@in_parts(19, nightly=2)
 @pytest.mark.parametrize("call", ["rotate_keys", "replace_data_keys"])
 async def test_cut_off_at_each_message_and_called_again(
-    url: str, schema: str, admin: Any, proxy: Proxy, request: pytest.FixtureRequest, call: str
+    url: str, schema: str, admin: Any, proxy: Proxy, call: str, places: Places
 ) -> None:
-    step = 1 if request.config.getoption("--nightly") else 19
-    places = count(random.randrange(step), step)  # noqa: S311 - a test's dice
     through = with_query(proxy.url, schema=schema)
     async with open_history(url, keys=ring("0")) as history:
         records = await fill(history)
@@ -63,4 +73,38 @@ async def test_cut_off_at_each_message_and_called_again(
             assert await admin.fetchval(f'SELECT count(*) FROM "{schema}".{table}') == there
         if proxy.cuts == before:
             break
-    assert place > 19
+    assert place >= places.stride
+
+
+@in_parts(61, nightly=2)
+async def test_an_erasure_of_an_owner_cut_off_at_each_message_and_called_again(
+    url: str, schema: str, admin: Any, proxy: Proxy, places: Places
+) -> None:
+    through = with_query(proxy.url, schema=schema)
+
+    async def keys_of(name: str) -> int:
+        count = f'SELECT count(*) FROM "{schema}".data_keys WHERE owner = $1'
+        found: int = await admin.fetchval(count, owner_digest(Owner(user_id=name)))
+        return found
+
+    async with open_history(url, keys=ring("0")) as history:
+        records = await fill(history)
+        for number, place in enumerate(places):
+            name = f"owner {number}"
+            await record_for(history, name)
+            assert await keys_of(name) == 1
+            opened = open_history(through, pool_size=2, keys=ring("0"))
+            async with limited(opened, erase=FEW_ERASED) as cut:
+                before = proxy.cuts
+                proxy.cut_after(place, for_good=True)
+                erase = partial(cut.erase, user_id=name, reason="asked", vacuum=False)
+                await stopped_by_a_cut(erase, proxy, before)
+                proxy.stop_cutting()
+            await require_readable(history, name)
+            await history.erase(user_id=name, reason="asked", vacuum=False)
+            await require_forgotten(history, name)
+            assert await keys_of(name) == 0
+            await check(history, records)
+            if proxy.cuts == before:
+                break
+    assert place >= places.stride

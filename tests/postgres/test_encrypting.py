@@ -1,8 +1,7 @@
 """Encrypting a history in PostgreSQL in place, while others write, and cut off at each message."""
 
 import asyncio
-import random
-from itertools import count
+import secrets
 from typing import Any
 
 import asyncpg
@@ -16,12 +15,13 @@ from tests.subprocesses.proxy import Proxy
 from tests.support.encrypted_cases import ANN
 from tests.support.keys import ring
 from tests.support.limits import limited
+from tests.support.parts import Places, in_parts
 from tests.support.postgres_faults import (  # noqa: F401 - fixtures are imported to be asked for
     a_proxy,
     a_server,
 )
 from tests.support.postgres_schemas import schema_of
-from tests.support.postgres_server import PostgresServer, are_installed
+from tests.support.postgres_server import PostgresServer, are_installed, with_query
 
 pytestmark = [pytest.mark.postgres, pytest.mark.once]
 
@@ -157,21 +157,22 @@ async def test_a_rule_that_keeps_rows_as_they_are_is_told(
 
 @pytest.mark.faults
 @pytest.mark.skipif(not are_installed(), reason="needs a server of its own")
+@in_parts(61, nightly=8)
 async def test_cut_off_at_each_message_and_called_again(
-    proxy: Proxy, server: PostgresServer, request: pytest.FixtureRequest
+    proxy: Proxy, server: PostgresServer, places: Places
 ) -> None:
-    step = 1 if request.config.getoption("--nightly") else 61
-    start = random.randrange(step)  # noqa: S311 - a test's dice
     few = TextLimits(rows=5)
+    schema = f"test_{secrets.token_hex(8)}"
+    url, through = (with_query(one, schema=schema) for one in (server.url(), proxy.url))
     # Opened before encryption is turned on, it goes on in clear.
-    async with open_history(server.url()) as clear, opened(server.url()) as history:
-        for number in count(1):
+    async with open_history(url) as clear, opened(url) as history:
+        for number, place in enumerate(places, 1):
             name = f"{number} "
             await clear.batch_add_history(changes(12, name))
             await clear.save_messages([{"role": "user", "content": WORD}] * 2, name)
             records = await all_of(clear, name)
-            async with limited(opened(proxy.url, pool_size=2), texts=few) as cut:
-                proxy.cut_after(start + (number - 1) * step, for_good=True)
+            async with limited(opened(through, pool_size=2), texts=few) as cut:
+                proxy.cut_after(place, for_good=True)
                 call: Any = asyncio.ensure_future(cut.encryption.encrypt())
                 while proxy.cuts < number and not call.done():  # noqa: ASYNC110 - it does not tell
                     await asyncio.sleep(0.001)
@@ -188,15 +189,13 @@ async def test_cut_off_at_each_message_and_called_again(
                 break
         assert number > 2
         records = await all_of(history)
-    connection = await asyncpg.connect(
-        server.url(), server_settings={"search_path": "async_history"}
-    )
+    connection = await asyncpg.connect(server.url(), server_settings={"search_path": schema})
     assert WORD not in await rows_of(connection)
-    for number in count(1):
-        async with limited(opened(proxy.url, pool_size=2), texts=few) as cut:
+    for place in places:
+        async with limited(opened(through, pool_size=2), texts=few) as cut:
             await cut.encryption.encrypt()
             proxy.cuts = 0
-            proxy.cut_after(start + (number - 1) * step, for_good=True)
+            proxy.cut_after(place, for_good=True)
             call = asyncio.ensure_future(cut.encryption.decrypt())
             while not proxy.cuts and not call.done():  # noqa: ASYNC110 - it does not tell
                 await asyncio.sleep(0.001)
@@ -204,14 +203,14 @@ async def test_cut_off_at_each_message_and_called_again(
             await asyncio.wait([call])
             proxy.stop_cutting()
         if await connection.fetchval("SELECT count(*) FROM wrapping_keys"):
-            async with opened(server.url()) as history:
+            async with opened(url) as history:
                 assert await all_of(history) == records
                 await history.encryption.decrypt()
-        async with open_history(server.url()) as history:
+        async with open_history(url) as history:
             assert await all_of(history) == records
             assert await history.count_history(cause={"run_id": WORD}) == len(records) // 2
         assert BEGIN not in await rows_of(connection)
         if not proxy.cuts:
             break
-    assert number > 1
+    assert place >= places.stride
     await connection.close()

@@ -1,7 +1,6 @@
 """Owners taken back or forgotten over connections that end at each message, and called again."""
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -21,6 +20,7 @@ from async_history._core.erase_request import EraseLimits
 from async_history._core.rollback_request import RollbackLimits
 from tests.subprocesses.proxy import Proxy
 from tests.support.limits import limited
+from tests.support.parts import Places, in_parts
 from tests.support.postgres_faults import (  # noqa: F401 - fixtures are imported to be asked for
     a_proxy,
     a_schema,
@@ -81,15 +81,14 @@ async def write(history: HistoryManager, memory: str, is_over: asyncio.Event) ->
             return
 
 
+@in_parts(61, nightly=4)
 @pytest.mark.parametrize("what", CALLS)
 async def test_cut_off_at_each_message_and_called_again(
-    proxy: Proxy, url: str, schema: str, what: str, request: pytest.FixtureRequest
+    proxy: Proxy, url: str, schema: str, what: str, places: Places
 ) -> None:
     """Others change one of the memories meanwhile, and call the same at the same time."""
-    step = 1 if request.config.getoption("--nightly") else 61
-    start = random.randrange(step)  # noqa: S311 - a test's dice
     async with limited(open_history(url), **SMALL) as others:
-        for number in count(1):
+        for number, place in enumerate(places, 1):
             name = f"ann {number}"
             await others.batch_add_history(changes(name))
             await others.save_messages([{"content": "x"}], f"run_id=1&user_id={name}")
@@ -97,7 +96,7 @@ async def test_cut_off_at_each_message_and_called_again(
             async with limited(opened, **SMALL) as history:
                 is_over = asyncio.Event()
                 writing = asyncio.ensure_future(write(others, f"{name} busy", is_over))
-                proxy.cut_after(start + (number - 1) * step, for_good=True)
+                proxy.cut_after(place, for_good=True)
                 call = asyncio.ensure_future(CALLS[what](history, name))
                 while proxy.cuts < number and not call.done():  # noqa: ASYNC110 - it does not tell
                     await asyncio.sleep(0.001)

@@ -1,31 +1,36 @@
 """Encrypting in place on MariaDB: what its files have, and cut connections at each step."""
 
-import random
 import re
 from collections.abc import Awaitable, Callable
-from itertools import count
-from pathlib import Path
+from functools import partial
 from typing import Any, Final
 
 import pytest
 from sqlalchemy.engine import URL
 
+from async_history import Owner
+from async_history._core.key_statements import owner_digest
 from async_history._core.stored_texts import TextLimits
 from async_history.errors import StorageRefused
 from async_history.sql import SqlHistoryManager
 from tests.sql.test_encryption import opened
 from tests.subprocesses.proxy import MariaDBProxy
 from tests.support.encrypted_stores import (
+    FEW_ERASED,
     all_of,
     changes,
     contents,
     fill,
     key_ids,
+    record_for,
+    require_forgotten,
+    require_readable,
     stopped_by_a_cut,
 )
 from tests.support.keys import ring
 from tests.support.limits import limited
 from tests.support.mariadb_server import MariaDBServer, run_sql
+from tests.support.parts import Places, in_parts
 
 pytestmark = [pytest.mark.mariadb, pytest.mark.once]
 
@@ -168,16 +173,11 @@ async def test_an_interrupted_encryption_goes_on_where_it_was(url: URL) -> None:
 
 
 @pytest.mark.faults
+@in_parts(150, nightly=4)
 @pytest.mark.parametrize("call", ["encrypt", "replace_data_keys", "decrypt"])
 async def test_cut_off_at_each_packet_and_called_again(
-    own_server: MariaDBServer,
-    new_own_database: Callable[[], URL],
-    tmp_path: Path,
-    request: pytest.FixtureRequest,
-    call: str,
+    own_server: MariaDBServer, new_own_database: Callable[[], URL], call: str, places: Places
 ) -> None:
-    step = 1 if request.config.getoption("--nightly") else 150
-    places = count(random.randrange(step), step)  # noqa: S311
     few = TextLimits(rows=5)
     url = new_own_database()
 
@@ -216,15 +216,14 @@ async def test_cut_off_at_each_packet_and_called_again(
                 assert (await history.check()).problems == ()
             if proxy.cuts == before:
                 break
-    assert place > 150
+    assert place >= places.stride
 
 
 @pytest.mark.faults
+@in_parts(17, nightly=2)
 async def test_a_rotation_cut_off_at_each_packet_and_called_again(
-    own_server: MariaDBServer, new_own_database: Callable[[], URL], request: pytest.FixtureRequest
+    own_server: MariaDBServer, new_own_database: Callable[[], URL], places: Places
 ) -> None:
-    step = 1 if request.config.getoption("--nightly") else 17
-    places = count(random.randrange(step), step)  # noqa: S311
     url = new_own_database()
     async with SqlHistoryManager(url, keys=ring("0")) as history:
         records = await fill(history)
@@ -246,4 +245,42 @@ async def test_a_rotation_cut_off_at_each_packet_and_called_again(
             assert len(run_sql(url, "SELECT id FROM async_history_wrapping_keys")) == 1
             if proxy.cuts == before:
                 break
-    assert place > 17
+    assert place >= places.stride
+
+
+@pytest.mark.faults
+@in_parts(101, nightly=4)
+async def test_an_erasure_of_an_owner_cut_off_at_each_packet_and_called_again(
+    own_server: MariaDBServer, new_own_database: Callable[[], URL], places: Places
+) -> None:
+    url = new_own_database()
+
+    def keys_of(name: str) -> int:
+        digest = owner_digest(Owner(user_id=name))
+        return len(run_sql(url, f"SELECT id FROM async_history_data_keys WHERE owner = '{digest}'"))
+
+    async with (
+        MariaDBProxy(own_server.socket) as proxy,
+        SqlHistoryManager(url, keys=ring("one")) as history,
+    ):
+        through = url.set(query={"unix_socket": str(proxy.socket)})
+        await fill(history)
+        for number, place in enumerate(places):
+            name = f"owner {number}"
+            await record_for(history, name)
+            assert keys_of(name) == 1
+            opened = SqlHistoryManager(through, keys=ring("one"))
+            async with limited(opened, erase=FEW_ERASED) as cut:
+                before = proxy.cuts
+                proxy.cut_after(place)
+                erase = partial(cut.erase, user_id=name, reason="asked", vacuum=False)
+                await stopped_by_a_cut(erase, proxy, before)
+            await require_readable(history, name)
+            await history.erase(user_id=name, reason="asked", vacuum=False)
+            await require_forgotten(history, name)
+            assert keys_of(name) == 0
+            assert await contents(history) == ["hello"] * 2
+            if proxy.cuts == before:
+                break
+        assert (await history.check()).problems == ()
+    assert place >= places.stride

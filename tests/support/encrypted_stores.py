@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from async_history import HistoryManager
+from async_history._core.erase_request import EraseLimits
 from async_history._core.stored_texts import TextLimits
 from tests.subprocesses.proxy import Proxy
 from tests.support.patience import LONG_S
@@ -12,7 +13,7 @@ from tests.support.patience import LONG_S
 ANN: Any = {"user_id": "ann"}
 DETAILS: Any = {"context": {"why": "tea"}, "cause": {"run_id": "r"}}
 FEW = TextLimits(rows=3)
-
+FEW_ERASED = EraseLimits(records=3, names=2, noted=3)
 
 Open = Callable[..., HistoryManager]
 """Open the test's store, with options."""
@@ -87,3 +88,45 @@ async def stopped_by_a_cut(call: Callable[[], Awaitable[Any]], proxy: Proxy, cut
         await asyncio.sleep(0.001)
     calling.cancel()
     await asyncio.wait([calling])
+
+
+# Owners that are forgotten
+
+
+async def record_for(history: HistoryManager, name: str) -> None:
+    """Record memories and messages of an owner."""
+    await history.batch_add_history(
+        [
+            {
+                "id": f"{name} {n}",
+                "memory_id": f"{name} m{n % 3}",
+                "new_memory": f"text {n}",
+                "event": "UPDATE",
+                "owner": {"user_id": name},
+                "context": {"why": "tea"},
+            }
+            for n in range(8)
+        ]
+    )
+    await history.save_messages([{"role": "user", "content": name}] * 2, f"user_id={name}")
+
+
+async def require_readable(history: HistoryManager, name: str) -> None:
+    """Check what an erasure that was interrupted left of `record_for`: each text, whole or none."""
+    for memory in range(3):
+        records = await history.get_history(f"{name} m{memory}")
+        assert [one.id for one in records] == [f"{name} {n}" for n in range(memory, 8, 3)]
+        for record in records:
+            assert record.new_memory in (f"text {record.id.split()[-1]}", None)
+            assert record.context in ({"why": "tea"}, None)
+    assert {one.content for one in await history.get_last_messages(f"user_id={name}")} <= {name}
+
+
+async def require_forgotten(history: HistoryManager, name: str) -> None:
+    """Check that an erasure has left nothing of `record_for` but what is in clear."""
+    for memory in range(3):
+        records = await history.get_history(f"{name} m{memory}")
+        assert {(one.new_memory, one.context, one.owner) for one in records} == {(None, None, None)}
+    assert await history.get_last_messages(f"user_id={name}") == []
+    assert await history.count_history(user_id=name) == 0
+    assert (await history.erasures())[-1].finished_at is not None
