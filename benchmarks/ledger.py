@@ -8,114 +8,24 @@ compared with reading its rows through the driver, and single records are proven
 or `--url`, the histories are in PostgreSQL.
 """
 
-import asyncio
-import sqlite3
 from argparse import Namespace
-from collections.abc import AsyncIterator, Awaitable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
+from collections.abc import Sequence
 from functools import partial
-from itertools import count
-from pathlib import Path
-from typing import Protocol
 
-from async_history import HistoryManager, open_history
+from async_history import HistoryManager
 from async_history.ledger import Checkpoint, LedgerKey
-from benchmarks._measure import OthersLoad, median, percentile, timed
-from benchmarks._owners import fill, owners_parser, record, tell
-from benchmarks._postgres_peers import connected, fresh_schema
-from benchmarks._report import Bar, each, work_folder
-from benchmarks.postgres import server_url
+from benchmarks._measure import median, percentile, timed
+from benchmarks._owners import fill, record
+from benchmarks._report import Bar, each
+from benchmarks._stores import Store, run, stores_parser
 
 _WRITING = 0.75
 _VERIFYING = 0.2
 _PROOF_MS = 50.0
 _PROOFS = 200
-_IN_FILE = """
-SELECT history.rowid, history.*, detail.context, detail.cause
-FROM history LEFT JOIN async_history_details AS detail ON detail.id = history.id
-ORDER BY history.rowid
-"""
-_ON_SERVER = """
-SELECT seq, id, memory_id, old_memory, new_memory, event, created_at, updated_at, is_deleted,
-    actor_id, role, context, cause
-FROM history ORDER BY seq
-"""
-_AT_ONCE = 2_000
-_SOME_IN_FILE = """
-SELECT id FROM history WHERE rowid % ((SELECT count(*) FROM history) / ? + 1) = 0 ORDER BY random()
-"""
-_SOME_ON_SERVER = """
-SELECT id FROM history WHERE seq % ((SELECT count(*) FROM history) / $1 + 1) = 0 ORDER BY random()
-"""
 
 
-class _Store(Protocol):
-    """The place of the measured histories. `scan` and `some_ids` read the open one."""
-
-    def opened(self, *, ledger: bool) -> AbstractAsyncContextManager[HistoryManager]: ...
-
-    def scan(self) -> Awaitable[None]: ...
-
-    def some_ids(self) -> Awaitable[list[str]]: ...
-
-
-class _Files:
-    """Histories in SQLite files."""
-
-    def __init__(self, folder: Path) -> None:
-        self._paths = (folder / f"{number}.db" for number in count())
-
-    @asynccontextmanager
-    async def opened(self, *, ledger: bool) -> AsyncIterator[HistoryManager]:
-        self._path = next(self._paths)
-        async with open_history(self._path, ledger=ledger) as history:
-            yield history
-
-    async def scan(self) -> None:
-        await asyncio.to_thread(self._scan)
-
-    def _scan(self) -> None:
-        with closing(sqlite3.connect(self._path)) as connection:
-            for _ in connection.execute(_IN_FILE):
-                pass
-
-    async def some_ids(self) -> list[str]:
-        """Return ids from everywhere in the file, in random order."""
-        return await asyncio.to_thread(self._some_ids)
-
-    def _some_ids(self) -> list[str]:
-        with closing(sqlite3.connect(self._path)) as connection:
-            return [found for (found,) in connection.execute(_SOME_IN_FILE, (_PROOFS,))]
-
-
-class _Server:
-    """Histories in PostgreSQL."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-
-    @asynccontextmanager
-    async def opened(self, *, ledger: bool) -> AsyncIterator[HistoryManager]:
-        async with (
-            fresh_schema(self._url) as self._schema,
-            open_history(self._url, schema=self._schema, ledger=ledger) as history,
-        ):
-            yield history
-
-    async def scan(self) -> None:
-        async with connected(self._url) as connection, connection.transaction():
-            await connection.execute(f'SET LOCAL search_path TO "{self._schema}"')
-            async for _ in connection.cursor(_ON_SERVER, prefetch=_AT_ONCE):
-                pass
-
-    async def some_ids(self) -> list[str]:
-        """Return ids from everywhere in the history, in random order."""
-        async with connected(self._url) as connection, connection.transaction():
-            await connection.execute(f'SET LOCAL search_path TO "{self._schema}"')
-            return [found for (found,) in await connection.fetch(_SOME_ON_SERVER, _PROOFS)]
-
-
-async def measure(store: _Store, options: Namespace) -> list[Bar]:
+async def measure(store: Store, options: Namespace) -> list[Bar]:
     """Measure in turns; return the bars."""
     records, repeat = (6_000, 1) if options.quick else (30_000, options.repeat)
     written: dict[bool, list[float]] = {False: [], True: []}
@@ -134,7 +44,7 @@ async def measure(store: _Store, options: Namespace) -> list[Bar]:
     return [*bars, *await _large(store, 20_000 if options.quick else options.rows)]
 
 
-async def _large(store: _Store, rows: int) -> list[Bar]:
+async def _large(store: Store, rows: int) -> list[Bar]:
     key = LedgerKey.generate("example.org/benchmark")
     async with store.opened(ledger=True) as history:
         await fill(history, rows)
@@ -144,7 +54,7 @@ async def _large(store: _Store, rows: int) -> list[Bar]:
         scan = min(scan, await timed(store.scan))
         proofs = [
             await timed(partial(_prove, history, record_id, checkpoint))
-            for record_id in await store.some_ids()
+            for record_id in await store.some_ids(_PROOFS)
         ]
     rates = f"{rows / scan:,.0f} records/s scanned, {rows / verifying:,.0f} verified"
     print(rates, flush=True)
@@ -164,21 +74,5 @@ def _bar(name: str, ratios: Sequence[float]) -> Bar:
     return Bar(name, _WRITING, median(ratios), each(ratios))
 
 
-def main(options: Namespace) -> None:
-    """Measure, print, and write the results."""
-    with work_folder(options.dir) as folder:
-        load = OthersLoad()
-        if options.postgres or options.url:
-            with server_url(options) as url:
-                bars = asyncio.run(measure(_Server(url), options))
-            name = "ledger_postgres"
-        else:
-            bars, name = asyncio.run(measure(_Files(folder), options)), "ledger"
-        tell(options, folder, name, bars, load)
-
-
 if __name__ == "__main__":
-    parser = owners_parser(__doc__)
-    parser.add_argument("--postgres", action="store_true", help="measure PostgreSQL")
-    parser.add_argument("--url", help="a PostgreSQL server to measure, instead of one of its own")
-    main(parser.parse_args())
+    run("ledger", measure, stores_parser(__doc__).parse_args())

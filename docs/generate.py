@@ -63,6 +63,22 @@ TITLES: Final[Mapping[str, tuple[str, str]]] = {
         "Owners, on PostgreSQL",
         "What owner, context and cause cost; an owner's questions, and writing, by size.",
     ),
+    "encryption": (
+        "Encryption, on SQLite",
+        "Against a history in clear; and the loop's lag with a ledger too.",
+    ),
+    "encryption_postgres": (
+        "Encryption, on PostgreSQL",
+        "Against a history in clear; and the loop's lag with a ledger too.",
+    ),
+    "ledger": (
+        "The ledger, on SQLite",
+        "Against a history without one; verifying against a scan; one proof.",
+    ),
+    "ledger_postgres": (
+        "The ledger, on PostgreSQL",
+        "Against a history without one; verifying against a scan; one proof.",
+    ),
     "telemetry": (
         "Telemetry",
         "Writing with metrics, and with a span for each call.",
@@ -177,7 +193,7 @@ def _conditions(name: str, findings: Mapping[str, Any]) -> str:
     )
     parts = [
         f"{machine['when'][:10]}",
-        f"`python -m benchmarks.{name}`",
+        f"`python -m benchmarks.{_script(name)}`",
         f"{machine['system']}, {machine['cpus']} processors",
         f"CPython {machine['python']}",
         f"SQLite {machine['sqlite']}",
@@ -189,6 +205,13 @@ def _conditions(name: str, findings: Mapping[str, Any]) -> str:
     if others is not None:
         parts.append(f"other programs used {others:.2f} processors meanwhile")
     return "; ".join(parts) + "."
+
+
+def _script(name: str) -> str:
+    """Return the script of some results, and its option where it has one for the server."""
+    if (REPOSITORY / "benchmarks" / f"{name}.py").exists():
+        return name
+    return f"{name.removesuffix('_postgres')} --postgres"
 
 
 def _tables(findings: Mapping[str, Any]) -> Iterator[str]:
