@@ -44,6 +44,7 @@ from async_history import (
     HistoryManager,
     HistoryOptions,
     HistoryRecord,
+    NotProven,
     errors,
     open_history,
 )
@@ -245,6 +246,50 @@ class TestExamples:
         await scope_of("ledger")["audit"](str(tmp_path / "history.db"), key)
         name, size, *_, found = capsys.readouterr().out.splitlines()
         assert (name, size, found) == ("example.org/history", "1", "True 2 ()")
+
+    async def test_checkpoints_in_a_table_elsewhere(self, postgres: str, tmp_path: Path) -> None:
+        """They come as the ledger grows, and tell the change of a record by who has the file."""
+        scope, key = scope_of("ledger-elsewhere"), LedgerKey.generate("example.org/history")
+        path, schema = tmp_path / "history.db", f"test_{secrets.token_hex(8)}"
+        settings = {"search_path": schema}
+        async with (
+            asyncpg.create_pool(postgres, min_size=1, server_settings=settings) as elsewhere,
+            open_history(path, ledger=True) as history,
+        ):
+            await elsewhere.execute(f"CREATE SCHEMA {schema}")
+            try:
+                keeping = asyncio.create_task(
+                    scope["keep_checkpoints"](history, key, elsewhere, every_s=0.01)
+                )
+                async with asyncio.timeout(LONG_S):
+                    for _ in range(2):
+                        kept = await self.kept(elsewhere)
+                        await history.add_history("m", None, "likes tea", "UPDATE")
+                        while await self.kept(elsewhere) == kept:  # noqa: ASYNC110 - a table
+                            await asyncio.sleep(0.01)
+                keeping.cancel()
+                await asyncio.wait([keeping])
+                report = await scope["verify_all"](history, key.verifier, elsewhere)
+                assert (report.is_intact, report.records) == (True, 2)
+                with pytest.raises(NotProven, match="not signed by the key"):
+                    await scope["verify_all"](
+                        history, LedgerKey.generate(key.name).verifier, elsewhere
+                    )
+                connection = sqlite3.connect(path)
+                connection.execute("DELETE FROM async_history_ledger")
+                connection.commit()
+                connection.close()
+                report = await scope["verify_all"](history, key.verifier, elsewhere)
+                assert {one.kind for one in report.faults} >= {"cut"}
+            finally:
+                await elsewhere.execute(f"DROP SCHEMA {schema} CASCADE")
+
+    async def kept(self, elsewhere: Any) -> int:
+        """Return how many checkpoints the table has; none before there is a table."""
+        if await elsewhere.fetchval("SELECT to_regclass('checkpoints')") is None:
+            return 0
+        count: int = await elsewhere.fetchval("SELECT count(*) FROM checkpoints")
+        return count
 
     def test_a_ledger_in_the_shell(self, tmp_path: Path) -> None:
         printed = shell("ledger-shell", tmp_path)
