@@ -1,15 +1,17 @@
 """Threads: starting them, which can fail, and running coroutines without an event loop."""
 
 import asyncio
+import concurrent.futures
 import contextlib
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, ParamSpec, TypeVar
 
 from async_history._core.running_loop import running_loop
 from async_history.errors import StorageError
 
 T = TypeVar("T")
+R = TypeVar("R")
 P = ParamSpec("P")
 
 
@@ -59,24 +61,47 @@ async def computed(function: Callable[[], T]) -> T:
     return await done
 
 
-def for_a_thread(
-    function: Callable[P, Coroutine[Any, Any, T]],
-) -> Callable[P, Coroutine[Any, Any, T]]:
-    """Return a function that calls a coroutine function on this event loop from a thread.
+async def computed_with_calls(
+    function: Callable[P, Awaitable[R]],
+    work: Callable[[Callable[P, Awaitable[R]]], Coroutine[Any, Any, T]],
+) -> T:
+    """Run work on a new thread that calls a function of this event loop; return its result.
 
-    The call begins at once. Awaiting it blocks the thread.
+    Each call begins at once, or once the calls before it have ended. Awaiting it blocks the thread.
+    No call is running when this returns.
+
+    Args:
+        function: returns what is awaited on the event loop.
+        work: gets what calls it; it awaits nothing else.
+
+    Raises:
+        StorageError: no thread could be started.
     """
-    loop = running_loop()
+    loop, turn = running_loop(), asyncio.Lock()
 
-    def call(*args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
-        called = asyncio.run_coroutine_threadsafe(function(*args, **kwargs), loop)
+    async def in_turn(*args: P.args, **kwargs: P.kwargs) -> R:
+        async with turn:
+            return await function(*args, **kwargs)
 
-        async def result() -> T:
-            return called.result()
+    def call(*args: P.args, **kwargs: P.kwargs) -> Awaitable[R]:
+        return _Called(asyncio.run_coroutine_threadsafe(in_turn(*args, **kwargs), loop))
 
-        return result()
+    try:
+        return await computed(lambda: run_to_completion(work(call)))
+    finally:
+        async with turn:
+            pass  # calls that nobody waits for any more have ended
 
-    return call
+
+class _Called(Awaitable[R]):
+    """A call that has begun. It need not be awaited."""
+
+    def __init__(self, result: concurrent.futures.Future[R]) -> None:
+        self._result = result
+
+    def __await__(self) -> Generator[Any, None, R]:
+        return self._result.result()
+        yield  # a generator, which never suspends
 
 
 def run_to_completion(coroutine: Coroutine[Any, Any, T]) -> T:

@@ -18,7 +18,7 @@ from async_history._core.ledger.new_leaves import new_leaves
 from async_history._core.ledger.tables import LedgerTables, place_all
 from async_history._core.owners import Owner
 from async_history._core.records import HistoryRecord
-from async_history._core.threads import computed, for_a_thread, run_to_completion
+from async_history._core.threads import computed_with_calls
 from async_history._postgres.keys import Seal, key_table
 from async_history._postgres.ledger_sql import STATEMENTS
 from async_history._postgres.schema import in_schema
@@ -122,8 +122,9 @@ class ServerLedger:
         return done
 
     async def _done(self, work: Work[T], connection: Any) -> T:
-        tables = self.attestation.tables(for_a_thread(connection.fetch))
-        return await computed(lambda: run_to_completion(work(tables)))
+        return await computed_with_calls(
+            connection.fetch, lambda fetch: work(self.attestation.tables(fetch))
+        )
 
     async def before_reset(self) -> float:
         """Place all leaves; return the extra seconds that a reset may need for them."""

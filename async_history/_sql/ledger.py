@@ -15,7 +15,7 @@ from async_history._core.ledger.new_leaves import new_leaves
 from async_history._core.ledger.tables import LedgerTables
 from async_history._core.owners import Owner
 from async_history._core.records import HistoryRecord
-from async_history._core.threads import computed, for_a_thread, run_to_completion
+from async_history._core.threads import computed_with_calls
 from async_history._sql.dialects import begin_snapshot
 from async_history._sql.key_statements import SqlKeyTable
 from async_history._sql.keys import Seal
@@ -100,5 +100,4 @@ class SqlLedger:
         return done
 
     async def _done(self, work: Work[T], fetch: Fetch) -> T:
-        tables = self._attestation.tables(for_a_thread(fetch))
-        return await computed(lambda: run_to_completion(work(tables)))
+        return await computed_with_calls(fetch, lambda fetch: work(self._attestation.tables(fetch)))

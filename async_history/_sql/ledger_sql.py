@@ -4,7 +4,7 @@ Each function executes one statement, or several if a list is too long for one.
 """
 
 import json
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
@@ -30,7 +30,7 @@ from async_history._sql.rows import ALL_COLUMNS, columns_read, owner_of
 from async_history._sql.tables import Tables
 from async_history.errors import StorageCorrupt
 
-Fetch = Callable[..., Coroutine[Any, Any, Sequence[Sequence[Any]]]]
+Fetch = Callable[..., Awaitable[Sequence[Sequence[Any]]]]
 """Executes a statement, with parameters or without, and returns its rows."""
 
 _OWNER_COLUMNS: Final = ("memory_id", *SCOPES)

@@ -5,10 +5,12 @@ import sqlite3
 from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from async_history import KeyMissing, open_history
+from async_history import KeyMissing, Owner, open_history
+from async_history._core.key_statements import owner_digest
 from async_history._core.ledger.leaves import record_values
 from async_history._core.records import fields_in_order
 from async_history.ledger import verify_proof
@@ -67,6 +69,38 @@ async def test_a_missing_key_is_named(tmp_path: Path) -> None:
         with pytest.raises(KeyMissing, match=key_id):
             await history.ledger.prove("1", checkpoint)
         assert (await history.operations())[-1].error == "KeyMissing"
+
+
+async def test_a_missing_key_is_named_while_more_is_read_ahead(store: OpenStore) -> None:
+    batches = 8
+    async with store(ledger=True, keys=ring("one")) as history:
+        for number in range(batches):
+            owner = {"user_id": str(number)}
+            await history.batch_add_history(
+                [
+                    {
+                        "memory_id": f"{number} {n}",
+                        "event": "ADD",
+                        "owner": owner,
+                        "new_memory": "x",
+                    }
+                    for n in range(20)
+                ]
+            )
+        opened: Any = history.store
+        digest = owner_digest(Owner(user_id="3"))
+
+        async def lose(texts: Any) -> str:
+            (key,) = await texts.table.of_owners([digest])
+            await texts.remove_keys([key.id])
+            return str(key.id)
+
+        lost = await opened.encryption.texts.in_transaction(lose)
+    async with store(keys=ring("one")) as history:
+        with pytest.raises(KeyMissing, match=lost):
+            await history.ledger.verify()
+        assert await history.count_history() == 20 * batches
+        await history.add_history("m", None, "x", "ADD")
 
 
 async def test_a_text_that_does_not_open_is_found(tmp_path: Path) -> None:

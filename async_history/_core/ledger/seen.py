@@ -1,6 +1,7 @@
 """The stored values that verification compares with their leaves."""
 
-from collections.abc import Awaitable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,18 +75,18 @@ _Untouched = tuple[int, Bundle, Sequence[str | None]]
 async def _whole_of_records(
     bundles: Sequence[_Untouched], tables: LedgerTables
 ) -> dict[int, WholeBundle]:
-    """Return the bundles whose records all match, by place.
-
-    A server reads the records of the next bundle while this one is compared.
-    """
+    """Return the bundles whose records all match, by place."""
     whole: dict[int, WholeBundle] = {}
-    asked: Awaitable[Sequence[Sequence[Any]]] | None = None
-    for at, (first, bundle, names) in enumerate(bundles, 1):
-        there = (await tables.record_rows(bundle.names, asked)).of(names)
-        asked = tables.ask_records(bundles[at][1].names) if at < len(bundles) else None
-        if there is not None and all(there.have_owner) and bundle.holds(there.values, tables.key):
-            positions = there.positions if bundle.kind == RECORD else ()
-            whole[first] = WholeBundle(first, names, bundle.kind, positions)
+    with closing(tables.ask_records(bundle.names for _, bundle, _ in bundles)) as answers:
+        for (first, bundle, names), asked in zip(bundles, answers, strict=True):
+            there = (await tables.record_rows(bundle.names, asked)).of(names)
+            if (
+                there is not None
+                and all(there.have_owner)
+                and bundle.holds(there.values, tables.key)
+            ):
+                positions = there.positions if bundle.kind == RECORD else ()
+                whole[first] = WholeBundle(first, names, bundle.kind, positions)
     return whole
 
 
@@ -94,11 +95,12 @@ async def _whole_of_owners(
 ) -> dict[int, WholeBundle]:
     """Return the bundles whose owners all match, by place."""
     whole: dict[int, WholeBundle] = {}
-    for first, bundle, names in bundles:
-        there = await tables.owners([name for name in names if name is not None])
-        rows = [owner_values(name, there[name]) for name in names if name in there]
-        if len(rows) == len(names) and bundle.holds(rows, tables.key):
-            whole[first] = WholeBundle(first, names, OWNER, ())
+    with closing(tables.ask_owners(bundle.names for _, bundle, _ in bundles)) as answers:
+        for (first, bundle, names), asked in zip(bundles, answers, strict=True):
+            there = await tables.owners_of(asked)
+            rows = [owner_values(name, there[name]) for name in names if name in there]
+            if len(rows) == len(names) and bundle.holds(rows, tables.key):
+                whole[first] = WholeBundle(first, names, OWNER, ())
     return whole
 
 

@@ -6,12 +6,21 @@ assigns their places, in commit order, under a lock. On most databases no writer
 
 import json
 from bisect import bisect_left
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Generator,
+    Iterable,
+    Sequence,
+)
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, Final, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from async_history._core.encryption import OPEN_WITH_KEYS
+from async_history._core.ledger.asked import Answer, Run, ask_ahead
 from async_history._core.ledger.leaves import (
     ENTRY,
     OWNER,
@@ -99,8 +108,6 @@ class StoredOperation(NamedTuple):
     ended: Sequence[Any] | None
 
 
-Run = Callable[..., Awaitable[Sequence[Sequence[Any]]]]
-"""A function that runs one statement with its parameters, and returns its rows."""
 OpenRows = Callable[[ReadRows], Awaitable[Sequence[Row]]]
 """A function that reads rows and returns them with texts in clear; a row that does not open, as
 stored."""
@@ -238,28 +245,26 @@ class LedgerTables:
             for position, has_owner, values in zip(*rows, strict=True)
         }
 
-    def ask_records(self, ids: str) -> Awaitable[Sequence[Sequence[Any]]]:
-        """Begin to read records: a server can do it while other work is done.
+    def ask_records(self, ids: Iterable[str]) -> Generator[Answer, None, None]:
+        """Yield the argument of `record_rows` for each of some JSON lists of ids."""
+        return ask_ahead(self._run, self._sql.records, ids)
 
-        Args:
-            ids: a JSON list.
-        """
-        return self._run(self._sql.records, ids)
+    def ask_owners(self, memory_ids: Iterable[str]) -> Generator[Answer, None, None]:
+        """Yield the argument of `owners_of` for each of some JSON lists of memories."""
+        return ask_ahead(self._run, self._sql.owners, memory_ids)
 
-    async def record_rows(
-        self, ids: str, asked: Awaitable[Sequence[Sequence[Any]]] | None = None
-    ) -> RecordRows:
+    async def record_rows(self, ids: str, asked: Answer | None = None) -> RecordRows:
         """Return the rows of those of these records that exist.
 
         Args:
             ids: a JSON list.
-            asked: the result of `ask_records` for them, if it was called.
+            asked: the answer of `ask_records` for them, if it was called.
         """
         rows: Sequence[Sequence[Any]] = ()
 
         async def read() -> list[Row]:
             nonlocal rows, asked
-            rows, asked = await (asked or self.ask_records(ids)), None
+            rows, asked = await (asked or self._run(self._sql.records, ids)), None
             return [tuple(row[2:]) for row in rows]
 
         values = await self._open_rows(read)
@@ -284,7 +289,11 @@ class LedgerTables:
 
     async def owners(self, memory_ids: Collection[str]) -> dict[str, Owner]:
         """Return the owners of these memories, where they have one."""
-        rows = await self._run(self._sql.owners, _json(list(memory_ids)))
+        return await self.owners_of(self._run(self._sql.owners, _json(list(memory_ids))))
+
+    async def owners_of(self, asked: Answer) -> dict[str, Owner]:
+        """Return the owners of the memories that `ask_owners` asked for, where they have one."""
+        rows = await asked
         found = {memory_id: owner_from_text(text) for memory_id, text in rows}
         return {memory_id: owner for memory_id, owner in found.items() if owner is not None}
 
