@@ -1,4 +1,4 @@
-"""`python -m async_history`: the command, where its script is not on the path."""
+"""`python -m async_history`: the command, if its script is not on the path."""
 
 from async_history.cli import main
 

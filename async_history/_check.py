@@ -1,4 +1,4 @@
-"""Checking a whole history that is not open: every record, and every way to find it."""
+"""The check of a whole history that is not open: its records and its indexes."""
 
 from dataclasses import replace
 from functools import partial
@@ -23,19 +23,18 @@ async def check_history(
 
     Args:
         repair: rebuild a file's index first. Nothing is lost: the index is derived from records.
-
         keys: the master keys of an encrypted history.
 
     Raises:
         KeyMissing: it is encrypted, and a key is missing.
-        StorageError: there is no history there, or it can't be read.
-        MigrationError: its layout is not known, or two records of one id differ.
+        StorageError: there is no history at the URL, or it can't be read.
+        MigrationError: its layout is not known, or two records with the same id differ.
         CursorGone: records were removed while they were read. Call it again.
     """
     file = sqlite_file(url)
     if file is None and not is_server(url):
         raise InvalidInput(f"url must name a file or a server's history to check, not {url!r}")
-    where = from_any_folder(url)  # found again also after a change of directory
+    where = from_any_folder(url)  # valid also after a change of directory
     if repair:
         if file is None:
             raise InvalidInput("repair is for files: REINDEX repairs an index of PostgreSQL")

@@ -1,6 +1,7 @@
-"""The null backend: history is checked, accepted and forgotten; message buffers are kept.
+"""The null backend: it checks records and discards them; it keeps message buffers.
 
-mem0-ts has it as its Dummy. The buffers stay, in memory, because mem0 2.x feeds them to its LLM.
+It is like the Dummy of mem0-ts. The buffers are kept in memory, because mem0 2.x gives them to its
+LLM.
 """
 
 import asyncio
@@ -39,10 +40,9 @@ Buffers = dict[str, deque[Message]]
 
 
 class NullHistoryManager(HistoryManager):
-    """A history that remembers nothing: switch it off without changing the program.
+    """A history that stores no records: it switches the history off without changing the program.
 
-    There is nothing to create or to migrate: `create` and `migrate` are as in the contract, and
-    mean nothing.
+    `create` and `migrate` are accepted, as by every manager, and have no effect.
     """
 
     def __init__(
@@ -58,22 +58,22 @@ class NullHistoryManager(HistoryManager):
 
 
 class NullBackend:
-    """Nowhere."""
+    """The backend of `null://`."""
 
     where = "null://"
     system = "other_sql"
     store_name = None
 
     def new_locks(self) -> None:
-        """Return None: no other process can have it."""
+        """Return None: no other process can use this store."""
 
     async def open(self, committed: CommitSignal, ended: Callable[[], None]) -> "NullStore":
-        """Return an empty store, which commits nothing."""
+        """Return an empty store."""
         return NullStore()
 
 
 class NullStore:
-    """The message buffers, and parts that keep no record."""
+    """The message buffers, and parts that store no records."""
 
     def __init__(self) -> None:
         self._buffers: Buffers = defaultdict(lambda: deque(maxlen=MESSAGES_KEPT))
@@ -106,7 +106,7 @@ class NullStore:
 
 
 class _NullWriter:
-    """Keeps messages, and no record. Nothing ever fails here."""
+    """Keeps messages, and discards records. It never fails."""
 
     def __init__(self, buffers: Buffers, calls: CooperativeCalls) -> None:
         self._buffers = buffers
@@ -129,7 +129,7 @@ class _NullWriter:
 
 
 class _NullReader:
-    """Finds messages, and no record."""
+    """Finds messages, but no records."""
 
     def __init__(self, buffers: Buffers, calls: CooperativeCalls) -> None:
         self._buffers = buffers
@@ -177,7 +177,7 @@ class _NullReader:
 
 
 class _NullFollowReader:
-    """Is always at the end."""
+    """A follower's reads, which find no records."""
 
     def __init__(self, calls: CooperativeCalls) -> None:
         self._calls = calls
@@ -198,7 +198,7 @@ class _NullFollowReader:
 
 
 class _NoLog:
-    """Forgets what was done."""
+    """A log of operations that stays empty."""
 
     def __init__(self, calls: CooperativeCalls) -> None:
         self._calls = calls
@@ -219,7 +219,7 @@ class _NoLog:
 
 
 class _BufferErasure:
-    """Erases messages; of records there is nothing, and of the erasure itself nothing is kept."""
+    """Erases messages. There are no records, and the erasure is not logged."""
 
     def __init__(self, buffers: Buffers, calls: CooperativeCalls) -> None:
         self._buffers = buffers

@@ -135,7 +135,7 @@ def postgres_schema(url: str | os.PathLike[str]) -> tuple[str, str] | None:
 
 
 def is_server(url: str | os.PathLike[str]) -> bool:
-    """Return whether a URL names a history that a server keeps, for others too.
+    """Return whether a URL names a history in a database server, which others may share.
 
     Raises:
         InvalidInput: no backend has this URL.

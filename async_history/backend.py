@@ -1,7 +1,7 @@
-"""What a backend is made of, for authors of one: "Writing a backend" in the documentation.
+"""The parts of a backend, for authors of one: see "Writing a backend" in the documentation.
 
-`Backend` and `Store` are the interface; the rest is what their parts take, return and raise, and
-what decides for every backend alike.
+`Backend` and `Store` are the interface. The rest are the types that their parts take, return and
+raise, and the logic that all backends share.
 """
 
 from async_history._core.backend import Backend, Reader, Store, Writer

@@ -1,4 +1,4 @@
-"""Encryption of a history at rest: the master keys, and what is done with the keys of a store."""
+"""Encryption of a history at rest: the master keys, and the operations on a store's keys."""
 
 from async_history._core.decrypting import DecryptionReport
 from async_history._core.encrypting import EncryptionReport

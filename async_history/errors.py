@@ -6,12 +6,12 @@ HistoryError
 ├── HistoryConflict       `if_latest` is no longer its memory's latest record; not written
 ├── OwnerConflict         the memory has another owner; not written
 ├── Erased                the memory or its owner was erased after the change began; not written
-├── KeyMissing            the key ring lacks a key that the store's texts need; named
+├── KeyMissing            the key ring lacks a key that the store's texts need; the error names it
 ├── Overloaded            the queue stayed full past `queue_timeout_s`; not written
 ├── HistoryClosed         the manager is closed, or closed before the call's turn; not written
 ├── WrongLoop             the manager belongs to another event loop or process; not written
 ├── CommitUnknown         the store cannot say whether the named ids were written
-├── CursorGone            the record a cursor points at is no longer at its place
+├── CursorGone            the record a cursor points at was removed or moved
 ├── NotProven             a checkpoint or proof of a ledger does not hold
 ├── CopyMismatch          a copy's target does not hold the source's records, in their order
 ├── MigrationError        the store's layout cannot be used or adopted; left untouched
@@ -30,7 +30,7 @@ from collections.abc import Iterable
 
 
 class HistoryError(Exception):
-    """Root of every error this library raises on purpose."""
+    """Root of all errors that this library raises on purpose."""
 
 
 class InvalidInput(HistoryError, ValueError):
@@ -46,7 +46,7 @@ class HistoryConflict(HistoryError):
 
 
 class OwnerConflict(HistoryError):
-    """A memory's owner is given once, and this call gives it another one. Nothing was written."""
+    """The memory has an owner, and this call gives it another one. Nothing was written."""
 
     def __init__(self, memory_id: str, scopes: Iterable[str]) -> None:
         self.memory_id = memory_id
@@ -61,10 +61,10 @@ class OwnerConflict(HistoryError):
 
 
 class Erased(HistoryError):
-    """What a change is about was erased after the change began. Nothing was written.
+    """The memory or owner of a change was erased after the change began. Nothing was written.
 
-    It must not bring back what was erased. Do not try it again: what begins after the erasure is
-    accepted, but for changes of memories that were erased with their owner.
+    Do not try the change again: it could bring erased texts back. Changes that begin after the
+    erasure are accepted, except changes of memories that were erased with their owner.
     """
 
     def __init__(self, what: str, kind: str) -> None:
@@ -84,11 +84,10 @@ class Erased(HistoryError):
 
 
 class KeyMissing(HistoryError):
-    """A text can't be read, or the store opened, without a key that is not there.
+    """A text can't be read, or the store can't be opened, because a key is missing.
 
-    `name` is that of the master key, or the id of a data key that the store does not have any more;
-    empty where an encrypted store was opened without `keys`.
-    All that other keys encrypt stays readable.
+    `name` is the name of the master key, or the id of a data key that the store no longer has. It
+    is empty if an encrypted store was opened without `keys`. Texts under other keys stay readable.
     """
 
     def __init__(self, name: str, message: str) -> None:

@@ -30,16 +30,16 @@ __all__ = ["History", "RequestIds", "health_router", "history_lifespan", "histor
 
 _HEADER: Final = "X-Request-ID"
 _MOST_CHARACTERS: Final = 128
-"""Of a proxy's id: longer than any that is in use."""
+"""The most characters of a proxy's id. The known formats are shorter."""
 
 
 def history_lifespan(
     url: str | os.PathLike[str], **options: Unpack[HistoryOptions]
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[dict[str, Any]]]:
-    """Return a lifespan, which opens a history as the application starts and closes it at the end.
+    """Return a lifespan that opens a history when the application starts, and closes it at the end.
 
-    Closing lets the history commit what it accepted, within `close_timeout_s`. The lifespan of an
-    application that has more to open enters this one and adds to its state.
+    Closing commits the accepted records, within `close_timeout_s`. An application that opens more
+    than the history has its own lifespan, which enters this one and adds to its state.
 
     Args:
         url, options: as `open_history` takes them.
@@ -59,13 +59,13 @@ def history_lifespan(
 async def history_of(connection: HTTPConnection) -> HistoryManager:
     """Return the history of a request's or a WebSocket's application.
 
-    `app.dependency_overrides[history_of]` puts another one in its place, in tests.
+    In tests, `app.dependency_overrides[history_of]` replaces it.
 
     Args:
         connection: the request, or the WebSocket.
 
     Raises:
-        InvalidInput: the application has none.
+        InvalidInput: the application has no open history.
     """
     history = getattr(connection.state, "history", None)
     if not isinstance(history, HistoryManager):
@@ -83,14 +83,14 @@ History = Annotated[HistoryManager, Depends(history_of)]
 class RequestIds:
     """Middleware that gives each request an id: its records have it as the cause `request_id`.
 
-    The answer names it in the header `X-Request-ID`. All that records inside has it: the request,
-    its background tasks, mem0's classes.
+    The response has it in the header `X-Request-ID`. All records of the request have it, also those
+    of its background tasks and of mem0's classes.
 
     Args:
         app: the application; `add_middleware` gives it.
-        header: the header in which a proxy of yours says the id. It is taken as it comes, so the
-            proxy must replace what clients send. Without it, or where it is missing or is not 1 to
-            128 printable ASCII characters, the request gets a new one.
+        header: the header in which your proxy sends the id. It is not verified, so the proxy must
+            replace the header that clients send. The request gets a new id without this argument,
+            or if the header is missing or is not 1 to 128 printable ASCII characters.
     """
 
     def __init__(self, app: ASGIApp, *, header: str | None = None) -> None:
@@ -119,9 +119,9 @@ class RequestIds:
 
 
 health_router: Final = APIRouter()
-"""`GET /health`: 200 where the history can be read and written, else 503; and its warnings' codes.
+"""`GET /health`: 200 if the history can be read and written, else 503; and the warnings' codes.
 
-It answers within about half a second, whatever the store does.
+It responds within about half a second, whatever the store does.
 """
 
 

@@ -1,4 +1,4 @@
-"""The ledger: what proves that records were not changed. `history.ledger` is that of a store.
+"""The ledger, which proves that records were not changed. `history.ledger` is a store's ledger.
 
 Signatures need `cryptography`: pip install 'async-history[crypto]'.
 """

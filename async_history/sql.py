@@ -1,4 +1,4 @@
-"""A history in MySQL, MariaDB, or any other database that SQLAlchemy speaks to."""
+"""A history in MySQL, MariaDB, or any other database that SQLAlchemy supports."""
 
 from async_history._core.public import show_as
 from async_history._sql.manager import SqlHistoryManager
@@ -7,7 +7,7 @@ from async_history._sql.tables import TABLES
 metadata = TABLES.metadata
 """The tables, for a program's own migrations (Alembic's `target_metadata`)."""
 ledger_metadata = TABLES.ledger_metadata
-"""Those that only a history with a ledger has."""
+"""The further tables of a history with a ledger."""
 
 __all__ = ["SqlHistoryManager", "ledger_metadata", "metadata"]
 

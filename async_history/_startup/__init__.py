@@ -1,7 +1,7 @@
-"""Starts programs in which mem0's classes are replaced by ours as soon as mem0 is imported.
+"""Starts programs in which our classes replace mem0's as soon as mem0 is imported.
 
-A folder with a `sitecustomize` of ours comes first in the program's PYTHONPATH, so that each Python
-that the program starts finds it too. Nothing here imports mem0, which takes seconds.
+A folder with our `sitecustomize` comes first in the program's PYTHONPATH. So each Python that the
+program starts finds it too. Nothing here imports mem0, which takes seconds.
 """
 
 import os
@@ -22,7 +22,7 @@ def environment(before: Mapping[str, str]) -> dict[str, str]:
 
 
 def become(command: list[str]) -> NoReturn:
-    """Replace this process by a program: its exit status and its signals are its own.
+    """Replace this process by a program, which then gets the signals and sets the exit status.
 
     Raises:
         OSError: the program was not found, or can't be executed.
@@ -30,6 +30,6 @@ def become(command: list[str]) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
-    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # by Python, and exec would hand that on
+    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # by Python; the program would inherit that
         signal.signal(ignored, signal.SIG_DFL)
     os.execvpe(command[0], command, environment(os.environ))  # noqa: S606 - what was asked for

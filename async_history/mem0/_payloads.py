@@ -43,7 +43,7 @@ class WatchedStore:
         )
 
     @property  # type: ignore[misc]
-    def __class__(self) -> type:  # mem0's telemetry tells it, and a user's code may ask for it
+    def __class__(self) -> type:  # mem0's telemetry reports it, and a user's code may ask for it
         return type(self._store)
 
     def __getattr__(self, name: str) -> Any:

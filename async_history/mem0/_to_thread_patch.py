@@ -108,7 +108,7 @@ def _only_reads(function: Callable[..., Any], memory: object) -> bool:
         return function.__module__.startswith("mem0.")  # text helpers
     parts = list(map(vars(memory).get, _PARTS))
     if isinstance(function, MethodType):
-        # A method is that of its own object only. Most are none of a part's own.
+        # A method belongs only to its own object, and most are not methods of a part.
         parts = [part for part in parts if part is function.__self__]
     return any(function == getattr(part, name, None) for part in parts for name in _READS)
 

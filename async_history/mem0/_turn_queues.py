@@ -230,7 +230,7 @@ class TurnQueues:
         """Yield the seconds to pause before each attempt to exclude another store or process.
 
         Raises:
-            StorageLocked: `timeout_s` is over. Nothing was changed.
+            StorageLocked: `timeout_s` has passed. Nothing was changed.
         """
         until = time.monotonic() + self._timeout_s
         longest = pause = _LONGEST_WAIT_S if self._locks is None else self._locks.longest_wait_s

@@ -19,7 +19,7 @@ Each class of cases can also be used alone. `BackendCases` will include future c
 
 import pytest
 
-# Before they are imported, so that failing assertions show their values.
+# Before the cases are imported, so that failing assertions show their values.
 for _module in (
     "checks",
     "contract",

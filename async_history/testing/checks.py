@@ -21,7 +21,7 @@ async def record(history: HistoryManager, name: str, event: str, **more: Any) ->
 class CheckCases(Cases):
     """Reports of `check`."""
 
-    async def test_a_check_of_all_that_may_happen(self, open_store: OpenStore) -> None:
+    async def test_a_check_after_every_operation_finds_nothing(self, open_store: OpenStore) -> None:
         """Deleted and added again, restored, taken back, erased, pruned: nothing is broken."""
         async with open_store() as history:
             for text in ("tea", "mate", "coffee"):

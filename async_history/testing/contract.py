@@ -108,7 +108,7 @@ class ContractCases(Cases):
             assert await history.get_last_messages("scope") == []
             await history.add_history("m", None, "coffee", "ADD")
 
-    async def test_closing_twice_and_at_once_is_closing_once(self, open_store: OpenStore) -> None:
+    async def test_closing_is_idempotent_and_concurrent(self, open_store: OpenStore) -> None:
         history = await open_store()
         await asyncio.gather(*(history.aclose() for _ in range(5)))
         await history.aclose()
@@ -130,7 +130,7 @@ class ContractCases(Cases):
         with pytest.raises(HistoryClosed):
             await history.get_history("m")
 
-    async def test_unopened_and_closed_managers_say_so(self, open_store: OpenStore) -> None:
+    async def test_unopened_and_closed_managers_refuse_calls(self, open_store: OpenStore) -> None:
         history = open_store()
         with pytest.raises(HistoryClosed, match="not open yet"):
             await history.add_history("m", None, "x", "ADD")

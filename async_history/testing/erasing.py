@@ -30,7 +30,7 @@ CHANGES = st.fixed_dictionaries(
 class EraseOwnerCases(Cases):
     """`erase` of owners and of single records."""
 
-    async def test_nothing_is_known_of_an_owner(self, open_store: OpenStore) -> None:
+    async def test_nothing_remains_of_an_erased_owner(self, open_store: OpenStore) -> None:
         async with open_store() as history:
             both = {**ANN, "agent_id": "bot", "run_id": "r"}
             first = await history.add_history("m", None, "a", "ADD", owner=both, **SAID)
@@ -247,7 +247,7 @@ class EraseOwnerCases(Cases):
                     is_gone = was in gone or n in (500, 501)
                     assert getattr(after, column) == (None if is_gone else was)
 
-    async def test_what_can_not_be_erased_is_refused(self, open_store: OpenStore) -> None:
+    async def test_unusable_erasures_are_refused(self, open_store: OpenStore) -> None:
         async with open_store() as history:
             await history.add_history("m", None, "a", "ADD", owner=ANN)
             refused: tuple[dict[str, Any], ...] = (

@@ -19,8 +19,8 @@ def numbers(first: int, behind: int) -> list[str]:
 class FollowCases(Cases):
     """Committed records, and later ones."""
 
-    async def test_the_past_then_what_comes(self, open_store: OpenStore) -> None:
-        """Only wake-ups deliver this manager's commits: there is no poll here."""
+    async def test_earlier_records_then_later_ones(self, open_store: OpenStore) -> None:
+        """This manager's commits wake the follower: it does not poll here."""
         async with open_store() as history:
             await history.batch_add_history(add_many(numbers(0, PAGES)))
             async with Reading(history.follow(poll_interval_s=NEVER_S)) as reading:
@@ -102,7 +102,7 @@ class FollowCases(Cases):
             assert await all_.until(2) == ["0", "1"]
             assert await one.until(1) == ["1"]
 
-    async def test_a_slow_one_keeps_nobody_waiting(self, open_store: OpenStore) -> None:
+    async def test_a_slow_follower_delays_nothing_else(self, open_store: OpenStore) -> None:
         """It stops within a page; others and the writer continue, and it misses nothing."""
         async with open_store() as history:
             slow = history.follow()
@@ -116,7 +116,9 @@ class FollowCases(Cases):
                 rest = [(await anext(iterator)).new_memory for _ in range(5_009)]
             assert rest == numbers(1, 5_010)
 
-    async def test_cancelled_it_goes_on_where_it_was(self, open_store: OpenStore) -> None:
+    async def test_a_cancelled_follower_continues_at_its_record(
+        self, open_store: OpenStore
+    ) -> None:
         async with open_store() as history:
             following = history.follow(poll_interval_s=NEVER_S)
             found: list[str | None] = []

@@ -23,7 +23,9 @@ def waiting(record_id: str) -> str:
 class LateCallCases(Cases):
     """Changes that began before an erasure do not bring erased texts back."""
 
-    async def test_what_began_before_does_not_come_back(self, open_store: OpenStore) -> None:
+    async def test_changes_that_began_before_the_erasure_of_an_owner(
+        self, open_store: OpenStore
+    ) -> None:
         """Late updates of a memory, late new memories, late messages; also after a reset."""
         async with open_store() as history:
             first = await history.add_history("m", None, "a", "ADD", owner=ANN)
@@ -103,15 +105,17 @@ class LateCallCases(Cases):
         )
         return list(outcomes)
 
-    async def test_what_began_before_its_memory_was_erased(self, open_store: OpenStore) -> None:
-        """It brings no text back, whoever records it; later changes of the memory are accepted."""
+    async def test_changes_that_began_before_the_erasure_of_a_memory(
+        self, open_store: OpenStore
+    ) -> None:
+        """No manager writes them; later changes of the memory are accepted."""
         async with open_store() as history, open_store() as second:
             stores = [history] if history.backend.store_name is None else [history, second]
             first = await history.add_history("m", None, "secret", "ADD", owner=ANN)
             await history.add_history("n", None, "a", "ADD")
             with operation():
                 erased = asyncio.Event()
-                began = [asyncio.create_task(self._told_late(one, erased)) for one in stores]
+                began = [asyncio.create_task(self._late_changes(one, erased)) for one in stores]
                 await asyncio.sleep(0)
             await history.erase(memory_ids=["m", "unknown"], reason="x", vacuum=False)
             erased.set()
@@ -138,7 +142,7 @@ class LateCallCases(Cases):
             await history.add_history("m", None, "e", "ADD", id="named", created_at="2001-01-01")
 
     @staticmethod
-    async def _told_late(history: HistoryManager, erased: asyncio.Event) -> list[object]:
+    async def _late_changes(history: HistoryManager, erased: asyncio.Event) -> list[object]:
         await erased.wait()
         outcomes = await asyncio.gather(
             history.add_history("m", "secret", "b", "UPDATE"),

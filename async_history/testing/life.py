@@ -108,7 +108,7 @@ class LifeCases(Cases):
 class InterruptionCases(Cases):
     """Cancelling, resetting or closing in the middle leaves nothing half done."""
 
-    async def test_storms(self, open_store: OpenStore) -> None:
+    async def test_calls_cancelled_at_random(self, open_store: OpenStore) -> None:
         """Calls cancelled at random: an ack means written, once, and every batch is whole."""
         chance = random.Random(20_261_120)  # noqa: S311 - a test's dice
         acked: set[str] = set()
@@ -154,7 +154,7 @@ class InterruptionCases(Cases):
             await asyncio.gather(*before, reset, *after)
             assert [r.new_memory for r in await history.get_history("m")] == ["after"] * 2
 
-    async def test_a_call_while_opening_says_so(self, open_store: OpenStore) -> None:
+    async def test_calls_during_opening_are_refused(self, open_store: OpenStore) -> None:
         history = HistoryManager(_OpenedLater(open_store().backend))
         opening = asyncio.ensure_future(history)
         await asyncio.sleep(0)

@@ -105,7 +105,7 @@ class OperationCases(Cases):
             named = [one.actor_id for one in await history.operations()]
         assert named == [None, "Bob", None]
 
-    async def test_what_only_looks_or_is_refused_is_not_logged(self, open_store: OpenStore) -> None:
+    async def test_calls_that_change_nothing_are_not_logged(self, open_store: OpenStore) -> None:
         when = START + timedelta(days=1)
         async with open_store() as history:
             await history.update_history("a", "tea", owner={"user_id": "ann"})
@@ -140,8 +140,8 @@ class OperationCases(Cases):
         assert after is not None
         assert after.batches - before.batches < len(names) / 2
 
-    async def test_some_of_them_are_asked_for(self, open_store: OpenStore) -> None:
-        """The last operations, or those before one, as pages backwards."""
+    async def test_pages_of_operations(self, open_store: OpenStore) -> None:
+        """The last operations, or those before one, page by page backwards."""
         async with open_store() as history:
             for text in ("tea", "mate"):
                 await history.update_history("m", text)

@@ -46,7 +46,7 @@ _POSITIONAL = ("memory_id", "new_memory", "event")
 class OwnerQueryCases(Cases):
     """Results of queries by owner and cause."""
 
-    async def test_questions_by_owner_and_cause(self, open_store: OpenStore) -> None:
+    async def test_queries_by_owner_and_cause(self, open_store: OpenStore) -> None:
         random = Random(16)  # noqa: S311
         owners = {
             f"m{n}": Owner(user_id=f"u{n % 4}", agent_id="a" if n % 2 else None, app_id="app")

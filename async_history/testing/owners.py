@@ -33,7 +33,7 @@ def details(record: HistoryRecord) -> tuple[Owner | None, object, object]:
 class OwnerCases(Cases):
     """Owner, context and cause: recorded, read, copied, erased."""
 
-    async def test_what_is_given_is_read_again(self, open_store: OpenStore) -> None:
+    async def test_details_are_returned_as_given(self, open_store: OpenStore) -> None:
         owner = {"user_id": "alice", "run_id": "r'1", "agent_id": None}
         context = {"color": "bläu", "n": [1, 2.5, None, {"x": True}], "nul": "\0"}
         context["deep"] = json.loads("[" * 99 + "]" * 99)
@@ -250,7 +250,7 @@ class OwnerCases(Cases):
             assert again.owner == Owner(user_id="bob")
             assert len(await found(history, user_id="bob")) == 2
 
-    async def test_pruning_takes_details_along(self, open_store: OpenStore) -> None:
+    async def test_pruning_removes_details(self, open_store: OpenStore) -> None:
         async with open_store() as history:
             for memory, when in (("old", START), ("new", datetime.now(UTC))):
                 for n in range(3):
@@ -272,7 +272,7 @@ class OwnerCases(Cases):
             assert bob.owner == Owner(user_id="bob")
             assert len(await found(history, user_id="bob")) == 2
 
-    async def test_erasing_takes_context_and_cause(self, open_store: OpenStore) -> None:
+    async def test_erasing_removes_context_and_cause(self, open_store: OpenStore) -> None:
         given: dict[str, Any] = {"context": {"secret": 1}, "cause": {"request_id": "1"}}
         async with open_store() as history:
             await history.add_history("m", None, "x", "ADD", actor_id="a", owner=ALICE, **given)
@@ -294,7 +294,7 @@ class OwnerCases(Cases):
             assert await found(history, cause={"request_id": "1"}) == []
             assert {record.owner for record in everything[:3]} == {Owner(user_id="alice")}
 
-    async def test_copies_have_all(self, open_store: OpenStore) -> None:
+    async def test_copies_have_all_details(self, open_store: OpenStore) -> None:
         async with open_store() as history, open_history("memory://") as copy:
             await history.add_history(
                 "m", None, "x", "ADD", owner=ALICE, context={"a": "ü"}, cause={"run_id": "1"}
@@ -314,7 +314,7 @@ class OwnerCases(Cases):
             assert [(r, r.owner) for r in await found(history)] == [(r, r.owner) for r in read]
             assert await found(history, cause={"run_id": "1"}) == read[:1]
 
-    async def test_what_can_not_be_used_is_refused(self, open_store: OpenStore) -> None:
+    async def test_unusable_details_are_refused(self, open_store: OpenStore) -> None:
         refused: tuple[dict[str, Any], ...] = (
             {"owner": "alice"},
             {"owner": {"user": "alice"}},

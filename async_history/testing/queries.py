@@ -91,7 +91,7 @@ class QueryCases(Cases):
             found = history.query_history(since=since, until=since + timedelta(seconds=2))
             assert [r.new_memory async for r in found] == times[1:3]
 
-    async def test_text_is_sought_to_the_letter(self, open_store: OpenStore) -> None:
+    async def test_text_filters_match_exactly(self, open_store: OpenStore) -> None:
         texts = ["100% wool", "100 wool", "Über_Tee", "über_tee", "a'b", "a\\b", None]
         async with open_store() as history:
             for text in texts:
@@ -139,7 +139,7 @@ class QueryCases(Cases):
                 rest = history.query_history(**wanted, after=after, limit=2)
                 assert [record async for record in rest] == expected[len(found) :][:2]
 
-    async def test_a_cursor_continues_with_what_comes_later(self, open_store: OpenStore) -> None:
+    async def test_a_cursor_continues_with_later_records(self, open_store: OpenStore) -> None:
         async with open_store() as history:
             for n in range(5):
                 await history.add_history("m", None, str(n), "UPDATE")
@@ -155,7 +155,7 @@ class QueryCases(Cases):
             before = history.query_history(after=pages[1].cursor, order="newest")
             assert [r.new_memory async for r in before] == ["2", "1", "0"]
 
-    async def test_a_cursor_says_when_its_place_is_gone(self, open_store: OpenStore) -> None:
+    async def test_a_cursor_of_a_removed_record_raises(self, open_store: OpenStore) -> None:
         async with open_store() as history:
             for n in range(3):
                 await history.add_history("m", None, str(n), "UPDATE")
@@ -168,7 +168,7 @@ class QueryCases(Cases):
             with pytest.raises(CursorGone):
                 [r async for r in history.query_history(after=page.cursor)]
 
-    async def test_a_copy_says_when_its_place_is_gone(self, open_store: OpenStore) -> None:
+    async def test_a_copy_at_a_removed_record_raises(self, open_store: OpenStore) -> None:
         async with open_store() as history:
             for n in range(3):
                 await history.add_history("m", None, str(n), "UPDATE")
@@ -183,7 +183,7 @@ class QueryCases(Cases):
             with pytest.raises(CursorGone):
                 await history.store.reader.rows(read.place, 2)
 
-    async def test_an_empty_history_has_no_place(self, open_store: OpenStore) -> None:
+    async def test_an_empty_history_has_no_cursor(self, open_store: OpenStore) -> None:
         async with open_store() as history:
             (page,) = [page async for page in history.query_history().pages()]
         assert (list(page.records), page.cursor) == ([], None)

@@ -43,9 +43,7 @@ class RecordCases(Cases):
             records = await history.get_history("m")
         assert [record.old_memory for record in records] == ["0", "1", "2"]
 
-    async def test_each_of_a_crowd_gets_the_history_it_asked_for(
-        self, open_store: OpenStore
-    ) -> None:
+    async def test_many_concurrent_reads_of_histories(self, open_store: OpenStore) -> None:
         names = [f"m{n}" for n in range(150)] + ["a,b", '["m1"]', "é", "M1", "m1 "]
         asked = [*names, "unknown", *names]
         async with open_store() as history:
@@ -59,7 +57,7 @@ class RecordCases(Cases):
             assert [record.new_memory for record in records] == texts
         assert len(set(map(id, found))) == len(found), "each caller has a list of its own"
 
-    async def test_each_of_a_crowd_gets_the_state_it_asked_for(self, open_store: OpenStore) -> None:
+    async def test_many_concurrent_reads_of_states(self, open_store: OpenStore) -> None:
         names = [f"m{n}" for n in range(90)] + ["a,b", '["m1"]', "é", "M1", "m1 "]
         async with open_store() as history:
             for text in ("old", "new"):
@@ -74,7 +72,7 @@ class RecordCases(Cases):
         texts = [None if one is None else one.new_memory for one in found]
         assert texts == [f"{'old' if when == 1 else 'new'} {name}" for name, when in asked]
 
-    async def test_a_crowd_that_reads_while_it_is_closed(self, open_store: OpenStore) -> None:
+    async def test_many_concurrent_reads_during_close(self, open_store: OpenStore) -> None:
         async with open_store() as history:
             added = await history.add_history("m", None, "x", "ADD")
             reading = [asyncio.create_task(history.get_history("m")) for _ in range(200)]
@@ -83,7 +81,7 @@ class RecordCases(Cases):
             found = await asyncio.gather(*reading, return_exceptions=True)
         assert [one for one in found if one != [added] and not isinstance(one, HistoryClosed)] == []
 
-    async def test_text_comes_back_to_the_letter(self, open_store: OpenStore) -> None:
+    async def test_texts_are_returned_exactly(self, open_store: OpenStore) -> None:
         async with open_store() as history:
             for text in (
                 *("", "x" * 16_000_000, "'; DROP TABLE history;--"),
@@ -99,7 +97,7 @@ class RecordCases(Cases):
                 assert record.actor_id == text[:99]
                 assert message.content == text
 
-    async def test_times_are_kept_to_the_letter(self, open_store: OpenStore) -> None:
+    async def test_times_are_returned_exactly(self, open_store: OpenStore) -> None:
         async with open_store() as history:
             for number, (given, stored, instant) in enumerate(_TIMES):
                 memory_id = f"m{number}"
@@ -151,7 +149,7 @@ class RecordCases(Cases):
                 assert await history.get_history("m") == [first]
             assert await history.count_history() == 1
 
-    async def test_a_conflict_costs_the_neighbours_nothing(self, open_store: OpenStore) -> None:
+    async def test_a_conflict_fails_only_its_call(self, open_store: OpenStore) -> None:
         async with open_store() as history:
             await history.add_history("m", None, "x", "ADD", id="taken")
             results = await asyncio.gather(

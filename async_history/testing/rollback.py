@@ -95,7 +95,7 @@ class RollbackCases(Cases):
                 ("a", None),
             ]
 
-    async def test_what_is_not_known_stays(self, open_store: OpenStore) -> None:
+    async def test_unknown_states_are_not_changed(self, open_store: OpenStore) -> None:
         async with open_store() as history:
             for name in ("erased", "erased since"):
                 await change(history, name, "a", 1, context={"n": 1})
@@ -133,7 +133,7 @@ class RollbackCases(Cases):
             how=st.sampled_from(HOW),
         )
 
-    async def test_what_can_not_be_taken_back_is_refused(self, open_store: OpenStore) -> None:
+    async def test_unusable_rollbacks_are_refused(self, open_store: OpenStore) -> None:
         async with open_store() as history:
             await change(history, "m", "a", 1)
             naive = datetime(2026, 1, 1)  # noqa: DTZ001

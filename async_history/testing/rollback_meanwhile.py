@@ -14,7 +14,7 @@ from async_history.testing.fixtures import Cases, OpenStore
 class RollbackMeanwhileCases(Cases):
     """Concurrent events during `rollback`."""
 
-    async def test_two_at_once(self, open_store: OpenStore) -> None:
+    async def test_two_rollbacks_at_once(self, open_store: OpenStore) -> None:
         async with open_store() as history:
             names = [f"m{n}" for n in range(40)]
             for name in names:
@@ -60,7 +60,7 @@ class RollbackMeanwhileCases(Cases):
                     assert records[place].new_memory == "a"
                 assert [one for one in records if one.cause] == [records[n] for n in made]
 
-    async def test_a_memory_that_never_rests_is_reported(self, open_store: OpenStore) -> None:
+    async def test_a_memory_that_keeps_changing_is_reported(self, open_store: OpenStore) -> None:
         async with open_store() as history:
             await change(history, "m", "a", 1)
             await change(history, "n", "a", 1)

@@ -91,7 +91,7 @@ class HistoryMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.store.backend.store_name is not None)
     @rule()
     def reopen(self) -> None:
-        """A store with a name has its records after reopening."""
+        """A store with a name keeps its records when it is reopened."""
         self.run(self.store.aclose())
         self.open()
 

@@ -10,7 +10,7 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class StateCases(Cases):
-    """All memories at an instant, records without a time, the log of erasures, what copies read."""
+    """All memories at an instant, records without a time, the log of erasures, rows of copies."""
 
     async def test_all_memories_at_an_instant_are_what_each_is(self, open_store: OpenStore) -> None:
         async with open_store() as history:
@@ -36,7 +36,7 @@ class StateCases(Cases):
     async def test_a_record_without_a_time_has_that_of_the_one_before(
         self, open_store: OpenStore
     ) -> None:
-        """Old histories have them, and come as copies."""
+        """Old histories have such records. They come by copying."""
         dated = HistoryRecord("1", "m", None, "a", "ADD", START.isoformat())
         undated = HistoryRecord("2", "m", "a", "b", "UPDATE", time_before=START)
         alone = HistoryRecord("3", "n", None, "x", "ADD")
@@ -109,7 +109,7 @@ class StateCases(Cases):
             await history.reset()
             assert await history.erasures() == [erasure]
 
-    async def test_what_a_copy_reads(self, open_store: OpenStore) -> None:
+    async def test_rows_that_a_copy_reads(self, open_store: OpenStore) -> None:
         async with open_store() as history:
             reader = history.store.reader
             assert await reader.newest() is None

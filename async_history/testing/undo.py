@@ -10,7 +10,7 @@ from async_history.testing.fixtures import Cases, OpenStore
 class UndoCases(Cases):
     """`undo`: changes and conflicts."""
 
-    async def test_what_a_run_did_is_taken_back(self, open_store: OpenStore) -> None:
+    async def test_changes_of_a_run_are_undone(self, open_store: OpenStore) -> None:
         async with open_store() as history:
             run: dict[str, Any] = {"cause": {"run_id": "r"}}
             await change(history, "changed", "a", 1, context={"n": 1})
@@ -68,7 +68,7 @@ class UndoCases(Cases):
             assert actions(await history.undo(run_id="r"))["changed"] == "restore"
             assert state_after(await history.get_history("changed")) == ("d", None)
 
-    async def test_what_has_a_cause_is_taken_back(self, open_store: OpenStore) -> None:
+    async def test_changes_with_a_cause_are_undone(self, open_store: OpenStore) -> None:
         async with open_store() as history:
             asked = {"request_id": "q", "reason": "r"}
             await change(history, "m", "a", 1)
@@ -93,7 +93,7 @@ class UndoCases(Cases):
             assert (await history.undo(cause=long)).deleted == 1
             assert (await history.undo(cause=long)).unchanged == 1
 
-    async def test_what_is_erased_is_not_in_the_undo_of_it(self, open_store: OpenStore) -> None:
+    async def test_erased_texts_are_not_in_the_undo_of_a_run(self, open_store: OpenStore) -> None:
         async with open_store() as history:
             await change(history, "m", "a", 1)
             made = [

@@ -1,7 +1,8 @@
 """Calls `async_history.mem0.install()` as soon as a program has imported mem0.
 
-Python imports this as it starts, from the folder that `async-history run` puts into PYTHONPATH. The
-program's own `sitecustomize`, if it has one, runs too. A program without mem0 is not changed.
+Python imports this module when it starts, from the folder that `async-history run` puts into
+PYTHONPATH. If the program has a `sitecustomize`, it runs too. A program without mem0 is not
+changed.
 """
 
 import importlib
@@ -17,12 +18,12 @@ _OURS = "async_history.mem0"
 
 
 class _Watcher(MetaPathFinder):
-    """Watches for the import of mem0, and of our package, which imports mem0 itself."""
+    """Watches for imports of mem0 and of our package, which imports mem0."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Find a watched module as the other finders do."""
+        """Find a watched module with the other finders."""
         if name not in ("mem0", _OURS):
             return None
         for finder in list(sys.meta_path):
@@ -36,7 +37,7 @@ class _Watcher(MetaPathFinder):
 
 
 class _WatchedLoader(Loader):
-    """Loads a watched module, and leaves its own loader in it."""
+    """Loads a watched module, whose `__loader__` stays the original one."""
 
     def __init__(self, loader: Loader) -> None:
         self._loader = loader
@@ -45,11 +46,11 @@ class _WatchedLoader(Loader):
         return getattr(self._loader, name)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        """Create the module as its own loader does."""
+        """Create the module with the original loader."""
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Run the module, and install ours when both packages are there."""
+        """Run the module, and install our classes when both packages are imported."""
         module.__loader__ = self._loader
         if module.__spec__ is not None:
             module.__spec__.loader = self._loader
