@@ -31,6 +31,9 @@ from tests.support.patience import PATIENCE
 from tests.support.pgbouncer import pgbouncer
 from tests.support.postgres_server import VERSIONS, PostgresServer, drop_schemas, with_query
 
+# pytest rewrites the assertions of test modules and no others by itself.
+pytest.register_assert_rewrite("tests.contract")
+
 # A shell's background job ignores SIGINT, and so would the programs that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -34,7 +34,7 @@ from async_history import (
 )
 from async_history.blocking import BlockingHistoryManager
 from tests.conftest import stores, url_of
-from tests.contract.test_lifecycle import run_program
+from tests.subprocesses.processes import run_source
 from tests.support.legacy_files import plain_mem0
 from tests.support.patience import LONG_S, SOON_S
 
@@ -449,7 +449,7 @@ class TestForks:
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
     @pytest.mark.parametrize("ending", ["os._exit(refused)", "sys.exit(refused)"])
     def test_a_child_is_refused_and_ends(self, path: Path, ending: str) -> None:
-        done = run_program(
+        done = run_source(
             f"""
             import os, sys, threading, warnings
             from async_history import WrongLoop
@@ -567,7 +567,7 @@ class TestExit:
     def test_a_program_that_does_not_close_ends_within_two_seconds(
         self, path: Path, ending: str, place: str
     ) -> None:
-        done = run_program(
+        done = run_source(
             textwrap.dedent(BEGINNING) + textwrap.dedent(EXITS[ending]),
             str(path) if place == "file" else ":memory:",
         )
@@ -587,7 +587,7 @@ class TestExit:
 
     @pytest.mark.postgres
     def test_an_unclosed_postgres(self, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-        done = run_program(
+        done = run_source(
             """
             import sys
             from async_history.blocking import BlockingHistoryManager

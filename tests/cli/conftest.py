@@ -1,22 +1,26 @@
-"""The command in processes of its own."""
+"""The command, in a process of its own or in the test's."""
 
 import contextlib
 import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
-from tests.cli.programs import REPOSITORY, Run, Start
+from async_history.cli.app import app
+from tests.cli.programs import REPOSITORY, Invoke, Run, Start
 from tests.subprocesses.commands import COMMAND, Result, run_command
+
+_UNSET = ("ASYNC_HISTORY_URL", "MEM0_DIR", "COLUMNS", "NO_COLOR", "FORCE_COLOR")
 
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """A newcomer's environment: nothing set, a home of one's own."""
-    gone = ("ASYNC_HISTORY_URL", "MEM0_DIR", "COLUMNS", "NO_COLOR", "FORCE_COLOR")
-    kept = {name: value for name, value in os.environ.items() if name not in gone}
+    """A newcomer's environment: nothing set, a home folder of its own."""
+    kept = {name: value for name, value in os.environ.items() if name not in _UNSET}
     return kept | {
         "HOME": str(tmp_path / "home"),
         "PYTHONPATH": str(REPOSITORY),
@@ -34,6 +38,22 @@ def run(tmp_path: Path, environment: dict[str, str]) -> Run:
         return run_command(list(arguments), tmp_path, environment | variables, content)
 
     return run_it
+
+
+@pytest.fixture
+def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Invoke:
+    """Runs the command in `tmp_path` and the test's own process, with nothing set."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in _UNSET:
+        monkeypatch.delenv(name, raising=False)
+
+    def invoke_it(*arguments: str, **options: Any) -> Any:
+        result = CliRunner().invoke(app, arguments, **options)
+        assert isinstance(result.exception, SystemExit | None), result.exception
+        return result
+
+    return invoke_it
 
 
 @pytest.fixture

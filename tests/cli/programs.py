@@ -20,6 +20,9 @@ ENDS = [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")]
 """What ends a command early, and the word for it."""
 
 Run = Callable[..., Result]
+"""Run the command in a process of its own until it ends."""
+Invoke = Callable[..., Any]
+"""Run the command in the test's own process."""
 Start = Callable[..., "subprocess.Popen[str]"]
 
 

@@ -9,13 +9,9 @@ from typing import Any
 import pytest
 
 from async_history import HistoryRecord, open_history
-from tests.cli import test_timeline
-from tests.cli.programs import Start, interrupted, lines
-from tests.cli.test_timeline import Run
+from tests.cli.programs import Invoke, Start, interrupted, lines
 
 pytestmark = pytest.mark.once
-
-run = test_timeline.run
 
 ANN = {"user_id": "ann", "run_id": "r1"}
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -83,10 +79,10 @@ def records(url: str, **wanted: Any) -> list[HistoryRecord]:
         (["--memory", "m", "--cause", "request_id=q2"], "m"),
     ],
 )
-def test_what_matches(options: list[str], found: str, run: Run, url: str) -> None:
-    done = run("query", *options, "--json")
+def test_what_matches(options: list[str], found: str, invoke: Invoke, url: str) -> None:
+    done = invoke("query", *options, "--json")
     assert "".join(json.loads(line)["memory_id"] for line in done.stdout.splitlines()) == found
-    assert run("query", *options, "--count").stdout == f"{len(found)}\n"
+    assert invoke("query", *options, "--count").stdout == f"{len(found)}\n"
 
 
 @pytest.mark.parametrize(
@@ -98,16 +94,16 @@ def test_what_matches(options: list[str], found: str, run: Run, url: str) -> Non
         (["--user", ""], "user_id must not be empty"),
     ],
 )
-def test_what_can_not_be_asked(options: list[str], words: str, run: Run, url: str) -> None:
+def test_what_can_not_be_asked(options: list[str], words: str, invoke: Invoke, url: str) -> None:
     for command in ("query", "tail"):
-        done = run(command, *options)
+        done = invoke(command, *options)
         assert done.exit_code == 2
         assert words in done.stderr
         assert done.stderr.count("\n") == 1
 
 
-def test_a_log_for_a_person(run: Run, url: str) -> None:
-    assert run("log", "m").stdout.splitlines() == [
+def test_a_log_for_a_person(invoke: Invoke, url: str) -> None:
+    assert invoke("log", "m").stdout.splitlines() == [
         "m  3 changes in history.db",
         "of user_id=ann  run_id=r1",
         "",
@@ -127,29 +123,29 @@ def test_a_log_for_a_person(run: Run, url: str) -> None:
         "  ~ metadata score: [-3-]{+4+}",
         '  - metadata tag: "é"',
     ]
-    assert "of " not in run("log", "o").stdout
+    assert "of " not in invoke("log", "o").stdout
 
 
-def test_lines_can_be_recorded_again(run: Run, url: str) -> None:
+def test_lines_can_be_recorded_again(invoke: Invoke, url: str) -> None:
     """What `log`, `query` and `at` give as JSON is what `record` takes."""
-    log = run("log", "m", "--json").stdout
+    log = invoke("log", "m", "--json").stdout
     first = json.loads(log.splitlines()[0])
     assert {name: first[name] for name in ("owner", "context", "cause")} == {
         name: LIFE[0][name] for name in ("owner", "context", "cause")
     }
-    everything = run("query", "--json", "--limit", "0").stdout
+    everything = invoke("query", "--json", "--limit", "0").stdout
     assert everything.startswith(log)
-    assert run("at", "1", "m", "--json").stdout == log.splitlines(keepends=True)[0]
-    assert run("diff", "m", "1", "3", "--json").exit_code == 0
+    assert invoke("at", "1", "m", "--json").stdout == log.splitlines(keepends=True)[0]
+    assert invoke("diff", "m", "1", "3", "--json").exit_code == 0
     Path("lines").write_text(everything)
-    again = run("record", "lines", "--db", "other.db")
+    again = invoke("record", "lines", "--db", "other.db")
     assert again.exit_code == 0, again.stderr
     assert [(one, one.owner) for one in records("other.db")] == [
         (one, one.owner) for one in records(url)
     ]
 
 
-def test_lines_that_can_not_be_recorded(run: Run, url: str) -> None:
+def test_lines_that_can_not_be_recorded(invoke: Invoke, url: str) -> None:
     given: list[dict[str, Any]] = [
         {"owner": {"user_id": "bob"}},
         {"owner": {"user": "ann"}},
@@ -159,7 +155,7 @@ def test_lines_that_can_not_be_recorded(run: Run, url: str) -> None:
     ]
     text = "".join(f"{json.dumps({'memory_id': 'm', 'event': 'UPDATE', **one})}\n" for one in given)
     Path("lines").write_text(text)
-    done = run("record", "lines")
+    done = invoke("record", "lines")
     assert (done.exit_code, done.stdout) == (1, "recorded 1 line, refused 4 in history.db\n")
     for number, words in enumerate(
         ("another user_id", "'user' is not a scope", "context", "cause")
@@ -170,8 +166,8 @@ def test_lines_that_can_not_be_recorded(run: Run, url: str) -> None:
     assert (last.context, last.cause) == ({"n": 1}, {"n": "1"})
 
 
-def test_the_memories_of_an_owner(run: Run, url: str) -> None:
-    shown = run("memories", "--user", "ann").stdout.splitlines()
+def test_the_memories_of_an_owner(invoke: Invoke, url: str) -> None:
+    shown = invoke("memories", "--user", "ann").stdout.splitlines()
     assert shown == [
         "n",
         "2026-01-01 03:00:00.000+00:00  ADD",
@@ -181,22 +177,22 @@ def test_the_memories_of_an_owner(run: Run, url: str) -> None:
         "2026-01-01 02:00:00.000+00:00  UPDATE",
         "    likes mate",
     ]
-    (line,) = run("memories", "--user", "ann", "--run", "r1", "--json").stdout.splitlines()
+    (line,) = invoke("memories", "--user", "ann", "--run", "r1", "--json").stdout.splitlines()
     assert json.loads(line)["owner"] == ANN
-    nobody = run("memories", "--user", "bob")
+    nobody = invoke("memories", "--user", "bob")
     assert (nobody.exit_code, nobody.stdout) == (1, "")
     assert "no memory" in nobody.stderr
-    unnamed = run("memories")
+    unnamed = invoke("memories")
     assert unnamed.exit_code == 2
     assert "name an owner" in unnamed.stderr
 
 
-def test_restoring_shows_and_records_the_metadata(run: Run, url: str) -> None:
-    dry = run("restore", "m", "--to", "1", "--dry-run", "--json")
+def test_restoring_shows_and_records_the_metadata(invoke: Invoke, url: str) -> None:
+    dry = invoke("restore", "m", "--to", "1", "--dry-run", "--json")
     assert json.loads(dry.stdout)["context"] == LIFE[0]["context"]
-    shown = run("restore", "m", "--to", "1", "--dry-run").stdout
+    shown = invoke("restore", "m", "--to", "1", "--dry-run").stdout
     assert "~ metadata score: [-4-]{+3+}" in shown
-    done = run("restore", "m", "--to", "1", "--yes", "--json")
+    done = invoke("restore", "m", "--to", "1", "--yes", "--json")
     assert json.loads(done.stdout)["context"] == LIFE[0]["context"]
     assert json.loads(done.stdout)["owner"] == ANN
 
@@ -205,30 +201,32 @@ def test_restoring_shows_and_records_the_metadata(run: Run, url: str) -> None:
     ("scope", "name", "memories"),
     [("user", "ann", "mn"), ("agent", "bot", "n"), ("run", "r1", "m"), ("app", "shop", "n")],
 )
-def test_an_owner_is_forgotten(scope: str, name: str, memories: str, run: Run, url: str) -> None:
+def test_an_owner_is_forgotten(
+    scope: str, name: str, memories: str, invoke: Invoke, url: str
+) -> None:
     before = records(url)
     command = ("erase", f"--{scope}", name, "--reason", "asked", "--no-vacuum")
-    assert run(*command, "--dry-run").stdout.startswith("history.db: would erase the texts of ")
+    assert invoke(*command, "--dry-run").stdout.startswith("history.db: would erase the texts of ")
     assert records(url) == before
-    assert run(*command, "--yes").exit_code == 0
-    assert run("memories", f"--{scope}", name).exit_code == 1
+    assert invoke(*command, "--yes").exit_code == 0
+    assert invoke("memories", f"--{scope}", name).exit_code == 1
     for record in records(url):
         assert (record.new_memory is None) == (record.memory_id in memories)
     late = [
         {"memory_id": one, "event": "UPDATE", "new_memory": "late"} for one in (memories[0], "o")
     ]
     Path("lines").write_text("".join(f"{json.dumps(one)}\n" for one in late))
-    recorded = run("record", "lines")
+    recorded = invoke("record", "lines")
     assert (recorded.exit_code, recorded.stdout[:30]) == (1, "recorded 1 line, refused 1 in ")
     assert "line 1: " in recorded.stderr
 
 
-def test_a_record_is_erased(run: Run, url: str) -> None:
+def test_a_record_is_erased(invoke: Invoke, url: str) -> None:
     first, second = (record.id for record in records(url, memory_id="m")[:2])
-    erased = run("erase", "--record", first, "--record", second, "--reason", "asked", "--yes")
+    erased = invoke("erase", "--record", first, "--record", second, "--reason", "asked", "--yes")
     assert erased.exit_code == 0, erased.stderr
     assert [one.new_memory for one in records(url)] == [None, None, None, "x", "x"]
-    both = run("erase", "--record", first, "--user", "ann", "--reason", "asked", "--yes")
+    both = invoke("erase", "--record", first, "--user", "ann", "--reason", "asked", "--yes")
     assert (both.exit_code, both.stdout) == (2, "")
 
 

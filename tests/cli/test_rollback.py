@@ -10,14 +10,10 @@ from typing import Any
 import pytest
 
 from async_history import HistoryRecord, open_history
-from tests.cli import test_timeline
-from tests.cli.programs import environment_with, run_in_terminal
-from tests.cli.test_timeline import Run
+from tests.cli.programs import Invoke, environment_with, run_in_terminal
 from tests.support.patience import LONG_S
 
 pytestmark = pytest.mark.once
-
-run = test_timeline.run
 
 BEFORE, THEN, AFTER = (f"2026-11-20T{hour}:00:00+00:00" for hour in (10, 11, 12))
 CHANGES: list[dict[str, Any]] = [
@@ -99,17 +95,19 @@ PLAN = [
 @pytest.mark.parametrize(
     "command", [("rollback", *ANN), ("undo", "--run", "r1"), ("undo", "--cause", "step=2")]
 )
-def test_the_plan_is_shown_and_carried_out(command: tuple[str, ...], run: Run, url: str) -> None:
+def test_the_plan_is_shown_and_carried_out(
+    command: tuple[str, ...], invoke: Invoke, url: str
+) -> None:
     plan = PLAN if command[0] == "rollback" else PLAN[:3]
     before = texts(url)
     for more in ((), ("--yes",)):
-        dry = run(*command, "--dry-run", *more)
+        dry = invoke(*command, "--dry-run", *more)
         assert (dry.exit_code, dry.stderr) == (0, "")
         *shown, outcome = dry.stdout.splitlines()
         assert shown == plan
         assert outcome.startswith("history.db: would have restored 2 memories, deleted 1, left ")
     assert texts(url) == before
-    done = run(*command, "--yes", "--actor", "op", "--role", "admin", "--json")
+    done = invoke(*command, "--yes", "--actor", "op", "--role", "admin", "--json")
     assert (done.exit_code, done.stderr) == (0, "")
     report = json.loads(done.stdout)
     assert report["done"] is True
@@ -121,50 +119,50 @@ def test_the_plan_is_shown_and_carried_out(command: tuple[str, ...], run: Run, u
     assert texts(url) == after
     written = records(url, cause={command[0]: report["id"]})
     assert {(one.actor_id, one.role) for one in written} == {("op", "admin")}
-    again = run(*command, "--yes")
+    again = invoke(*command, "--yes")
     assert again.exit_code == 0
     assert {line.split()[0] for line in again.stdout.splitlines()[:-1]} == {"nothing"}
     assert len(records(url)) == len(CHANGES) + 1 + len(written)
 
 
-def test_conflicts_that_are_left_are_named_and_make_the_status(run: Run, url: str) -> None:
+def test_conflicts_that_are_left_are_named_and_make_the_status(invoke: Invoke, url: str) -> None:
     erase_record(url)
     record(
         url, {"memory_id": "kept", "event": "UPDATE", "new_memory": "rum", "cause": {"run_id": "2"}}
     )
-    undone = run("undo", "--run", "r1", "--dry-run")
+    undone = invoke("undo", "--run", "r1", "--dry-run")
     assert undone.exit_code == 1
     (line,) = (one for one in undone.stdout.splitlines() if one.startswith("conflict"))
     assert line.startswith("conflict  kept  ")
     assert line.endswith(" changed it afterwards")
     for how in ("--dry-run", "--yes"):
-        done = run("rollback", *ANN, how)
+        done = invoke("rollback", *ANN, how)
         assert done.exit_code == 1
         (line,) = (one for one in done.stdout.splitlines() if one.startswith("conflict"))
         assert line.startswith("conflict  lost  ")
         assert "it was erased" in line
     assert (texts(url)["kept"], texts(url)["lost"]) == ("tea", "y")
-    assert json.loads(run("rollback", *ANN, "--yes", "--json").stdout)["conflicts"] == 1
-    only = run("rollback", "--to", THEN, "--memory", "same", "--memory", "kept", "--dry-run")
+    assert json.loads(invoke("rollback", *ANN, "--yes", "--json").stdout)["conflicts"] == 1
+    only = invoke("rollback", "--to", THEN, "--memory", "same", "--memory", "kept", "--dry-run")
     assert (only.exit_code, only.stdout.count("\n")) == (0, 3)
 
 
 @pytest.mark.parametrize("how", ["--dry-run", "--yes"])
-def test_what_is_not_there(how: str, run: Run, url: str) -> None:
+def test_what_is_not_there(how: str, invoke: Invoke, url: str) -> None:
     for command in (
         ("rollback", "--to", THEN, "--user", "bob"),
         ("undo", "--run", "r2"),
         ("undo", "--cause", "step=3"),
     ):
-        done = run(*command, how)
+        done = invoke(*command, how)
         assert (done.exit_code, done.stdout.count("\n")) == (1, 1)
         assert "no memory of it in history.db" in done.stderr
-        missing = run(*command, how, "--db", "nowhere.db")
+        missing = invoke(*command, how, "--db", "nowhere.db")
         assert (missing.exit_code, missing.stdout) == (1, "")
         assert not Path("nowhere.db").exists()
 
 
-def test_what_is_not_understood(run: Run, url: str) -> None:
+def test_what_is_not_understood(invoke: Invoke, url: str) -> None:
     before = texts(url)
     for arguments, said in (
         (("rollback", "--to", "2", "--user", "ann"), "is not a time such as"),
@@ -174,12 +172,12 @@ def test_what_is_not_understood(run: Run, url: str) -> None:
         (("undo",), "run_id"),
         (("undo", "--cause", "step"), "--cause takes KEY=TEXT"),
     ):
-        done = run(*arguments, "--yes")
+        done = invoke(*arguments, "--yes")
         assert (done.exit_code, done.stdout) == (2, "")
         assert said in done.stderr
         assert done.stderr.count("\n") == 1
     for command in (("rollback", *ANN), ("undo", "--run", "r1")):
-        unasked = run(*command)
+        unasked = invoke(*command)
         assert (unasked.exit_code, unasked.stdout) == (2, "")
         assert "give --yes" in unasked.stderr
     assert texts(url) == before
@@ -224,7 +222,7 @@ main()
 
 @pytest.mark.subprocess
 def test_ctrl_c_says_what_is_done_and_the_same_command_goes_on(
-    run: Run, url: str, tmp_path: Path
+    invoke: Invoke, url: str, tmp_path: Path
 ) -> None:
     born = [{**STRANGER, "memory_id": f"b{n}", "owner": {"user_id": "bob"}} for n in range(600)]
     record(url, *born)
@@ -243,6 +241,6 @@ def test_ctrl_c_says_what_is_done_and_the_same_command_goes_on(
     assert done.stderr.count("\n") == 1
     deleted = len(records(url, event="DELETE")) - 1
     assert 256 <= deleted < len(born)
-    on = json.loads(run(*command, "--json").stdout)
+    on = json.loads(invoke(*command, "--json").stdout)
     assert (on["unchanged"], on["deleted"]) == (deleted, len(born) - deleted)
     assert len(records(url, event="DELETE")) == len(born) + 1

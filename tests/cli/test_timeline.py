@@ -3,43 +3,23 @@
 import asyncio
 import json
 import sqlite3
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from async_history import HistoryRecord, open_history
-from async_history.cli.app import app
+from tests.cli.programs import Invoke
 from tests.support.legacy_files import TODAY, build
 
 pytestmark = pytest.mark.once
-
-Run = Callable[..., Any]
 
 LIFE: list[dict[str, Any]] = [
     {"event": "ADD", "new_memory": "likes green tea", "created_at": "2026-11-20T10:00:00+00:00"},
     {"event": "UPDATE", "new_memory": "likes black tea", "updated_at": "2026-11-20T11:00:00+00:00"},
     {"event": "DELETE", "old_memory": "likes black tea", "updated_at": "2026-11-20T12:00:00+00:00"},
 ]
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs the command in `tmp_path`, with nothing set."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for name in ("ASYNC_HISTORY_URL", "MEM0_DIR", "COLUMNS", "NO_COLOR", "FORCE_COLOR"):
-        monkeypatch.delenv(name, raising=False)
-
-    def run_it(*arguments: str, **options: Any) -> Any:
-        result = CliRunner().invoke(app, arguments, **options)
-        assert isinstance(result.exception, SystemExit | None), result.exception
-        return result
-
-    return run_it
 
 
 @pytest.fixture
@@ -65,24 +45,24 @@ def records(url: str, memory_id: str = "m") -> list[HistoryRecord]:
     return asyncio.run(read())
 
 
-def test_at_a_time_and_a_version(run: Run, url: str) -> None:
+def test_at_a_time_and_a_version(invoke: Invoke, url: str) -> None:
     for when in ("2026-11-20T10:59:59", "2026-11-20T11:30:00+01:00", "1"):
-        done = run("at", when, "m")
+        done = invoke("at", when, "m")
         assert (done.exit_code, done.stderr) == (0, "")
         assert done.stdout == "m\n2026-11-20 10:00:00.000+00:00  ADD\n    likes green tea\n"
-    assert "likes black tea" in run("at", "2026-11-20T11:00:00Z", "m").stdout
-    (line,) = run("at", "2", "m", "--json").stdout.splitlines()
+    assert "likes black tea" in invoke("at", "2026-11-20T11:00:00Z", "m").stdout
+    (line,) = invoke("at", "2", "m", "--json").stdout.splitlines()
     assert json.loads(line) == records(url)[1].as_dict()
 
 
-def test_at_shows_all_memories(run: Run, url: str) -> None:
-    done = run("at", "2026-11-20T10:45:00")
+def test_at_shows_all_memories(invoke: Invoke, url: str) -> None:
+    done = invoke("at", "2026-11-20T10:45:00")
     assert done.exit_code == 0
     assert done.stdout.split("\n\n")[0].endswith("likes green tea")
     assert done.stdout.split("\n\n")[1].endswith("    two\n    lines ␛[31m\n"), "escape_controls"
-    lines = run("at", "2026-11-20T10:45:00", "--json").stdout.splitlines()
+    lines = invoke("at", "2026-11-20T10:45:00", "--json").stdout.splitlines()
     assert {json.loads(line)["memory_id"] for line in lines} == {"m", "other"}
-    gone = run("at", "2026-11-20T12:00:00", "--json").stdout.splitlines()
+    gone = invoke("at", "2026-11-20T12:00:00", "--json").stdout.splitlines()
     assert [json.loads(line)["memory_id"] for line in gone] == ["other"]
 
 
@@ -113,17 +93,17 @@ def test_at_shows_all_memories(run: Run, url: str) -> None:
     ],
 )
 def test_what_can_not_be_done_is_said_in_one_line(
-    run: Run, url: str, arguments: tuple[str, ...], status: int, words: str
+    invoke: Invoke, url: str, arguments: tuple[str, ...], status: int, words: str
 ) -> None:
-    done = run(*arguments)
+    done = invoke(*arguments)
     assert done.exit_code == status
     assert done.stdout == ""
     assert words in done.stderr
     assert done.stderr.count("\n") == 1
 
 
-def test_diff(run: Run, url: str) -> None:
-    done = run("diff", "m", "1", "2026-11-20T11:30:00")
+def test_diff(invoke: Invoke, url: str) -> None:
+    done = invoke("diff", "m", "1", "2026-11-20T11:30:00")
     assert done.exit_code == 0
     assert done.stdout.splitlines() == [
         "m  1 change, 1 → 2026-11-20T11:30:00 in history.db",
@@ -131,10 +111,10 @@ def test_diff(run: Run, url: str) -> None:
         "+ 2026-11-20 11:00:00.000+00:00  UPDATE",
         "  ~ likes [-green-]{+black+} tea",
     ]
-    back = run("diff", "m", "2", "2020-01-01").stdout.splitlines()
+    back = invoke("diff", "m", "2", "2020-01-01").stdout.splitlines()
     assert back[2:] == ["+ not there", "  - likes black tea"]
-    assert run("diff", "m", "2", "2").stdout.splitlines()[-1] == "    text unchanged"
-    told = json.loads(run("diff", "m", "2", "3", "--json").stdout)
+    assert invoke("diff", "m", "2", "2").stdout.splitlines()[-1] == "    text unchanged"
+    told = json.loads(invoke("diff", "m", "2", "3", "--json").stdout)
     before, gone = records(url)[1:]
     assert told == {
         "memory_id": "m",
@@ -146,49 +126,49 @@ def test_diff(run: Run, url: str) -> None:
     }
 
 
-def test_a_narrow_screen(run: Run, url: str) -> None:
-    lines = run("diff", "m", "1", "2", env={"COLUMNS": "24"}).stdout.splitlines()
+def test_a_narrow_screen(invoke: Invoke, url: str) -> None:
+    lines = invoke("diff", "m", "1", "2", env={"COLUMNS": "24"}).stdout.splitlines()
     assert max(map(len, lines)) <= 24
-    lines = run("at", "1", "m", env={"COLUMNS": "24"}).stdout.splitlines()
+    lines = invoke("at", "1", "m", env={"COLUMNS": "24"}).stdout.splitlines()
     assert max(map(len, lines)) <= 24
 
 
-def test_restore_asks_first(run: Run, url: str) -> None:
+def test_restore_asks_first(invoke: Invoke, url: str) -> None:
     shown = ["+ 2026-11-20 10:00:00.000+00:00  ADD", "  + likes green tea"]
-    dry = run("restore", "m", "--to", "1", "--dry-run")
+    dry = invoke("restore", "m", "--to", "1", "--dry-run")
     assert dry.exit_code == 0
     assert dry.stdout.splitlines()[1:] == [*shown, "nothing was recorded: this was a dry run"]
     for answer in ("n\n", ""):
-        refused = run("restore", "m", "--to", "1", input=answer)
+        refused = invoke("restore", "m", "--to", "1", input=answer)
         assert refused.exit_code == 1
         assert refused.stdout.splitlines()[1:3] == shown
     assert len(records(url)) == 3
-    done = run("restore", "m", "--to", "1", input="y\n")
+    done = invoke("restore", "m", "--to", "1", input="y\n")
     assert done.exit_code == 0
     assert done.stdout.splitlines()[-1] == "restored m in history.db"
     assert [record.new_memory for record in records(url)][3:] == ["likes green tea"]
-    again = run("restore", "m", "--to", "1", "--yes")
+    again = invoke("restore", "m", "--to", "1", "--yes")
     assert (again.exit_code, len(records(url))) == (0, 4)
     assert again.stdout == "m says that already: nothing to restore\n"
 
 
-def test_restore_for_programs(run: Run, url: str) -> None:
-    dry = run("restore", "m", "--to", "1", "--dry-run", "--json")
+def test_restore_for_programs(invoke: Invoke, url: str) -> None:
+    dry = invoke("restore", "m", "--to", "1", "--dry-run", "--json")
     assert json.loads(dry.stdout)["event"] == "ADD"
     assert json.loads(dry.stdout)["new_memory"] == "likes green tea"
     options = ("--yes", "--json", "--actor", "ann", "--role", "user")
-    done = run("restore", "m", "--to", "1", *options)
+    done = invoke("restore", "m", "--to", "1", *options)
     assert json.loads(done.stdout) == records(url)[-1].as_dict()
     assert (records(url)[-1].actor_id, records(url)[-1].role) == ("ann", "user")
-    again = run("restore", "m", "--to", "1", *options)
+    again = invoke("restore", "m", "--to", "1", *options)
     assert json.loads(again.stdout) == records(url)[-1].as_dict()
     assert len(records(url)) == 4
-    dry = run("restore", "m", "--to", "2", "--dry-run", "--json")
+    dry = invoke("restore", "m", "--to", "2", "--dry-run", "--json")
     assert json.loads(dry.stdout)["old_memory"] == "likes green tea"
 
 
 def test_restore_does_what_it_showed_or_nothing(
-    run: Run, url: str, monkeypatch: pytest.MonkeyPatch
+    invoke: Invoke, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def confirm(*_: Any, **__: Any) -> bool:
         with closing(sqlite3.connect(url)) as other:
@@ -197,20 +177,20 @@ def test_restore_does_what_it_showed_or_nothing(
         return True
 
     monkeypatch.setattr("typer.confirm", confirm)
-    done = run("restore", "m", "--to", "1")
+    done = invoke("restore", "m", "--to", "1")
     assert done.exit_code == 1
     assert "latest" in done.stderr
     assert len(records(url)) == 4
 
 
-def test_an_old_file_is_only_read_until_it_is_to_be_written(run: Run, tmp_path: Path) -> None:
+def test_an_old_file_is_only_read_until_it_is_to_be_written(invoke: Invoke, tmp_path: Path) -> None:
     path = build(tmp_path / "old.db", history_old=TODAY)
     before = path.read_bytes()
-    assert run("at", "2026-01-01", "--db", "old.db").exit_code == 0
-    assert run("diff", "m1", "1", "2", "--db", "old.db").exit_code == 0
-    assert run("restore", "m1", "--to", "1", "--db", "old.db", "--dry-run").exit_code == 0
-    assert run("restore", "m1", "--to", "1", "--db", "old.db", input="n\n").exit_code == 1
+    assert invoke("at", "2026-01-01", "--db", "old.db").exit_code == 0
+    assert invoke("diff", "m1", "1", "2", "--db", "old.db").exit_code == 0
+    assert invoke("restore", "m1", "--to", "1", "--db", "old.db", "--dry-run").exit_code == 0
+    assert invoke("restore", "m1", "--to", "1", "--db", "old.db", input="n\n").exit_code == 1
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["old.db"]
-    assert run("restore", "m1", "--to", "1", "--db", "old.db", "--yes").exit_code == 0
+    assert invoke("restore", "m1", "--to", "1", "--db", "old.db", "--yes").exit_code == 0
     assert records(str(path), "m1")[-1].new_memory == "tea"

@@ -5,12 +5,10 @@ records without times, times of other spellings, one memory with all records, ma
 """
 
 import sqlite3
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from datetime import UTC, datetime, timedelta, timezone
-from math import isqrt
+from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 from zlib import crc32
 
@@ -19,56 +17,27 @@ import pytest
 from async_history import HistoryManager, copy_history, open_history
 from async_history._core.records import COLUMNS
 from async_history._sqlite.index.levels import memory_key
-from async_history.sqlite import SQLiteHistoryManager
+from tests.support.history_shapes import (
+    GROWTH,
+    LARGE,
+    LONG_SHAPES,
+    LOOSE,
+    REMOVALS,
+    SHAPES,
+    SMALL,
+    START,
+    Call,
+    Shape,
+    above,
+    by_two,
+    moment,
+    prune,
+    row,
+)
 from tests.support.keys import ring
+from tests.support.vm_steps import Steps
 
 pytestmark = pytest.mark.once
-
-SMALL = 1_200
-LARGE = SMALL + 5 * 512
-"""As far into a block of the index as the small size, and three times as large."""
-GROWTH = LARGE / SMALL
-LOOSE = 1.5
-"""How much more than in proportion may be: what is done once, the depth of a tree."""
-_EVERY = 100
-START = datetime(2026, 1, 1, microsecond=1, tzinfo=UTC)
-
-Call = Callable[[HistoryManager, int], Awaitable[object]]
-"""Make a call on a history of so many records."""
-
-
-def moment(n: int) -> datetime:
-    return START + timedelta(seconds=n)
-
-
-class Steps:
-    """The VM steps that a manager's connections take, while it is entered."""
-
-    def __init__(self, history: HistoryManager) -> None:
-        assert isinstance(history, SQLiteHistoryManager)
-        connections = history.store.pool
-        self._connections = {*connections.readers.connections, connections._writer}
-        self.taken = 0
-
-    def _count(self) -> int:
-        self.taken += _EVERY
-        return 0
-
-    async def __aenter__(self) -> "Steps":
-        for connection in self._connections:
-            assert connection is not None
-            await connection.set_progress_handler(self._count, _EVERY)
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for connection in self._connections:
-            assert connection is not None
-            await connection.set_progress_handler(None, _EVERY)  # type: ignore[arg-type]
 
 
 def write_as_others(path: Path, rows: Sequence[Sequence[Any]]) -> None:
@@ -76,28 +45,6 @@ def write_as_others(path: Path, rows: Sequence[Sequence[Any]]) -> None:
         connection.executemany(
             f"INSERT INTO history ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * 10)})", rows
         )
-
-
-def row(n: int, memory_id: str, time: str | None, event: str = "ADD") -> tuple[Any, ...]:
-    created = time if event == "ADD" else None
-    updated = None if event == "ADD" else time
-    return (str(n), memory_id, None, f"text {n}", event, created, updated, 0, "actor", "user")
-
-
-Shape = Callable[[int], tuple[Any, ...]]
-
-SHAPES: dict[str, Shape] = {
-    "as we write it": lambda n: row(n, "m", moment(n).isoformat()),
-    "no time in one memory": lambda n: row(n, "m", None),
-    "no time in any but the first": lambda n: row(n, "m", None if n else moment(0).isoformat()),
-    "no time in many memories": lambda n: row(n, f"m{n % 500}", None, "DELETE"),
-    "deletions without a time": lambda n: row(n, "m", None, "DELETE"),
-    "text that is no time": lambda n: row(n, "m", "yesterday"),
-    "with an offset": lambda n: row(
-        n, f"m{n % 500}", moment(n).astimezone(timezone(timedelta(hours=8))).isoformat()
-    ),
-    "naive": lambda n: row(n, f"m{n}", str(moment(n).replace(tzinfo=None))),
-}
 
 
 async def measured(
@@ -124,11 +71,6 @@ async def growths(
     large = await measured(folder / "large.db", shape, LARGE, calls, **options)
     pairs = zip(calls, small, large, strict=True)
     return {name: round(after / before, 1) for name, before, after in pairs}
-
-
-def most(grown: Mapping[str, float], limit: float) -> dict[str, float]:
-    """Return what grew more than that."""
-    return {name: times for name, times in grown.items() if times > limit}
 
 
 async def whole_memory(history: HistoryManager, _: int) -> None:
@@ -202,13 +144,13 @@ ONE_MEMORY: dict[str, Call] = {
 @pytest.mark.parametrize("shape", SHAPES)
 async def test_what_reads_everything(tmp_path: Path, shape: str) -> None:
     grown = await growths(tmp_path, SHAPES[shape], EVERYTHING)
-    assert not most(grown, LOOSE * GROWTH)
+    assert not above(grown, LOOSE * GROWTH)
 
 
 @pytest.mark.parametrize("shape", ["as we write it", "no time in one memory"])
 async def test_one_memory_with_all_records(tmp_path: Path, shape: str) -> None:
     grown = await growths(tmp_path, SHAPES[shape], ONE_MEMORY)
-    assert not most(grown, LOOSE * GROWTH)
+    assert not above(grown, LOOSE * GROWTH)
 
 
 async def conditional_write(history: HistoryManager, _: int) -> None:
@@ -236,7 +178,7 @@ SHORT: dict[str, Call] = {
 
 @pytest.mark.parametrize("shape", SHAPES)
 async def test_what_costs_the_same_in_a_long_history(tmp_path: Path, shape: str) -> None:
-    assert not most(await growths(tmp_path, SHAPES[shape], SHORT), 1.5)
+    assert not above(await growths(tmp_path, SHAPES[shape], SHORT), 1.5)
 
 
 @pytest.mark.parametrize("order", ["oldest", "newest"])
@@ -262,7 +204,7 @@ async def test_what_costs_the_same_in_a_long_memory(tmp_path: Path) -> None:
         "a moment ago": lambda history, size: history.memory_at("m", moment(size - 3)),
         "restoring that": lambda history, size: history.restore("m", to=moment(size - 3)),
     }
-    assert not most(await growths(tmp_path, SHAPES["as we write it"], calls), 1.5)
+    assert not above(await growths(tmp_path, SHAPES["as we write it"], calls), 1.5)
 
 
 def named(text: str, **arguments: Any) -> Call:
@@ -306,79 +248,20 @@ WITH_ONE_LARGE: dict[str, Call] = {
 @pytest.mark.parametrize("options", [{}, {"keys": ring("one"), "ledger": True}])
 async def test_many_memories_named_in_one_call(options: dict[str, Any], tmp_path: Path) -> None:
     grown = await growths(tmp_path, SHAPES["naive"], MANY, **options)
-    assert not most(grown, LOOSE * GROWTH)
+    assert not above(grown, LOOSE * GROWTH)
 
 
 async def test_a_large_memory_among_many(tmp_path: Path) -> None:
     def shape(n: int) -> tuple[Any, ...]:
         return row(n, "m" if n % 2 else str(n // 2), moment(n).isoformat())
 
-    assert not most(await growths(tmp_path, shape, WITH_ONE_LARGE), LOOSE * GROWTH)
-
-
-IN_TURNS = 30
-"""Records of each of many memories that are written in turns."""
-
-
-def in_turns(n: int) -> tuple[Any, ...]:
-    return row(n, f"m{n % (SMALL // IN_TURNS)}", moment(n).isoformat())
-
-
-def ever_longer(n: int) -> tuple[Any, ...]:
-    """Memories of 1, 2, 3, … records, one after the other."""
-    return row(n, f"m{isqrt(8 * n + 1) - 1 >> 1}", moment(n).isoformat())
-
-
-def by_two(shape: Shape) -> Shape:
-    """Return the shape with every other record another actor's, each text in the one after."""
-
-    def made(n: int) -> tuple[Any, ...]:
-        record_id, memory_id, _, new, event, *times, deleted, _, role = shape(n)
-        actor = "actor" if n % 2 else "other"
-        old = f"text {n - 1}"
-        return (record_id, memory_id, old, new, event, *times, deleted, actor, role)
-
-    return made
-
-
-LONG_SHAPES: dict[str, Shape] = {
-    "thirty in each memory, in turns": in_turns,
-    "memories that grow longer": ever_longer,
-    "one memory": SHAPES["as we write it"],
-    "no time in one memory": SHAPES["no time in one memory"],
-}
-
-
-def erase_actor(*, dry_run: bool) -> Call:
-    async def erase(history: HistoryManager, size: int) -> None:
-        report = await history.erase(actor_id="actor", reason="x", dry_run=dry_run, vacuum=False)
-        assert report.records >= size // 2
-
-    return erase
-
-
-def prune(keep_last: int, *, dry_run: bool = True) -> Call:
-    return lambda history, _: history.prune(
-        older_than=moment(LARGE), keep_last=keep_last, dry_run=dry_run
-    )
-
-
-LETTING_GO: dict[str, Call] = {
-    "dry erase of actor": erase_actor(dry_run=True),
-    "dry prune but the last": prune(1),
-    "dry prune but many": prune(1_000),
-    "erase of actor": erase_actor(dry_run=False),
-    "prune but a third": lambda history, size: history.prune(
-        older_than=moment(LARGE), keep_last=size // 3
-    ),
-    "prune": prune(1, dry_run=False),
-}
+    assert not above(await growths(tmp_path, shape, WITH_ONE_LARGE), LOOSE * GROWTH)
 
 
 @pytest.mark.parametrize("shape", LONG_SHAPES)
 async def test_pruning_and_erasing_long_memories(tmp_path: Path, shape: str) -> None:
-    grown = await growths(tmp_path, by_two(LONG_SHAPES[shape]), LETTING_GO)
-    assert not most(grown, LOOSE * GROWTH)
+    grown = await growths(tmp_path, by_two(LONG_SHAPES[shape]), REMOVALS)
+    assert not above(grown, LOOSE * GROWTH)
 
 
 async def test_to_keep_many_costs_no_more_than_to_keep_one(tmp_path: Path) -> None:

@@ -2,9 +2,6 @@
 
 import asyncio
 import os
-import subprocess
-import sys
-import textwrap
 import threading
 import time
 from pathlib import Path
@@ -20,6 +17,7 @@ from async_history import (
 from async_history._core.writer import GroupCommitWriter
 from async_history.sqlite import SQLiteHistoryManager
 from async_history.testing import InterruptionCases, LifeCases, NewStore
+from tests.subprocesses.processes import run_source
 from tests.support.patience import LONG_S, SOON_S
 
 pytestmark = pytest.mark.versions
@@ -32,17 +30,6 @@ class TestBackendsThatKeep(InterruptionCases):
     @pytest.fixture
     def new_store(self, new_keeping_store: NewStore) -> NewStore:
         return new_keeping_store
-
-
-def run_program(source: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Run a program of its own."""
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(source), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=LONG_S,
-        cwd=Path(__file__).parents[2],
-    )
 
 
 class TestLoops:
@@ -78,7 +65,7 @@ class TestLoops:
 class TestForks:
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
     def test_a_forked_child_is_refused_and_ends(self, tmp_path: Path) -> None:
-        done = run_program(
+        done = run_source(
             """
             import asyncio, os, sys
             from async_history import WrongLoop, open_history
@@ -120,7 +107,7 @@ class TestExit:
     )
     def test_a_program_that_does_not_close_ends(self, tmp_path: Path, ending: str) -> None:
         before = time.monotonic()
-        done = run_program(
+        done = run_source(
             f"""
             import asyncio, os, signal, sys, warnings
             from async_history import open_history
@@ -139,7 +126,7 @@ class TestExit:
 
     def test_asyncio_run_that_does_not_close_ends_and_keeps(self, tmp_path: Path) -> None:
         path = tmp_path / "history.db"
-        done = run_program(
+        done = run_source(
             """
             import asyncio, sys
             from async_history import open_history
@@ -163,7 +150,7 @@ class TestExit:
         assert asyncio.run(count()) == 100
 
     def test_importing_loads_no_driver(self) -> None:
-        done = run_program(
+        done = run_source(
             """
             import sys
             import async_history
@@ -173,7 +160,7 @@ class TestExit:
         assert done.stdout.strip() == "[]", done.stderr
 
     def test_a_driver_is_imported_when_it_is_used(self) -> None:
-        done = run_program(
+        done = run_source(
             """
             import asyncio, sys
             from async_history import open_history

@@ -28,28 +28,11 @@ from async_history.sqlite import SQLiteHistoryManager
 from async_history.testing.followers import first
 from async_history.testing.model import pruned
 from tests.conftest import OpenStore, examples
+from tests.contract.dated_changes import CUTOFF, NOW, at, change, everything
 from tests.subprocesses.checks import check_index, check_levels, check_sound, looking
 from tests.support.limits import limited
 
 pytestmark = [pytest.mark.once, pytest.mark.statements]
-
-NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
-CUTOFF = NOW - timedelta(days=90)
-
-
-def at(days: float) -> datetime:
-    """So many days before now: more than 90 is old."""
-    return NOW - timedelta(days=days)
-
-
-def change(memory_id: str, event: str, days: float, text: str | None = "x") -> dict[str, Any]:
-    name = "created_at" if event == "ADD" else "updated_at"
-    return {"memory_id": memory_id, "event": event, "new_memory": text, name: at(days)}
-
-
-async def everything(history: HistoryManager) -> list[HistoryRecord]:
-    return [record async for record in history.query_history()]
-
 
 SMALL_STEPS = PruneLimits(records=3, passed_over=2)
 

@@ -17,7 +17,7 @@ from async_history._core.prune_request import PruneLimits
 from async_history._postgres.store import PostgresStore
 from async_history.postgres import PostgresHistoryManager
 from async_history.testing.model import pruned
-from tests.contract.test_prune import CUTOFF, change, everything
+from tests.contract.dated_changes import CUTOFF, change, everything
 from tests.support.limits import limited
 
 pytestmark = pytest.mark.once

@@ -14,18 +14,18 @@ from async_history import HistoryManager, open_history
 from async_history._core.prune_request import PruneLimits
 from async_history._core.records import COLUMNS
 from async_history.postgres import PostgresHistoryManager
-from tests.contract.test_costs import (
+from tests.support.history_shapes import (
     GROWTH,
     LARGE,
-    LETTING_GO,
     LONG_SHAPES,
+    REMOVALS,
     SHAPES,
     SMALL,
     Call,
     Shape,
+    above,
     by_two,
     moment,
-    most,
     prune,
     row,
 )
@@ -82,14 +82,14 @@ async def test_pruning_and_erasing_long_memories(
     made = by_two(LONG_SHAPES[shape])
     owner = await connected(postgres)
     try:
-        small = await measured(owner, new_schema(), made, SMALL, LETTING_GO)
-        large = await measured(owner, new_schema(), made, LARGE, LETTING_GO)
+        small = await measured(owner, new_schema(), made, SMALL, REMOVALS)
+        large = await measured(owner, new_schema(), made, LARGE, REMOVALS)
     finally:
         await owner.close()
-    pairs = zip(LETTING_GO, small, large, strict=True)
+    pairs = zip(REMOVALS, small, large, strict=True)
     # The server also counts dead index entries, of which it reads more or fewer. The square would
     # be 3 * GROWTH.
-    assert not most({name: b / a for name, a, b in pairs}, 2 * GROWTH)
+    assert not above({name: b / a for name, a, b in pairs}, 2 * GROWTH)
 
 
 async def test_to_keep_many_costs_no_more_than_to_keep_one(

@@ -27,6 +27,7 @@ from async_history.testing import (
     NewStore,
     OpenStore,
 )
+from tests.sql.encrypted import opened
 from tests.support.encrypted_cases import ANN, BOB, EncryptedCases, texts, write_each_way
 from tests.support.keys import ring
 from tests.support.mariadb_server import MariaDBServer, run_sql
@@ -91,10 +92,6 @@ _KEYS_OF_OWNERS = "async_history_data_keys WHERE owner <> 'index'"
 @pytest.fixture
 def url(new_database: Callable[[], URL]) -> URL:
     return new_database()
-
-
-def opened(url: URL, *names: str, **options: Any) -> SqlHistoryManager:
-    return SqlHistoryManager(url, keys=ring(*(names or ("one",))), **options)
 
 
 @pytest.mark.mariadb

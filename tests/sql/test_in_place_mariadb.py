@@ -13,7 +13,7 @@ from async_history._core.key_statements import owner_digest
 from async_history._core.stored_texts import TextLimits
 from async_history.errors import StorageRefused
 from async_history.sql import SqlHistoryManager
-from tests.sql.test_encryption import opened
+from tests.sql.encrypted import opened
 from tests.subprocesses.proxy import MariaDBProxy
 from tests.support.encrypted_stores import (
     FEW_ERASED,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.test_lifecycle import run_program
+from tests.subprocesses.processes import run_source
 
 pytestmark = [pytest.mark.versions, pytest.mark.subprocess]
 
@@ -59,21 +59,21 @@ def test_a_loop_on_a_thread_outlives_the_main_thread(tmp_path: Path, *, closes: 
     source = _IN_A_THREAD.format(
         before=_OPENED, after=f"{_CALLS}\n    {'await history.aclose()' if closes else ''}"
     )
-    done = run_program(source, str(path))
+    done = run_source(source, str(path))
     assert (done.returncode, done.stderr) == (0, "")
     assert _texts(path) == ["before", *map(str, range(200))]
 
 
 def test_opening_there_waits_for_a_lock(tmp_path: Path) -> None:
     path = tmp_path / "history.db"
-    done = run_program(_IN_A_THREAD.format(before=_LOCKED, after=_OPENING), str(path))
+    done = run_source(_IN_A_THREAD.format(before=_LOCKED, after=_OPENING), str(path))
     assert (done.returncode, done.stderr) == (0, "")
     if _NO_THREAD not in done.stdout:
         assert (done.stdout, _texts(path)) == ("", ["waited"])
 
 
 def test_an_atexit_function_may_open_a_history(tmp_path: Path) -> None:
-    done = run_program(
+    done = run_source(
         """
         import asyncio, atexit, sys
         from async_history import StorageError, open_history

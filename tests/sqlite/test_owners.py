@@ -29,7 +29,7 @@ from async_history._sqlite.index import THROUGH_INDEX, levels, owners
 from async_history._sqlite.index.levels import TAIL_ROWS
 from async_history._sqlite.schema.adopt import prepare
 from async_history.sqlite import SQLiteHistoryManager
-from tests.sqlite.test_foreign_changes import CHANGES, IN_PLACE, Change, raw, run
+from tests.sqlite.foreign_changes import CHANGES, IN_PLACE, Change, raw, run
 from tests.subprocesses.checks import check_index, check_sound, looking
 from tests.support.questions import subsets
 from tests.support.snapshots import Snapshots

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from async_history import HistoryManager, HistoryRecord, open_history
-from tests.contract.test_costs import START, Steps, moment
-from tests.sqlite.test_foreign_changes import raw
+from tests.sqlite.foreign_changes import raw
+from tests.support.history_shapes import START, moment
+from tests.support.vm_steps import Steps
 
 pytestmark = pytest.mark.once
 

@@ -1,0 +1,212 @@
+"""What others do while encryption is turned on or off, or keys are replaced."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from functools import partial
+from itertools import count
+from typing import Any
+
+import pytest
+
+from async_history import HistoryManager
+from async_history._core.decrypting import turn_off
+from async_history._core.encrypting import turn_on
+from async_history._core.erase_transaction import note
+from async_history.encryption import KeyRing
+from async_history.errors import KeyMissing, StorageError
+from tests.support.encrypted_stores import ANN, FEW, Open, all_of, changes, contents, fill
+from tests.support.keys import ring
+from tests.support.limits import limited
+from tests.support.patience import LONG_S
+
+
+def before_transaction(history: Any, number: int, do: Callable[[], Awaitable[Any]]) -> None:
+    """Do something before the transaction of a number of a manager that goes through texts."""
+    texts = history.store.encryption.texts
+    in_transaction = texts.in_transaction
+    begun = count(1)
+
+    async def with_it(work: Any) -> Any:
+        if next(begun) == number:
+            await do()
+        return await in_transaction(work)
+
+    texts.in_transaction = with_it
+
+
+class Service:
+    """A key service that has something done before it unwraps."""
+
+    def __init__(self, do: Callable[[], Awaitable[Any]]) -> None:
+        self._do = do
+
+    async def wrap(self, key: bytes) -> bytes:
+        return key
+
+    async def unwrap(self, wrapped: bytes) -> bytes:
+        await self._do()
+        return wrapped
+
+
+async def states(history: HistoryManager) -> list[Any]:
+    return [one async for one in history.memories_at(datetime.now(UTC))]
+
+
+async def followed(history: HistoryManager) -> list[Any]:
+    new = history.follow()
+    return [await asyncio.wait_for(anext(new), LONG_S) for _ in range(12)]
+
+
+class EncryptionRaceCases:
+    """A fixture `open_store` opens managers on one store, with options."""
+
+    async def test_a_decryption_stops_where_encryption_was_on_in_between(
+        self, open_store: Open
+    ) -> None:
+        """What was sealed then may be where it has been: the keys must stay."""
+        for turn in (4, 7):
+            async with (
+                open_store(keys=ring("one")) as other,
+                limited(open_store(keys=ring("one")), texts=FEW) as history,
+            ):
+                await history.encryption.encrypt()
+                await history.batch_add_history(changes(12, f"{turn} "))
+
+                async def seal_between(other: Any = other, turn: int = turn) -> None:
+                    texts, keys = other.store.encryption.texts, other.store.encryption.keys
+                    await texts.in_transaction(partial(turn_on, keys))
+                    await other.add_history("m", None, "sealed", "ADD", id=f"!{turn}", owner=ANN)
+                    await other.save_messages([{"content": "sealed"}], "user_id=ann")
+                    await texts.in_transaction(partial(turn_off, keys))
+
+                before_transaction(history, turn, seal_between)
+                with pytest.raises(StorageError, match="turned on meanwhile"):
+                    await history.encryption.decrypt()
+                assert {one.new_memory for one in await other.get_history("m")} == {"sealed"}
+        async with open_store(keys=ring("one")) as history:
+            records = await all_of(history)
+            await history.encryption.decrypt()
+        async with open_store() as history:
+            assert await all_of(history) == records
+            assert set(await contents(history)) == {"sealed"}
+
+    async def test_it_is_not_turned_on_by_who_has_the_keys_of_before(
+        self, open_store: Open
+    ) -> None:
+        """Who tries is told to open the history again, and others go on in clear."""
+        async with open_store(keys=ring("one")) as idle, open_store(keys=ring("one")) as other:
+            await fill(other)
+            async with open_store(keys=ring("one")) as history:
+                await history.encryption.decrypt()
+            with pytest.raises(KeyMissing, match="no keys any more"):
+                await idle.encryption.encrypt()
+            for manager in (idle, other):
+                await manager.add_history("m0", None, "later", "ADD")
+            assert (await idle.operations())[-1].error == "KeyMissing"
+
+    async def test_a_decryption_that_ends_while_another_opens(self, open_store: Open) -> None:
+        async def nothing() -> None: ...
+
+        async with open_store(keys=KeyRing({"kms": Service(nothing)})) as history:
+            await fill(history)
+            decrypting = Service(history.encryption.decrypt)
+            with pytest.raises(KeyMissing, match="no keys any more"):
+                await open_store(keys=KeyRing({"kms": decrypting}))
+
+    async def test_causes_are_found_that_were_recorded_without_the_keys(
+        self, open_store: Open
+    ) -> None:
+        cause = {"run_id": "r"}
+        async with open_store() as clear, open_store(keys=ring("one")) as history:
+            await history.add_history("sealed", None, "text", "ADD", cause=cause)
+            assert await history.count_history(cause=cause) == 1
+            await clear.add_history("clear", None, "text", "ADD", cause=cause)
+            await clear.add_history("clear", None, None, "DELETE", cause=cause)
+            assert await history.count_history(cause=cause) == 3
+            await history.encryption.encrypt()
+            assert await history.count_history(cause=cause) == 3
+
+    async def test_causes_are_found_once_it_was_turned_off_and_on(self, open_store: Open) -> None:
+        """Their tokens are computed with another key since."""
+        async with open_store(keys=ring("one")) as idle:
+            await fill(idle)
+            async with open_store(keys=ring("one")) as history:
+                await history.encryption.decrypt()
+            async with open_store(keys=ring("one")) as history:
+                await history.encryption.encrypt()
+            assert await idle.count_history(cause={"run_id": "r"}) == 6
+            await idle.encryption.encrypt()
+            await idle.add_history("m0", None, "later", "ADD", cause={"run_id": "r"})
+        async with open_store(keys=ring("one")) as history:
+            assert await history.count_history(cause={"run_id": "r"}) == 7
+
+    async def test_the_keys_of_an_erasure_that_began_meanwhile_stay(self, open_store: Open) -> None:
+        """Until it ends: interrupted, it leaves all readable."""
+        async with (
+            open_store(keys=ring("one")) as other,
+            limited(open_store(keys=ring("one")), texts=FEW) as history,
+        ):
+            records = await fill(history)
+
+            async def begin() -> None:
+                noted = partial(note, [("user_id", "ann")], datetime.now(UTC))
+                await other.store.eraser.in_transaction(noted)
+
+            before_transaction(history, 2, begin)
+            await history.encryption.replace_data_keys()
+        async with open_store(keys=ring("one")) as history:
+            assert await all_of(history) == records
+            await history.erase(user_id="ann", reason="asked")
+            assert {one.new_memory for one in await history.get_history("m1")} == {None}
+
+    async def test_an_erasure_leaves_the_keys_that_another_still_needs(
+        self, open_store: Open
+    ) -> None:
+        """An interrupted one goes on when it is called again; until then all is readable."""
+        async with open_store(keys=ring("one")) as history:
+            await fill(history)
+            await history.add_history("bob's", None, "tea", "ADD", owner={"user_id": "bob"})
+            records = await all_of(history)
+            noted = partial(note, [("user_id", "ann")], datetime.now(UTC))
+            await history.store.eraser.in_transaction(noted)
+            await history.erase(user_id="bob", reason="asked")
+            await history.erase(session_scopes=["s"], reason="asked")
+            left = {one.id: one for one in await all_of(history)}
+            for one in records:
+                assert left[one.id] == one or one.memory_id == "bob's"
+            report = await history.erase(user_id="ann", reason="asked")
+            assert any("data keys" in sentence for sentence in report.remains)
+            assert {one.new_memory for one in await history.get_history("m1")} == {None}
+
+    @pytest.mark.parametrize("call", ["replace_data_keys", "decrypt"])
+    async def test_what_is_read_meanwhile_is_read_again(self, open_store: Open, call: str) -> None:
+        """The texts were read under a key that is gone when it is asked for."""
+        reads: list[Callable[[HistoryManager], Awaitable[Any]]] = [
+            lambda history: history.get_history("m1"),
+            all_of,
+            contents,
+            lambda history: states(history),
+            lambda history: followed(history),
+            lambda history: history.store.reader.rows(None, 100),
+        ]
+        for read in reads:
+            async with open_store(keys=ring("one")) as other:
+                await other.encryption.encrypt()
+                await fill(other) if not await other.count_history() else None
+                async with open_store(keys=ring("one")) as history:
+                    expected = await read(other)
+                    store: Any = history.store
+                    load = store.encryption.keys.load
+                    is_first = True
+
+                    async def load_late(*given: Any, load: Any = load, other: Any = other) -> Any:
+                        nonlocal is_first
+                        if is_first:
+                            is_first = False
+                            await getattr(other.encryption, call)()
+                        return await load(*given)
+
+                    store.encryption.keys.load = load_late
+                    assert await read(history) == expected
+                    assert not is_first
