@@ -42,7 +42,7 @@ _BAD_VALUES: Final = (
 class ContractCases(Cases):
     """Behaviour of every backend, also of one that stores nothing."""
 
-    async def test_add_gives_the_record_back(self, open_store: OpenStore) -> None:
+    async def test_add_returns_the_record(self, open_store: OpenStore) -> None:
         async with open_store() as history:
             record = await history.add_history("m", None, "tea", "ADD", actor_id="a", role="user")
         assert (record.memory_id, record.old_memory, record.new_memory) == ("m", None, "tea")
@@ -56,14 +56,14 @@ class ContractCases(Cases):
         assert list(record.as_dict()) == MEM0_KEYS
         assert type(record.as_dict()["event"]) is str
 
-    async def test_delete_is_marked_deleted(self, open_store: OpenStore) -> None:
+    async def test_a_delete_is_marked_deleted(self, open_store: OpenStore) -> None:
         async with open_store() as history:
             deleted = await history.add_history("m", "tea", None, Event.DELETE)
             undeleted = await history.add_history("m", "tea", None, "DELETE", is_deleted=0)
         assert deleted.is_deleted is True
         assert undeleted.is_deleted is False
 
-    async def test_batch_gives_its_records_back(self, open_store: OpenStore) -> None:
+    async def test_a_batch_returns_its_records(self, open_store: OpenStore) -> None:
         async with open_store() as history:
             records = await history.batch_add_history(
                 [{"memory_id": "m", "new_memory": str(n), "event": "ADD"} for n in range(3)]
@@ -71,7 +71,7 @@ class ContractCases(Cases):
             assert await history.batch_add_history([]) == []
         assert [record.new_memory for record in records] == ["0", "1", "2"]
 
-    async def test_messages_keep_the_last_ten_in_order(self, open_store: OpenStore) -> None:
+    async def test_the_last_ten_messages_are_kept_in_order(self, open_store: OpenStore) -> None:
         async with open_store() as history:
             await history.save_messages(
                 [{"role": "user", "content": str(n)} for n in range(1, 13)], "scope"
@@ -88,7 +88,7 @@ class ContractCases(Cases):
         assert list(last[1].as_dict()) == ["role", "content", "name", "created_at"]
         assert last[1].name == "bot"
 
-    async def test_a_message_keeps_whether_it_is_json(self, open_store: OpenStore) -> None:
+    async def test_a_message_remembers_whether_it_is_json(self, open_store: OpenStore) -> None:
         async with open_store() as history:
             await history.save_messages(
                 [Message("user", '["a"]', is_json=True), Message("user", '["a"]')], "scope"
@@ -99,7 +99,9 @@ class ContractCases(Cases):
             again = await history.get_last_messages("another")
             assert [message.is_json for message in again] == [True, False]
 
-    async def test_reset_empties_and_goes_on(self, open_store: OpenStore) -> None:
+    async def test_a_reset_empties_the_store_and_it_stays_usable(
+        self, open_store: OpenStore
+    ) -> None:
         async with open_store() as history:
             await history.add_history("m", None, "tea", "ADD")
             await history.save_messages([{"role": "user", "content": "x"}], "scope")
@@ -153,7 +155,7 @@ class ContractCases(Cases):
         with pytest.raises(HistoryClosed, match="once"):
             await history
 
-    async def test_stats_count(self, open_store: OpenStore) -> None:
+    async def test_stats_count_what_was_written(self, open_store: OpenStore) -> None:
         async with open_store() as history:
             await history.add_history("m", None, "x", "ADD")
             stats = await history.stats()
@@ -176,7 +178,7 @@ class ContractCases(Cases):
             assert await history.get_history("m") == []
             assert await history.count_history() == 0
 
-    async def test_bad_items_and_arguments(self, open_store: OpenStore) -> None:
+    async def test_bad_items_and_arguments_are_refused(self, open_store: OpenStore) -> None:
         async with open_store() as history:
             with pytest.raises(InvalidInput, match="'colour' is not a field"):
                 await history.batch_add_history([{"memory_id": "m", "event": "ADD", "colour": 1}])
@@ -197,7 +199,7 @@ class ContractCases(Cases):
             with pytest.raises(InvalidInput, match="page_size"):
                 history.query_history(page_size=0)
             with pytest.raises(InvalidInput, match="time zone"):
-                history.query_history(since=datetime(2026, 1, 1))  # noqa: DTZ001 - the point
+                history.query_history(since=datetime(2026, 1, 1))  # noqa: DTZ001 - that is the test
             with pytest.raises(InvalidInput, match="order"):
                 history.query_history(order="random")  # type: ignore[arg-type]
             with pytest.raises(InvalidInput, match="event"):

@@ -102,7 +102,7 @@ class EraseOwnerCases(Cases):
                     asked = {name: "x"}
                     assert await history.count_history(**asked) == (name in left)
 
-    async def test_messages_of_each_session_that_names_the_owner(
+    async def test_messages_of_sessions_that_name_the_owner_are_erased(
         self, open_store: OpenStore
     ) -> None:
         hers = (
@@ -138,7 +138,7 @@ class EraseOwnerCases(Cases):
             assert report.messages == 2
             assert await heard(history, odd) == []
 
-    async def test_the_owner_may_come_back(self, open_store: OpenStore) -> None:
+    async def test_an_erased_owner_may_come_back(self, open_store: OpenStore) -> None:
         async with open_store() as history:
             await history.add_history("m", None, "a", "ADD", owner=ANN)
             await history.erase(user_id="ann", reason="x", vacuum=False)
@@ -155,7 +155,7 @@ class EraseOwnerCases(Cases):
             with pytest.raises(Erased):
                 await history.update_history("n", "c")
 
-    async def test_an_erasure_cancelled_anywhere_and_called_again(
+    async def test_an_erasure_cancelled_anywhere_can_be_repeated(
         self, open_store: OpenStore
     ) -> None:
         async with open_store() as history:
@@ -195,7 +195,7 @@ class EraseOwnerCases(Cases):
             value=st.sampled_from("ab"),
         )
 
-    async def test_single_records(self, open_store: OpenStore) -> None:
+    async def test_single_records_are_erased(self, open_store: OpenStore) -> None:
         """A record's text is also erased where it is repeated, and nothing else is."""
         async with open_store() as history:
             more: dict[str, Any] = {"actor_id": "eve", "role": "user", "owner": ANN, **SAID}
@@ -224,7 +224,7 @@ class EraseOwnerCases(Cases):
             again = await history.erase(record_ids=wanted, reason="x", vacuum=False)
             assert again.matches_nothing
 
-    async def test_single_records_of_a_long_memory(self, open_store: OpenStore) -> None:
+    async def test_single_records_of_a_long_memory_are_erased(self, open_store: OpenStore) -> None:
         async with open_store() as history:
             records = await history.batch_add_history(
                 [

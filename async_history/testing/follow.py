@@ -36,7 +36,7 @@ class FollowCases(Cases):
             stored = [record async for record in history.query_history()]
             assert reading.records == stored
 
-    async def test_every_cursor_continues_behind_its_record(self, open_store: OpenStore) -> None:
+    async def test_every_cursor_continues_after_its_record(self, open_store: OpenStore) -> None:
         async with open_store() as history:
             await history.batch_add_history(add_many(numbers(0, 3)))
             for text in numbers(3, 6):
@@ -78,7 +78,7 @@ class FollowCases(Cases):
             other = history.follow(memory_id="others", after=before)
             assert await first(other, 1) == ["x"]
 
-    async def test_from_now_on(self, open_store: OpenStore) -> None:
+    async def test_following_from_now_yields_only_new_records(self, open_store: OpenStore) -> None:
         async with open_store() as history:
             nothing = await history.end_cursor()
             assert nothing is None
@@ -136,7 +136,7 @@ class FollowCases(Cases):
             found += await first(following, 200 - len(found))
             assert found == numbers(0, 200)
 
-    async def test_another_managers_records(self, open_store: OpenStore) -> None:
+    async def test_records_of_another_manager_are_yielded(self, open_store: OpenStore) -> None:
         async with open_store() as history, open_store() as other:
             await other.add_history("m", None, "0", "ADD")
             if not await history.get_history("m"):
@@ -165,7 +165,7 @@ class FollowerEndCases(Cases):
     """The end of a follower, and its refusals; also for a backend that stores nothing."""
 
     @pytest.mark.parametrize("how", ["close", "aclose"])
-    async def test_closing_ends_it(self, open_store: OpenStore, how: str) -> None:
+    async def test_closing_ends_a_follower(self, open_store: OpenStore, how: str) -> None:
         history = await open_store()
         waiting = history.follow(poll_interval_s=NEVER_S)
         async with Reading(waiting) as reading, Reading(history.follow()) as busy:
@@ -187,7 +187,7 @@ class FollowerEndCases(Cases):
         with pytest.raises(HistoryClosed):
             await history.end_cursor()
 
-    async def test_closing_ends_one_that_waits(self, open_store: OpenStore) -> None:
+    async def test_closing_ends_a_waiting_follower(self, open_store: OpenStore) -> None:
         """No commit could wake it instead."""
         history = await open_store()
         async with Reading(history.follow(poll_interval_s=NEVER_S)) as reading:
@@ -198,7 +198,7 @@ class FollowerEndCases(Cases):
                 await asyncio.wait([reading.task])
             assert isinstance(reading.task.exception(), HistoryClosed)
 
-    async def test_arguments_of_followers(self, open_store: OpenStore) -> None:
+    async def test_bad_arguments_of_followers_are_refused(self, open_store: OpenStore) -> None:
         async with open_store() as history:
             await history.add_history("m", None, "x", "ADD")
             (page,) = [page async for page in history.query_history().pages()]

@@ -40,7 +40,7 @@ class LifeCases(Cases):
             assert await asyncio.to_thread(elsewhere) == [WrongLoop] * 7
             await history.add_history("m", None, "still ours", "ADD")
 
-    def test_a_loop_that_has_ended(self, open_store: OpenStore) -> None:
+    def test_a_manager_whose_loop_has_ended_is_refused(self, open_store: OpenStore) -> None:
         async def opened() -> HistoryManager:
             return await open_store()
 
@@ -52,7 +52,7 @@ class LifeCases(Cases):
             asyncio.run(use(history))
         history.close()
 
-    async def test_during_reset_and_close(self, open_store: OpenStore) -> None:
+    async def test_writes_during_a_reset_and_a_close(self, open_store: OpenStore) -> None:
         history = await open_store()
         await history.add_history("m", None, "x", "ADD")
         for steps in range(6):
@@ -110,7 +110,7 @@ class InterruptionCases(Cases):
 
     async def test_calls_cancelled_at_random(self, open_store: OpenStore) -> None:
         """Calls cancelled at random: an ack means written, once, and every batch is whole."""
-        chance = random.Random(20_261_120)  # noqa: S311 - a test's dice
+        chance = random.Random(20_261_120)  # noqa: S311 - a test's random choices
         acked: set[str] = set()
 
         async def agent(history: HistoryManager, name: int) -> None:
@@ -140,7 +140,7 @@ class InterruptionCases(Cases):
                 found = len(await history.get_history(memory_id))
                 assert found in ({size} if memory_id in acked else {0, size})
 
-    async def test_a_reset_takes_its_turn(self, open_store: OpenStore) -> None:
+    async def test_a_reset_runs_in_the_order_of_calls(self, open_store: OpenStore) -> None:
         async with open_store() as history:
             before = [
                 asyncio.create_task(history.add_history("m", None, "before", "ADD")) for _ in "123"
@@ -164,7 +164,7 @@ class InterruptionCases(Cases):
         await history.aclose()
 
     @pytest.mark.parametrize("how", ["close", "aclose"])
-    async def test_closed_while_opening(self, open_store: OpenStore, how: str) -> None:
+    async def test_closing_while_opening(self, open_store: OpenStore, how: str) -> None:
         history = HistoryManager(_OpenedLater(open_store().backend))
         opening = asyncio.ensure_future(history)
         await asyncio.sleep(0)

@@ -93,9 +93,7 @@ class OperationCases(Cases):
         for name in ("ann", "carl", "secret", "tea", "mate"):
             assert name not in repr([one.arguments for one in found])
 
-    async def test_an_erased_actor_is_not_named_as_who_did_something(
-        self, open_store: OpenStore
-    ) -> None:
+    async def test_an_erased_actor_is_removed_from_the_log(self, open_store: OpenStore) -> None:
         async with open_store() as history:
             for text in ("tea", "mate"):
                 await history.update_history("a", text)
@@ -162,7 +160,7 @@ class OperationCases(Cases):
             with pytest.raises(InvalidInput, match="limit"):
                 await history.operations(limit=0)
 
-    async def test_how_an_operation_ended(self, open_store: OpenStore) -> None:
+    async def test_the_outcome_of_an_operation_is_logged(self, open_store: OpenStore) -> None:
         async with open_store() as history:
             with pytest.raises(InvalidInput):
                 await copy_history(NoRecords(), history)
@@ -180,7 +178,9 @@ class OperationCases(Cases):
         ]
         assert [_source(one) for one in found[:2]] == ["NoRecords", "NoRecords"]
 
-    async def test_an_interrupted_pruning_has_what_it_removed(self, open_store: OpenStore) -> None:
+    async def test_an_interrupted_prune_has_the_records_that_it_removed(
+        self, open_store: OpenStore
+    ) -> None:
         """Its steps are counted in their own transactions."""
         async with open_store() as history:
             old = {"event": "ADD", "created_at": START, "new_memory": "x"}

@@ -78,7 +78,7 @@ class OwnerCases(Cases):
                 assert record.recorded_at is not None
                 assert abs(record.recorded_at - datetime.now(UTC)) < timedelta(days=1)
 
-    async def test_an_owner_holds_for_all_records(self, open_store: OpenStore) -> None:
+    async def test_an_owner_applies_to_all_records_of_a_memory(self, open_store: OpenStore) -> None:
         """Also for earlier records, those of other calls, and each record of a batch."""
         async with open_store() as history:
             await history.add_history("m", None, "0", "ADD")

@@ -63,7 +63,9 @@ class QueryCases(Cases):
                 for page_size in (1, 7, 500):
                     query = history.query_history(**wanted, page_size=page_size)
                     assert [r async for r in query] == expected
-                    assert [r async for r in query] == expected, "a query can be walked again"
+                    assert [r async for r in query] == expected, (
+                        "a query can be iterated over again"
+                    )
                     newest = history.query_history(
                         **wanted,
                         order="newest",
@@ -77,7 +79,7 @@ class QueryCases(Cases):
             late = [r async for r in history.query_history(since=until, memory_id="m0")]
             assert late == [r for r in records[20:] if r.memory_id == "m0"]
 
-    async def test_time_compares_by_instant(self, open_store: OpenStore) -> None:
+    async def test_times_are_compared_as_instants(self, open_store: OpenStore) -> None:
         times = [
             "2026-01-01T00:00:00.999999+00:00",
             "2026-01-01T02:00:01+02:00",

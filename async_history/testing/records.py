@@ -55,7 +55,7 @@ class RecordCases(Cases):
         for name, records in zip(asked, found, strict=True):
             texts = [] if name == "unknown" else [f"ADD {name}", f"UPDATE {name}"]
             assert [record.new_memory for record in records] == texts
-        assert len(set(map(id, found))) == len(found), "each caller has a list of its own"
+        assert len(set(map(id, found))) == len(found), "each caller has its own list"
 
     async def test_many_concurrent_reads_of_states(self, open_store: OpenStore) -> None:
         names = [f"m{n}" for n in range(90)] + ["a,b", '["m1"]', "é", "M1", "m1 "]
@@ -108,7 +108,7 @@ class RecordCases(Cases):
                 occurred = datetime.fromisoformat(instant)
                 assert read.occurred_at == written.occurred_at == occurred
 
-    async def test_repeated_id_with_the_same_content_is_the_same_record(
+    async def test_a_repeated_id_with_the_same_content_is_the_same_record(
         self, open_store: OpenStore
     ) -> None:
         async with open_store() as history:
@@ -118,7 +118,7 @@ class RecordCases(Cases):
             assert (await history.batch_add_history([first, first])) == [first, first]
             assert await history.get_history("m") == [first]
 
-    async def test_repeated_id_with_other_content_is_a_conflict(
+    async def test_a_repeated_id_with_other_content_is_a_conflict(
         self, open_store: OpenStore
     ) -> None:
         others: tuple[dict[str, object], ...] = (
@@ -168,7 +168,7 @@ class RecordCases(Cases):
             assert writer is not None
             assert writer.batches <= 3
 
-    async def test_if_latest_guards_against_a_change_meanwhile(self, open_store: OpenStore) -> None:
+    async def test_if_latest_refuses_after_a_change_by_another(self, open_store: OpenStore) -> None:
         async with open_store() as history:
             first = await history.add_history("m", None, "x", "ADD")
             update = {"memory_id": "m", "old_memory": "x", "event": "UPDATE"}
@@ -203,7 +203,9 @@ class RecordCases(Cases):
             some = [record.new_memory for record in await history.get_history("m3")]
             assert some == [str(n) for n in range(3, 3_000, 7)]
 
-    async def test_order_of_calls_is_the_order_of_a_memory(self, open_store: OpenStore) -> None:
+    async def test_a_memorys_records_are_in_the_order_of_the_calls(
+        self, open_store: OpenStore
+    ) -> None:
         async with open_store() as history:
             await asyncio.gather(
                 *(history.add_history(f"m{n % 3}", None, str(n), "UPDATE") for n in range(2_000))

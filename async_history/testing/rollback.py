@@ -29,7 +29,7 @@ CHANGES = st.lists(
 class RollbackCases(Cases):
     """`rollback`: changes, conflicts and refusals."""
 
-    async def test_all_of_an_owner_is_as_it_was(self, open_store: OpenStore) -> None:
+    async def test_all_memories_of_an_owner_are_rolled_back(self, open_store: OpenStore) -> None:
         async with open_store() as history:
             ann = {"owner": {"user_id": "ann", "app_id": "x"}}
             await change(history, "same", "a", 1, **ann)
@@ -122,7 +122,7 @@ class RollbackCases(Cases):
             assert await everything(history, names) == before
             assert (await history.rollback(to=at(2), memory_ids=[])).steps == ()
 
-    def test_random_histories_are_taken_back(self, open_store: OpenStore) -> None:
+    def test_random_histories_are_rolled_back(self, open_store: OpenStore) -> None:
         """One by one, each against a model that looks at the list of all records."""
         try_examples(
             open_store,

@@ -32,7 +32,7 @@ class RollbackMeanwhileCases(Cases):
                 assert index < 20 or state_after(records) == ("a", None)
                 assert len(records) == 3 or index < 20
 
-    async def test_during_writes(self, open_store: OpenStore) -> None:
+    async def test_a_rollback_during_writes(self, open_store: OpenStore) -> None:
         """Each record is written after exactly the one that it was planned from."""
         async with open_store() as history:
             names = [f"m{n}" for n in range(10)]
@@ -88,7 +88,9 @@ class RollbackMeanwhileCases(Cases):
             del history.batch_add_history
             assert (await history.rollback(to=at(2), memory_ids=["m", "n"])).restored == 1
 
-    async def test_cancelled_anywhere_and_called_again(self, open_store: OpenStore) -> None:
+    async def test_a_rollback_cancelled_anywhere_can_be_repeated(
+        self, open_store: OpenStore
+    ) -> None:
         async with open_store() as history:
             names = [f"m{n}" for n in range(30)]
             owner = {"user_id": "ann"}

@@ -12,7 +12,9 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 class StateCases(Cases):
     """All memories at an instant, records without a time, the log of erasures, rows of copies."""
 
-    async def test_all_memories_at_an_instant_are_what_each_is(self, open_store: OpenStore) -> None:
+    async def test_all_memories_at_an_instant_equal_each_ones_state(
+        self, open_store: OpenStore
+    ) -> None:
         async with open_store() as history:
             await history.batch_add_history(
                 [
@@ -33,7 +35,7 @@ class StateCases(Cases):
                 assert {record.id for record in found} == {one.id for one in each if one}
                 assert len(found) == len(each) - each.count(None)
 
-    async def test_a_record_without_a_time_has_that_of_the_one_before(
+    async def test_a_record_without_a_time_has_the_time_of_the_one_before(
         self, open_store: OpenStore
     ) -> None:
         """Old histories have such records. They come by copying."""
@@ -53,7 +55,9 @@ class StateCases(Cases):
             assert (await history.prune(older_than=later, keep_last=0)).records == 2
             assert [record async for record in history.query_history()] == [alone]
 
-    async def test_a_copied_record_is_dated_by_the_one_before(self, open_store: OpenStore) -> None:
+    async def test_a_copied_record_without_a_time_has_the_time_of_the_one_before(
+        self, open_store: OpenStore
+    ) -> None:
         """The source does not know the time: in the same copy, in an earlier one, or never."""
         later = START + timedelta(days=1)
         told = [

@@ -49,7 +49,7 @@ def all_plain(stored: list[Any]) -> bool:
 class TextCases(Cases):
     """A text of another type is stored and returned as a plain `str`."""
 
-    async def test_a_text_may_be_a_member_of_an_enum(self, open_store: OpenStore) -> None:
+    async def test_a_text_may_be_an_enum_member(self, open_store: OpenStore) -> None:
         """Its value is used in every argument: its `str()` would be its name."""
         async with open_store() as history:
             made = await history.add_history(

@@ -62,7 +62,7 @@ class UndoCases(Cases):
             again = await history.undo(run_id="r")
             assert again.unchanged == 7
             assert await everything(history, list(expected)) == after
-            await change(history, "changed", "d", 4)  # of the state without the run
+            await change(history, "changed", "d", 4)  # in the state without the run
             assert actions(await history.undo(run_id="r"))["changed"] == "nothing"
             await change(history, "changed", "e", 5, **run)  # it goes on
             assert actions(await history.undo(run_id="r"))["changed"] == "restore"

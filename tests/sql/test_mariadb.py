@@ -20,12 +20,16 @@ class TestMariaDB(BackendCases):
     def new_store(self, new_mariadb_store: NewStore) -> NewStore:
         return new_mariadb_store
 
-    # The longest two of rollback take as long as all its others.
+    # The two longest cases of rollback take as long as all its others.
 
     @pytest.mark.nightly
-    def test_random_histories_are_taken_back(self, open_store: OpenStore) -> None:
-        RollbackCases.test_random_histories_are_taken_back(self, open_store)
+    def test_random_histories_are_rolled_back(self, open_store: OpenStore) -> None:
+        RollbackCases.test_random_histories_are_rolled_back(self, open_store)
 
     @pytest.mark.nightly
-    async def test_cancelled_anywhere_and_called_again(self, open_store: OpenStore) -> None:
-        await RollbackMeanwhileCases.test_cancelled_anywhere_and_called_again(self, open_store)
+    async def test_a_rollback_cancelled_anywhere_can_be_repeated(
+        self, open_store: OpenStore
+    ) -> None:
+        await RollbackMeanwhileCases.test_a_rollback_cancelled_anywhere_can_be_repeated(
+            self, open_store
+        )
