@@ -1,4 +1,4 @@
-"""Changes that are some days old, and the time before which they are pruned."""
+"""Changes of a given age, and the cutoff that tests prune at."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,7 +10,7 @@ CUTOFF = NOW - timedelta(days=90)
 
 
 def at(days: float) -> datetime:
-    """So many days before now: more than 90 is old."""
+    """Return the instant so many days before `NOW`. Older than 90 days is before `CUTOFF`."""
     return NOW - timedelta(days=days)
 
 

@@ -1,4 +1,4 @@
-"""Turning encryption off in place, on any store that can: while others write, and again."""
+"""Decrypting a history in place, on any store that can: during writes, and interrupted."""
 
 import asyncio
 from typing import Any
@@ -32,9 +32,9 @@ async def sealed_under(texts: Any, memory_id: str) -> set[str]:
 
 
 class DecryptionCases:
-    """A fixture `open_store` opens managers on one store, with options."""
+    """Decrypting in place. The fixture `open_store` opens managers of one store, with options."""
 
-    async def test_all_is_decrypted_while_others_write(self, open_store: Open) -> None:
+    async def test_everything_is_decrypted_while_others_write(self, open_store: Open) -> None:
         seen: list[tuple[int, int]] = []
         async with open_store(keys=ring("one")) as other:
             async with limited(open_store(keys=ring("one")), texts=FEW) as history:
@@ -53,7 +53,7 @@ class DecryptionCases:
                 assert report.records >= 12
                 assert report.messages >= 2
                 assert seen[-1][0] == report.records
-                # Both go on in clear.
+                # Both now write in clear.
                 await write(history, "own later")
                 await write(other, "other later")
                 found = await all_of(history)
@@ -73,7 +73,7 @@ class DecryptionCases:
                 assert await history.count_history(cause={"run_id": "r"}) == 6 + 40
                 assert await history.count_history(user_id="ann") == 3 + 40 + 40
 
-    async def test_turned_on_again_it_has_new_keys(self, open_store: Open) -> None:
+    async def test_encryption_that_is_turned_on_again_has_new_keys(self, open_store: Open) -> None:
         async with open_store(keys=ring("one")) as history:
             records = await fill(history)
             await history.encryption.decrypt()
@@ -97,7 +97,9 @@ class DecryptionCases:
         async with open_store() as history:
             assert (await all_of(history))[:12] == records
 
-    async def test_an_interrupted_one_is_completed_or_taken_back(self, open_store: Open) -> None:
+    async def test_an_interrupted_decryption_can_be_completed_or_reversed(
+        self, open_store: Open
+    ) -> None:
         async with open_store(keys=ring("one")) as history:
             records = await fill(history)
             await until_turned_off(history)
@@ -118,7 +120,9 @@ class DecryptionCases:
         async with open_store() as history:
             assert (await all_of(history))[:12] == records
 
-    async def test_what_does_not_open_stops_it_and_all_else_stays(self, open_store: Open) -> None:
+    async def test_a_text_that_cannot_be_opened_stops_it_and_changes_nothing_else(
+        self, open_store: Open
+    ) -> None:
         async with open_store(keys=ring("one")) as history:
             await fill(history)
             texts: Any = history.store
@@ -135,8 +139,8 @@ class DecryptionCases:
         async with open_store() as history:
             assert (await history.get_history("m2"))[0].new_memory == "text 2"
 
-    async def test_who_lacks_the_keys_can_not_turn_it_off(self, open_store: Open) -> None:
-        """What says so must have been made with the store's keys: a row that is not is refused."""
+    async def test_a_forged_mark_does_not_turn_encryption_off(self, open_store: Open) -> None:
+        """The mark is made with the store's keys. A row that was made without them is refused."""
         async with open_store(keys=ring("one")) as history:
             await fill(history)
             store: Any = history.store
@@ -152,8 +156,8 @@ class DecryptionCases:
                 await history.add_history("m", None, "secret", "ADD")
             assert not keys.is_off
 
-    async def test_keys_that_are_gone_seal_nothing(self, open_store: Open) -> None:
-        """A program that has slept meanwhile goes on in clear; without the mark it is refused."""
+    async def test_removed_keys_encrypt_nothing(self, open_store: Open) -> None:
+        """A manager that was idle meanwhile writes in clear. Without the mark it is refused."""
         async with open_store(keys=ring("one")) as idle:
             await fill(idle)
             async with open_store(keys=ring("one")) as history:

@@ -1,4 +1,4 @@
-"""What others do while encryption is turned on or off, or keys are replaced."""
+"""Other managers at work while encryption is turned on or off, or keys are replaced."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -22,7 +22,7 @@ from tests.support.patience import LONG_S
 
 
 def before_transaction(history: Any, number: int, do: Callable[[], Awaitable[Any]]) -> None:
-    """Do something before the transaction of a number of a manager that goes through texts."""
+    """Do something before a manager's transaction of this number that goes through texts."""
     texts = history.store.encryption.texts
     in_transaction = texts.in_transaction
     begun = count(1)
@@ -36,7 +36,7 @@ def before_transaction(history: Any, number: int, do: Callable[[], Awaitable[Any
 
 
 class Service:
-    """A key service that has something done before it unwraps."""
+    """A key service that makes a call before it unwraps a key."""
 
     def __init__(self, do: Callable[[], Awaitable[Any]]) -> None:
         self._do = do
@@ -59,12 +59,12 @@ async def followed(history: HistoryManager) -> list[Any]:
 
 
 class EncryptionRaceCases:
-    """A fixture `open_store` opens managers on one store, with options."""
+    """Races with changes of keys. The fixture `open_store` opens managers of one store."""
 
-    async def test_a_decryption_stops_where_encryption_was_on_in_between(
+    async def test_a_decryption_stops_if_encryption_was_turned_on_meanwhile(
         self, open_store: Open
     ) -> None:
-        """What was sealed then may be where it has been: the keys must stay."""
+        """Texts that were encrypted then may be behind it, so the keys must stay."""
         for turn in (4, 7):
             async with (
                 open_store(keys=ring("one")) as other,
@@ -91,10 +91,10 @@ class EncryptionRaceCases:
             assert await all_of(history) == records
             assert set(await contents(history)) == {"sealed"}
 
-    async def test_it_is_not_turned_on_by_who_has_the_keys_of_before(
+    async def test_a_manager_with_removed_keys_does_not_turn_encryption_on(
         self, open_store: Open
     ) -> None:
-        """Who tries is told to open the history again, and others go on in clear."""
+        """It is told to open the history again. Others write in clear."""
         async with open_store(keys=ring("one")) as idle, open_store(keys=ring("one")) as other:
             await fill(other)
             async with open_store(keys=ring("one")) as history:
@@ -105,7 +105,9 @@ class EncryptionRaceCases:
                 await manager.add_history("m0", None, "later", "ADD")
             assert (await idle.operations())[-1].error == "KeyMissing"
 
-    async def test_a_decryption_that_ends_while_another_opens(self, open_store: Open) -> None:
+    async def test_opening_while_a_decryption_ends_raises_key_missing(
+        self, open_store: Open
+    ) -> None:
         async def nothing() -> None: ...
 
         async with open_store(keys=KeyRing({"kms": Service(nothing)})) as history:
@@ -127,8 +129,10 @@ class EncryptionRaceCases:
             await history.encryption.encrypt()
             assert await history.count_history(cause=cause) == 3
 
-    async def test_causes_are_found_once_it_was_turned_off_and_on(self, open_store: Open) -> None:
-        """Their tokens are computed with another key since."""
+    async def test_causes_are_found_after_encryption_was_turned_off_and_on(
+        self, open_store: Open
+    ) -> None:
+        """Their tokens are computed with a new key."""
         async with open_store(keys=ring("one")) as idle:
             await fill(idle)
             async with open_store(keys=ring("one")) as history:
@@ -141,8 +145,8 @@ class EncryptionRaceCases:
         async with open_store(keys=ring("one")) as history:
             assert await history.count_history(cause={"run_id": "r"}) == 7
 
-    async def test_the_keys_of_an_erasure_that_began_meanwhile_stay(self, open_store: Open) -> None:
-        """Until it ends: interrupted, it leaves all readable."""
+    async def test_keys_of_an_unfinished_erasure_stay(self, open_store: Open) -> None:
+        """Until it ends. An interrupted erasure leaves everything readable."""
         async with (
             open_store(keys=ring("one")) as other,
             limited(open_store(keys=ring("one")), texts=FEW) as history,
@@ -160,10 +164,8 @@ class EncryptionRaceCases:
             await history.erase(user_id="ann", reason="asked")
             assert {one.new_memory for one in await history.get_history("m1")} == {None}
 
-    async def test_an_erasure_leaves_the_keys_that_another_still_needs(
-        self, open_store: Open
-    ) -> None:
-        """An interrupted one goes on when it is called again; until then all is readable."""
+    async def test_an_erasure_leaves_keys_of_an_unfinished_one(self, open_store: Open) -> None:
+        """An interrupted erasure continues when it is called again. Until then all is readable."""
         async with open_store(keys=ring("one")) as history:
             await fill(history)
             await history.add_history("bob's", None, "tea", "ADD", owner={"user_id": "bob"})
@@ -180,8 +182,10 @@ class EncryptionRaceCases:
             assert {one.new_memory for one in await history.get_history("m1")} == {None}
 
     @pytest.mark.parametrize("call", ["replace_data_keys", "decrypt"])
-    async def test_what_is_read_meanwhile_is_read_again(self, open_store: Open, call: str) -> None:
-        """The texts were read under a key that is gone when it is asked for."""
+    async def test_a_read_during_a_change_of_keys_is_repeated(
+        self, open_store: Open, call: str
+    ) -> None:
+        """The texts were read under a key that is gone when it is looked up."""
         reads: list[Callable[[HistoryManager], Awaitable[Any]]] = [
             lambda history: history.get_history("m1"),
             all_of,

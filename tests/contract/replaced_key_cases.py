@@ -1,4 +1,4 @@
-"""Replacing data keys, on any store that can: while others write, and again."""
+"""Replacing data keys, on any store that can: during writes, and interrupted."""
 
 import asyncio
 from typing import Any
@@ -22,7 +22,7 @@ from tests.support.limits import limited
 
 
 def cancelled_after(transactions: int, history: Any) -> "asyncio.Future[Any]":
-    """Begin to replace all data keys, and be cancelled after so many transactions."""
+    """Begin to replace all data keys; cancel that after so many transactions."""
     texts = history.store.encryption.texts
     whole = texts.in_transaction
 
@@ -40,9 +40,9 @@ def cancelled_after(transactions: int, history: Any) -> "asyncio.Future[Any]":
 
 
 class ReplacedKeyCases:
-    """A fixture `open_store` opens managers on one store, with options."""
+    """Replacing data keys. The fixture `open_store` opens managers of one store, with options."""
 
-    async def test_all_texts_are_under_new_keys_while_others_write(self, open_store: Open) -> None:
+    async def test_all_texts_get_new_keys_while_others_write(self, open_store: Open) -> None:
         seen: list[tuple[int, int]] = []
         async with (
             open_store(keys=ring("one")) as other,
@@ -84,10 +84,8 @@ class ReplacedKeyCases:
             assert (await history.encryption.encrypt()).records == 0
 
     @pytest.mark.parametrize("count", [1, 2])
-    async def test_what_is_recorded_next_is_under_a_key_that_is_there(
-        self, open_store: Open, count: int
-    ) -> None:
-        """Another manager replaced the keys. On SQLite one record has a statement of its own."""
+    async def test_the_next_record_has_an_existing_key(self, open_store: Open, count: int) -> None:
+        """After another manager replaced the keys. SQLite has a statement for lone records."""
         async with (
             open_store(keys=ring("one")) as other,
             open_store(keys=ring("one")) as history,
@@ -103,7 +101,7 @@ class ReplacedKeyCases:
             assert found["used"] == found["there"]
             assert [one.new_memory for one in await all_of(other)][-count:] == names
 
-    async def test_an_owners_keys_alone_are_replaced(self, open_store: Open) -> None:
+    async def test_only_an_owners_keys_are_replaced(self, open_store: Open) -> None:
         async with open_store(keys=ring("one")) as history:
             records = await fill(history)
             before = await key_ids(history)
@@ -116,11 +114,11 @@ class ReplacedKeyCases:
             assert set(arguments) == {"data_keys", "user_id_sha256"}
             again = await history.encryption.replace_data_keys(user_id="nobody")
             assert (again.data_keys, again.records) == (0, 0)
-            # Erased, the owner's new key goes too.
+            # An erasure of the owner removes the new key too.
             await history.erase(user_id="ann", reason="asked")
             assert len((await key_ids(history))["there"]) == 1
 
-    async def test_an_interrupted_one_is_completed(self, open_store: Open) -> None:
+    async def test_an_interrupted_replacement_is_completed(self, open_store: Open) -> None:
         """Cancelled after each of its transactions in turn."""
         async with open_store(keys=ring("one")) as history:
             records = await fill(history)
@@ -140,14 +138,16 @@ class ReplacedKeyCases:
                 break
         assert stop_after > 3
 
-    async def test_not_while_encryption_is_turned_off(self, open_store: Open) -> None:
+    async def test_it_is_refused_while_encryption_is_being_turned_off(
+        self, open_store: Open
+    ) -> None:
         async with open_store(keys=ring("one")) as history:
             await fill(history)
             await until_turned_off(history)
             with pytest.raises(StorageError, match="being turned off"):
                 await history.encryption.replace_data_keys()
 
-    async def test_what_was_read_ahead_is_read_again_where_its_keys_are_gone(
+    async def test_records_that_were_read_ahead_are_read_again_if_their_keys_are_gone(
         self, open_store: Open
     ) -> None:
         async with (

@@ -1,6 +1,6 @@
-"""Every call, cancelled at each of its awaits in turn: by its task, and by a scope of anyio's.
+"""Every call, cancelled at each of its awaits in turn: through its task, and by anyio's scopes.
 
-A scope cancels every await until the task has left it, those of a clean-up too.
+A scope also cancels the awaits of a clean-up, until the task has left the scope.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ Open = Callable[[], AbstractAsyncContextManager[HistoryManager]]
 
 
 class Stepped:
-    """A call that calls `at_await` when it comes to its nth await that waits."""
+    """A call that calls `at_await` when its nth await has to wait."""
 
     def __init__(self, call: Awaitable[object], nth: int, at_await: Callable[[], object]) -> None:
         self._call = call
@@ -128,7 +128,7 @@ WRITES: dict[str, Call] = {
 
 
 async def _try_all(open_: Open, calls: dict[str, Call], how: str) -> None:
-    """Cancel each call at each await; afterwards the manager works, and has what was acked."""
+    """Cancel each call at each await. Then the manager works and has every acked record."""
     cancel = CANCELS[how]
     async with open_() as history:
         acked = {(await history.add_history("m", None, "first", "ADD")).id}
@@ -142,7 +142,7 @@ async def _try_all(open_: Open, calls: dict[str, Call], how: str) -> None:
                 pytest.fail(f"{name} never ended")
         there = {record.id for record in await asyncio.wait_for(history.get_history("m"), LONG_S)}
         assert acked <= there
-        assert len(await history.get_history("n")) % 3 == 0, "a batch of three is half there"
+        assert len(await history.get_history("n")) % 3 == 0, "a batch of three is partly there"
 
 
 async def _open_and_close(open_: Open, how: str) -> None:
@@ -185,7 +185,7 @@ def open_(request: pytest.FixtureRequest, tmp_path: Path) -> Open:
     if request.param == "pool":
         return partial(_OfUsersPool, url_of("postgres", request, tmp_path))
     url = url_of(request.param, request, tmp_path)
-    # Of two connections one writes: where a place in the pool is lost, nothing can be read.
+    # One of two connections writes. If a place in the pool were lost, nothing could be read.
     if request.param == "postgres":
         return lambda: open_history(with_query(url, application_name=_OURS), pool_size=2)
     if request.param == "pgbouncer":
@@ -197,7 +197,7 @@ _OURS = "cancelled at each await"
 
 
 class _OfUsersPool:
-    """A manager of a user's pool, which has all its connections back when that is closed."""
+    """A manager of a user's pool. The pool has all its connections once the manager is closed."""
 
     def __init__(self, url: str) -> None:
         server, _, self._schema = url.rpartition("schema=")
@@ -230,7 +230,7 @@ class _OfUsersPool:
 
 
 async def _require_no_connections(postgres: str) -> None:
-    """Return once the server has none of ours."""
+    """Return once the server has no connection of ours."""
     admin = await asyncpg.connect(postgres)
 
     async def are_gone() -> bool:
@@ -319,7 +319,7 @@ async def test_requests_that_a_middleware_s_scope_cancels(tmp_path: Path) -> Non
 
 
 def test_worker_threads_that_all_wait_for_their_acks(tmp_path: Path) -> None:
-    """The writer, which opens the file again after another's reset, needs none of anyio's."""
+    """The writer opens the file again after another's reset, and needs no thread of anyio's."""
     path = tmp_path / "history.db"
 
     async def main() -> int:

@@ -1,4 +1,4 @@
-"""Reads of a file whose callers are gone: they end, and keep no other call waiting."""
+"""Reads of a file whose callers were cancelled: they end, and delay no other call."""
 
 import asyncio
 import sqlite3
@@ -21,7 +21,7 @@ _ENDLESS = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELE
 
 
 class Scans:
-    """Lets reads run for ever while `are_endless`, until they are interrupted or the test ends."""
+    """Makes reads endless while `are_endless`, until they are interrupted or the test ends."""
 
     def __init__(self) -> None:
         self.are_endless = False
@@ -52,7 +52,7 @@ class Scans:
             with self._changed:
                 return self._changed.wait_for(lambda: self.under_way == under_way, LONG_S)
 
-        assert await asyncio.to_thread(wait), f"{self.under_way} reads are under way"
+        assert await asyncio.to_thread(wait), f"{self.under_way} reads are running"
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ READS: dict[str, Callable[[HistoryManager], Awaitable[object]]] = {
 
 
 @pytest.mark.parametrize("read", READS)
-async def test_a_cancelled_read_ends_and_the_next_is_answered(
+async def test_a_cancelled_read_ends_and_the_next_one_runs(
     read: str, history: HistoryManager, scans: Scans
 ) -> None:
     for _ in range(READERS + 1):
@@ -123,7 +123,7 @@ async def test_a_cancelled_read_ends_and_the_next_is_answered(
     await history.aclose()
 
 
-async def test_who_waits_for_a_connection_is_left_out_and_interrupts_nobody(
+async def test_a_cancelled_read_that_waits_for_a_connection_interrupts_no_other(
     tmp_path: Path, scans: Scans
 ) -> None:
     async with open_history(tmp_path / "history.db") as history:
@@ -141,12 +141,14 @@ async def test_who_waits_for_a_connection_is_left_out_and_interrupts_nobody(
         await scans.wait_until(READERS - 1)
         scans.are_endless = False
         assert await asyncio.wait_for(history.count_history(), LONG_S) == 0
-        assert scans.begun == begun + 1, "something was read for who had gone"
+        assert scans.begun == begun + 1, "something was read for a cancelled caller"
         running.pop().cancel()
 
 
-async def test_a_connection_is_busy_until_its_thread_is_done(tmp_path: Path) -> None:
-    """What SQLite does not let go of, such as a sort, keeps its connection, and no other."""
+async def test_a_connection_is_busy_until_its_thread_is_done_with_a_cancelled_read(
+    tmp_path: Path,
+) -> None:
+    """A read that SQLite does not interrupt, such as a sort, keeps only its own connection busy."""
     held = threading.Event()
     begun = threading.Event()
 
@@ -170,7 +172,7 @@ async def test_a_connection_is_busy_until_its_thread_is_done(tmp_path: Path) -> 
 
 
 async def test_an_interruption_that_comes_too_early_is_repeated(tmp_path: Path) -> None:
-    """SQLite forgets one that comes before its statement begins."""
+    """SQLite forgets an interruption that comes before the statement begins."""
     begun, interrupted, is_over = threading.Event(), threading.Event(), threading.Event()
 
     def read(connection: sqlite3.Connection) -> None:
@@ -192,7 +194,7 @@ async def test_an_interruption_that_comes_too_early_is_repeated(tmp_path: Path) 
             is_over.set()
 
 
-async def test_closing_ends_what_is_being_read(history: HistoryManager, scans: Scans) -> None:
+async def test_closing_ends_running_reads(history: HistoryManager, scans: Scans) -> None:
     scans.are_endless = True
     task = asyncio.create_task(history.count_history())
     await scans.wait_until(1)
@@ -204,7 +206,7 @@ async def test_closing_ends_what_is_being_read(history: HistoryManager, scans: S
 
 @pytest.mark.subprocess
 @pytest.mark.parametrize("how", ["left", "closed by another thread"])
-def test_a_program_ends_in_the_middle_of_a_read(how: str, tmp_path: Path) -> None:
+def test_a_program_ends_during_a_read(how: str, tmp_path: Path) -> None:
     source = f"""
 import asyncio, sys, threading
 from async_history import open_history

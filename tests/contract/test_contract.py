@@ -1,4 +1,4 @@
-"""The contract: `async_history.testing`'s cases on every backend of ours."""
+"""The contract: the cases of `async_history.testing` on every backend."""
 
 import pytest
 
@@ -23,7 +23,7 @@ from async_history.testing import (
 pytestmark = pytest.mark.versions
 
 statements = pytest.mark.statements
-"""Random calls make the same ones through PgBouncer and in a rollback journal."""
+"""Random calls run the same statements through PgBouncer and in a rollback journal."""
 
 
 class OfStoresThatKeep:

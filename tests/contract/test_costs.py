@@ -1,7 +1,6 @@
-"""What a call costs grows with what it returns or changes, on SQLite: counted in VM steps.
+"""A call's cost grows only with what it returns or changes, on SQLite: counted in VM steps.
 
-The same call is made on a small and on a large history of one shape. Shapes are what makes it hard:
-records without times, times of other spellings, one memory with all records, many with one.
+The same call is made on a small and on a large history of one shape.
 """
 
 import sqlite3
@@ -50,7 +49,7 @@ def write_as_others(path: Path, rows: Sequence[Sequence[Any]]) -> None:
 async def measured(
     path: Path, shape: Shape, size: int, calls: Mapping[str, Call], **options: Any
 ) -> list[int]:
-    """Return the steps that each call takes on a history of a shape and size."""
+    """Return the steps that each call takes on a history of this shape and size."""
     async with open_history(path, **options):
         pass
     write_as_others(path, [shape(n) for n in range(size)])
@@ -86,7 +85,7 @@ def pages(**wanted: Any) -> Call:
 
 
 async def resumed(history: HistoryManager, _: int) -> None:
-    """Each page by a query of its own, from the last one's cursor."""
+    """Read each page by a new query, from the cursor of the last."""
     cursor: str | None = None
     while True:
         query = history.query_history(memory_id="m", after=cursor, page_size=50)
@@ -142,13 +141,15 @@ ONE_MEMORY: dict[str, Call] = {
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-async def test_what_reads_everything(tmp_path: Path, shape: str) -> None:
+async def test_a_call_that_reads_everything_grows_with_the_history(
+    tmp_path: Path, shape: str
+) -> None:
     grown = await growths(tmp_path, SHAPES[shape], EVERYTHING)
     assert not above(grown, LOOSE * GROWTH)
 
 
 @pytest.mark.parametrize("shape", ["as we write it", "no time in one memory"])
-async def test_one_memory_with_all_records(tmp_path: Path, shape: str) -> None:
+async def test_a_call_on_one_memory_grows_with_the_memory(tmp_path: Path, shape: str) -> None:
     grown = await growths(tmp_path, SHAPES[shape], ONE_MEMORY)
     assert not above(grown, LOOSE * GROWTH)
 
@@ -177,7 +178,7 @@ SHORT: dict[str, Call] = {
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-async def test_what_costs_the_same_in_a_long_history(tmp_path: Path, shape: str) -> None:
+async def test_a_page_costs_the_same_in_a_long_history(tmp_path: Path, shape: str) -> None:
     assert not above(await growths(tmp_path, SHAPES[shape], SHORT), 1.5)
 
 
@@ -196,7 +197,7 @@ async def test_a_limit_reads_no_more_than_it_gives(tmp_path: Path, order: Any) -
     assert limited <= 2 * page_of_three
 
 
-async def test_what_costs_the_same_in_a_long_memory(tmp_path: Path) -> None:
+async def test_a_call_about_one_version_costs_the_same_in_a_long_memory(tmp_path: Path) -> None:
     calls: dict[str, Call] = {
         "if_latest": conditional_write,
         "the first version": lambda history, _: history.memory_at("m", 1),
@@ -208,7 +209,7 @@ async def test_what_costs_the_same_in_a_long_memory(tmp_path: Path) -> None:
 
 
 def named(text: str, **arguments: Any) -> Call:
-    """Erase or ask for all memories by name."""
+    """Return a call that erases or queries all memories by name."""
 
     async def call(history: HistoryManager, size: int) -> None:
         ids = [text.format(n) for n in range(size)]
@@ -246,12 +247,14 @@ WITH_ONE_LARGE: dict[str, Call] = {
 
 
 @pytest.mark.parametrize("options", [{}, {"keys": ring("one"), "ledger": True}])
-async def test_many_memories_named_in_one_call(options: dict[str, Any], tmp_path: Path) -> None:
+async def test_a_call_that_names_many_memories_grows_with_their_number(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
     grown = await growths(tmp_path, SHAPES["naive"], MANY, **options)
     assert not above(grown, LOOSE * GROWTH)
 
 
-async def test_a_large_memory_among_many(tmp_path: Path) -> None:
+async def test_one_large_memory_among_many_costs_in_proportion(tmp_path: Path) -> None:
     def shape(n: int) -> tuple[Any, ...]:
         return row(n, "m" if n % 2 else str(n // 2), moment(n).isoformat())
 
@@ -259,20 +262,20 @@ async def test_a_large_memory_among_many(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", LONG_SHAPES)
-async def test_pruning_and_erasing_long_memories(tmp_path: Path, shape: str) -> None:
+async def test_pruning_and_erasing_grow_with_what_is_removed(tmp_path: Path, shape: str) -> None:
     grown = await growths(tmp_path, by_two(LONG_SHAPES[shape]), REMOVALS)
     assert not above(grown, LOOSE * GROWTH)
 
 
-async def test_to_keep_many_costs_no_more_than_to_keep_one(tmp_path: Path) -> None:
-    """A look at each record that stays, once for each memory, not for each record that goes."""
+async def test_keeping_many_records_costs_no_more_than_keeping_one(tmp_path: Path) -> None:
+    """Each record that stays is read once a memory, not once for each record that goes."""
     calls = {str(keep_last): prune(keep_last) for keep_last in (1, 1_000)}
     one, many = await measured(tmp_path / "h.db", SHAPES["as we write it"], LARGE, calls)
     assert many < 1.5 * one
 
 
 def colliding(count: int, length: int = 48) -> list[str]:
-    """Return texts that have one CRC-32: it is linear, so some flips of case leave it as it is."""
+    """Return texts with the same CRC-32: it is linear, so some changes of case do not change it."""
     zero = crc32(b"a" * length)
     basis: dict[int, tuple[int, int]] = {}
     kernel: list[int] = []
@@ -297,6 +300,6 @@ def colliding(count: int, length: int = 48) -> list[str]:
     return texts
 
 
-def test_nobody_can_make_memories_share_a_key() -> None:
+def test_memories_cannot_be_made_to_share_a_key() -> None:
     texts = colliding(2_000)
     assert len({memory_key(text) for text in texts}) == len(texts)

@@ -24,7 +24,7 @@ def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("odd", ODD, ids=ascii)
-async def test_what_would_be_changed_is_refused(path: Path, odd: str) -> None:
+async def test_a_text_that_would_be_changed_is_refused(path: Path, odd: str) -> None:
     async with open_history(path) as history:
         await history.add_history("m", None, "x", "ADD")
         before = [record async for record in history.query_history()]
@@ -52,7 +52,7 @@ async def test_what_would_be_changed_is_refused(path: Path, odd: str) -> None:
         assert await history.get_last_messages("scope") == []
 
 
-async def test_every_other_text_is_kept(path: Path, tmp_path: Path) -> None:
+async def test_every_other_text_is_kept_unchanged(path: Path, tmp_path: Path) -> None:
     async with open_history(path) as history, open_history(tmp_path / "copy.db") as copy:
         for text in FINE:
             record = await history.add_history(text, None, text, "ADD", actor_id=text)

@@ -1,4 +1,4 @@
-"""The contract on encrypted stores: the cases of `async_history.testing` that texts go through."""
+"""The contract on encrypted stores: the cases of `async_history.testing` that read texts."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Erasing: whose texts go, what stays known, and what is left in a file's bytes."""
+"""Erasing: which texts go, what stays, and what is left in a file's bytes."""
 
 import asyncio
 import hashlib
@@ -52,7 +52,7 @@ def texts(records: list[HistoryRecord]) -> list[tuple[str | None, str | None, st
 
 
 def fact(record: HistoryRecord) -> tuple[Any, ...]:
-    """What stays of an erased record."""
+    """Return a record as an erasure leaves it."""
     return (
         *(record.id, record.memory_id, record.event, record.created_at, record.updated_at),
         *(record.is_deleted, record.role, record.occurred_at),
@@ -62,12 +62,12 @@ def fact(record: HistoryRecord) -> tuple[Any, ...]:
 class TestContract:
     @pytest.fixture
     def open_keeping_store(self, open_keeping_store: OpenStore) -> OpenStore:
-        """Steps so small that a memory takes several."""
+        """Managers with steps so small that a memory takes several."""
         return lambda **options: limited(
             open_keeping_store(**options), erase=EraseLimits(records=2)
         )
 
-    async def test_a_memorys_texts_go_and_the_facts_stay(
+    async def test_a_memorys_texts_go_and_the_other_columns_stay(
         self, open_keeping_store: OpenStore
     ) -> None:
         async with open_keeping_store() as history:
@@ -96,7 +96,7 @@ class TestContract:
             await history.add_history("m", None, "five", "ADD")
             assert (await history.get_history("m"))[-1].new_memory == "five"
 
-    async def test_an_actors_texts_go_wherever_they_are_to_the_letter(
+    async def test_an_actors_texts_go_wherever_they_occur(
         self, open_keeping_store: OpenStore
     ) -> None:
         async with open_keeping_store() as history:
@@ -107,7 +107,7 @@ class TestContract:
                     change("m", "UPDATE", "ann's", "ann's second", "ann"),
                     change("elsewhere", "ADD", None, "ann's", "bob"),
                     change("m", "UPDATE", "ann's second", "bob's second", "bob"),
-                    change("m", "UPDATE", "bob's second", "ann's", "bob"),  # brought back
+                    change("m", "UPDATE", "bob's second", "ann's", "bob"),  # restored
                     change("m", "UPDATE", "ann's", "anne's", None),
                     change("m", "DELETE", "anne's", None, "ann"),
                     change("empty", "UPDATE", None, None, "ann"),
@@ -134,10 +134,10 @@ class TestContract:
             assert [r async for r in history.query_history(actor_id="ann")] == []
             assert (await history.erase(actor_id="ann", reason="again")).records == 0
 
-    async def test_a_step_that_is_done_again_is_counted_once(
+    async def test_a_repeated_step_is_counted_once(
         self, open_keeping_store: OpenStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """As after a commit whose answer was lost."""
+        """As after a commit whose acknowledgement was lost."""
         async with open_keeping_store() as history:
             await history.batch_add_history(
                 [change("m", "UPDATE", str(n), str(n + 1), "ann") for n in range(5)]
@@ -164,7 +164,7 @@ class TestContract:
             assert [(report.records, report.messages) for report in reports] == counts
             assert [(one.records, one.messages) for one in await history.erasures()] == counts
 
-    async def test_the_erasure_is_kept_without_the_person(
+    async def test_the_record_of_an_erasure_does_not_name_the_person(
         self, open_keeping_store: OpenStore
     ) -> None:
         async with open_keeping_store() as history:
@@ -190,7 +190,7 @@ class TestContract:
             await history.reset()
             assert len(await history.erasures()) == 2
 
-    async def test_messages_go_by_scope(self, open_store: OpenStore) -> None:
+    async def test_messages_are_erased_by_scope(self, open_store: OpenStore) -> None:
         async with open_store() as history:
             for scope in ("s1", "s2", "s3"):
                 await history.save_messages([{"role": "user", "content": scope}] * 2, scope)
@@ -205,7 +205,7 @@ class TestContract:
             await history.save_messages([{"role": "user", "content": "new"}], "s1")
             assert [m.content for m in await history.get_last_messages("s1")] == ["new"]
 
-    async def test_an_erased_text_cannot_come_back_by_a_repeated_call(
+    async def test_a_repeated_call_does_not_bring_an_erased_text_back(
         self, open_keeping_store: OpenStore
     ) -> None:
         async with open_keeping_store() as history:
@@ -215,7 +215,7 @@ class TestContract:
                 await history.add_history("m", None, "secret", "ADD", id="one")
             assert texts(await history.get_history("m")) == [(None, None, None)]
 
-    async def test_bad_arguments(self, open_store: OpenStore) -> None:
+    async def test_bad_arguments_are_refused(self, open_store: OpenStore) -> None:
         bad: tuple[tuple[dict[str, Any], str], ...] = (
             ({}, "name what to erase"),
             ({"memory_ids": []}, "name what to erase"),
@@ -240,10 +240,10 @@ class TestContract:
             with pytest.raises(HistoryClosed):
                 await call
 
-    async def test_many_go_in_few_steps(
+    async def test_many_memories_are_erased_in_few_steps(
         self, open_keeping_store: OpenStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Not in a transaction each, also where one of them has very many records."""
+        """Not in one transaction each, even if one of them has very many records."""
         ids = [f"m{n}" for n in range(200)]
         async with limited(open_keeping_store(), erase=EraseLimits(records=50)) as history:
             await history.batch_add_history([change(m, "ADD", None, "x", "ann") for m in ids])
@@ -271,7 +271,7 @@ class TestContract:
             found = history.query_history(memory_id=ids)
             assert {(r.old_memory, r.new_memory) async for r in found} == {(None, None)}
 
-    async def test_during_writes(self, open_keeping_store: OpenStore) -> None:
+    async def test_erasing_during_writes(self, open_keeping_store: OpenStore) -> None:
         async with open_keeping_store() as history:
             for n in range(20):
                 await history.add_history(f"m{n % 4}", None, "secret", "ADD", actor_id="ann")
@@ -291,11 +291,11 @@ class TestContract:
             assert not [r for r in records if r.new_memory == "secret" or r.actor_id == "ann"]
 
 
-# The bytes of a file
+# A file's bytes
 
 
 def found_in(folder: Path, *needles: str) -> list[str]:
-    """Return the files of a folder that have one of the texts anywhere in their bytes."""
+    """Return the files of a folder whose bytes contain one of the texts."""
     return [
         file.name
         for file in sorted(folder.iterdir())
@@ -303,25 +303,25 @@ def found_in(folder: Path, *needles: str) -> list[str]:
     ]
 
 
-TOLD = "what ann told"
+ANNS_TEXT = "what ann told"
 
 
 def no_overwriting(path: Path) -> sqlite3.Connection:
-    """A connection as plain mem0 has where SQLite is built without SECURE_DELETE."""
+    """Open a connection as plain mem0 does if SQLite is built without SECURE_DELETE."""
     connection = sqlite3.connect(path)
     connection.execute("PRAGMA secure_delete = OFF")
     return connection
 
 
 def updated_before(path: Path) -> None:
-    """The text was overwritten in place, by something shorter: its end is in the page."""
+    """Overwrite the text in place by a shorter one, so that its end stays in the page."""
     with closing(no_overwriting(path)) as connection, connection:
         connection.execute("UPDATE history SET new_memory = 'x' WHERE memory_id = 'ann'")
         connection.execute("UPDATE history SET new_memory = 'y' WHERE memory_id = 'big'")
 
 
 def removed_before(path: Path) -> None:
-    """The rows are gone, their pages in the file's list of free ones."""
+    """Delete the rows: their pages are in the file's list of free pages."""
     with closing(no_overwriting(path)) as connection, connection:
         connection.execute("DELETE FROM history WHERE memory_id IN ('ann', 'big')")
         connection.execute("DELETE FROM messages")
@@ -342,8 +342,8 @@ def nothing(path: Path) -> None: ...
 
 
 async def fill(history: HistoryManager) -> None:
-    """Secrets among other texts: many, short and on overflow pages."""
-    chance = random.Random(5)  # noqa: S311 - a test's dice
+    """Texts to find among others: many, short, and on overflow pages."""
+    chance = random.Random(5)  # noqa: S311 - a test's random choices
     for part in range(6):
         await history.batch_add_history(
             [
@@ -351,14 +351,14 @@ async def fill(history: HistoryManager) -> None:
                     "ann" if n % 5 == 0 else f"m{chance.randrange(60)}",
                     "UPDATE",
                     None,
-                    f"{TOLD} {part} {n}" if n % 5 == 0 else "t" * chance.randrange(400),
+                    f"{ANNS_TEXT} {part} {n}" if n % 5 == 0 else "t" * chance.randrange(400),
                 )
                 for n in range(300)
             ]
         )
-        await history.add_history("big", None, f"{TOLD} {'b' * 30_000} {TOLD}", "UPDATE")
+        await history.add_history("big", None, f"{ANNS_TEXT} {'b' * 30_000} {ANNS_TEXT}", "UPDATE")
         await history.save_messages(
-            [{"role": "user", "content": f"{TOLD} {n}"} for n in range(9)], "ann"
+            [{"role": "user", "content": f"{ANNS_TEXT} {n}"} for n in range(9)], "ann"
         )
 
 
@@ -366,34 +366,34 @@ class TestBytes:
     @pytest.mark.parametrize(
         "earlier", [nothing, updated_before, removed_before, reset_by_mem0, indexed_by_the_owner]
     )
-    async def test_nothing_is_left_in_file_or_log(
+    async def test_no_text_is_left_in_file_or_log(
         self, earlier: Callable[[Path], None], tmp_path: Path
     ) -> None:
         path = tmp_path / "h.db"
         async with open_history(path) as history:
             await fill(history)
             earlier(path)
-            assert found_in(tmp_path, TOLD)
+            assert found_in(tmp_path, ANNS_TEXT)
             report = await history.erase(
                 memory_ids=["ann", "big"], session_scopes=["ann"], reason="asked"
             )
             assert (report.remains, report.copies) == ((), ())
-            assert found_in(tmp_path, TOLD) == []
+            assert found_in(tmp_path, ANNS_TEXT) == []
             await history.add_history("m1", None, "goes on", "UPDATE")
             assert (await history.get_history("m1"))[-1].new_memory == "goes on"
             with looking(path) as connection:
                 assert connection.execute(
                     "SELECT schema_version = (SELECT schema_version FROM pragma_schema_version)"
                     " FROM async_history_state"
-                ).fetchone() == (1,), "the index is noted to be of the file as it is"
+                ).fetchone() == (1,), "the index is valid for the file as it is"
                 check_index(connection)
                 check_levels(connection)
-        assert found_in(tmp_path, TOLD) == []
+        assert found_in(tmp_path, ANNS_TEXT) == []
         with looking(path) as connection:
             check_sound(connection)
 
-    async def test_an_actors_name_is_left_nowhere(self, tmp_path: Path) -> None:
-        """Nor in what we keep next to the history to find an actor's records."""
+    async def test_an_actors_name_is_in_no_file(self, tmp_path: Path) -> None:
+        """Nor in the index that finds an actor's records."""
         path = tmp_path / "h.db"
         async with open_history(path) as history:
             await history.batch_add_history(
@@ -404,7 +404,7 @@ class TestBytes:
             assert found_in(tmp_path, "Zoë 1") == []
             assert len([r async for r in history.query_history(actor_id="Zoë 0")]) == 4_500
 
-    async def test_pruned_texts_go_with_the_next_erasure(self, tmp_path: Path) -> None:
+    async def test_the_next_erasure_removes_pruned_texts_too(self, tmp_path: Path) -> None:
         path = tmp_path / "h.db"
         async with open_history(path) as history:
             assert isinstance(history, SQLiteHistoryManager)
@@ -413,13 +413,11 @@ class TestBytes:
                 lambda connection: connection.execute_fetchall("PRAGMA secure_delete = OFF")
             )
             await history.prune(older_than=timedelta(), keep_last=0)
-            assert found_in(tmp_path, TOLD), "pruning is not erasing"
+            assert found_in(tmp_path, ANNS_TEXT), "pruning is not erasing"
             await history.erase(memory_ids=["ann"], session_scopes=["ann"], reason="asked")
-            assert found_in(tmp_path, TOLD) == []
+            assert found_in(tmp_path, ANNS_TEXT) == []
 
-    async def test_without_vacuum_what_is_there_goes_and_the_report_says_what_may_not(
-        self, tmp_path: Path
-    ) -> None:
+    async def test_without_vacuum_the_report_says_what_may_be_left(self, tmp_path: Path) -> None:
         path = tmp_path / "h.db"
         async with open_history(path) as history:
             await fill(history)
@@ -429,10 +427,10 @@ class TestBytes:
             assert len(report.remains) == 1
             assert "run VACUUM" in report.remains[0]
             live = [r.new_memory or "" async for r in history.query_history()]
-            assert not [text for text in live if TOLD in text]
+            assert not [text for text in live if ANNS_TEXT in text]
 
-    async def test_what_is_erased_is_overwritten_where_it_stood(self, tmp_path: Path) -> None:
-        """Where SQLite is built without SECURE_DELETE, and nothing writes the file again."""
+    async def test_an_erased_text_is_overwritten_in_place(self, tmp_path: Path) -> None:
+        """If SQLite is built without SECURE_DELETE, and nothing rewrites the file."""
         async with open_history(tmp_path / "h.db") as history:
             assert isinstance(history, SQLiteHistoryManager)
             await history.store.run_exclusively(
@@ -440,19 +438,19 @@ class TestBytes:
             )
             await history.batch_add_history(
                 [
-                    change("ann", "UPDATE", None, f"{TOLD} {'x' * 50 * (n % 300)}")
+                    change("ann", "UPDATE", None, f"{ANNS_TEXT} {'x' * 50 * (n % 300)}")
                     for n in range(700)
                 ]
             )
             await history.erase(memory_ids=["ann"], reason="asked", vacuum=False)
-            # As the table grew, SQLite left copies of a few rows in pages that they had to leave.
-            assert (tmp_path / "h.db").read_bytes().count(TOLD.encode()) < 10
+            # While the table grew, SQLite moved a few rows and left copies in their old pages.
+            assert (tmp_path / "h.db").read_bytes().count(ANNS_TEXT.encode()) < 10
             ((kept,),) = await history.store.run_exclusively(
                 lambda connection: connection.execute_fetchall("PRAGMA secure_delete")
             )
             assert kept == 0, "as it was"
 
-    async def test_a_reader_of_the_log_is_told_of(self, tmp_path: Path) -> None:
+    async def test_the_report_names_a_reader_that_keeps_the_log(self, tmp_path: Path) -> None:
         path = tmp_path / "h.db"
         async with open_history(path, lock_timeout_s=0.6) as history:
             await fill(history)
@@ -466,9 +464,9 @@ class TestBytes:
                 memory_ids=["ann"], session_scopes=["ann"], reason="asked again"
             )
             assert report.remains == ()
-            assert found_in(tmp_path, TOLD) == []
+            assert found_in(tmp_path, ANNS_TEXT) == []
 
-    async def test_no_room_for_vacuum_is_told_of(
+    async def test_the_report_says_that_vacuum_has_no_room(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         usage = shutil.disk_usage(tmp_path)
@@ -481,7 +479,7 @@ class TestBytes:
             (kept,) = await history.erasures()
             assert kept.finished_at is not None
 
-    async def test_copies_from_an_adoption_are_named(self, tmp_path: Path) -> None:
+    async def test_the_report_names_copies_from_an_adoption(self, tmp_path: Path) -> None:
         path = tmp_path / "h.db"
         with closing(sqlite3.connect(path)) as connection, connection:
             connection.execute(
@@ -490,7 +488,7 @@ class TestBytes:
             )
             connection.execute(
                 "INSERT INTO history VALUES ('1', 'ann', NULL, ?, 'ADD', '2024-01-01', 0)",
-                (TOLD,),
+                (ANNS_TEXT,),
             )
         (tmp_path / "unrelated.db.before-adoption-1.bak").touch()
         async with open_history(path) as history:
@@ -499,12 +497,12 @@ class TestBytes:
             report = await history.erase(memory_ids=["ann"], reason="asked")
             assert dry.copies == report.copies == (str(copy.resolve()),)
             assert str(copy) in " ".join(report.remains)
-            assert found_in(tmp_path, TOLD) == [copy.name]
+            assert found_in(tmp_path, ANNS_TEXT) == [copy.name]
 
-    async def test_plain_mem0_goes_on_with_the_file(self, tmp_path: Path) -> None:
+    async def test_plain_mem0_can_still_use_the_file(self, tmp_path: Path) -> None:
         path = tmp_path / "h.db"
         async with open_history(path) as history:
-            await history.add_history("ann", None, TOLD, "ADD")
+            await history.add_history("ann", None, ANNS_TEXT, "ADD")
             mem0 = SQLiteManager(str(path))
             await history.erase(memory_ids=["ann"], reason="asked")
             mem0.add_history("ann", None, "mem0's", "UPDATE", created_at="2100-01-01T00:00:00")
@@ -516,7 +514,7 @@ class TestBytes:
 # A server
 
 
-async def test_a_role_that_may_not_vacuum_is_told_of(
+async def test_the_report_says_that_a_role_may_not_vacuum(
     new_schema: Callable[[], str], postgres: str
 ) -> None:
     url = new_schema()
@@ -525,7 +523,7 @@ async def test_a_role_that_may_not_vacuum_is_told_of(
     owner = await asyncpg.connect(postgres)
     try:
         async with open_history(url) as history:
-            await history.add_history("m", None, TOLD, "ADD")
+            await history.add_history("m", None, ANNS_TEXT, "ADD")
             report = await history.erase(memory_ids=["m"], reason="asked")
             assert not any("not vacuumed" in sentence for sentence in report.remains)
             assert any("backups" in sentence for sentence in report.remains)

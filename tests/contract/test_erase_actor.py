@@ -1,4 +1,4 @@
-"""Erasing an actor: against a naive list, interrupted anywhere, while others write."""
+"""Erasing an actor: compared with a naive list, interrupted anywhere, during writes."""
 
 import asyncio
 import random
@@ -23,7 +23,7 @@ Facts = tuple[str, str | None, str | None, str | None]
 
 
 SMALL_STEPS = EraseLimits(records=3)
-"""So small that most memories need several."""
+"""Steps so small that most memories need several."""
 
 
 @pytest.fixture
@@ -42,8 +42,8 @@ def change(memory_id: str, old: str | None, new: str | None, actor: str | None) 
 
 
 def some_changes(seed: int) -> list[dict[str, Any]]:
-    """Changes of some memories, long and short, in turns, where few texts come back often."""
-    chance = random.Random(seed)  # noqa: S311 - a test's dice
+    """Return changes of long and short memories, in turns, in which a few texts recur often."""
+    chance = random.Random(seed)  # noqa: S311 - a test's random choices
     memories = [f"m{n}" for n in range(chance.randrange(1, 7))]
     texts = [None, "", "ü", *(f"t{n}" for n in range(chance.randrange(1, 9)))]
     return [
@@ -62,17 +62,17 @@ def facts(records: Sequence[HistoryRecord]) -> list[Facts]:
 
 
 def without_ann(records: Sequence[HistoryRecord]) -> list[Facts]:
-    """What erasing an actor leaves, decided with everything at hand."""
-    told: dict[str, set[str]] = defaultdict(set)
+    """Return what erasing an actor leaves, computed from the whole history."""
+    erased: dict[str, set[str]] = defaultdict(set)
     for record in records:
         if record.actor_id == ANN and record.new_memory is not None:
-            told[record.memory_id].add(record.new_memory)
+            erased[record.memory_id].add(record.new_memory)
     left: list[Facts] = []
     for memory_id, old, new, actor in facts(records):
         if actor == ANN:
             left.append((memory_id, None, None, None))
         else:
-            old, new = (None if text in told[memory_id] else text for text in (old, new))
+            old, new = (None if text in erased[memory_id] else text for text in (old, new))
             left.append((memory_id, old, new, actor))
     return left
 
@@ -89,7 +89,7 @@ def changed(before: Sequence[Facts], after: Sequence[Facts]) -> int:
 def before_each_step(
     history: HistoryManager, call: Callable[[int], Awaitable[None]]
 ) -> Iterator[None]:
-    """Call a function, with how many were taken, before each step of erasing."""
+    """Call a function before each step of erasing, with the number of steps before it."""
     kind = type(history.store.eraser)
     taken = 0
 
@@ -110,7 +110,7 @@ async def erase(history: HistoryManager, *, dry_run: bool = False) -> int:
     return report.records
 
 
-async def test_as_a_list_would(
+async def test_it_erases_what_a_naive_list_would(
     open_keeping_store: OpenStore, request: pytest.FixtureRequest
 ) -> None:
     store = request.node.callspec.params["new_keeping_store"]
@@ -121,7 +121,7 @@ async def test_as_a_list_would(
             before = await everything(history)
             expected = without_ann(before)
             lost = changed(facts(before), expected)
-            # One of the actor's that has no text and no copy loses the actor alone: it counts.
+            # A record of the actor's without a text or a copy only loses the actor: it counts.
             assert await erase(history, dry_run=True) == lost
             assert await everything(history) == before
             assert await erase(history) == lost
@@ -130,10 +130,10 @@ async def test_as_a_list_would(
 
 
 class Interrupted(Exception):
-    """Stands for a death between two steps."""
+    """Raised between two steps, in place of a killed process."""
 
 
-async def test_interrupted_anywhere_it_is_listed_and_begun_again(
+async def test_interrupted_anywhere_it_is_listed_and_can_be_repeated(
     open_keeping_store: OpenStore,
 ) -> None:
     async with open_keeping_store() as history:
@@ -175,8 +175,8 @@ async def test_interrupted_anywhere_it_is_listed_and_begun_again(
         assert at > 12
 
 
-async def test_what_others_add_meanwhile(open_keeping_store: OpenStore) -> None:
-    """A copy that comes while the memory is walked through goes; new records stay as they are."""
+async def test_records_added_meanwhile_stay_but_for_copies(open_keeping_store: OpenStore) -> None:
+    """A copy that is added while its memory is read is erased. Other new records stay."""
     async with open_keeping_store() as history:
         await history.batch_add_history(
             [change("m", f"t{n}", f"t{n + 1}", ANN if n % 2 else "bob") for n in range(20)]
@@ -196,7 +196,7 @@ async def test_what_others_add_meanwhile(open_keeping_store: OpenStore) -> None:
         assert [r.new_memory for r in left[20:]] == [r.new_memory for r in added]
 
 
-async def test_an_actor_who_goes_on_does_not_keep_it_busy(open_keeping_store: OpenStore) -> None:
+async def test_it_ends_although_the_actor_goes_on_writing(open_keeping_store: OpenStore) -> None:
     async with open_keeping_store() as history:
         await history.batch_add_history([change("m", None, f"t{n}", ANN) for n in range(12)])
 
@@ -216,8 +216,8 @@ async def test_an_actor_who_goes_on_does_not_keep_it_busy(open_keeping_store: Op
 
 
 @pytest.mark.parametrize("at", [1, 3, 10, 18, 25, 32, 40])
-async def test_rows_that_are_numbered_again_meanwhile(at: int, tmp_path: Path) -> None:
-    """Also those that were not looked at yet: as VACUUM of somebody's may do (SQLite says so)."""
+async def test_rows_that_get_new_rowids_meanwhile_are_erased(at: int, tmp_path: Path) -> None:
+    """Also rows that it has not reached. VACUUM may change rowids, as SQLite documents."""
     path = tmp_path / "h.db"
 
     def number_again() -> None:
@@ -241,8 +241,8 @@ async def test_rows_that_are_numbered_again_meanwhile(at: int, tmp_path: Path) -
         assert facts(await everything(history)) == expected
 
 
-async def test_records_without_a_memorys_name(tmp_path: Path) -> None:
-    """Others may have stored what is no name: the record itself is erased all the same."""
+async def test_records_without_a_memory_id_are_erased(tmp_path: Path) -> None:
+    """Other programs may store any value as memory_id. The record is erased all the same."""
     path = tmp_path / "h.db"
     async with limited(open_history(path), erase=SMALL_STEPS) as history:
         await history.add_history("m", None, "x", "ADD", actor_id=ANN)

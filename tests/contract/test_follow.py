@@ -1,4 +1,4 @@
-"""Following, on every backend: everything once, in order, whatever happens meanwhile."""
+"""Following, on every backend: every record once and in order, whatever happens meanwhile."""
 
 import asyncio
 import base64
@@ -48,7 +48,7 @@ class TestBackendsThatKeep(FollowCases):
 
 
 class FakeStore:
-    """Records and a mark that a test sets, and how often each was read."""
+    """Records and a mark that a test sets. Counts how often each was read."""
 
     def __init__(self) -> None:
         self.bell = CommitSignal()
@@ -109,14 +109,14 @@ class FakeStore:
 
 
 class TestSharing:
-    """What the followers of one manager read together."""
+    """Followers of one manager share reads."""
 
-    async def test_a_ring_while_it_reads_is_heard(self) -> None:
-        """What is committed behind a read's back wakes it, though it was not waiting yet."""
+    async def test_a_commit_during_a_read_starts_another_read(self) -> None:
+        """The follower was not waiting yet when the record was committed."""
         store = FakeStore()
         store.may_read.clear()
         async with Reading(store.follow()) as reading:
-            while not store.reads:  # noqa: ASYNC110 - a read that began, and found nothing
+            while not store.reads:  # noqa: ASYNC110 - a read that has begun, and finds nothing
                 await asyncio.sleep(0)
             store.add("x")
             store.bell.notify()
@@ -124,7 +124,7 @@ class TestSharing:
             assert await reading.until(1) == ["x"]
         assert len(store.reads) == 2
 
-    async def test_a_read_that_began_before_a_ring_is_not_joined(self) -> None:
+    async def test_a_read_that_began_before_a_commit_is_not_shared_after_it(self) -> None:
         store = FakeStore()
         store.may_read.clear()
         async with Reading(store.follow()):
@@ -139,7 +139,7 @@ class TestSharing:
                 assert await late.until(1) == ["x"]
 
     @pytest.mark.parametrize("many", [1, 2, 300])
-    async def test_idle_ones_poll_once_and_read_never(self, many: int) -> None:
+    async def test_idle_followers_share_a_poll_and_read_nothing(self, many: int) -> None:
         store = FakeStore()
         store.add("0")
         async with AsyncExitStack() as stack:
@@ -151,11 +151,11 @@ class TestSharing:
             ]
             for reading in readings:
                 await reading.until(1)
-            await store.until_marks(2)  # the first may have told news to who knew it
+            await store.until_marks(2)  # the first poll may have woken followers that had read it
             reads = len(store.reads)
             await store.until_marks(12)
             assert len(store.reads) == reads <= 4
-            store.add("1")  # by another process: no ring
+            store.add("1")  # by another process: nothing wakes the followers
             for reading in readings:
                 assert await reading.until(2) == ["0", "1"]
             assert len(store.reads) == reads + 1
@@ -163,13 +163,13 @@ class TestSharing:
         await asyncio.sleep(0)
         assert store.marks <= marks + 1
 
-    async def test_each_memorys_followers_read_what_is_new_together(self) -> None:
+    async def test_followers_of_one_memory_share_a_read(self) -> None:
         store = FakeStore()
         async with AsyncExitStack() as stack:
             readings = [
                 await stack.enter_async_context(Reading(store.follow(f"m{n}"))) for n in range(50)
             ]
-            while store.tail.waiting < 50:  # noqa: ASYNC110 - all are at the end
+            while store.tail.waiting < 50:  # noqa: ASYNC110 - until all are at the end
                 await asyncio.sleep(0)
             reads = len(store.reads)
             for n in range(50):
@@ -179,7 +179,7 @@ class TestSharing:
                 assert await reading.until(1) == [f"text {n}"]
             assert store.reads[reads:] == [(0, None)]
 
-    async def test_the_most_impatient_one_is_waited_for(self) -> None:
+    async def test_the_shortest_poll_interval_counts(self) -> None:
         store = FakeStore()
         async with Reading(store.follow(poll_interval_s=NEVER_S)):
             await asyncio.sleep(0)
@@ -188,7 +188,7 @@ class TestSharing:
                 store.add("x")
                 assert await reading.until(1) == ["x"]
 
-    async def test_a_poll_that_fails_wakes_them_and_they_say_why(self) -> None:
+    async def test_a_poll_that_fails_raises_in_every_follower(self) -> None:
         store = FakeStore()
         errors = [StorageUnreachable("gone"), ValueError("a bug")]
         for error in errors:
@@ -200,7 +200,7 @@ class TestSharing:
                 with pytest.raises(StorageUnreachable):
                     await reading.until(1)
 
-    async def test_each_gets_an_error_of_its_own(self) -> None:
+    async def test_each_follower_gets_its_own_error(self) -> None:
         store = FakeStore()
         store.read_error = CursorGone("gone")
         async with Reading(store.follow()) as a, Reading(store.follow()) as b:
@@ -211,8 +211,8 @@ class TestSharing:
         assert isinstance(b.task.exception(), CursorGone)
         assert a.task.exception() is not b.task.exception()
 
-    async def test_a_read_survives_those_who_wait_for_it(self) -> None:
-        """However often it times out, one SELECT is begun, none is cancelled, nothing is lost."""
+    async def test_a_read_goes_on_when_its_callers_time_out(self) -> None:
+        """However often the caller times out, one read runs to its end and nothing is lost."""
         store = FakeStore()
         store.add("x")
         store.may_read.clear()
@@ -226,7 +226,7 @@ class TestSharing:
 
 
 class TestOneByOne:
-    """`anext` and `next_records`, with timeouts, as an endpoint with heartbeats has them."""
+    """`anext` and `next_records` with timeouts, as in an endpoint with heartbeats."""
 
     async def test_timeouts_lose_nothing(self, open_keeping_store: OpenStore) -> None:
         async with open_keeping_store() as history:
@@ -249,7 +249,7 @@ class TestOneByOne:
             assert await following.next_records(timeout_s=0.01) == []
             assert following.cursor == await history.end_cursor()
 
-    async def test_next_records(self, open_keeping_store: OpenStore) -> None:
+    async def test_next_records_returns_many_at_once(self, open_keeping_store: OpenStore) -> None:
         async with open_keeping_store() as history:
             following = history.follow(memory_id="m", poll_interval_s=NEVER_S)
             assert await following.next_records(timeout_s=0.001) == []
@@ -268,7 +268,7 @@ class TestOneByOne:
                 with pytest.raises(InvalidInput, match="timeout_s must be"):
                     await following.next_records(timeout_s=timeout_s)  # type: ignore[arg-type]
 
-    async def test_a_follower_is_one_tasks(self, open_store: OpenStore) -> None:
+    async def test_a_follower_belongs_to_one_task(self, open_store: OpenStore) -> None:
         async with open_store() as history:
             following = history.follow(poll_interval_s=NEVER_S)
             async with Reading(following) as reading:
@@ -280,10 +280,10 @@ class TestOneByOne:
                     assert await reading.until(1) == ["x"]
 
 
-class TestElsewhere:
-    """What is iterated over is checked as it is iterated over, not only where it was made."""
+class TestOtherLoops:
+    """A follower is checked when it is iterated over, not only when it is made."""
 
-    async def test_on_another_loop(self, open_store: OpenStore) -> None:
+    async def test_another_loop_is_refused(self, open_store: OpenStore) -> None:
         async with open_store() as history:
             await history.add_history("m", None, "x", "ADD")
 
@@ -304,7 +304,7 @@ class TestElsewhere:
                 with pytest.raises(WrongLoop):
                     await asyncio.to_thread(elsewhere, iterable)
 
-    async def test_once_closed(self, open_store: OpenStore) -> None:
+    async def test_a_closed_manager_is_refused(self, open_store: OpenStore) -> None:
         async with open_store() as history:
             await history.add_history("m", None, "x", "ADD")
             iterables: list[AsyncIterable[object]] = [
@@ -323,10 +323,10 @@ class TestElsewhere:
 @pytest.mark.once
 class TestProcesses:
     @pytest.mark.parametrize("store", stores("file", "postgres"))
-    async def test_four_write_and_another_continues(
+    async def test_four_processes_write_and_another_continues_to_follow(
         self, store: str, request: pytest.FixtureRequest, tmp_path: Path
     ) -> None:
-        """Each writer's records once and in order, here and in a process that takes over."""
+        """Each writer's records come once and in order, here and in a process that takes over."""
         url = url_of(store, request, tmp_path)
         names, each = ["a", "b", "c", "d"], 300
         total = (len(names) + 1) * each
@@ -398,7 +398,7 @@ MADE_UP = st.one_of(
         ]
     ),
 )
-"""What a client may hand back instead of a cursor."""
+"""Return texts that a client may send instead of a cursor."""
 
 
 @pytest_asyncio.fixture
@@ -416,10 +416,10 @@ class TestMadeUpCursors:
         suppress_health_check=[HealthCheck.function_scoped_fixture],
     )
     @given(made_up=MADE_UP)
-    async def test_they_are_refused_with_a_typed_error(
+    async def test_texts_that_are_not_cursors_raise_a_typed_error(
         self, made_up: str, history_with_a_record: HistoryManager
     ) -> None:
-        """At once, and briefly; or a place that is not there, where it might be a cursor."""
+        """At once, with a short message, or as CursorGone if the text could be a cursor."""
         history = history_with_a_record
         try:
             query = history.query_history(after=made_up)
@@ -437,7 +437,9 @@ class TestMadeUpCursors:
             with contextlib.suppress(CursorGone):
                 await following.next_records(timeout_s=0.001)
 
-    async def test_what_is_one_part_off(self, open_keeping_store: OpenStore) -> None:
+    async def test_a_cursor_with_one_changed_part_is_refused(
+        self, open_keeping_store: OpenStore
+    ) -> None:
         async with open_keeping_store() as history:
             await history.add_history("m", None, "x", "ADD")
             end = await history.end_cursor()

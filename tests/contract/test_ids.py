@@ -1,4 +1,4 @@
-"""Ids that callers give, and tries that are repeated: each is there once, and holds up no other."""
+"""Ids that callers give, and repeated attempts: each record is there once and delays no other."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -11,7 +11,7 @@ import pytest
 from async_history import HistoryManager, IdConflict, StorageLocked, open_history
 from async_history.postgres import PostgresHistoryManager
 from tests.conftest import stores
-from tests.support.outcomes import told
+from tests.support.outcomes import outcome
 from tests.support.patience import LONG_S
 
 pytestmark = pytest.mark.once
@@ -29,9 +29,7 @@ def opened(url: str, **options: Any) -> PostgresHistoryManager:
     return history
 
 
-async def test_an_open_transaction_holds_up_no_other_id(
-    postgres: str, new_schema: NewSchema
-) -> None:
+async def test_an_open_transaction_delays_no_other_id(postgres: str, new_schema: NewSchema) -> None:
     url = new_schema()
     owner = await asyncpg.connect(postgres)
     async with opened(url) as one, opened(url) as other:
@@ -40,11 +38,11 @@ async def test_an_open_transaction_holds_up_no_other_id(
             calls = [other.batch_add_history([record("k", f"other {n}")]) for n in range(200)]
             async with asyncio.timeout(LONG_S):
                 await asyncio.gather(*calls)
-        assert await told(other.batch_add_history([record("k", "mine")])) == "IdConflict"
+        assert await outcome(other.batch_add_history([record("k", "mine")])) == "IdConflict"
     await owner.close()
 
 
-async def test_who_names_an_id_of_an_open_transaction_waits_alone(
+async def test_only_the_call_with_an_id_of_an_open_transaction_waits(
     postgres: str, new_schema: NewSchema
 ) -> None:
     url = new_schema()
@@ -54,7 +52,7 @@ async def test_who_names_an_id_of_an_open_transaction_waits_alone(
             await one.add_in_transaction(owner, [record("m", "mine")])
             calls = [record("k", "mine" if n == 3 else f"other {n}") for n in range(8)]
             outcomes = await asyncio.gather(
-                *(told(other.batch_add_history([call])) for call in calls)
+                *(outcome(other.batch_add_history([call])) for call in calls)
             )
         assert outcomes.pop(3) in ("StorageLocked", "CommitUnknown")
         assert outcomes == ["ok"] * 7
@@ -63,7 +61,7 @@ async def test_who_names_an_id_of_an_open_transaction_waits_alone(
 
 
 @pytest.mark.parametrize("isolation", ["read_committed", "repeatable_read", "serializable"])
-async def test_an_id_that_came_after_a_transactions_snapshot(
+async def test_an_id_that_was_committed_after_a_transactions_snapshot_is_refused(
     isolation: Any, postgres: str, new_schema: NewSchema
 ) -> None:
     url = new_schema()
@@ -80,7 +78,7 @@ async def test_an_id_that_came_after_a_transactions_snapshot(
     await user.close()
 
 
-async def test_eight_who_name_the_same_ids_in_any_order(new_schema: NewSchema) -> None:
+async def test_eight_writers_with_the_same_ids_in_any_order(new_schema: NewSchema) -> None:
     url = new_schema()
     managers = [await opened(url) for _ in range(4)]
     ids = [str(n) for n in range(20)]
@@ -88,7 +86,7 @@ async def test_eight_who_name_the_same_ids_in_any_order(new_schema: NewSchema) -
         manager.batch_add_history([record("m", one) for one in (ids if n % 2 else ids[::-1])])
         for n, manager in enumerate(managers * 2)
     ]
-    assert [await told(call) for call in asyncio.as_completed(calls)] == ["ok"] * 8
+    assert [await outcome(call) for call in asyncio.as_completed(calls)] == ["ok"] * 8
     assert await managers[0].count_history() == 20
     for manager in managers:
         await manager.aclose()
@@ -105,7 +103,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 async def committed_twice(
     history: HistoryManager, call: Awaitable[Any], between: Callable[[], Awaitable[Any]]
 ) -> Any:
-    """Make a call whose first acknowledgement is lost, and let others do something meanwhile."""
+    """Make a call whose first acknowledgement is lost. Others act before it is repeated."""
     writer: Any = history.store.writer
     commit = writer._commit
     is_committed, others_are_done = asyncio.Event(), asyncio.Event()
@@ -131,7 +129,7 @@ def messages(*contents: str) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("others", [0, 1, 9, 10, 11, 25])
 @pytest.mark.parametrize("before", [0, 4, 30])
-async def test_messages_that_others_pushed_out_are_not_saved_again(
+async def test_a_retry_does_not_save_messages_that_others_pushed_out(
     before: int, others: int, url: str
 ) -> None:
     async with open_history(url) as history, open_history(url) as other:
@@ -149,7 +147,7 @@ async def test_messages_that_others_pushed_out_are_not_saved_again(
         assert kept == contents[-10:]
 
 
-async def test_a_record_that_was_erased_between_two_tries_is_acknowledged(url: str) -> None:
+async def test_a_record_that_was_erased_before_the_retry_is_acknowledged(url: str) -> None:
     async with open_history(url) as history, open_history(url) as other:
 
         async def erase() -> None:

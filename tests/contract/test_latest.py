@@ -39,7 +39,7 @@ async def texts(history: HistoryManager, memory_id: str) -> list[str | None]:
 
 
 def check_chain(records: Sequence[HistoryRecord]) -> None:
-    """Each record continues what the one before it said."""
+    """Check that each record continues the one before it."""
     for before, after in pairwise(records):
         assert after.old_memory == before.new_memory
 
@@ -78,7 +78,7 @@ CONDITIONAL: Mapping[str, Callable[[HistoryManager, HistoryRecord], Awaitable[Hi
 
 class TestGrouping:
     @pytest.mark.parametrize("how", [*CONDITIONAL, "all"])
-    async def test_a_crowd_takes_a_few_statements(
+    async def test_many_calls_at_once_take_a_few_statements(
         self, open_keeping_store: OpenStore, how: str
     ) -> None:
         ways = list(CONDITIONAL.values()) if how == "all" else [CONDITIONAL[how]]
@@ -93,7 +93,7 @@ class TestGrouping:
                 await asyncio.gather(
                     *(ways[n % len(ways)](history, one) for n, one in enumerate(latest))
                 )
-            # In a few batches. SQLite tells of a statement again for each step of its triggers.
+            # In a few batches. SQLite reports a statement again for each step of its triggers.
             assert len(set(sent)) < 60
             for one in latest[::10]:
                 records = await history.get_history(one.memory_id)
@@ -102,7 +102,7 @@ class TestGrouping:
 
 
 class Model:
-    """Makes calls at once and knows what each must do: they take effect in the order of calls."""
+    """Makes calls at the same time and knows what each must do, in the order of the calls."""
 
     def __init__(self, history: HistoryManager, seed: int) -> None:
         self._history = history
@@ -111,7 +111,7 @@ class Model:
         self.texts: dict[str, list[str]] = {memory_id: [] for memory_id in self.records}
 
     def call(self, number: int) -> tuple[Awaitable[Any], bool]:
-        """Return a call, and whether it is to be refused."""
+        """Return a call, and whether it must be refused."""
         memory_id = self._random.choice(list(self.texts))
         known, there = self.records[memory_id], self.texts[memory_id]
         text = f"text {number}"
@@ -155,7 +155,7 @@ class Model:
 
 class TestWithinABatch:
     @pytest.mark.parametrize("seed", range(2))
-    async def test_each_sees_what_those_before_it_write(
+    async def test_each_call_sees_what_earlier_calls_write(
         self, open_keeping_store: OpenStore, seed: int
     ) -> None:
         async with open_keeping_store() as history:
@@ -164,7 +164,7 @@ class TestWithinABatch:
                 await model.round(number)
 
     @pytest.mark.parametrize("store", stores("file", "postgres"))
-    async def test_what_a_rule_refuses_is_not_the_latest(
+    async def test_a_record_that_a_trigger_refuses_is_not_the_latest(
         self, store: str, tmp_path: Path, postgres: str, new_schema: Callable[[], str]
     ) -> None:
         url = str(tmp_path / "h.db") if store == "file" else new_schema()
@@ -205,7 +205,7 @@ class TestWithinABatch:
             check_chain(records)
 
 
-async def test_an_id_is_of_the_memory_that_is_written(open_store: OpenStore) -> None:
+async def test_if_latest_is_for_records_of_one_memory(open_store: OpenStore) -> None:
     def change(memory_id: str) -> dict[str, str]:
         return {"memory_id": memory_id, "event": "UPDATE"}
 
@@ -228,13 +228,13 @@ async def test_an_id_of_another_memory_is_a_conflict(open_keeping_store: OpenSto
             with pytest.raises(HistoryConflict, match=one.id):
                 await history.add_history(memory_id, "x", "y", "UPDATE", if_latest=one.id)
         await history.add_history("one", "x", "y", "UPDATE", if_latest=one.id)
-        # The record itself says of which memory it is, whatever is written.
+        # The record names its memory, whatever is written.
         with pytest.raises(HistoryConflict, match="is not the latest of memory 'one'"):
             await history.batch_add_history([{"memory_id": "two", "event": "ADD"}], if_latest=one)
 
 
 class TestUpdate:
-    async def test_shapes(self, open_keeping_store: OpenStore) -> None:
+    async def test_the_records_of_update_history(self, open_keeping_store: OpenStore) -> None:
         async with open_keeping_store() as history:
             when = datetime(2026, 1, 2, 3, tzinfo=UTC)
             added = await history.update_history("m", "tea", actor_id="ann", role="user")
@@ -251,7 +251,7 @@ class TestUpdate:
             assert [records[0], records[1], records[3]] == [added, updated, again]
             assert len(records) == 4
 
-    async def test_under_an_id(self, open_keeping_store: OpenStore) -> None:
+    async def test_update_history_with_an_id(self, open_keeping_store: OpenStore) -> None:
         async with open_keeping_store() as history:
             first = await history.update_history("m", "tea", id="a", actor_id="ann")
             await history.update_history("m", "mate")
@@ -268,7 +268,7 @@ class TestUpdate:
                     await history.update_history(**other, id="a")
             assert await texts(history, "m") == ["tea", "mate"]
 
-    async def test_what_is_refused_at_once(self, open_store: OpenStore) -> None:
+    async def test_bad_arguments_are_refused_at_once(self, open_store: OpenStore) -> None:
         async with open_store() as history:
             wrongs: tuple[dict[str, Any], ...] = (
                 {"memory_id": "", "new_memory": "x"},
@@ -286,7 +286,9 @@ class TestUpdate:
                 await history.add_history("m", None, "x", "ADD", if_latest="")
             assert await history.get_history("m") == []
 
-    async def test_two_managers_at_once(self, open_keeping_store: OpenStore) -> None:
+    async def test_two_managers_update_at_the_same_time(
+        self, open_keeping_store: OpenStore
+    ) -> None:
         async with open_keeping_store() as one, open_keeping_store() as other:
             await asyncio.gather(
                 *(
@@ -299,13 +301,13 @@ class TestUpdate:
                 for memory_id in ("m0", "m1"):
                     check_chain(await manager.get_history(memory_id))
 
-    async def test_a_store_that_forgets(self) -> None:
+    async def test_update_history_on_the_null_manager(self) -> None:
         async with open_history("null://") as history:
             for _ in range(2):
                 record = await history.update_history("m", "tea")
                 assert (record.event, record.new_memory) == ("ADD", "tea")
 
-    def test_without_await(self, tmp_path: Path) -> None:
+    def test_update_history_of_a_blocking_manager(self, tmp_path: Path) -> None:
         history = BlockingHistoryManager(tmp_path / "h.db")
         history.update_history("m", "tea", actor_id="ann")
         record = history.update_history("m", "mate")
@@ -313,7 +315,7 @@ class TestUpdate:
         assert (record["event"], record["old_memory"]) == ("UPDATE", "tea")
         history.close()
 
-    async def test_a_commit_that_took_effect_though_it_failed(
+    async def test_a_commit_that_took_effect_but_reported_an_error(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         real: Any = BatchCommitter.commit
@@ -349,8 +351,8 @@ class TestUpdate:
 
 
 class TestInAFile:
-    async def test_the_latest_wherever_it_is_kept(self, tmp_path: Path) -> None:
-        """In any level of the index, or not indexed yet, by us or by others."""
+    async def test_the_latest_record_is_found_wherever_it_is_indexed(self, tmp_path: Path) -> None:
+        """In any level of the index, or not indexed yet, written by us or by others."""
         path = tmp_path / "h.db"
         async with open_history(path) as history:
             for n in range(4):
@@ -380,7 +382,7 @@ class TestInAFile:
             assert old[2:102] == ["theirs"] * 100
             assert old[102:] == [f"3.{2_500 + k}" for k in range(102, 500)]
 
-    async def test_beside_rows_no_json_can_hold(self, tmp_path: Path) -> None:
+    async def test_rows_that_json_cannot_hold_do_not_disturb(self, tmp_path: Path) -> None:
         path = tmp_path / "h.db"
         async with open_history(path) as history:
             with contextlib.closing(sqlite3.connect(path)) as other, other:

@@ -1,4 +1,4 @@
-"""Loops, threads, forks, exits, cancellation: whose a manager is, and how it ends."""
+"""A manager and its loop, threads, forks, exits and cancellation."""
 
 import asyncio
 import os
@@ -33,8 +33,8 @@ class TestBackendsThatKeep(InterruptionCases):
 
 
 class TestLoops:
-    def test_the_end_of_asyncio_run_completes_what_was_in_a_batch(self, tmp_path: Path) -> None:
-        """Callers are cancelled, the batch is not: the file has all of it or none, and closes."""
+    def test_the_end_of_asyncio_run_completes_the_batch(self, tmp_path: Path) -> None:
+        """Callers are cancelled, the batch is not: the file has all of it or none."""
         path = tmp_path / "history.db"
 
         async def leave() -> None:
@@ -58,7 +58,7 @@ class TestLoops:
         counts = asyncio.run(look())
         assert set(counts) <= {0, 30}
         assert 30 in counts
-        assert not path.with_name("history.db-wal").exists(), "the last one out copied the log"
+        assert not path.with_name("history.db-wal").exists(), "the last connection copied the log"
 
 
 @pytest.mark.subprocess
@@ -124,7 +124,7 @@ class TestExit:
         assert done.stdout.strip() == "x", done.stderr
         assert time.monotonic() - before < SOON_S, "it waited for a timeout"
 
-    def test_asyncio_run_that_does_not_close_ends_and_keeps(self, tmp_path: Path) -> None:
+    def test_asyncio_run_without_a_close_ends_and_keeps_the_records(self, tmp_path: Path) -> None:
         path = tmp_path / "history.db"
         done = run_source(
             """
@@ -159,7 +159,7 @@ class TestExit:
         )
         assert done.stdout.strip() == "[]", done.stderr
 
-    def test_a_driver_is_imported_when_it_is_used(self) -> None:
+    def test_a_driver_is_imported_only_when_it_is_used(self) -> None:
         done = run_source(
             """
             import asyncio, sys
@@ -175,8 +175,8 @@ class TestExit:
 
 
 class TestCancellation:
-    async def test_during_opening(self, tmp_path: Path) -> None:
-        """Cancelled at each step of opening in turn: nothing stays open, the file is usable."""
+    async def test_opening_cancelled_at_each_step(self, tmp_path: Path) -> None:
+        """Nothing stays open, and the file is usable."""
         path = tmp_path / "history.db"
         for steps in range(12):
 
@@ -195,7 +195,7 @@ class TestCancellation:
 
 
 class TestOverload:
-    async def test_a_full_queue_with_a_timeout(self, tmp_path: Path) -> None:
+    async def test_a_full_queue_with_a_timeout_raises_overloaded(self, tmp_path: Path) -> None:
         path = tmp_path / "history.db"
         async with open_history(path, queue_records=10, queue_timeout_s=0.01) as history:
             await history.add_history("m", None, "x", "ADD")
@@ -203,8 +203,8 @@ class TestOverload:
                 results = await asyncio.wait_for(_first_errors(history, 700), LONG_S)
         assert set(results) == {"Overloaded"}
 
-    async def test_many_callers_share_the_loop_with_others(self, tmp_path: Path) -> None:
-        """While the file is locked by another, the loop goes on ticking."""
+    async def test_the_loop_runs_while_the_file_is_locked(self, tmp_path: Path) -> None:
+        """Another connection holds the lock."""
         path = tmp_path / "history.db"
         async with open_history(path) as history:
             await history.add_history("m", None, "x", "ADD")
@@ -221,7 +221,7 @@ class TestOverload:
 
 class TestBoundedClosing:
     async def test_a_close_that_times_out_lets_the_loop_end(self, tmp_path: Path) -> None:
-        """Another holds the lock for longer than closing may take: the outcome is unknown."""
+        """The lock is held for longer than closing may take: the outcome is unknown."""
         path = tmp_path / "history.db"
         history = await open_history(path, close_timeout_s=0.05)
         await history.add_history("m", None, "x", "ADD")
@@ -272,7 +272,7 @@ class _locked:  # noqa: N801 - reads as a word of the test
 
 
 async def _first_errors(history: HistoryManager, count: int) -> list[str]:
-    """Start calls, wait until all but what batch and queue hold have failed, cancel those."""
+    """Start calls, wait until all but those in batch and queue have failed, cancel these."""
     calls = [
         asyncio.create_task(history.add_history("m", None, str(n), "UPDATE")) for n in range(count)
     ]

@@ -19,7 +19,7 @@ from tests.conftest import OpenStore
 pytestmark = [pytest.mark.once, pytest.mark.statements]
 
 MANY = 1_200
-"""Records that are checked in several turns of the loop."""
+"""Return records whose check takes several turns of the loop."""
 
 
 def changes(text: str, count: int) -> Iterator[dict[str, Any]]:
@@ -37,7 +37,7 @@ async def texts(history: HistoryManager) -> list[str | None]:
 
 
 class Calls:
-    """Makes calls of every kind and size; notes what the history says where each is in its turn."""
+    """Makes calls of every kind and size. Notes the expected history if each takes its turn."""
 
     def __init__(self, history: HistoryManager, seed: int) -> None:
         self._history = history
@@ -82,7 +82,7 @@ class Calls:
         return self.tasks[-1]
 
     async def ended(self) -> None:
-        await asyncio.sleep(0)  # all have been called, and none of the large ones is checked
+        await asyncio.sleep(0)  # all calls are made, and no large one is checked yet
         for task in self.cancelled:
             task.cancel()
         for task in self.tasks:
@@ -119,7 +119,7 @@ async def test_in_a_queue_that_is_full(open_keeping_store: OpenStore) -> None:
         ]
 
 
-async def test_messages_beside_them(open_store: OpenStore) -> None:
+async def test_messages_keep_their_turn_too(open_store: OpenStore) -> None:
     async with open_store() as history:
         await asyncio.gather(
             *(
@@ -133,7 +133,7 @@ async def test_messages_beside_them(open_store: OpenStore) -> None:
         assert kept == [*(f"2 {k}" for k in range(MANY - 9, MANY)), "last"]
 
 
-async def test_a_call_of_mem0s_reset_keeps_its_place() -> None:
+async def test_a_reset_of_mem0s_keeps_its_turn() -> None:
     async with open_history("memory://") as history:
         recorder = Recorder("memory://", None, lambda recorder, call: None)
         operation = Operation(

@@ -1,4 +1,4 @@
-"""Several processes that give memories owners: each memory has one, and the others are refused."""
+"""Several processes give memories owners: each memory gets one, and the others are refused."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ from tests.support.patience import LONG_S
 USERS = ("ann", "bob", "eve")
 COUNT = 200
 _LATE = 3
-"""One memory in so many has a record, and no owner, before."""
+"""One memory in how many has a record, but no owner, before."""
 
 
 @pytest.mark.once
@@ -40,7 +40,7 @@ async def test_each_memory_has_the_owner_of_one_process(
 
 
 def give_at_once(url: str) -> dict[str, list[str]]:
-    """Return which memories each process gave its user, as it was told."""
+    """Return which memories each process gave its user, by its acknowledgements."""
     programs = {
         user_id: subprocess.Popen(
             processes.command("giving_owners", url, user_id, COUNT),
@@ -66,7 +66,7 @@ def give_at_once(url: str) -> dict[str, list[str]]:
         return given
     finally:
         for program in programs.values():
-            program.kill()  # does nothing to one that has ended
+            program.kill()  # has no effect on a process that has ended
             program.wait()
             if program.stdout is not None:
                 program.stdout.close()

@@ -1,4 +1,4 @@
-"""Triggers, conflict clauses and indexes of a file's owner: a call is all there or refused."""
+"""Triggers, conflict clauses and indexes of a file's owner: a call is stored whole or refused."""
 
 import asyncio
 import sqlite3
@@ -10,7 +10,7 @@ import pytest
 
 from async_history import HistoryManager, Owner, open_history
 from tests.subprocesses.checks import check_index, looking
-from tests.support.outcomes import told
+from tests.support.outcomes import outcome
 
 pytestmark = pytest.mark.once
 
@@ -52,16 +52,16 @@ def count(path: Path) -> int:
 
 
 @pytest.mark.parametrize("rule", RULES)
-async def test_what_a_rule_refuses_costs_the_others_nothing(rule: str, path: Path) -> None:
+async def test_a_refused_record_does_not_affect_the_others(rule: str, path: Path) -> None:
     make(path, RULES[rule])
     async with open_history(path) as history:
-        assert await told(history.batch_add_history([record("bad")])) == "StorageRefused"
+        assert await outcome(history.batch_add_history([record("bad")])) == "StorageRefused"
         call = [record("g1"), record("g2"), record("bad"), record("g3")]
-        assert await told(history.batch_add_history(call)) == "StorageRefused"
+        assert await outcome(history.batch_add_history(call)) == "StorageRefused"
         assert count(path) == 0
         many = [record(f"n{n}") for n in range(700)]
         calls = [[record("n")], [record("bad")], many, [record("n"), record("bad")], [record("n")]]
-        outcomes = await asyncio.gather(*(told(history.batch_add_history(c)) for c in calls))
+        outcomes = await asyncio.gather(*(outcome(history.batch_add_history(c)) for c in calls))
         assert outcomes == ["ok", "StorageRefused", "ok", "StorageRefused", "ok"]
         assert count(path) == 702
         assert len(await history.get_history("n")) == 2
@@ -76,15 +76,15 @@ OF_OWNERS = (
 
 
 @pytest.mark.parametrize("rule", [*RULES.values(), OF_OWNERS])
-async def test_what_a_refused_call_gave_is_not_there_for_the_others(rule: str, path: Path) -> None:
-    """Neither the owner of a memory that others write to, nor its number."""
+async def test_a_refused_call_leaves_nothing_for_the_others(rule: str, path: Path) -> None:
+    """Neither the owner of a memory that others write to, nor the memory's number."""
     async with open_history(path) as history:
         with closing(sqlite3.connect(path)) as other:
             other.execute(rule)
         await history.add_history("old", None, "{}", "ADD", owner={"user_id": "o"})
         refused = [record("m", owner={"user_id": "u"}), record("bad", owner={"user_id": "u"})]
         calls = [refused, [record("m")], [record("n", owner={"user_id": "w"})], refused]
-        outcomes = await asyncio.gather(*(told(history.batch_add_history(c)) for c in calls))
+        outcomes = await asyncio.gather(*(outcome(history.batch_add_history(c)) for c in calls))
         assert outcomes == ["StorageRefused", "ok", "ok", "StorageRefused"]
         assert (await history.add_history("m", "{}", "{}", "UPDATE")).owner is None
         assert {one.owner for one in await history.get_history("m")} == {None}
@@ -97,12 +97,12 @@ async def test_what_a_refused_call_gave_is_not_there_for_the_others(rule: str, p
 
 
 @pytest.mark.parametrize("clause", ["REPLACE", "IGNORE", "FAIL", "ROLLBACK"])
-async def test_conflict_clauses(clause: str, path: Path) -> None:
+async def test_a_repeated_id_conflicts_under_any_conflict_clause(clause: str, path: Path) -> None:
     make(path, conflict=f"ON CONFLICT {clause}")
     async with open_history(path) as history:
         await history.add_history("m", None, "first", "ADD", id="x")
         call = [record("m", "a"), record("m", "other", id="x"), record("m", "b")]
-        assert await told(history.batch_add_history(call)) == "IdConflict"
+        assert await outcome(history.batch_add_history(call)) == "IdConflict"
         assert [one.new_memory for one in await history.get_history("m")] == ["first"]
 
 
@@ -143,7 +143,9 @@ async def test_a_trigger_that_comes_while_the_file_is_open(rule: str, path: Path
             await history.add_history("m", None, f"before {n}", "ADD")
         with closing(sqlite3.connect(path)) as other:
             other.execute(f"CREATE TRIGGER owner {rule}; END")
-            assert await told(history.add_history("m", None, "left out", "ADD")) == "StorageRefused"
+            assert (
+                await outcome(history.add_history("m", None, "left out", "ADD")) == "StorageRefused"
+            )
             other.execute("DROP TRIGGER owner")
             await history.add_history("m", None, "after", "ADD")
         texts = [one.new_memory for one in await history.get_history("m")]
@@ -162,7 +164,7 @@ async def test_messages_that_a_trigger_leaves_out(body: str, path: Path) -> None
             history.save_messages([{"role": "user", "content": text} for text in texts], scope)
             for scope, texts in (("s", ["a"]), ("t", ["b", "no"]), ("s", ["no"]), ("s", ["c"]))
         ]
-        outcomes = await asyncio.gather(*map(told, calls))
+        outcomes = await asyncio.gather(*map(outcome, calls))
         assert outcomes == ["ok", "StorageRefused", "StorageRefused", "ok"]
         assert [one.content for one in await history.get_last_messages("s")] == ["a", "c"]
         assert await history.get_last_messages("t") == []

@@ -1,4 +1,4 @@
-"""Pruning against a list that does it naively, during writes, on files of others, and killed."""
+"""Pruning: compared with a naive list, during writes, on files of other programs."""
 
 import asyncio
 import sqlite3
@@ -39,7 +39,7 @@ SMALL_STEPS = PruneLimits(records=3, passed_over=2)
 
 @pytest.fixture
 def open_small_steps(open_keeping_store: OpenStore) -> OpenStore:
-    """As `open_keeping_store`, with steps so small that memories and decisions are cut by them."""
+    """As `open_keeping_store`, with steps so small that a memory takes several."""
     return lambda **options: limited(open_keeping_store(**options), prune=SMALL_STEPS)
 
 
@@ -70,10 +70,10 @@ class TestContract:
             again = await history.prune(older_than=CUTOFF)
             assert (again.records, again.memories_gone, again.batches) == (0, 0, 0)
 
-    async def test_a_memory_is_never_back_at_an_earlier_state(
+    async def test_a_memory_never_returns_to_an_earlier_state(
         self, open_keeping_store: OpenStore
     ) -> None:
-        """Clocks step back: the latest record may bear the oldest time."""
+        """Clocks step back: the latest record may have the oldest time."""
         async with open_keeping_store() as history:
             await history.batch_add_history(
                 [
@@ -91,7 +91,7 @@ class TestContract:
                 events = [r.event for r in await history.get_history("lives")]
                 assert events == [Event.ADD, Event.UPDATE]
 
-    async def test_keep_last(self, open_keeping_store: OpenStore) -> None:
+    async def test_keep_last_records_stay(self, open_keeping_store: OpenStore) -> None:
         async with open_keeping_store() as history:
             await history.batch_add_history(
                 [change("m", "ADD", 200), *(change("m", "UPDATE", d) for d in (190, 180, 170))]
@@ -100,7 +100,7 @@ class TestContract:
                 await history.prune(older_than=CUTOFF, keep_last=keep_last)
                 assert len(await history.get_history("m")) == left
 
-    async def test_a_timedelta_counts_from_now(self, open_keeping_store: OpenStore) -> None:
+    async def test_a_timedelta_counts_back_from_now(self, open_keeping_store: OpenStore) -> None:
         async with open_keeping_store() as history:
             day_old = datetime.now(UTC) - timedelta(days=1)
             await history.add_history("m", None, "x", "ADD", created_at=day_old)
@@ -110,7 +110,7 @@ class TestContract:
             assert report.records == 1
             assert abs(datetime.now(UTC) - timedelta(hours=23) - report.before) < timedelta(hours=1)
 
-    async def test_bad_arguments(self, open_store: OpenStore) -> None:
+    async def test_bad_arguments_are_refused(self, open_store: OpenStore) -> None:
         bad: tuple[tuple[dict[str, Any], str], ...] = (
             ({"older_than": datetime(2026, 1, 1)}, "older_than must be a datetime with a time zo"),  # noqa: DTZ001
             ({"older_than": "90d"}, "older_than must be"),
@@ -127,13 +127,13 @@ class TestContract:
         with pytest.raises(HistoryClosed):
             await history.prune(older_than=NOW)
 
-    async def test_an_empty_store(self, open_store: OpenStore) -> None:
+    async def test_an_empty_store_is_pruned(self, open_store: OpenStore) -> None:
         async with open_store() as history:
             for dry_run in (True, False):
                 report = await history.prune(older_than=NOW, keep_last=0, dry_run=dry_run)
                 assert (report.records, report.memories_gone, report.batches) == (0, 0, 0)
 
-    async def test_the_ids_of_pruned_records_are_free_again(
+    async def test_ids_of_pruned_records_can_be_used_again(
         self, open_keeping_store: OpenStore
     ) -> None:
         async with open_keeping_store() as history:
@@ -142,13 +142,13 @@ class TestContract:
             await history.add_history("m", None, "other", "ADD", id="one")
             assert [r.new_memory for r in await history.get_history("m")] == ["other"]
 
-    async def test_messages_stay(self, open_keeping_store: OpenStore) -> None:
+    async def test_pruning_keeps_messages(self, open_keeping_store: OpenStore) -> None:
         async with open_keeping_store() as history:
             await history.save_messages([{"role": "user", "content": "x"}], "s")
             await history.prune(older_than=NOW + timedelta(days=9_000), keep_last=0)
             assert len(await history.get_last_messages("s")) == 1
 
-    async def test_a_cursor_goes_on_or_says_that_its_place_is_gone(
+    async def test_a_cursor_continues_or_raises_cursor_gone(
         self, open_keeping_store: OpenStore
     ) -> None:
         async with open_keeping_store() as history:
@@ -166,7 +166,9 @@ class TestContract:
                     assert found == [r.new_memory for r in left if int(r.new_memory or 0) > place]
 
 
-async def test_a_cursor_whose_record_is_pruned_says_so(open_keeping_store: OpenStore) -> None:
+async def test_a_cursor_whose_record_is_pruned_raises_cursor_gone(
+    open_keeping_store: OpenStore,
+) -> None:
     async with open_keeping_store() as history:
         await history.batch_add_history(
             [change("m", "ADD", 200), change("m", "UPDATE", 100), change("m", "UPDATE", 50)]
@@ -177,7 +179,7 @@ async def test_a_cursor_whose_record_is_pruned_says_so(open_keeping_store: OpenS
             _ = [record async for record in history.query_history(after=page.cursor)]
 
 
-async def test_a_follower_goes_on_or_says_that_its_place_is_gone(
+async def test_a_follower_continues_or_raises_cursor_gone(
     open_keeping_store: OpenStore,
 ) -> None:
     async with open_keeping_store() as history:
@@ -190,7 +192,7 @@ async def test_a_follower_goes_on_or_says_that_its_place_is_gone(
         await history.add_history("m", "4", "5", "UPDATE")
         assert await first(history.follow(after=end), 1) == ["5"]
         again = first(history.follow(after=behind_one.cursor), 2)
-        if isinstance(history, SQLiteHistoryManager):  # a file's place is a record
+        if isinstance(history, SQLiteHistoryManager):  # a file's cursor names a record
             with pytest.raises(CursorGone):
                 await again
         else:
@@ -207,7 +209,7 @@ MODEL_CHANGES = st.lists(
 )
 
 
-class TestAgainstAList:
+class TestNaiveList:
     """Many histories, each pruned in steps of three records."""
 
     def check(self, open_store: OpenStore, count: int) -> None:
@@ -251,14 +253,16 @@ class TestAgainstAList:
             finally:
                 runner.run(history.aclose())
 
-    def test_it(self, open_small_steps: OpenStore, request: pytest.FixtureRequest) -> None:
+    def test_it_prunes_what_a_naive_list_would(
+        self, open_small_steps: OpenStore, request: pytest.FixtureRequest
+    ) -> None:
         store = request.node.callspec.params["new_keeping_store"]
         self.check(open_small_steps, examples(store, 60))
 
 
-class TestBesideWriters:
-    async def test_nothing_of_theirs_is_lost(self, open_small_steps: OpenStore) -> None:
-        """Writers add to the memories that are pruned, backdated too, and prune again and again."""
+class TestDuringWrites:
+    async def test_no_new_record_is_lost(self, open_small_steps: OpenStore) -> None:
+        """Writers add records to memories that are pruned repeatedly, some backdated."""
         added: list[HistoryRecord] = []
         async with open_small_steps() as history:
 
@@ -290,7 +294,7 @@ class TestBesideWriters:
             for memory_id, record in latest.items():
                 assert (await history.get_history(memory_id))[-1] == record
 
-    async def test_two_managers_prune_at_once(
+    async def test_two_managers_prune_at_the_same_time(
         self, open_small_steps: OpenStore, request: pytest.FixtureRequest
     ) -> None:
         if request.node.callspec.params["new_keeping_store"] == "memory":
@@ -328,7 +332,7 @@ class TestBesideWriters:
             assert steps == sorted(steps)
             assert all(0 < done <= total for done, total in steps)
 
-    async def test_what_is_added_meanwhile_is_left_for_the_next_time(
+    async def test_records_added_meanwhile_are_left_for_the_next_call(
         self, open_small_steps: OpenStore
     ) -> None:
         async with open_small_steps() as history:
@@ -345,7 +349,7 @@ class TestBesideWriters:
             assert len(await history.get_history("backdated")) == 36
             assert len(await history.get_history("m")) == 1
 
-    async def test_cancelled_it_can_be_run_again(self, open_small_steps: OpenStore) -> None:
+    async def test_a_cancelled_prune_can_be_repeated(self, open_small_steps: OpenStore) -> None:
         async with open_small_steps() as history:
             records = await history.batch_add_history(
                 [change(f"m{n % 4}", "UPDATE", 200 - n) for n in range(40)]
@@ -383,8 +387,8 @@ def entries(path: Path) -> set[tuple[int, int]]:
 
 
 class TestFiles:
-    async def test_the_index_has_exactly_what_is_left(self, tmp_path: Path) -> None:
-        """In all its levels; in the middle, at the end, with positions that are issued again."""
+    async def test_the_index_has_exactly_the_records_that_are_left(self, tmp_path: Path) -> None:
+        """In all levels; in the middle, at the end, and with rowids that are used again."""
         path = tmp_path / "h.db"
         async with open_history(path) as history:
             for part in range(4):
@@ -416,7 +420,7 @@ class TestFiles:
         with looking(path) as connection:
             check_sound(connection)
 
-    async def test_rows_that_others_wrote_are_pruned_too(self, tmp_path: Path) -> None:
+    async def test_rows_of_other_programs_are_pruned_too(self, tmp_path: Path) -> None:
         path = tmp_path / "h.db"
         async with open_history(path) as history:
             await history.add_history("m", None, "ours", "ADD", created_at=at(300))
@@ -428,7 +432,7 @@ class TestFiles:
                         ("1", "m", "UPDATE", None, "2025-01-01T00:00:00-07:00"),
                         ("2", "m", "UPDATE", None, "2026-11-01"),
                         ("3", "gone", "ADD", "2025-06-01T00:00:00-07:00", None),
-                        ("4", "gone", "DELETE", None, None),  # dated by the one before
+                        ("4", "gone", "DELETE", None, None),  # dated by the record before it
                         ("5", "dates", "ADD", "2025-06-01", None),
                         ("6", "dates", "UPDATE", None, None),
                         ("7", "dates", "UPDATE", None, None),
@@ -455,7 +459,7 @@ class TestFiles:
                 *("2", "8", "9", "10", "11", "12", "14")
             ]
 
-    async def test_after_the_reset_of_another(self, tmp_path: Path) -> None:
+    async def test_pruning_after_a_reset_by_another_program(self, tmp_path: Path) -> None:
         path = tmp_path / "h.db"
         async with open_history(path) as history:
             await history.batch_add_history([change("m", "UPDATE", 200)] * 3)
@@ -466,7 +470,7 @@ class TestFiles:
             assert (await history.prune(older_than=CUTOFF)).records == 2
             assert len(await history.get_history("m")) == 1
 
-    async def test_a_file_opened_as_it_is_refuses(self, tmp_path: Path) -> None:
+    async def test_a_file_that_is_opened_without_migration_refuses(self, tmp_path: Path) -> None:
         path = tmp_path / "h.db"
         with closing(sqlite3.connect(path)) as connection:
             connection.execute(

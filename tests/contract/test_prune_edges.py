@@ -1,4 +1,4 @@
-"""Which records stay as a memory's last ones, where these go while pruning walks; on a cluster."""
+"""A memory's last records stay, also if others remove some meanwhile; and on a cluster."""
 
 import asyncio
 import random
@@ -54,8 +54,8 @@ def texts(records: Sequence[HistoryRecord]) -> list[str | None]:
     return [record.new_memory for record in records]
 
 
-async def test_last_records_that_somebody_removed_are_not_counted(tmp_path: Path) -> None:
-    """Nor are rows of others that got their numbers."""
+async def test_last_records_that_others_remove_are_not_counted(tmp_path: Path) -> None:
+    """Nor are other rows that got their rowids."""
     path = tmp_path / "h.db"
     async with opened(path) as history:
         await history.batch_add_history([change("m", "UPDATE", OLD, f"{n}") for n in range(9)])
@@ -74,7 +74,7 @@ async def test_last_records_that_somebody_removed_are_not_counted(tmp_path: Path
         assert texts(await history.get_history("n")) == ["n"] * 3
 
 
-async def test_last_records_that_somebody_removed_from_a_server(
+async def test_last_records_that_others_remove_from_a_server_are_not_counted(
     new_schema: Callable[[], str], postgres: str
 ) -> None:
     async with opened(new_schema()) as history:
@@ -93,7 +93,7 @@ async def test_last_records_that_somebody_removed_from_a_server(
         assert texts(await history.get_history("m")) == ["3", "4", "5"]
 
 
-async def test_few_edges_are_kept_of_many_memories(tmp_path: Path) -> None:
+async def test_many_memories_are_pruned_with_few_edges_in_memory(tmp_path: Path) -> None:
     async with opened(tmp_path / "h.db", edges=2) as history:
         await history.batch_add_history(
             [change(f"m{n % 5}", "UPDATE", OLD, f"{n}") for n in range(40)]
@@ -104,7 +104,7 @@ async def test_few_edges_are_kept_of_many_memories(tmp_path: Path) -> None:
 
 
 def some_changes(seed: int) -> list[dict[str, Any]]:
-    chance = random.Random(seed)  # noqa: S311 - a test's dice
+    chance = random.Random(seed)  # noqa: S311 - a test's random choices
     return [
         change(
             chance.choice("abc"),
@@ -115,10 +115,10 @@ def some_changes(seed: int) -> list[dict[str, Any]]:
     ]
 
 
-async def test_on_a_cluster_each_statement_is_one_that_it_can_plan(
+async def test_on_a_cluster_no_statement_has_a_subquery(
     new_schema: Callable[[], str],
 ) -> None:
-    """Tried on one server: no statement has another in it, and the result is the same."""
+    """Citus cannot plan some. Tried on one server, with the same result."""
     asked: list[str] = []
     async with opened(new_schema()) as history:
         assert isinstance(history.store, PostgresStore)
@@ -141,17 +141,17 @@ async def test_on_a_cluster_each_statement_is_one_that_it_can_plan(
     assert not [sql for sql in selects if sql.count("SELECT") + sql.count("DELETE FROM") > 1]
 
 
-async def test_an_instant_out_of_the_drivers_reach(new_schema: Callable[[], str]) -> None:
+async def test_a_cutoff_outside_of_the_drivers_range(new_schema: Callable[[], str]) -> None:
     async with opened(new_schema()) as history:
         await history.batch_add_history([change("m", "UPDATE", OLD)] * 3)
         far = datetime(9999, 12, 31, tzinfo=UTC) - timedelta(microseconds=1)
         assert (await history.prune(older_than=far)).records == 2
 
 
-async def test_records_are_compared_with_no_list_where_an_id_is_enough(
+async def test_records_are_found_by_id_alone_where_that_is_enough(
     new_schema: Callable[[], str],
 ) -> None:
-    """Each with 500 memories: that took more than all else that the server did for a step."""
+    """Comparing each with a list of 500 memories took most of the server's time for a step."""
     given: list[tuple[str, Sequence[Any]]] = []
     async with open_history(new_schema()) as history:
         assert isinstance(history, PostgresHistoryManager)

@@ -1,4 +1,4 @@
-"""What happens where no thread can be started, and where there is no asyncio loop."""
+"""Calls when no thread can be started, and when there is no asyncio loop."""
 
 import asyncio
 import threading
@@ -22,7 +22,7 @@ StopThreads = Callable[[int], None]
 
 @pytest.fixture
 def allow_threads(monkeypatch: pytest.MonkeyPatch) -> StopThreads:
-    """Let so many threads of the library's and its driver's start, and then none."""
+    """Let so many threads of the library and its driver start, and no more."""
 
     def allow(count: int) -> None:
         start, left = threading.Thread.start, [count]
@@ -39,7 +39,7 @@ def allow_threads(monkeypatch: pytest.MonkeyPatch) -> StopThreads:
 
 
 async def test_opening_without_a_thread(tmp_path: Path, allow_threads: StopThreads) -> None:
-    """At each of the threads that it needs in turn: a typed error, and nothing is left."""
+    """At each thread that it needs in turn: a typed error, and nothing stays open."""
     before = set(threading.enumerate())
     for count in range(100):
         with pytest.MonkeyPatch.context() as patch:
@@ -48,7 +48,7 @@ async def test_opening_without_a_thread(tmp_path: Path, allow_threads: StopThrea
             try:
                 history = await open_history(tmp_path / "history.db")
             except StorageError as error:
-                assert "no thread could be started" in str(error)  # noqa: PT017 - the last works
+                assert "no thread could be started" in str(error)  # noqa: PT017 - the last attempt works
             else:
                 await history.aclose()
                 break
@@ -61,7 +61,7 @@ async def test_opening_without_a_thread(tmp_path: Path, allow_threads: StopThrea
     assert not any(thread.is_alive() for thread in left)
 
 
-async def test_what_needs_a_thread_later(tmp_path: Path, allow_threads: StopThreads) -> None:
+async def test_a_later_call_that_needs_a_thread(tmp_path: Path, allow_threads: StopThreads) -> None:
     async with open_history(tmp_path / "history.db") as history:
         allow_threads(0)
         with pytest.raises(StorageError, match="no thread could be started"):
@@ -71,7 +71,7 @@ async def test_what_needs_a_thread_later(tmp_path: Path, allow_threads: StopThre
         assert len(await history.get_history("m")) == 1
 
 
-def test_a_loop_of_its_own_without_a_thread(allow_threads: StopThreads) -> None:
+def test_a_blocking_manager_without_a_thread(allow_threads: StopThreads) -> None:
     allow_threads(0)
     with pytest.raises(StorageError, match="no thread could be started"):
         BlockingHistoryManager("memory://")
@@ -86,10 +86,10 @@ def test_a_loop_of_its_own_without_a_thread(allow_threads: StopThreads) -> None:
     ],
     ids=["await", "async with", "check"],
 )
-def test_another_library_s_loop_is_refused_by_name(
+def test_trios_loop_is_refused_by_name(
     begin: Callable[[HistoryManager], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A coroutine that trio would run meets no asyncio loop, as one that nothing runs."""
+    """In trio, as without any loop, there is no asyncio loop."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "history.db").touch()
     with pytest.raises(WrongLoop, match="asyncio only"):

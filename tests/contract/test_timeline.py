@@ -1,4 +1,4 @@
-"""Going back: what a memory said, what there was, what changed, and bringing it back."""
+"""Time travel: a memory's text at a time, all memories at a time, differences, restoring."""
 
 import asyncio
 import contextlib
@@ -48,8 +48,8 @@ def at(minutes: float) -> datetime:
     return NOON + timedelta(minutes=minutes)
 
 
-async def live(history: HistoryManager, memory_id: str = "m") -> list[HistoryRecord]:
-    """Record a life: tea at 0, mate at 10, gone at 20, there again at 30 as water."""
+async def record_changes(history: HistoryManager, memory_id: str = "m") -> list[HistoryRecord]:
+    """Record a memory: tea at 0, mate at 10, deleted at 20, added again at 30 as water."""
     return await history.batch_add_history(
         [
             change(memory_id, "ADD", None, "tea", 0),
@@ -74,7 +74,7 @@ def change(
 
 
 async def all_at(history: HistoryManager, when: datetime) -> dict[str, str | None]:
-    """What every memory says; a memory that comes twice is an error."""
+    """Return what every memory says; a memory that is yielded twice is an error."""
     found = [record async for record in history.memories_at(when)]
     assert len({record.memory_id for record in found}) == len(found)
     return {record.memory_id: record.new_memory for record in found}
@@ -88,7 +88,7 @@ def diff_between(
 
 @pytest.mark.statements
 class TestEveryBackend:
-    async def test_what_nobody_recorded(self, open_store: OpenStore) -> None:
+    async def test_memories_that_were_never_recorded(self, open_store: OpenStore) -> None:
         async with open_store() as history:
             assert await history.memory_at("m", NOON) is None
             assert await all_at(history, NOON) == {}
@@ -101,7 +101,7 @@ class TestEveryBackend:
     @pytest.mark.parametrize(
         ("when", "words"),
         [
-            (datetime(2026, 1, 1), "must be a datetime with a time zone or a version number"),  # noqa: DTZ001 - the point
+            (datetime(2026, 1, 1), "must be a datetime with a time zone or a version number"),  # noqa: DTZ001 - that is the test
             ("2026-01-01", "must be a datetime with a time zone"),
             (0, "must be at least 1, the version of the ADD, not 0"),
             (-1, "must be at least 1"),
@@ -110,7 +110,7 @@ class TestEveryBackend:
             (None, "must be a datetime with a time zone"),
         ],
     )
-    async def test_moments_that_are_none(
+    async def test_bad_moments_are_refused(
         self, open_store: OpenStore, when: Any, words: str
     ) -> None:
         async with open_store() as history:
@@ -125,7 +125,7 @@ class TestEveryBackend:
             with pytest.raises(InvalidInput, match="when must be a datetime with a time zone, not"):
                 history.memories_at(when)
 
-    async def test_other_arguments_that_are_none(self, open_store: OpenStore) -> None:
+    async def test_other_bad_arguments_are_refused(self, open_store: OpenStore) -> None:
         async with open_store() as history:
             for call in (
                 history.memory_at(7, NOON),  # type: ignore[arg-type]
@@ -139,7 +139,7 @@ class TestEveryBackend:
             with pytest.raises(InvalidInput, match="when must be"):
                 history.memories_at(1)  # type: ignore[arg-type]
 
-    async def test_closed(self, open_store: OpenStore) -> None:
+    async def test_calls_on_a_closed_manager(self, open_store: OpenStore) -> None:
         async with open_store() as history:
             walking = history.memories_at(NOON)
         for call in (
@@ -151,28 +151,28 @@ class TestEveryBackend:
                 await call
         with pytest.raises(HistoryClosed):
             history.memories_at(NOON)
-        with contextlib.suppress(HistoryClosed):  # the null manager has nothing to ask
+        with contextlib.suppress(HistoryClosed):  # the null manager reads no store
             assert await anext(walking, None) is None
 
 
 @pytest.mark.statements
-class TestAMemory:
-    async def test_at_every_moment_of_its_life(self, open_keeping_store: OpenStore) -> None:
+class TestOneMemory:
+    async def test_a_memory_at_every_moment(self, open_keeping_store: OpenStore) -> None:
         async with open_keeping_store() as history:
-            life = await live(history)
+            recorded = await record_changes(history)
             await history.add_history("other", None, "x", "ADD", created_at=at(-5))
             for minutes, version in ((-1, None), (0, 0), (9.9, 0), (10, 1), (15, 1), (20, None)):
-                expected = None if version is None else life[version]
+                expected = None if version is None else recorded[version]
                 assert await history.memory_at("m", at(minutes)) == expected
             for minutes in (29, 30, 10**6):
-                expected = life[3] if minutes >= 30 else None
+                expected = recorded[3] if minutes >= 30 else None
                 assert await history.memory_at("m", at(minutes)) == expected
-            told = [await history.memory_at("m", version) for version in (1, 2, 3, 4)]
-            assert told == [life[0], life[1], None, life[3]]
+            versions = [await history.memory_at("m", version) for version in (1, 2, 3, 4)]
+            assert versions == [recorded[0], recorded[1], None, recorded[3]]
             with pytest.raises(InvalidInput, match="'m' has 4 versions, there is no version 5"):
                 await history.memory_at("m", 5)
 
-    async def test_instants_compare_not_texts(self, open_keeping_store: OpenStore) -> None:
+    async def test_times_are_compared_as_instants(self, open_keeping_store: OpenStore) -> None:
         east = timezone(timedelta(hours=8))
         async with open_keeping_store() as history:
             await history.add_history("m", None, "x", "ADD", created_at="2026-11-20T20:00:00+08:00")
@@ -182,7 +182,7 @@ class TestAMemory:
             assert await all_at(history, at(-0.01)) == {}
             assert await all_at(history, NOON.astimezone(east)) == {"m": "x"}
 
-    async def test_the_last_recorded_counts_though_clocks_step_back(
+    async def test_the_last_record_counts_even_if_clocks_step_back(
         self, open_keeping_store: OpenStore
     ) -> None:
         async with open_keeping_store() as history:
@@ -199,7 +199,7 @@ class TestAMemory:
                 assert record.new_memory == text
                 assert await all_at(history, at(minutes)) == {"m": text}
 
-    async def test_deleted_is_what_is_marked_so(self, open_keeping_store: OpenStore) -> None:
+    async def test_a_deletion_is_the_event_or_the_flag(self, open_keeping_store: OpenStore) -> None:
         async with open_keeping_store() as history:
             await history.add_history("marked", None, "x", "UPDATE", is_deleted=1)
             await history.add_history("unmarked", None, "x", "DELETE", is_deleted=0)
@@ -213,7 +213,7 @@ class TestAMemory:
         west, east = timezone(-timedelta(hours=14)), timezone(timedelta(hours=14))
         last, first = datetime.max.replace(tzinfo=west), datetime.min.replace(tzinfo=east)
         async with open_keeping_store() as history:
-            await live(history)
+            await record_changes(history)
             await history.add_history("old", None, "x", "ADD", created_at="0001-01-01T00:00:00")
             assert await all_at(history, last) == {"m": "water", "old": "x"}
             assert set(await all_at(history, first)) <= {"old"}, "to the day, there"
@@ -221,17 +221,17 @@ class TestAMemory:
 
     async def test_differences(self, open_keeping_store: OpenStore) -> None:
         async with open_keeping_store() as history:
-            life = await live(history)
+            recorded = await record_changes(history)
             there = await history.diff("m", 1, 2)
-            assert there == diff_between(life[0], life[1], (life[1],))
+            assert there == diff_between(recorded[0], recorded[1], (recorded[1],))
             assert (there.old_memory, there.new_memory) == ("tea", "mate")
             back = await history.diff("m", at(15), at(5))
-            assert back == diff_between(life[1], life[0], (life[1],))
+            assert back == diff_between(recorded[1], recorded[0], (recorded[1],))
             over = await history.diff("m", at(-1), 4)
-            assert over == diff_between(None, life[3], tuple(life))
+            assert over == diff_between(None, recorded[3], tuple(recorded))
             assert over.old_memory is None
             gone = await history.diff("m", 2, at(25))
-            assert gone == diff_between(life[1], None, (life[2],))
+            assert gone == diff_between(recorded[1], None, (recorded[2],))
             assert gone.new_memory is None
             assert (await history.diff("m", 2, 2)).between == ()
             with pytest.raises(InvalidInput, match="no version 9"):
@@ -239,10 +239,10 @@ class TestAMemory:
 
 
 class TestAllMemories:
-    async def test_at_every_moment(self, open_keeping_store: OpenStore) -> None:
+    async def test_all_memories_at_every_moment(self, open_keeping_store: OpenStore) -> None:
         async with open_keeping_store() as history:
-            await live(history, "a")
-            await live(history, "b")
+            await record_changes(history, "a")
+            await record_changes(history, "b")
             await history.add_history("late", None, "x", "ADD", created_at=at(15))
             assert await all_at(history, at(-1)) == {}
             assert await all_at(history, at(0)) == {"a": "tea", "b": "tea"}
@@ -251,7 +251,7 @@ class TestAllMemories:
             assert await all_at(history, at(99)) == {"a": "water", "b": "water", "late": "x"}
 
     async def test_over_many_pages_while_others_write(self, open_keeping_store: OpenStore) -> None:
-        """Every memory once, as it was; and a slow reader holds nothing that others wait for."""
+        """Every memory is yielded once, as it was. A slow reader holds up no other call."""
         async with open_keeping_store() as history:
             await history.batch_add_history(
                 change(f"m{n}", "ADD", None, str(n), n % 7) for n in range(3_000)
@@ -270,20 +270,22 @@ class TestAllMemories:
                 found[record.memory_id] = record.new_memory
             assert found == {f"m{n}": str(n) for n in range(3_000) if n % 3}
 
-    async def test_what_is_gone_meanwhile_is_said(self, open_keeping_store: OpenStore) -> None:
+    async def test_records_removed_meanwhile_raise_cursor_gone(
+        self, open_keeping_store: OpenStore
+    ) -> None:
         async with open_keeping_store() as history:
             records = [change(f"m{n}", "ADD", None, str(n), 0) for n in range(2_500)]
             await history.batch_add_history(records)
             walking = history.memories_at(NOON)
             await anext(walking)
             await history.reset()
-            await history.batch_add_history(records)  # at the same places, if numbered again
+            await history.batch_add_history(records)  # possibly with the same rowids
             with pytest.raises(CursorGone, match="ask again"):
                 async for _ in walking:
                     pass
             assert len(await all_at(history, NOON)) == 2_500
 
-    async def test_a_file_numbered_anew_meanwhile_is_said(self, tmp_path: Path) -> None:
+    async def test_a_file_with_new_rowids_raises_cursor_gone(self, tmp_path: Path) -> None:
         path = tmp_path / "history.db"
         async with open_history(path) as history:
             await history.batch_add_history(
@@ -307,11 +309,11 @@ class TestAllMemories:
                     pass
             assert len(await all_at(history, NOON)) == 2_499
 
-    async def test_rows_of_others(self, tmp_path: Path) -> None:
-        """What plain mem0 and a shell may have written: times of every spelling, and none."""
+    async def test_rows_of_other_programs(self, tmp_path: Path) -> None:
+        """Rows that plain mem0 or a shell may have written: with any spelling of times, or none."""
         path = tmp_path / "history.db"
         async with open_history(path) as history:
-            await live(history)
+            await record_changes(history)
             with contextlib.closing(sqlite3.connect(path)) as other:
                 for n, (memory, event, created, updated) in enumerate(
                     [
@@ -332,7 +334,7 @@ class TestAllMemories:
             known = {"number", "never"}
             assert set(await all_at(history, at(-0.01))) == known
             known |= {"m", "pacific", "zulu", "compact"}
-            assert set(await all_at(history, NOON)) == known, "gone is gone when it came"
+            assert set(await all_at(history, NOON)) == known, "a deleted memory stays deleted"
             assert set(await all_at(history, at(0.01))) == known | {"naive"}
 
     @pytest.mark.parametrize("store", stores("file", "postgres"))
@@ -367,7 +369,7 @@ class TestAllMemories:
                 assert await all_at(history, at(minutes)) == expected
 
     @pytest.mark.parametrize("store", stores("file", "postgres"))
-    async def test_one_record_that_is_gone_meanwhile_is_said(
+    async def test_one_record_removed_meanwhile_raises_cursor_gone(
         self, store: str, request: pytest.FixtureRequest, tmp_path: Path
     ) -> None:
         url = url_of(store, request, tmp_path)
@@ -384,7 +386,7 @@ class TestAllMemories:
 
     @pytest.mark.parametrize("migrate", [False, True])
     async def test_an_old_file(self, tmp_path: Path, migrate: bool) -> None:
-        """Also one that died on its way to today's layout, read as it is."""
+        """Also a file whose migration was interrupted, read as it is."""
         path = build(tmp_path / "history.db", history_old=TODAY)
         async with open_history(path, migrate=migrate) as history:
             when = datetime(2026, 1, 1, tzinfo=UTC)
@@ -393,7 +395,7 @@ class TestAllMemories:
             found = {record.memory_id: record async for record in history.memories_at(when)}
             assert found == {m: record for m, record in expected.items() if record is not None}
 
-    async def test_ten_bytes_are_kept_of_a_memory(
+    async def test_ten_bytes_are_kept_per_memory(
         self, tmp_path: Path, new_schema: Callable[[], str]
     ) -> None:
         when = at(1).isoformat(timespec="microseconds")
@@ -420,7 +422,7 @@ class TestAllMemories:
     ) -> None:
         history: Any
         async with open_history(tmp_path / "history.db") as history:
-            await live(history)
+            await record_changes(history)
             explain = f"EXPLAIN QUERY PLAN {fetch_sql(history.store.reader.columns)}"
             where = {"places": "[1]", "newest": 4, "newest_id": "x"}
             plan = [row[3] for row in await history.store.fetch(explain, where)]
@@ -439,12 +441,12 @@ class TestAllMemories:
             assert any("using history_seq" in line for line in plan), plan
 
 
-# Any history, against a replay written here
+# Any history, compared with a replay written here
 
 
 @dataclass(frozen=True)
 class Change:
-    """One row of a history, and who writes it: we, or others past us."""
+    """One row of a history, and who writes it: the library, or another program."""
 
     memory_id: str
     event: str
@@ -490,7 +492,7 @@ changes = st.lists(
 
 
 def replayed(written: Sequence[Change], when: datetime) -> dict[str, str]:
-    """What every memory said: each change in turn, as far as it had happened."""
+    """Return what every memory said: apply each change that had happened, in turn."""
     states: dict[str, tuple[str, bool]] = {}
     times: dict[str, datetime | None] = {}
     for number, one in enumerate(written):
@@ -554,14 +556,14 @@ def test_every_way_to_go_back_agrees(
 
 
 def insert_past_us(url: str, row: dict[str, Any], moment: datetime | None) -> None:
-    """Write a row as plain mem0, a shell, or somebody's SQL would."""
+    """Write a row as plain mem0, a shell or other SQL would."""
     values = row if is_file(url) else {**row, "occurred_at": moment}
     marks = ", ".join("?" if is_file(url) else f"${n}" for n in range(1, len(values) + 1))
     run_past_us(url, f"INSERT INTO {{}} ({', '.join(values)}) VALUES ({marks})", *values.values())
 
 
 def run_past_us(url: str, statement: str, *values: Any) -> None:
-    """Run a statement, with the history's table in its braces, on a connection of others."""
+    """Run a statement on another connection, with the history's table in place of the braces."""
     if is_file(url):
         with contextlib.closing(sqlite3.connect(url)) as other:
             other.execute(statement.format("history"), values)
@@ -582,43 +584,43 @@ def is_file(url: str) -> bool:
 
 
 class TestRestore:
-    async def test_an_earlier_text(self, open_keeping_store: OpenStore) -> None:
+    async def test_restoring_an_earlier_text(self, open_keeping_store: OpenStore) -> None:
         async with open_keeping_store() as history:
-            life = (await live(history))[:2]
+            recorded = (await record_changes(history))[:2]
             await history.reset()
-            await history.batch_add_history(life)
+            await history.batch_add_history(recorded)
             record = await history.restore("m", to=1, actor_id="ann", role="user")
             assert record.event is Event.UPDATE
             assert (record.old_memory, record.new_memory) == ("mate", "tea")
             assert (record.actor_id, record.role) == ("ann", "user")
             assert record.occurred_at is not None
             assert datetime.now(UTC) - record.occurred_at < timedelta(minutes=5)
-            assert await history.get_history("m") == [*life, record]
+            assert await history.get_history("m") == [*recorded, record]
             assert (await history.restore("m", to=at(12))).new_memory == "mate"
             assert (await history.diff("m", 3, 4)).new_memory == "mate"
 
-    async def test_a_deleted_memory(self, open_keeping_store: OpenStore) -> None:
+    async def test_restoring_a_deleted_memory(self, open_keeping_store: OpenStore) -> None:
         async with open_keeping_store() as history:
-            life = (await live(history))[:3]
+            recorded = (await record_changes(history))[:3]
             await history.reset()
-            await history.batch_add_history(life)
+            await history.batch_add_history(recorded)
             record = await history.restore("m", to=2)
             assert (record.event, record.old_memory, record.new_memory) == ("ADD", None, "mate")
             assert not record.is_deleted
-            assert await history.get_history("m") == [*life, record]
+            assert await history.get_history("m") == [*recorded, record]
             assert await all_at(history, datetime.now(UTC) + timedelta(hours=1)) == {"m": "mate"}
 
-    async def test_twice_is_once(self, open_keeping_store: OpenStore) -> None:
+    async def test_restoring_twice_records_once(self, open_keeping_store: OpenStore) -> None:
         async with open_keeping_store() as history:
-            life = await live(history)
+            recorded = await record_changes(history)
             record = await history.restore("m", to=1)
             assert await history.restore("m", to=1) == record
             assert await history.restore("m", to=5) == record
-            assert len(await history.get_history("m")) == len(life) + 1
+            assert len(await history.get_history("m")) == len(recorded) + 1
 
-    async def test_what_can_not_be_restored(self, open_keeping_store: OpenStore) -> None:
+    async def test_bad_restores_are_refused(self, open_keeping_store: OpenStore) -> None:
         async with open_keeping_store() as history:
-            await live(history)
+            await record_changes(history)
             await history.add_history("empty", None, None, "ADD", created_at=at(0))
             for memory_id, to, words in (
                 ("nobody", 1, "there is no history of 'nobody'"),
@@ -632,22 +634,22 @@ class TestRestore:
                     await history.restore(memory_id, to=to)
             assert len(await history.get_history("m")) == 4
 
-    async def test_a_memory_that_changes_before_its_turn(
+    async def test_a_memory_that_changes_first_conflicts(
         self, open_keeping_store: OpenStore
     ) -> None:
         async with open_keeping_store() as history:
-            life = await live(history)
+            recorded = await record_changes(history)
             _, record = await asyncio.gather(
                 history.add_history("m", "water", "wine", "UPDATE"), history.restore("m", to=1)
             )
             assert (record.old_memory, record.new_memory) == ("wine", "tea")
             texts = [record.new_memory for record in await history.get_history("m")]
-        assert texts == [*(record.new_memory for record in life), "wine", "tea"]
+        assert texts == [*(record.new_memory for record in recorded), "wine", "tea"]
 
-    async def test_what_only_the_whole_memory_tells(
+    async def test_restoring_by_the_time_of_an_earlier_record(
         self, open_keeping_store: OpenStore, tmp_path: Path
     ) -> None:
-        """A record without a time has that of the one before it."""
+        """A record without a time has the time of the record before it."""
         changes = (("tea", 0), ("mate", None), ("water", 20))
         lines = [
             json.dumps(
@@ -670,9 +672,9 @@ class TestRestore:
             assert isinstance(restored.pop(0), InvalidInput)
             assert [getattr(one, "new_memory", None) for one in restored] == ["mate", "water"]
 
-    async def test_each_is_logged_that_wrote_something(self, open_keeping_store: OpenStore) -> None:
+    async def test_each_restore_that_wrote_is_logged(self, open_keeping_store: OpenStore) -> None:
         async with open_keeping_store() as history:
-            await asyncio.gather(*(live(history, f"m{n}") for n in range(40)))
+            await asyncio.gather(*(record_changes(history, f"m{n}") for n in range(40)))
             restored = await asyncio.gather(
                 *(history.restore(f"m{n}", to=1, actor_id=f"a{n}") for n in range(39)),
                 history.restore("m39", to=4),
@@ -687,9 +689,9 @@ class TestRestore:
             assert (one.records, one.messages, one.process_id) == (1, 0, os.getpid())
 
     async def test_no_change_is_lost_during_writes(self, open_keeping_store: OpenStore) -> None:
-        """Each restore continues what was there."""
+        """Each restore continues the latest record."""
         async with open_keeping_store() as history:
-            await live(history)
+            await record_changes(history)
             results = await asyncio.gather(
                 *(history.restore("m", to=1 + n % 2) for n in range(20)),
                 *(history.add_history("m", None, f"w{n}", "UPDATE") for n in range(20)),
@@ -704,8 +706,8 @@ class TestRestore:
                     assert after.old_memory == before.new_memory
             assert len(records) <= 4 + len(results)
 
-    async def test_after_rows_of_others(self, tmp_path: Path) -> None:
-        """An old date that no new record may have is no reason to refuse."""
+    async def test_restoring_after_rows_of_other_programs(self, tmp_path: Path) -> None:
+        """An old date that a new record may not have does not prevent restoring."""
         path = tmp_path / "history.db"
         with contextlib.closing(sqlite3.connect(path)) as other:
             TODAY.build(other)

@@ -1,4 +1,5 @@
-"""Times of every spelling, and what is none: each store dates them alike and keeps the letters."""
+"""Times of every spelling, and texts that are not times: each store dates them in the same way
+and keeps the text."""
 
 import json
 from collections.abc import Sequence
@@ -62,8 +63,8 @@ LOOKALIKES: Final = [
     "2026-11-20T25:00:00.000000+00:00",
     "2026-1a-20T10:00:00.000000+00:00",
 ]
-"""Of the shape of those we write, and of no day or second that there is. What has that shape is
-taken for a time where records are asked for by time, and no record before it is looked for."""
+"""Texts of the shape that the library writes, but of a day or second that does not exist.
+Queries by time take every text of that shape for a time, without reading earlier records."""
 
 
 def line(record_id: str, time: str | None, event: str, memory_id: str) -> str:
@@ -82,7 +83,7 @@ EVENTS: Final = ("ADD", "UPDATE")
 
 
 async def read(history: HistoryManager) -> dict[str, tuple[object, ...]]:
-    """Return what is told of each record's time: the same however it is read."""
+    """Return each record's time, after a check that every read gives the same."""
     records = [record async for record in history.query_history()]
     found = times_of(records)
     alone: dict[str, tuple[object, ...]] = {}
@@ -99,7 +100,7 @@ async def read(history: HistoryManager) -> dict[str, tuple[object, ...]]:
 async def test_a_copy_keeps_every_time(
     times: list[str], request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    """The one before it too, which dates a record whose own time is none; from store to store.
+    """Also the time of the record before, which dates a record without a time of its own.
 
     Each of an ADD and of an UPDATE, in a memory of its own.
     """
@@ -111,11 +112,11 @@ async def test_a_copy_keeps_every_time(
             line(f"{memory_id} before", before, "UPDATE", memory_id),
             line(f"{memory_id} odd", time, event, memory_id),
         ]
-        if time not in BEYOND_UTC:  # what dates it, each store cuts to what it can compare
+        if time not in BEYOND_UTC:  # each store cuts a time to what it can compare
             lines.append(line(f"{memory_id} none", None, "UPDATE", memory_id))
         batches.append(lines)
     async with open_history(url_of("postgres", request, tmp_path)) as server:
-        for lines in batches:  # none is looked at together with others
+        for lines in batches:  # texts that are not times are copied alone
             await copy_history(JsonLines(lines), server)
         directly = {memory_id: await server.get_history(memory_id) for memory_id in memories}
     async with (
@@ -135,7 +136,7 @@ async def test_a_copy_keeps_every_time(
             instant = parse_time(time) or datetime.fromisoformat(before)
             odd = None if time in LOOKALIKES else instant
             assert expected[f"{memory_id} odd"][2] == odd
-            assert directly[memory_id][1].occurred_at == odd, "dated also by what JSON lines bring"
+            assert directly[memory_id][1].occurred_at == odd, "also dated by times from JSON lines"
         if times is not LOOKALIKES:
             for history in (memory, server, file):
                 assert await history.count_history(since=START, until=START + SECOND) == sum(
@@ -145,8 +146,8 @@ async def test_a_copy_keeps_every_time(
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_only_what_is_a_time_is_taken_for_one_unread(count: int) -> None:
-    """Of one hour or of several, wherever the odd one is."""
+def test_only_times_are_taken_for_times_without_a_read(count: int) -> None:
+    """In one hour or several, wherever the odd one is."""
     good = ["2026-11-20T10:59:59.999999+00:00", "2026-11-20T10:00:00.000000+00:00"]
     others = [*good, "2026-01-31T00:00:00.000000+00:00"][:count]
     assert rows._are_times("".join(others))
@@ -166,10 +167,10 @@ def test_only_what_is_a_time_is_taken_for_one_unread(count: int) -> None:
         timedelta(0),
     ],
 )
-async def test_instants_of_any_offset_can_be_asked_for(
+async def test_instants_of_any_offset_can_be_queried_and_recorded(
     offset: timedelta, open_keeping_store: OpenStore
 ) -> None:
-    """And recorded: databases do not take all of the offsets that Python has."""
+    """Databases do not accept all of Python's offsets."""
     instant = datetime(2026, 11, 20, 10, tzinfo=timezone(offset))
     second = timedelta(seconds=1)
     async with open_keeping_store() as history:

@@ -29,7 +29,7 @@ async def test_its_texts_are_in_no_file_in_clear_and_its_records_are_proven(
     texts = [one["new_memory"] for one in await call(memory, "history", memory_id)]
     assert texts == ["likes TeaWord", "likes MilkWord"]
     files = b"".join(file.read_bytes() for file in tmp_path.glob("history.db*"))
-    assert memory_id.encode() in files, "it looks"
+    assert memory_id.encode() in files, "the check finds what is there"
     assert not [word for word in (b"TeaWord", b"MilkWord", b"WhyWord") if word in files]
     await close(memory)
     async with open_history(path, keys=ring("one")) as history:

@@ -1,4 +1,4 @@
-"""What several tests of PostgreSQL need."""
+"""Fixtures for the tests of PostgreSQL."""
 
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -31,7 +31,7 @@ def url(new_schema: Callable[[], str]) -> str:
 
 @pytest.fixture
 async def raw(postgres: str, url: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection whose search path is the history's schema."""
+    """A connection with the history's schema as its search path."""
     schema = schema_of(url)
     connection = await asyncpg.connect(postgres, server_settings={"search_path": f'"{schema}"'})
     yield connection

@@ -23,7 +23,7 @@ from tests.support.encrypted_stores import (
 from tests.support.keys import ring
 from tests.support.limits import limited
 from tests.support.parts import Places, in_parts
-from tests.support.postgres_faults import (  # noqa: F401 - fixtures are imported to be asked for
+from tests.support.postgres_faults import (  # noqa: F401 - fixtures are used by name
     a_admin,
     a_proxy,
     a_schema,
@@ -48,7 +48,7 @@ async def check(history: HistoryManager, records: list[Any]) -> None:
 
 @in_parts(19, nightly=2)
 @pytest.mark.parametrize("call", ["rotate_keys", "replace_data_keys"])
-async def test_cut_off_at_each_message_and_called_again(
+async def test_replacing_keys_cut_off_at_each_message_and_called_again(
     url: str, schema: str, admin: Any, proxy: Proxy, call: str, places: Places
 ) -> None:
     through = with_query(proxy.url, schema=schema)

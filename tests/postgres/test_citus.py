@@ -1,6 +1,6 @@
 """A history spread over a Citus cluster: only where `TEST_CITUS_URL` names its coordinator.
 
-Citus comes neither with the dev extra nor with Debian; without a cluster these are skipped.
+Neither the dev extra nor Debian has Citus. Without a cluster these are skipped.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ def schema() -> Iterator[str]:
 
 
 async def test_a_distributed_history(schema: str) -> None:
-    """What was there is moved; order, ids, conflicts, buffers and reset hold as before."""
+    """Existing records are moved. Order, ids, conflicts, buffers and reset work as before."""
     url = with_query(URL, schema=schema)
     async with open_history(url) as history:
         before = await history.batch_add_history(

@@ -1,6 +1,6 @@
-"""What letting go costs grows with what it changes, on PostgreSQL: counted in what it reads.
+"""The cost of pruning and erasing grows with what they remove, on PostgreSQL.
 
-The server counts the rows and the index entries that statements read, those of dead rows too.
+Counted in the rows and index entries that statements read, including those of dead rows.
 """
 
 from collections.abc import Callable, Mapping
@@ -39,11 +39,11 @@ SELECT (
 ) + (SELECT sum(idx_tup_read) FROM pg_stat_all_indexes WHERE schemaname = $1)
 """
 _NEEDED = 15
-"""The first server whose counts can be asked for at any moment."""
+"""The first version whose counts can be read at any moment."""
 
 
 async def read(owner: Any, history: HistoryManager, schema: str) -> int:
-    """Return what the connection that writes has read until now."""
+    """Return how many rows and entries the writer's connection has read so far."""
     assert isinstance(history, PostgresHistoryManager)
     await history.store.run_exclusively(
         lambda connection, *_: connection.execute("SELECT pg_stat_force_next_flush()")
@@ -71,12 +71,12 @@ async def connected(postgres: str) -> Any:
     owner = await asyncpg.connect(postgres)
     if owner.get_server_version().major < _NEEDED:
         await owner.close()
-        pytest.skip("this server tells late what it has read")
+        pytest.skip("this server reports its reads late")
     return owner
 
 
 @pytest.mark.parametrize("shape", [name for name in LONG_SHAPES if not name.startswith("no time")])
-async def test_pruning_and_erasing_long_memories(
+async def test_pruning_and_erasing_grow_with_what_is_removed(
     new_schema: Callable[[], str], postgres: str, shape: str
 ) -> None:
     made = by_two(LONG_SHAPES[shape])
@@ -87,12 +87,11 @@ async def test_pruning_and_erasing_long_memories(
     finally:
         await owner.close()
     pairs = zip(REMOVALS, small, large, strict=True)
-    # The server also counts dead index entries, of which it reads more or fewer. The square would
-    # be 3 * GROWTH.
+    # The number of dead index entries that are read varies. A square would be 3 * GROWTH.
     assert not above({name: b / a for name, a, b in pairs}, 2 * GROWTH)
 
 
-async def test_to_keep_many_costs_no_more_than_to_keep_one(
+async def test_keeping_many_records_costs_no_more_than_keeping_one(
     new_schema: Callable[[], str], postgres: str
 ) -> None:
     calls = {str(keep_last): prune(keep_last) for keep_last in (1, 1_000)}
@@ -105,11 +104,13 @@ async def test_to_keep_many_costs_no_more_than_to_keep_one(
     assert many < 1.5 * one
 
 
-async def test_pruning_reads_what_may_go(new_schema: Callable[[], str], postgres: str) -> None:
-    """Not the next record of each, where all have a time, and not the newest in small steps.
+async def test_pruning_reads_little_but_what_may_be_removed(
+    new_schema: Callable[[], str], postgres: str
+) -> None:
+    """If all have a time it does not read each one's next record, nor the newest in small steps.
 
-    Of a record that goes: its row, its memory's last row and its removal, each by an index. Of the
-    newest: each row, and its place where a step ends.
+    For a removed record it reads the row, the memory's last row and the row again to remove it,
+    each by an index. Of the newest it reads each row, and the position where a step ends.
     """
     kinds = ("UPDATE", "UPDATE", "DELETE")
     old, steps = LARGE // 4, 0

@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL that break, or are held up, at each message of a call in turn."""
+"""Connections to PostgreSQL that break, or are delayed, at each message of a call in turn."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,7 @@ from async_history._postgres.url import server_url
 from tests.subprocesses.postgres_load import texts
 from tests.subprocesses.proxy import Proxy
 from tests.support.patience import LONG_S, SOON_S
-from tests.support.postgres_faults import (  # noqa: F401 - fixtures are imported to be asked for
+from tests.support.postgres_faults import (  # noqa: F401 - fixtures are used by name
     a_admin,
     a_proxy,
     a_schema,
@@ -59,13 +59,13 @@ def asked_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def places(request: pytest.FixtureRequest) -> Iterable[int]:
-    """After how many messages a long call is cut off: after any with --nightly, else a third."""
+    """After how many messages a long call is cut off: any with --nightly, else a third of them."""
     step = 1 if request.config.getoption("--nightly") else 3
-    return count(random.randrange(step), step)  # noqa: S311 - a test's dice
+    return count(random.randrange(step), step)  # noqa: S311 - a test's random choices
 
 
 Way = Callable[[HistoryManager, int], Awaitable[list[str]]]
-"""Write something under a number; return the texts that are then to be there, in order."""
+"""Write something under a number; return the texts that must be stored then, in order."""
 
 
 def expected(number: int, size: int) -> list[str]:
@@ -95,7 +95,7 @@ async def if_latest(history: HistoryManager, number: int) -> list[str]:
 
 
 async def all_kinds(history: HistoryManager, number: int) -> list[str]:
-    """One batch of everything; a record that a rule refuses is among it."""
+    """Write one batch of everything, with a record that a trigger refuses."""
     results = await asyncio.gather(
         history.batch_add_history(submission(number, 3, named=False)),
         history.save_messages([{"content": f"{number}"}], "s"),
@@ -123,15 +123,15 @@ async def forbid(admin: Any, schema: str) -> None:
 
 
 async def until_known(url: str, records: list[dict[str, Any]]) -> None:
-    """Submit records under ids of theirs through a manager that has the time it takes."""
+    """Submit records with ids through a manager without a short deadline."""
     async with open_history(url) as history:
         await history.batch_add_history(records)
 
 
-class TestStandsStill:
-    """The server stands still at each message of a client in turn, and never answers it."""
+class TestStoppedServer:
+    """The server stops at each message of a client in turn, and never answers it."""
 
-    async def test_no_call_waits_longer_than_told(
+    async def test_no_call_waits_longer_than_its_limits(
         self, proxy: Proxy, schema: str, places: Iterable[int]
     ) -> None:
         url = with_query(proxy.url, schema=schema)
@@ -141,20 +141,20 @@ class TestStandsStill:
             late = proxy.hold(after=place)
             async with asyncio.timeout(SOON_S):
                 with contextlib.suppress(CommitUnknown, StorageLocked, StorageUnreachable):
-                    await self.live(url)
+                    await self.use(url)
             late.release()
             if not late.came.is_set():
                 break
-        assert place > 15, "messages of a life"
+        assert place > 15, "messages from opening to closing"
 
     @staticmethod
-    async def live(url: str) -> None:
+    async def use(url: str) -> None:
         async with open_history(url, acquire_timeout_s=0.3, retry_timeout_s=0.6) as history:
             await add(history, "x")
             await asyncio.gather(*(history.get_history("m") for _ in range(2)))
             await history.save_messages([{"content": "x"}], "s")
 
-    async def test_nor_for_a_session_of_locks(self, proxy: Proxy) -> None:
+    async def test_no_session_of_locks_waits_longer_than_its_limit(self, proxy: Proxy) -> None:
         limits = PoolLimits(1, None, acquire_timeout_s=0.3, idle_s=None, lifetime_s=None)
         for place in count():
             late = proxy.hold(after=place)
@@ -170,7 +170,7 @@ class TestStandsStill:
 
 
 class TestCuts:
-    """The connection is cut at each message of a commit in turn, whichever way it went."""
+    """The connection is cut at each message of a commit in turn, in either direction."""
 
     @pytest.mark.parametrize(
         ("way", "cache"),
@@ -179,7 +179,7 @@ class TestCuts:
             *((way, 0) for way in (several, if_latest, messages)),  # as with a pooler
         ],
     )
-    async def test_everyone_gets_an_ack(
+    async def test_every_caller_gets_an_ack(
         self,
         proxy: Proxy,
         schema: str,
@@ -201,13 +201,13 @@ class TestCuts:
         assert place > 5, "messages of a commit"
 
     @pytest.mark.parametrize("way", [one, named])
-    async def test_and_nobody_is_there_until_the_deadline(
+    async def test_an_unreachable_server_makes_the_outcome_unknown_at_the_deadline(
         self, proxy: Proxy, schema: str, admin: Any, way: Way
     ) -> None:
-        """Unknown, with ids; under these it may be written again, whether it was or not.
+        """The error has the ids. With them the records may be written again, written or not.
 
-        Where the machine is so busy that a try is over before its statement was sent, it is known:
-        not written.
+        On a busy machine an attempt may end before its statement is sent. The outcome is then
+        known: not written.
         """
         url = with_query(proxy.url, schema=schema)
         await until_known(url, submission(0, 1, named=True))
@@ -231,7 +231,7 @@ class TestCuts:
             assert await texts(admin, schema) == wanted
         assert number > 5
 
-    async def test_of_a_reset(self, proxy: Proxy, schema: str, admin: Any) -> None:
+    async def test_a_reset_cut_at_each_message(self, proxy: Proxy, schema: str, admin: Any) -> None:
         async with open_history(with_query(proxy.url, schema=schema), pool_size=2) as history:
             for number in count(1):
                 await add(history, "before")
@@ -243,11 +243,13 @@ class TestCuts:
                     break
         assert number > 5
 
-    async def test_of_an_erasure(self, proxy: Proxy, schema: str, places: Iterable[int]) -> None:
-        """It counts what it erased, also where a step was committed and did not hear of it."""
+    async def test_an_erasure_cut_at_each_message(
+        self, proxy: Proxy, schema: str, places: Iterable[int]
+    ) -> None:
+        """It counts everything that it erased, even if it was not told that a step committed."""
         async with open_history(with_query(proxy.url, schema=schema), pool_size=2) as history:
             for number, place in enumerate(places, 1):
-                name = await _told(history, number)
+                name = await _record_to_erase(history, number)
                 proxy.cut_after(place)
                 assert await _erased(history, name, "memory") == (3, 2), place
                 if proxy.cuts < number:
@@ -257,11 +259,13 @@ class TestCuts:
             assert [(one.records, one.messages) for one in erasures] == [(3, 2)] * number
         assert place > 15
 
-    async def test_of_a_prune(self, proxy: Proxy, schema: str, places: Iterable[int]) -> None:
-        """It counts what it removed, also where a step was committed and did not hear of it."""
+    async def test_a_prune_cut_at_each_message(
+        self, proxy: Proxy, schema: str, places: Iterable[int]
+    ) -> None:
+        """It counts everything that it removed, even if it was not told that a step committed."""
         async with open_history(with_query(proxy.url, schema=schema), pool_size=2) as history:
             for number, place in enumerate(places, 1):
-                await history.reset()  # each row that is read is a message
+                await history.reset()  # each row that is read is one message
                 await _outlived(history)
                 proxy.cut_after(place)
                 assert await _pruned(history) == (5, 1), place
@@ -271,7 +275,7 @@ class TestCuts:
 
 
 async def _outlived(history: HistoryManager) -> None:
-    """Record three old changes of a memory that stays, and three of one that ends."""
+    """Record three old changes of a memory that stays, and three of a deleted one."""
     then = "2020-01-01T00:00:00Z"
     old = {"memory_id": "stays", "event": "UPDATE", "created_at": then, "updated_at": then}
     ending = old | {"memory_id": "ends"}
@@ -279,12 +283,12 @@ async def _outlived(history: HistoryManager) -> None:
 
 
 async def _pruned(history: HistoryManager) -> tuple[int, int]:
-    """Prune; return how many records and memories the report tells of."""
+    """Prune; return the records and memories of the report."""
     report = await history.prune(older_than=timedelta(days=1))
     return report.records, report.memories_gone
 
 
-async def _told(history: HistoryManager, number: int) -> str:
+async def _record_to_erase(history: HistoryManager, number: int) -> str:
     """Record something to erase; return the memory, the actor and the scope."""
     name = str(number)
     items = submission(number, 3, named=False)
@@ -294,16 +298,16 @@ async def _told(history: HistoryManager, number: int) -> str:
 
 
 async def _erased(history: HistoryManager, name: str, by: str) -> tuple[int, int]:
-    """Erase it; return how many records and messages the report tells of."""
+    """Erase it; return the records and messages of the report."""
     whose: dict[str, Any] = {"memory_ids": [name]} if by == "memory" else {"actor_id": name}
     report = await history.erase(**whose, session_scopes=[name], reason="asked", vacuum=False)
     return report.records, report.messages
 
 
 class TestLateMessages:
-    """A message arrives at the server after whoever sent it was cut off and has tried again."""
+    """A message reaches the server after its sender was cut off and has tried again."""
 
-    async def test_a_reset_does_not_empty_what_was_acked_after_it(
+    async def test_a_late_reset_does_not_remove_records_acked_after_it(
         self, proxy: Proxy, schema: str, admin: Any
     ) -> None:
         async with open_history(with_query(proxy.url, schema=schema)) as history:
@@ -319,10 +323,10 @@ class TestLateMessages:
             assert await texts(admin, schema) == ["after"]
 
     @pytest.mark.parametrize("way", [if_latest, all_kinds, messages])
-    async def test_a_commit_is_waited_for_by_the_next_try(
+    async def test_a_retry_waits_for_the_first_commit(
         self, proxy: Proxy, schema: str, admin: Any, way: Way
     ) -> None:
-        """It is neither refused for being there already, nor for not being the latest."""
+        """The retry is refused neither as a repeated id nor as not the latest."""
         async with open_history(with_query(proxy.url, schema=schema)) as history:
             await forbid(admin, schema)
             wanted = await way(history, 0)
@@ -336,17 +340,17 @@ class TestLateMessages:
             assert await texts(admin, schema) == wanted
 
     @pytest.mark.parametrize("by", ["memory", "actor"])
-    async def test_an_erasure_counts_once_what_two_tries_erase(
+    async def test_an_erasure_counts_once_what_two_attempts_erase(
         self, proxy: Proxy, schema: str, admin: Any, by: str
     ) -> None:
         async with open_history(with_query(proxy.url, schema=schema)) as history:
-            name = await _told(history, 0)
+            name = await _record_to_erase(history, 0)
             begun = proxy.hold(b"COMMIT;")
             erasing = asyncio.ensure_future(_erased(history, name, by))
             await begun.came.wait()
             late = proxy.hold(b"COMMIT;")
             begun.release()
-            if by == "actor":  # which is looked for first
+            if by == "actor":  # which is read first
                 await late.came.wait()
                 looked, late = late, proxy.hold(b"COMMIT;")
                 looked.release()
@@ -358,7 +362,7 @@ class TestLateMessages:
             (erasure,) = await history.erasures()
             assert (erasure.records, erasure.messages) == (3, 2)
 
-    async def test_a_prune_counts_once_what_two_tries_remove(
+    async def test_a_prune_counts_once_what_two_attempts_remove(
         self, proxy: Proxy, schema: str, admin: Any
     ) -> None:
         async with open_history(with_query(proxy.url, schema=schema)) as history:
@@ -371,10 +375,10 @@ class TestLateMessages:
             late.release()
             assert await pruning == (5, 1)
 
-    async def test_submitted_again_while_it_is_on_its_way(
+    async def test_records_submitted_again_during_the_first_commit(
         self, proxy: Proxy, schema: str, admin: Any
     ) -> None:
-        """Under ids that a first commit named, which is unknown, and not over."""
+        """With the ids of a first commit whose outcome is unknown and which has not ended."""
         url = with_query(proxy.url, schema=schema)
         items = submission(1, 2, named=False)
         async with open_history(url, statement_cache_size=0, retry_timeout_s=1.5) as history:
@@ -394,10 +398,10 @@ class TestLateMessages:
             assert await texts(admin, schema) == expected(0, 3) + expected(1, 2)
 
     @pytest.mark.parametrize("isolation", ["repeatable read", "serializable"])
-    async def test_whatever_isolation_the_database_has(
+    async def test_if_latest_holds_under_any_isolation_level(
         self, server: PostgresServer, schema: str, admin: Any, isolation: str
     ) -> None:
-        """Of those who compare with the latest, one appends."""
+        """Of several calls that compare with the latest record, one appends."""
         await admin.execute(f"CREATE DATABASE {schema}")
         await admin.execute(
             f"ALTER DATABASE {schema} SET default_transaction_isolation='{isolation}'"
@@ -442,24 +446,24 @@ class TestCancellation:
                 return number
         raise AssertionError
 
-    async def test_while_opening(
+    async def test_a_cancelled_opening(
         self, proxy: Proxy, schema: str, admin: Any, places: Iterable[int]
     ) -> None:
-        async def live() -> None:
+        async def open_and_close() -> None:
             async with open_history(with_query(proxy.url, schema=schema)) as history:
                 await add(history, "x")
 
         async def nothing_is_left() -> None:
             await until_others_are(admin, 0)
 
-        assert await self.cancelled_at_each(proxy, live, nothing_is_left, places) > 20
-        await live()
+        assert await self.cancelled_at_each(proxy, open_and_close, nothing_is_left, places) > 20
+        await open_and_close()
 
     @pytest.mark.parametrize(("cache", "asks_to_cancel"), [(None, True), (0, False)])
-    async def test_while_reading(
+    async def test_a_cancelled_read(
         self, proxy: Proxy, schema: str, cache: int | None, asks_to_cancel: bool
     ) -> None:
-        """A server is asked to cancel a read whose caller is gone; a pooler never is."""
+        """The server is asked to cancel the read of a cancelled caller; a pooler is not."""
         url = with_query(proxy.url, schema=schema)
         async with open_history(url, pool_size=2, statement_cache_size=cache) as history:
             await add(history, "x")
@@ -468,12 +472,12 @@ class TestCancellation:
                 assert len(await history.get_history("m")) == 1
 
             assert await self.cancelled_at_each(proxy, check, check) > 2
-            while asks_to_cancel and not proxy.cancel_requests:  # it was answered before, each time
+            while asks_to_cancel and not proxy.cancel_requests:  # it was always answered before
                 await self.cancelled_at_each(proxy, check, check)
         assert (proxy.cancel_requests > 0) is asks_to_cancel
 
     async def test_closing_cancels_no_query(self, proxy: Proxy, schema: str) -> None:
-        """A pooler can die of a request to cancel whose sender is gone: we send none."""
+        """A pooler can crash on a request to cancel whose sender is gone: none is sent."""
         for turns in range(1, 8):
             async with open_history(with_query(proxy.url, schema=schema)) as history:
                 reading = [asyncio.create_task(history.get_history("m")) for _ in range(100)]
@@ -484,8 +488,8 @@ class TestCancellation:
         assert proxy.cancel_requests == 0
 
     @pytest.mark.parametrize("way", [several, all_kinds])
-    async def test_while_writing(self, proxy: Proxy, schema: str, admin: Any, way: Way) -> None:
-        """What is in a batch completes."""
+    async def test_a_cancelled_write(self, proxy: Proxy, schema: str, admin: Any, way: Way) -> None:
+        """A batch completes."""
         numbers = count()
         async with open_history(with_query(proxy.url, schema=schema), pool_size=2) as history:
             await forbid(admin, schema)
@@ -502,7 +506,7 @@ class TestCancellation:
                 f"{number}.{index}" for number in range(next(numbers)) for index in range(3)
             ]
 
-    async def test_while_resetting(self, proxy: Proxy, schema: str, admin: Any) -> None:
+    async def test_a_cancelled_reset(self, proxy: Proxy, schema: str, admin: Any) -> None:
         async with open_history(with_query(proxy.url, schema=schema), pool_size=2) as history:
 
             async def check() -> None:
@@ -511,8 +515,10 @@ class TestCancellation:
 
             await self.cancelled_at_each(proxy, history.reset, check)
 
-    def test_the_end_of_asyncio_run(self, url: str, server: PostgresServer, schema: str) -> None:
-        """Callers are cancelled, the batch is not: it completes, and everything is closed."""
+    def test_the_end_of_asyncio_run_completes_the_batch(
+        self, url: str, server: PostgresServer, schema: str
+    ) -> None:
+        """Callers are cancelled, the batch is not. Everything is closed."""
         calls: list[asyncio.Future[Any]] = []
 
         async def leave() -> None:

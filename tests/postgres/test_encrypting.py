@@ -1,4 +1,4 @@
-"""Encrypting a history in PostgreSQL in place, while others write, and cut off at each message."""
+"""Encrypting a history in PostgreSQL in place: during writes, and cut off at each message."""
 
 import asyncio
 import secrets
@@ -16,7 +16,7 @@ from tests.support.encrypted_cases import ANN
 from tests.support.keys import ring
 from tests.support.limits import limited
 from tests.support.parts import Places, in_parts
-from tests.support.postgres_faults import (  # noqa: F401 - fixtures are imported to be asked for
+from tests.support.postgres_faults import (  # noqa: F401 - fixtures are used by name
     a_proxy,
     a_server,
 )
@@ -34,7 +34,7 @@ def opened(url: str, *names: str, **options: Any) -> HistoryManager:
 
 
 def changes(records: int, prefix: str = "") -> list[dict[str, Any]]:
-    """Records of memories with and without an owner and details."""
+    """Return records of memories with and without an owner and details."""
     return [
         {
             "id": f"{prefix}{n:04}",
@@ -64,14 +64,12 @@ async def all_of(history: HistoryManager, prefix: str = "") -> list[Any]:
 
 
 async def rows_of(raw: asyncpg.Connection) -> str:
-    """All rows of the tables that have texts, as text."""
+    """Return all rows of the tables with texts, as text."""
     rows = [*await raw.fetch("SELECT * FROM history"), *await raw.fetch("SELECT * FROM messages")]
     return str([tuple(row) for row in rows])
 
 
-async def test_all_that_is_in_clear_is_encrypted_in_place(
-    url: str, raw: asyncpg.Connection
-) -> None:
+async def test_everything_in_clear_is_encrypted_in_place(url: str, raw: asyncpg.Connection) -> None:
     records = await fill(url, 1_100)
     seen: list[tuple[int, int]] = []
     async with opened(url) as history:
@@ -97,14 +95,14 @@ async def test_all_that_is_in_clear_is_encrypted_in_place(
         assert (again.records, again.messages) == (0, 0)
         last = (await history.operations())[-1]
         assert (last.kind, last.state) == ("encrypt", "finished")
-        # A cause is found by its tokens by now: the texts of others are not read for it.
+        # A cause is now found by its tokens: no other texts are read for it.
         assert await raw.fetchval("SELECT is_whole FROM encryption")
     vacuumed = "SELECT count(*) FROM pg_stat_user_tables WHERE schemaname = $1 AND vacuum_count > 0"
     assert await raw.fetchval(vacuumed, schema_of(url)) >= 2
     assert (await check_history(url, keys=ring("one"))).problems == ()
 
 
-async def test_what_was_encrypted_in_place_is_under_its_owners_key(
+async def test_a_text_encrypted_in_place_has_its_owners_key(
     url: str, raw: asyncpg.Connection
 ) -> None:
     await fill(url, 8)
@@ -120,8 +118,8 @@ async def test_what_was_encrypted_in_place_is_under_its_owners_key(
         assert (await history.get_history("m2"))[0].new_memory == WORD
 
 
-async def test_what_is_erased_meanwhile_is_not_brought_back(url: str) -> None:
-    """Another manager erases while a transaction of the encryption has the rows."""
+async def test_a_text_erased_meanwhile_is_not_restored(url: str) -> None:
+    """Another manager erases while a transaction of the encryption holds the rows."""
     await fill(url, 40)
     few = TextLimits(rows=3)
     async with limited(opened(url), texts=few) as history, opened(url) as other:
@@ -134,7 +132,7 @@ async def test_what_is_erased_meanwhile_is_not_brought_back(url: str) -> None:
         assert {one.new_memory for one in await history.get_history("m2")} == {WORD}
 
 
-async def test_a_rule_that_keeps_rows_as_they_are_is_told(
+async def test_a_trigger_that_keeps_rows_unchanged_raises(
     url: str, raw: asyncpg.Connection
 ) -> None:
     await fill(url, 4)
@@ -148,7 +146,7 @@ async def test_a_rule_that_keeps_rows_as_they_are_is_told(
         with pytest.raises(StorageRefused, match="table history keeps rows"):
             await history.encryption.encrypt()
         assert (await history.operations())[-1].error == "StorageRefused"
-        # The keys that were made in the transaction are gone with it, here too.
+        # The keys that the transaction made are gone with it, in memory too.
         await history.add_history("m1", None, "later", "ADD", owner=ANN)
         assert (await history.get_history("m1"))[-1].new_memory == "later"
     async with opened(url) as history:
@@ -158,13 +156,13 @@ async def test_a_rule_that_keeps_rows_as_they_are_is_told(
 @pytest.mark.faults
 @pytest.mark.skipif(not are_installed(), reason="needs a server of its own")
 @in_parts(61, nightly=8)
-async def test_cut_off_at_each_message_and_called_again(
+async def test_encrypting_cut_off_at_each_message_and_called_again(
     proxy: Proxy, server: PostgresServer, places: Places
 ) -> None:
     few = TextLimits(rows=5)
     schema = f"test_{secrets.token_hex(8)}"
     url, through = (with_query(one, schema=schema) for one in (server.url(), proxy.url))
-    # Opened before encryption is turned on, it goes on in clear.
+    # Opened before encryption is turned on, it writes in clear.
     async with open_history(url) as clear, opened(url) as history:
         for number, place in enumerate(places, 1):
             name = f"{number} "
@@ -174,9 +172,9 @@ async def test_cut_off_at_each_message_and_called_again(
             async with limited(opened(through, pool_size=2), texts=few) as cut:
                 proxy.cut_after(place, for_good=True)
                 call: Any = asyncio.ensure_future(cut.encryption.encrypt())
-                while proxy.cuts < number and not call.done():  # noqa: ASYNC110 - it does not tell
+                while proxy.cuts < number and not call.done():  # noqa: ASYNC110 - the proxy has no event for it
                     await asyncio.sleep(0.001)
-                call.cancel()  # it would try again until its deadline
+                call.cancel()  # it would retry until its deadline
                 await asyncio.wait([call])
                 proxy.stop_cutting()
             assert await all_of(history, name) == records
@@ -197,7 +195,7 @@ async def test_cut_off_at_each_message_and_called_again(
             proxy.cuts = 0
             proxy.cut_after(place, for_good=True)
             call = asyncio.ensure_future(cut.encryption.decrypt())
-            while not proxy.cuts and not call.done():  # noqa: ASYNC110 - it does not tell
+            while not proxy.cuts and not call.done():  # noqa: ASYNC110 - the proxy has no event for it
                 await asyncio.sleep(0.001)
             call.cancel()
             await asyncio.wait([call])

@@ -1,4 +1,4 @@
-"""Encrypted histories in PostgreSQL: nothing in clear, missing keys, and who shares them."""
+"""Encrypted histories in PostgreSQL: nothing in clear, missing keys, shared keys."""
 
 import asyncio
 import secrets
@@ -65,7 +65,7 @@ async def test_no_text_is_in_any_file_of_the_cluster() -> None:
             await connection.close()
         files = b"".join(file.read_bytes() for file in server.folder.rglob("*") if file.is_file())
         assert {word for word in words if word.encode() in files} == set()
-        assert b"many49" in files, "it looks"
+        assert b"many49" in files, "the check finds what is there"
     finally:
         server.remove()
 
@@ -77,7 +77,7 @@ async def added_in(history: HistoryManager, connection: Any, record: dict[str, A
 
 async def test_managers_agree_on_an_owners_first_key(url: str, raw: asyncpg.Connection) -> None:
     managers = [await manager for manager in [opened(url) for _ in range(4)]]
-    # The first owner of a history takes a lock of its own, under which they would not meet.
+    # A history's first owner takes a separate lock, under which they would not collide.
     await managers[0].add_history("first", None, "x", "ADD", owner={"user_id": "first"})
     await asyncio.gather(
         *[
@@ -101,10 +101,10 @@ async def test_managers_agree_on_an_owners_first_key(url: str, raw: asyncpg.Conn
     )
 
 
-async def test_a_key_that_the_store_has_lost_seals_nothing_more(
+async def test_a_key_that_the_store_has_lost_encrypts_nothing_more(
     url: str, raw: asyncpg.Connection, postgres: str
 ) -> None:
-    """As after a failover to a standby that lacked it, under a manager that has it in memory."""
+    """As after a failover to a standby without the key, with a manager that has it in memory."""
     async with opened(url) as history:
         await write_each_way(history, 0)
         await history.save_messages([{"role": "user", "content": "hello"}], "scope")
@@ -127,7 +127,7 @@ async def test_a_key_that_the_store_has_lost_seals_nothing_more(
         assert await texts(history, "own") == ["x"]
 
 
-async def test_a_batch_behind_a_pooler_checks_its_keys_too(
+async def test_a_batch_through_a_pooler_checks_its_keys_too(
     url: str, raw: asyncpg.Connection
 ) -> None:
     async with opened(url, statement_cache_size=0) as history:
@@ -138,7 +138,7 @@ async def test_a_batch_behind_a_pooler_checks_its_keys_too(
 
 
 async def test_an_erased_owners_keys_are_destroyed(url: str, raw: asyncpg.Connection) -> None:
-    """Also where another manager holds a lease of them: who comes back gets a new key."""
+    """Even if another manager holds a lease of them. An owner who comes back gets a new key."""
     async with opened(url) as history, opened(url) as other:
         for manager, name in ((history, "a"), (other, "b")):
             await manager.add_history(name, None, "before", "ADD", owner=ANN)
@@ -156,7 +156,7 @@ async def test_an_erased_owners_keys_are_destroyed(url: str, raw: asyncpg.Connec
         assert await texts(history, "b of bob") == ["mate"]
         messages = await history.get_last_messages("user_id=ann")
         assert [message.content for message in messages] == ["y", "y"]
-        # What a backup has of the records is not readable by the keys of today.
+        # The records of a backup are not readable with today's keys.
         (of_a,) = [row for row in kept if row["memory_id"] == "a"]
         await raw.execute(
             "UPDATE history SET new_memory = $1 WHERE memory_id = 'a'", of_a["new_memory"]
@@ -165,7 +165,7 @@ async def test_an_erased_owners_keys_are_destroyed(url: str, raw: asyncpg.Connec
             await history.get_history("a")
 
 
-async def test_a_backup_of_before_an_erasure_needs_the_master_key_of_its_time(
+async def test_a_backup_from_before_an_erasure_needs_the_master_key_of_its_time(
     url: str, raw: asyncpg.Connection
 ) -> None:
     tables = ("history", "data_keys", "wrapping_keys")
@@ -185,7 +185,7 @@ async def test_a_backup_of_before_an_erasure_needs_the_master_key_of_its_time(
         assert await texts(history, "a") == ["before"]
 
 
-async def test_an_erasure_that_was_interrupted_leaves_all_readable(url: str) -> None:
+async def test_an_interrupted_erasure_leaves_everything_readable(url: str) -> None:
     async with opened(url) as history:
         await history.add_history("m", None, "tea", "ADD", owner=ANN)
         first_step = partial(note, [("user_id", "ann")], datetime.now(UTC))
@@ -207,7 +207,9 @@ async def test_an_actors_texts_are_found_in_others_records(url: str) -> None:
     assert found == [(None, None), (None, "other"), ("other", None)]
 
 
-async def test_others_go_on_while_keys_are_rotated(url: str, raw: asyncpg.Connection) -> None:
+async def test_other_managers_work_while_keys_are_rotated(
+    url: str, raw: asyncpg.Connection
+) -> None:
     async with opened(url, "old", "new") as other, opened(url, "new", "old") as history:
         await history.add_history("m", None, "tea", "ADD", owner=ANN)
         stop = asyncio.Event()
@@ -218,7 +220,7 @@ async def test_others_go_on_while_keys_are_rotated(url: str, raw: asyncpg.Connec
                 owner = {"user_id": f"owner {count}"}
                 await other.add_history(f"n{count}", None, str(count), "ADD", owner=owner)
                 count += 1
-                await asyncio.sleep(0.01)  # or rotations have ever more keys to wrap
+                await asyncio.sleep(0.01)  # otherwise rotations have more and more keys to wrap
             return count
 
         writing = asyncio.create_task(write())
@@ -246,7 +248,7 @@ async def test_a_text_that_was_moved_is_refused(url: str, raw: asyncpg.Connectio
             await history.get_history("m")
 
 
-async def test_what_is_in_clear_is_read_and_counted(url: str, raw: asyncpg.Connection) -> None:
+async def test_texts_in_clear_are_read_and_counted(url: str, raw: asyncpg.Connection) -> None:
     async with open_history(url) as history:
         await history.add_history("m", None, "before", "ADD", cause={"run_id": "r"})
         with pytest.raises(InvalidInput, match="not encrypted"):
@@ -354,7 +356,7 @@ async def erase_an_actor(history: HistoryManager, _: Any) -> None:
         erase_an_actor,
     ],
 )
-async def test_what_a_write_reads_is_read_again_where_its_key_was_replaced(
+async def test_a_write_reads_again_if_a_key_was_replaced(
     url: str, raw: asyncpg.Connection, call: Callable[[HistoryManager, Any], Awaitable[None]]
 ) -> None:
     async with opened(url, ledger=True) as other:

@@ -1,4 +1,4 @@
-"""What the drivers' errors become: each code of both databases, and real ones of real servers."""
+"""Mapping of the drivers' errors: each code of both databases, and errors of real servers."""
 
 import asyncio
 import errno
@@ -43,10 +43,10 @@ STATES: Final = sorted(
 )
 """Every SQLSTATE that asyncpg knows."""
 
-# By SQLSTATE, the longest prefix that fits: the type, and whether the same may work soon.
+# By SQLSTATE, the longest prefix that matches: the type, and whether a retry may work soon.
 KINDS: Final[dict[str, tuple[type[StorageError], bool]]] = {
     "": (StorageError, False),
-    "08": (StorageUnreachable, False),  # what becomes of the statement is not known
+    "08": (StorageUnreachable, False),  # the statement's outcome is unknown
     "08P01": (StorageError, False),
     "0P": (StorageDenied, False),
     "25006": (StorageReadOnly, True),
@@ -81,27 +81,27 @@ def server_error(state: str, level: str = "ERROR", words: str = "words", **field
 
 
 class TestPostgresStates:
-    def test_each_state_has_its_type(self) -> None:
+    def test_each_sqlstate_has_its_type(self) -> None:
         for state in STATES:
             kind, may_work_later = expected(state)
             error = server_error(state)
             assert type(postgres_errors.storage_error(error, "it")) is kind, state
             assert postgres_errors.may_work_later(error) == may_work_later, state
-            assert not postgres_errors.is_connection_lost(error), "an ERROR leaves the connection"
+            assert not postgres_errors.is_connection_lost(error), "an ERROR keeps the connection"
 
-    def test_a_fatal_one_takes_the_connection(self) -> None:
-        """Whatever its code; poolers tell no level that is not translated."""
+    def test_a_fatal_error_ends_the_connection(self) -> None:
+        """Whatever its code. Poolers send only the translated level."""
         for state in STATES:
             for level in ("FATAL", "PANIC"):
                 assert postgres_errors.is_connection_lost(server_error(state, level)), state
                 assert postgres_errors.is_connection_lost(server_error(state, level, V="")), state
 
-    def test_to_connect_is_tried_again_where_it_may_work(self) -> None:
+    def test_connecting_is_retried_if_it_may_work(self) -> None:
         for state in STATES:
             kind, is_passing = expected(state)
             is_later = is_passing or kind is StorageUnreachable
             if state == "08P01":
-                is_later = True  # a pooler's: see below
+                is_later = True  # from a pooler: see below
             fatal = server_error(state, "FATAL")
             assert postgres_errors.may_connect_later(fatal) == is_later, state
 
@@ -129,8 +129,8 @@ class TestPostgresStates:
             ("pgbouncer cannot connect to server", StorageUnreachable, True),
         ],
     )
-    def test_what_a_pooler_says(self, words: str, kind: type[StorageError], is_later: bool) -> None:
-        """PgBouncer gives nearly everything the SQLSTATE of a broken protocol."""
+    def test_errors_of_a_pooler(self, words: str, kind: type[StorageError], is_later: bool) -> None:
+        """PgBouncer gives nearly every error the SQLSTATE of a broken protocol."""
         error = server_error("08P01", "FATAL", words, V="")
         assert type(postgres_errors.storage_error(error, "it")) is kind
         assert postgres_errors.may_connect_later(error) == is_later
@@ -179,7 +179,7 @@ def test_the_drivers_own_errors(
 
 
 class TestRealStates:
-    """Raised by a server, as a trigger or a policy of the database's owner can."""
+    """Raised by a server, as by a trigger or a policy of the database's owner."""
 
     @pytest.fixture
     async def owner(self, postgres: str) -> AsyncIterator[Any]:
@@ -197,7 +197,7 @@ class TestRealStates:
             assert await owner.fetchval("SELECT 1") == 1
 
     @pytest.mark.parametrize("state", ["55000", "55P02", "55006", "55P03", "40001", "08006"])
-    async def test_reading_is_tried_again_only_where_it_may_work(
+    async def test_a_read_is_retried_only_if_it_may_work(
         self, owner: Any, new_schema: Callable[[], str], state: str
     ) -> None:
         url = new_schema()
@@ -250,7 +250,7 @@ def server() -> Iterator[PostgresServer]:
         await owner.execute("CREATE DATABASE shut ALLOW_CONNECTIONS false")
         await owner.close()
 
-    with ThreadPoolExecutor() as thread:  # a test's own loop may run in this one
+    with ThreadPoolExecutor() as thread:  # a test's own loop may run in this thread
         thread.submit(asyncio.run, prepare()).result()
     yield server
     server.remove()
@@ -259,7 +259,7 @@ def server() -> Iterator[PostgresServer]:
 @pytest.mark.skipif(not are_installed(), reason="configures a server of its own")
 @pytest.mark.postgres
 class TestConnecting:
-    """What a server or a pooler refuses at once is never tried again, and never "unreachable"."""
+    """A connection that a server or pooler refuses is not retried, and not called unreachable."""
 
     @pytest.mark.parametrize(
         ("user", "database", "options", "kind"),
@@ -277,7 +277,7 @@ class TestConnecting:
             ("owner", "postgres", {"options": "-c work_mem=much"}, StorageError),
         ],
     )
-    async def test_what_a_server_refuses(
+    async def test_connections_that_a_server_refuses(
         self,
         server: PostgresServer,
         user: str,
@@ -292,7 +292,9 @@ class TestConnecting:
         assert "secret" not in str(refused.value)
 
     @pytest.mark.pgbouncer
-    async def test_what_pgbouncer_refuses(self, server: PostgresServer, tmp_path: Path) -> None:
+    async def test_connections_that_pgbouncer_refuses(
+        self, server: PostgresServer, tmp_path: Path
+    ) -> None:
         certificate = tmp_path / "server.pem"
         issued = trustme.CA().issue_cert("127.0.0.1")
         issued.private_key_and_cert_chain_pem.write_to_path(certificate)
@@ -308,7 +310,7 @@ class TestConnecting:
                 assert type(raised.value) is kind, raised.value
 
     async def test_a_lock_that_is_held(self, server: PostgresServer) -> None:
-        """The server's own 55P03, through every try; no other lock is called unreachable."""
+        """The server's own 55P03, in every attempt. No other lock is called unreachable."""
         url = with_query(server.url(), schema="held", lock_timeout="10ms")
         other = await asyncpg.connect(server.url())
         async with open_history(url, retry_timeout_s=2) as history:
@@ -321,7 +323,7 @@ class TestConnecting:
 
 
 class TestUsersPool:
-    async def test_one_that_is_not_open_is_refused(self, postgres: str) -> None:
+    async def test_a_pool_that_is_not_open_is_refused(self, postgres: str) -> None:
         never_opened = asyncpg.create_pool(postgres, min_size=0, max_size=3)
         with pytest.raises(InvalidInput, match="pool is not initialized"):
             await PostgresHistoryManager(pool=never_opened)
@@ -330,10 +332,10 @@ class TestUsersPool:
         with pytest.raises(InvalidInput, match="pool is closed"):
             await PostgresHistoryManager(pool=closed)
 
-    async def test_one_that_is_closed_meanwhile(
+    async def test_a_pool_that_is_closed_meanwhile(
         self, postgres: str, new_schema: Callable[[], str]
     ) -> None:
-        """Every call says so at once: another try can't help."""
+        """Every call raises at once: a retry can't help."""
         schema = new_schema().rpartition("=")[2]
         pool = await asyncpg.create_pool(postgres, min_size=0, max_size=3)
         async with PostgresHistoryManager(pool=pool, schema=schema) as history:
@@ -351,7 +353,7 @@ class TestUsersPool:
     async def test_statements_that_a_pooler_loses(
         self, pooled: str, new_schema: Callable[[], str], round_: int
     ) -> None:
-        """Also where the pooler has servers already, which know some of the statements."""
+        """Also if the pooler already has servers that know some of the statements."""
         schema = new_schema().rpartition("=")[2]
         async with asyncpg.create_pool(pooled, min_size=2, max_size=4) as pool:
             with pytest.raises(InvalidInput, match="statement_cache_size=0"):
@@ -360,7 +362,7 @@ class TestUsersPool:
     async def test_statements_that_no_pooler_loses(
         self, postgres: str, new_schema: Callable[[], str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """As behind a pooler in session mode, which makes up process ids too."""
+        """As through a pooler in session mode, which invents process ids too."""
         monkeypatch.setattr(asyncpg.Connection, "get_server_pid", lambda _: -1)
         schema = new_schema().rpartition("=")[2]
         async with (
@@ -384,7 +386,7 @@ SQLITE_KINDS: Final[dict[str, type[StorageError]]] = {
     "SQLITE_NOTADB": StorageCorrupt,
     "SQLITE_CANTOPEN": StorageMissing,
 }
-"""All others are a StorageError."""
+"""All other codes are a StorageError."""
 RESULTS: Final = (
     "ERROR INTERNAL PERM ABORT BUSY LOCKED NOMEM READONLY INTERRUPT IOERR CORRUPT NOTFOUND FULL "
     "CANTOPEN PROTOCOL EMPTY SCHEMA TOOBIG CONSTRAINT MISMATCH MISUSE NOLFS AUTH FORMAT RANGE "
@@ -395,7 +397,7 @@ RESULTS: Final = (
 @pytest.mark.parametrize("name", [f"SQLITE_{name}" for name in RESULTS.split()])
 @pytest.mark.parametrize("extension", [0, 7])
 def test_each_code_of_sqlite_has_its_type(name: str, extension: int) -> None:
-    """An extended code, too, is of its primary code's type."""
+    """An extended code has its primary code's type."""
     error = sqlite3.OperationalError("words")
     error.sqlite_errorcode = getattr(sqlite3, name) | extension << 8
     kind = SQLITE_KINDS.get(name, StorageError)
@@ -404,7 +406,7 @@ def test_each_code_of_sqlite_has_its_type(name: str, extension: int) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, kind in SQLITE_KINDS.items()])
-def test_what_is_locked_is_waited_for(name: str) -> None:
+def test_only_locks_are_waited_for(name: str) -> None:
     tries: list[int] = []
 
     def operation() -> int:

@@ -1,4 +1,4 @@
-"""PostgreSQL on several servers: a standby takes over, commits wait for it, a dump is restored."""
+"""PostgreSQL on several servers: failover, synchronous standbys, restored dumps."""
 
 import asyncio
 import contextlib
@@ -22,7 +22,7 @@ from async_history.ledger import Checkpoint, LedgerKey
 from tests.subprocesses import processes
 from tests.subprocesses.checks import Wrote, check_submissions
 from tests.subprocesses.postgres_load import Load, check_calls_in_order, texts
-from tests.support.postgres_faults import (  # noqa: F401 - fixtures are imported to be asked for
+from tests.support.postgres_faults import (  # noqa: F401 - fixtures are used by name
     a_server,
     add,
     again,
@@ -55,8 +55,8 @@ WHERE xact < pg_snapshot_xmin(pg_current_snapshot())
    OR xact >= pg_snapshot_xmax(pg_current_snapshot())
 ORDER BY xact, seq
 """
-"""What may be read in commit order: what nothing can be committed before any more, and what came
-with a dump from a cluster that had counted further."""
+"""Return the rows that may be read in commit order: no commit can come before them any more, or
+they came with a dump from a cluster with higher transaction numbers."""
 
 
 @pytest.fixture
@@ -94,10 +94,10 @@ async def synchronous(primary: PostgresServer) -> Any:
 
 class TestFailover:
     @pytest.mark.parametrize("fails", ["killed", "stands still"])
-    async def test_under_load(
+    async def test_a_failover_under_load(
         self, pair: tuple[PostgresServer, PostgresServer], fails: str
     ) -> None:
-        """No acked record is lost, and the manager writes to the new primary by itself."""
+        """No acked record is lost, and the manager switches to the new primary by itself."""
         primary, standby = pair
         (await synchronous(primary)).terminate()
         hosts = f"127.0.0.1:{primary.port},127.0.0.1:{standby.port}"
@@ -122,7 +122,7 @@ class TestFailover:
     @pytest.mark.parametrize(
         "fails", ["killed", pytest.param("stands still", marks=pytest.mark.nightly)]
     )
-    async def test_checkpoints_of_before_hold(
+    async def test_checkpoints_from_before_a_failover_stay_valid(
         self, pair: tuple[PostgresServer, PostgresServer], fails: str
     ) -> None:
         primary, standby = pair
@@ -161,13 +161,13 @@ class TestFailover:
 
 
 class TestSynchronousStandby:
-    """A commit that waits for a standby is there for all to see, and yet may be lost."""
+    """A commit that waits for a standby is already visible, but may be lost."""
 
     @pytest.mark.parametrize("function", ["pg_terminate_backend", "pg_cancel_backend"])
-    async def test_no_ack_when_its_wait_is_ended(
+    async def test_no_ack_when_the_wait_for_the_standby_is_ended(
         self, pair: tuple[PostgresServer, PostgresServer], function: str
     ) -> None:
-        """The server then commits without it, and even says so to whoever was cancelled only."""
+        """The server then commits without the standby. A cancelled session is only warned."""
         primary, standby = pair
         admin = await synchronous(primary)
         async with open_history(primary.url()) as history:
@@ -183,10 +183,10 @@ class TestSynchronousStandby:
             assert await texts(admin, "async_history") == ["before", *_TWICE_TWO]
         await admin.close()
 
-    async def test_nor_when_we_gave_up_waiting(
+    async def test_no_ack_when_the_deadline_passes(
         self, pair: tuple[PostgresServer, PostgresServer]
     ) -> None:
-        """Unknown past the deadline; submitted again while the first commit still waits."""
+        """Unknown; the records are submitted again while the first commit still waits."""
         primary, standby = pair
         admin = await synchronous(primary)
         async with open_history(primary.url(), retry_timeout_s=1.5) as history:
@@ -213,7 +213,7 @@ _TWICE_TWO: Final = ["1.0", "1.1", "2.0", "2.1"]
 
 
 async def sent_and_queued(history: HistoryManager) -> "list[asyncio.Task[Any]]":
-    """Return a call whose commit waits for the standby, and one that is queued behind it."""
+    """Return a call whose commit waits for the standby, and a call that is queued behind it."""
     calls = []
     for number in (1, 2):
         items = submission(number, 2, named=False)
@@ -224,7 +224,7 @@ async def sent_and_queued(history: HistoryManager) -> "list[asyncio.Task[Any]]":
 
 
 async def another_wait(admin: Any, calls: "list[asyncio.Task[Any]]", before: Any) -> Any:
-    """Return the commit that waits for the standby now, another than before; no call may end."""
+    """Return the commit that now waits for the standby, if not as before; no call may end."""
 
     found: Any = None
 
@@ -241,14 +241,14 @@ async def another_wait(admin: Any, calls: "list[asyncio.Task[Any]]", before: Any
 
 
 async def test_a_dump_restored_into_another_cluster(server: PostgresServer) -> None:
-    """All is there in order, new writes come after it, and nothing is passed over in commit order.
+    """All records are there in order, new ones come after them, and a follower skips none.
 
-    The other cluster has counted fewer transactions: those of the dump lie in its future.
+    The other cluster has had fewer transactions: those of the dump lie in its future.
     """
     other = PostgresServer(fsync="off").create().start()
     try:
         async with open_history(server.url()) as history, connected(server) as connection:
-            for _ in range(500):  # more than the dump takes
+            for _ in range(500):  # more transactions than the dump has
                 await connection.execute("SELECT pg_catalog.pg_current_xact_id()")
             async with Load(history) as load:
                 await load.more_acks(300)
@@ -287,7 +287,7 @@ async def test_eight_processes_open_a_new_schema_and_write(server: PostgresServe
         ]
         for program in programs:
             assert program.stdin is not None
-            program.stdin.close()  # all may begin
+            program.stdin.close()  # all processes may begin
         for program in programs:
             assert program.stdout is not None
             acked |= {Wrote(*wrote) for wrote in json.loads(program.stdout.read())}

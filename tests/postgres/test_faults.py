@@ -1,7 +1,7 @@
-"""A PostgreSQL server that fails under load: what was acked is there once, nothing is half there.
+"""A PostgreSQL server that fails under load: acked records are there once, no call is half there.
 
-Not here: connections that break at a chosen message (test_postgres_cuts), and what takes a second
-server (test_postgres_failover).
+Connections that break at a chosen message are in test_cuts, and failures that need a second server
+in test_failover.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from tests.subprocesses.failing_io import compiler
 from tests.subprocesses.postgres_load import Load, texts
 from tests.subprocesses.proxy import Proxy
 from tests.support.patience import LONG_S, SOON_S
-from tests.support.postgres_faults import (  # noqa: F401 - fixtures are imported to be asked for
+from tests.support.postgres_faults import (  # noqa: F401 - fixtures are used by name
     a_admin,
     a_proxy,
     a_schema,
@@ -60,8 +60,8 @@ class TestUnderLoad:
     async def test_backends_terminated_at_random(
         self, url: str, schema: str, admin: Any, request: pytest.FixtureRequest
     ) -> None:
-        """Every caller gets an ack; none is told "not written" or "unknown"."""
-        chance = random.Random(20_261_120)  # noqa: S311 - a test's dice
+        """Every caller gets an ack; none gets "not written" or "unknown"."""
+        chance = random.Random(20_261_120)  # noqa: S311 - a test's random choices
         left = int(request.config.getoption("--kills")) // 3
         async with open_history(url) as history:
             async with Load(history) as load:
@@ -82,10 +82,10 @@ class TestUnderLoad:
                 await load.check(history, connection, schema)
         assert (load.refused, load.unknown) == ({}, 0)
 
-    async def test_calls_while_it_is_down(
+    async def test_calls_while_the_server_is_down(
         self, url: str, schema: str, server: PostgresServer
     ) -> None:
-        """They wait until it is back, where that is before the deadline."""
+        """They wait until it is back, if that is before the deadline."""
         async with open_history(url) as history:
             await add(history, "before")
             await asyncio.to_thread(server.stop, "immediate")
@@ -99,18 +99,18 @@ class TestUnderLoad:
     async def test_pauses_within_the_deadline(
         self, url: str, schema: str, admin: Any, server: PostgresServer
     ) -> None:
-        """A try is cut off while the server stands still; it may complete when that goes on."""
+        """An attempt that is cut off may complete when the server resumes."""
         async with open_history(url, acquire_timeout_s=1, retry_timeout_s=6) as history:
             async with Load(history) as load:
                 for _ in range(2):
                     await load.more_acks(50)
                     with paused(server):
-                        await asyncio.sleep(2.5)  # a try has 2 s
+                        await asyncio.sleep(2.5)  # an attempt has 2 s
                 await load.more_acks(50)
             await load.check(history, admin, schema)
         assert (load.refused, load.unknown) == ({}, 0)
 
-    async def test_closing(self, url: str, schema: str, admin: Any) -> None:
+    async def test_closing_under_load(self, url: str, schema: str, admin: Any) -> None:
         async with open_history(url) as history, Load(history) as load:
             await load.more_acks(50)
             await history.aclose()
@@ -120,10 +120,10 @@ class TestUnderLoad:
 
 
 class TestPastTheDeadline:
-    async def test_a_server_that_stands_still(
+    async def test_a_stopped_server(
         self, url: str, schema: str, admin: Any, server: PostgresServer
     ) -> None:
-        """What was sent is unknown, what was not is refused, and both may be tried again."""
+        """Calls that were sent are unknown, the others are refused, and both may be repeated."""
         loop = asyncio.get_running_loop()
         async with open_history(url, acquire_timeout_s=1, retry_timeout_s=3) as history:
             await add(history, "before")
@@ -134,7 +134,7 @@ class TestPastTheDeadline:
                 queued = asyncio.create_task(add(history, "refused"))
                 with pytest.raises(CommitUnknown) as unknown:
                     await sent
-                assert loop.time() - before > 0.5, "it was tried again"
+                assert loop.time() - before > 0.5, "it was retried"
                 with pytest.raises(StorageUnreachable):
                     await queued
                 with pytest.raises(StorageUnreachable):
@@ -144,7 +144,7 @@ class TestPastTheDeadline:
             await history.batch_add_history(again(1, unknown.value))
             assert await texts(admin, schema) == ["before", "1.0", "1.1", "1.2"]
 
-    async def test_closing_is_bounded_and_tells_everyone(
+    async def test_closing_is_bounded_and_every_caller_gets_an_error(
         self, url: str, server: PostgresServer
     ) -> None:
         history = await open_history(url, close_timeout_s=0.3, acquire_timeout_s=1)
@@ -168,7 +168,7 @@ class TestPastTheDeadline:
 
 
 class TestNoConnections:
-    async def test_all_of_the_server_are_taken(
+    async def test_all_connections_of_the_server_are_taken(
         self, url: str, schema: str, admin: Any, server: PostgresServer
     ) -> None:
         async with open_history(url, acquire_timeout_s=1, retry_timeout_s=2) as history:
@@ -188,7 +188,7 @@ class TestNoConnections:
             await add(history, "after")
             assert await texts(admin, schema) == ["before", "through the one it has", "after"]
 
-    async def test_writes_and_reads_wait_for_some_to_leave(
+    async def test_writes_and_reads_wait_for_a_free_connection(
         self, proxy: Proxy, schema: str, admin: Any, server: PostgresServer
     ) -> None:
         async with open_history(with_query(proxy.url, schema=schema)) as history:
@@ -201,8 +201,10 @@ class TestNoConnections:
             await asyncio.gather(*calls, reading)
             assert await texts(admin, schema) == ["0", "1", "2"]
 
-    async def test_all_of_a_users_pool_are_taken(self, server: PostgresServer, schema: str) -> None:
-        """Reads give up when no connection was to be had, and the pool is as it was, in the end."""
+    async def test_all_connections_of_a_users_pool_are_taken(
+        self, server: PostgresServer, schema: str
+    ) -> None:
+        """Reads give up if they get no connection. In the end the pool is as before."""
         options: dict[str, Any] = {"schema": schema, "acquire_timeout_s": 0.2}
         async with asyncpg.create_pool(server.url(), min_size=0, max_size=2) as pool:
             async with PostgresHistoryManager(pool=pool, **options) as history:
@@ -220,7 +222,7 @@ class TestNoConnections:
 
 @contextlib.asynccontextmanager
 async def all_taken(server: PostgresServer) -> AsyncIterator[None]:
-    """All connections that the server allows are taken."""
+    """Take all connections that the server allows."""
     taken: list[Any] = []
     with contextlib.suppress(asyncpg.TooManyConnectionsError):
         while True:
@@ -241,13 +243,13 @@ def full_disk(server: PostgresServer) -> Iterator[None]:
 
 
 @pytest.mark.skipif(compiler() is None, reason="there is no C compiler")
-async def test_no_room(url: str, server: PostgresServer) -> None:
-    """What was acked is kept and can be read, everyone is told, and writing goes on with room."""
+async def test_a_full_disk(url: str, server: PostgresServer) -> None:
+    """Acked records stay, every caller gets an error, and writes resume once there is room."""
     acked: list[str | None] = []
 
     async def add_until_it_fails() -> None:
         for _ in range(2_000):
-            text = secrets.token_hex(4_000)  # nothing that can be compressed
+            text = secrets.token_hex(4_000)  # a text that can't be compressed
             await add(history, text)
             acked.append(text)
 

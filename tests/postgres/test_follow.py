@@ -1,4 +1,4 @@
-"""Following in PostgreSQL: commits out of order, cuts, crashes, standbys, dumps, plans."""
+"""Following in PostgreSQL: commits out of order, cuts, crashes, standbys and dumps."""
 
 import asyncio
 import random
@@ -16,7 +16,7 @@ from async_history.postgres import PostgresHistoryManager
 from async_history.testing.followers import NEVER_S, SOON_S, Reading, add_many, first, up_to_now
 from tests.subprocesses.postgres_load import Load
 from tests.support.followed_pages import texts_by_pages
-from tests.support.postgres_faults import (  # noqa: F401 - fixtures are imported to be asked for
+from tests.support.postgres_faults import (  # noqa: F401 - fixtures are used by name
     a_admin,
     a_schema,
     a_server,
@@ -46,7 +46,7 @@ async def opened(url: str, **options: Any) -> AsyncIterator[PostgresHistoryManag
 
 @pytest.fixture
 async def others(postgres: str) -> AsyncIterator[list[Any]]:
-    """Connections of users' own."""
+    """Other connections, of users."""
     connections = [await asyncpg.connect(postgres) for _ in range(4)]
     yield connections
     for connection in connections:
@@ -66,11 +66,11 @@ async def has_texts(connection: Any, *texts: str) -> bool:
 
 
 async def paused_replay(standby: Any) -> None:
-    """Let a standby hear of nothing more."""
+    """Stop a standby's replication."""
     await standby.execute("SELECT pg_wal_replay_pause()")
 
     asked = "SELECT pg_get_wal_replay_pause_state() = 'paused'"
-    if standby.get_server_version().major < 14:  # it can't tell whether its pause has begun
+    if standby.get_server_version().major < 14:  # it can't report whether its pause has begun
         asked = "SELECT pg_is_wal_replay_paused()"
 
     async def is_paused() -> bool:
@@ -80,10 +80,10 @@ async def paused_replay(standby: Any) -> None:
 
 
 class TestTransactions:
-    async def test_one_held_open_holds_nobody_up(
+    async def test_an_open_transaction_does_not_delay_later_records(
         self, new_schema: Callable[[], str], others: list[Any]
     ) -> None:
-        """It has the lowest `seq` and number of all, and commits last, behind two pages more."""
+        """It has the lowest `seq` and number of all, and commits last, after two further pages."""
         async with opened(new_schema()) as history:
             async with Reading(history.follow(poll_interval_s=SOON_S)) as reading:
                 async with others[0].transaction():
@@ -100,7 +100,7 @@ class TestTransactions:
             rest = await first(history.follow(after=cursors[0]), 4_103 - begun)
             assert sorted(rest, key=str) == sorted([*texts[begun:], "held 1", "held 2"], key=str)
 
-    async def test_what_is_rolled_back_never_comes(
+    async def test_rolled_back_records_are_never_yielded(
         self, new_schema: Callable[[], str], others: list[Any]
     ) -> None:
         async with opened(new_schema()) as history:
@@ -120,10 +120,10 @@ class TestTransactions:
             found = await up_to_now(history, following)
             assert [record.new_memory for record in found] == ["in a subtransaction"]
 
-    async def test_acks_before_calls(
+    async def test_records_come_in_the_order_of_acks_and_calls(
         self, new_schema: Callable[[], str], others: list[Any]
     ) -> None:
-        """Who had its number first, but wrote after another's ack, comes after it."""
+        """A transaction with an earlier number that wrote after another's ack comes after it."""
         async with opened(new_schema()) as history:
             following = history.follow(after=await history.end_cursor())
             async with others[0].transaction():
@@ -133,17 +133,17 @@ class TestTransactions:
             assert await first(following, 2) == ["first", "second"]
 
     @pytest.mark.parametrize("seed", range(8))
-    async def test_by_chance(
+    async def test_random_transactions(
         self, new_schema: Callable[[], str], others: list[Any], seed: int
     ) -> None:
         """Transactions begin, take numbers, write, commit and roll back in any order."""
-        dice = random.Random(seed)  # noqa: S311 - a test's dice
+        chance = random.Random(seed)  # noqa: S311 - a test's random choices
         async with opened(new_schema()) as history:
             account = Account(history)
             open_: dict[Any, tuple[Any, dict[str, int]]] = {}
             for now in range(120):
-                connection = dice.choice(others)
-                match dice.choice(["us", "user", "user", "user", "end", "look"]):
+                connection = chance.choice(others)
+                match chance.choice(["us", "user", "user", "user", "end", "look"]):
                     case "us":
                         await history.batch_add_history(add_many([f"us {now}"]))
                         account.committed({f"us {now}": now}, now)
@@ -151,21 +151,21 @@ class TestTransactions:
                         transaction = connection.transaction()
                         await transaction.start()
                         open_[connection] = (transaction, {})
-                        if dice.random() < 0.5:
+                        if chance.random() < 0.5:
                             await connection.fetchval(_TAKE_NUMBER)
                     case "user":
-                        texts = [f"{now} {n}" for n in range(dice.choice([1, 1, 2, 1_100]))]
+                        texts = [f"{now} {n}" for n in range(chance.choice([1, 1, 2, 1_100]))]
                         await add_in(history, connection, *texts)
                         open_[connection][1].update(dict.fromkeys(texts, now))
                     case "end" if connection in open_:
                         transaction, written = open_.pop(connection)
-                        if dice.random() < 0.3:
+                        if chance.random() < 0.3:
                             await transaction.rollback()
                         else:
                             await transaction.commit()
                             account.committed(written, now)
-                    case "look" if dice.random() < 0.5:
-                        await account.read_some(dice.randint(1, 2_500))
+                    case "look" if chance.random() < 0.5:
+                        await account.read_some(chance.randint(1, 2_500))
                     case "look":
                         await account.read_all()
             for transaction, _ in open_.values():
@@ -174,7 +174,7 @@ class TestTransactions:
 
 
 class Account:
-    """What was committed when, and what a follower, often a new one by its cursor, has yielded."""
+    """Notes when texts were committed, and what a follower, often resumed by its cursor, yields."""
 
     def __init__(self, history: PostgresHistoryManager) -> None:
         self._history = history
@@ -187,7 +187,7 @@ class Account:
         self._times |= {text: (at, acked) for text, at in written.items()}
 
     async def read_all(self) -> None:
-        """Read all that is committed: nothing else, once, nothing before an earlier ack."""
+        """Read everything that is committed: once, nothing else, and in the order of acks."""
         following = self._history.follow(after=self._cursor)
         self._see([record.new_memory for record in await up_to_now(self._history, following)])
         self._cursor = following.cursor
@@ -205,14 +205,16 @@ class Account:
         first_ack = len(self._times) + 1_000
         for text in reversed(self._seen):
             written, acked = self._times[text]
-            assert written <= first_ack, f"{text} was written after the ack of one behind it"
+            assert written <= first_ack, f"{text} was written after the ack of a later one"
             first_ack = min(first_ack, acked)
 
 
 @own_servers
 class TestServers:
-    async def test_terminated_and_restarted(self, server: PostgresServer, url: str) -> None:
-        """Connections are killed and the server crashes while many write: all once."""
+    async def test_connections_are_killed_and_the_server_crashes(
+        self, server: PostgresServer, url: str
+    ) -> None:
+        """While many write: every record once."""
         async with opened(url) as history, Reading(history.follow()) as reading:
             async with Load(history) as load:
                 for mode in ("fast", "immediate", "immediate"):
@@ -229,8 +231,8 @@ class TestServers:
         assert {record.id for record in reading.records[:-1]} == {record.id for record in stored}
         assert len({record.id for record in reading.records}) == len(stored) + 1
 
-    async def test_numbers_that_a_crash_gives_out_again(self) -> None:
-        """Transactions that left nothing on disk are over for one snapshot, and later for none."""
+    async def test_transaction_numbers_that_are_used_again_after_a_crash(self) -> None:
+        """Transactions that left nothing on disk have ended in one snapshot, not in later ones."""
         server = PostgresServer(fsync="off", wal_writer_delay="10s").create().start()
         try:
             async with opened(server.url()) as history:
@@ -245,7 +247,7 @@ class TestServers:
                         await transaction.rollback()
                 assert following.cursor is not None
                 cursors = [await history.end_cursor()]
-                for memory_id in (None, "none"):  # nothing is there, and the cursor may go on
+                for memory_id in (None, "none"):  # there is nothing new, and the cursor may advance
                     place = places.position_from_cursor(following.cursor)
                     cursors.append(
                         str((await history.store.follower.page(place, memory_id, 9)).place)
@@ -255,7 +257,9 @@ class TestServers:
                 for text in texts:
                     await history.add_history("m", None, text, "UPDATE")
                 async with connected(server) as connection:
-                    assert await connection.fetchval(_TAKE_NUMBER) < given, "none was given again"
+                    assert await connection.fetchval(_TAKE_NUMBER) < given, (
+                        "no number was used again"
+                    )
                 for cursor in cursors:
                     assert await first(history.follow(after=cursor), 20) == texts
                     assert await texts_by_pages(history, cursor, 3) == texts
@@ -263,7 +267,7 @@ class TestServers:
             server.remove()
 
     async def test_a_standby_is_read(self) -> None:
-        """It does not know what is running: what commits late there comes late, and comes."""
+        """It does not know the running transactions. A late commit is yielded, but late."""
         primary = PostgresServer(fsync="off").create().start()
         standby = primary.standby()
         try:
@@ -292,7 +296,7 @@ class TestServers:
                     assert end is not None
                     witness = places.position_from_cursor(end).witness
                     assert witness is not None
-                    assert witness.next_xact is None, "it does not know which were given out"
+                    assert witness.next_xact is None, "it does not know which numbers were used"
                     looked = history.follow(after=end, poll_interval_s=SOON_S)
                 assert sorted(map(str, await reading.until(3))) == ["after", "before", "held"]
                 rest = await first(looked, 2)
@@ -304,9 +308,9 @@ class TestServers:
             primary.remove()
 
     async def test_a_standby_that_is_behind(self) -> None:
-        """The window of a cursor was seen elsewhere, and has not all arrived here.
+        """The cursor's window was seen on the primary, and has not fully arrived here.
 
-        One transaction is known here and still running, then others have not even begun.
+        One transaction is known here and still running; others have not begun yet.
         """
         primary = PostgresServer(fsync="off").create().start()
         standby = primary.standby()
@@ -316,7 +320,7 @@ class TestServers:
                 async with connected(standby) as admin:
 
                     async def check(*texts: str) -> None:
-                        """Read one text on the primary, go on here, and let the rest arrive."""
+                        """Read one text on the primary, continue here, and let the rest arrive."""
                         following = history.follow(after=end)
                         assert await first(following, 1) == [texts[0]]
                         url = standby.url()
@@ -349,9 +353,9 @@ class TestServers:
             primary.remove()
 
     async def test_a_dump_restored_elsewhere(self, server: PostgresServer, schema: str) -> None:
-        """What came with it is read once, in order; what comes then too, whatever the numbers.
+        """Restored records come once and in order, and so do later ones, whatever their numbers.
 
-        The other cluster has counted less, and passes the numbers of what was restored.
+        The other cluster has had fewer transactions, and passes the restored records' numbers.
         """
         other = PostgresServer(fsync="off").create(is_copied=False).start()
         url = with_query(server.url(), schema=schema)
@@ -390,7 +394,9 @@ class TestServers:
         finally:
             other.remove()
 
-    async def test_a_schema_made_anew(self, server: PostgresServer, url: str, schema: str) -> None:
+    async def test_a_schema_that_is_made_again(
+        self, server: PostgresServer, url: str, schema: str
+    ) -> None:
         async with opened(url) as history:
             await history.add_history("m", None, "x", "ADD")
             cursor = await history.end_cursor()

@@ -1,4 +1,4 @@
-"""Followers in PostgreSQL against a scan of the table: transactions of every kind, by chance."""
+"""Followers in PostgreSQL, compared with a scan of the table: random transactions of every kind."""
 
 import random
 from collections.abc import AsyncIterator, Iterator
@@ -48,7 +48,7 @@ async def connections(server: PostgresServer) -> AsyncIterator[list[Any]]:
 
 
 class Clock:
-    """What was written and acked when, in steps of the test: nothing else happens."""
+    """The steps of the test at which texts were written and acked."""
 
     def __init__(self) -> None:
         self.now = 0
@@ -56,9 +56,9 @@ class Clock:
         self.acked: dict[str, int] = {}
         self.memories: dict[str, str] = {}
 
-    def begin(self, dice: random.Random, count: int) -> tuple[str, list[str]]:
-        """Return a memory and texts that are about to be written."""
-        memory_id = dice.choice("mn")
+    def begin(self, rng: random.Random, count: int) -> tuple[str, list[str]]:
+        """Return a memory and texts to write."""
+        memory_id = rng.choice("mn")
         texts = [f"{self.now}.{n}" for n in range(count)]
         self.written |= dict.fromkeys(texts, self.now)
         self.memories |= dict.fromkeys(texts, memory_id)
@@ -69,24 +69,24 @@ class Clock:
 
 
 class Writer:
-    """A connection of somebody's that writes by raw SQL, in transactions with savepoints.
+    """Another connection that writes by SQL, in transactions with savepoints.
 
     Args:
-        takes_number_first: whether the tables see to it that who has a `seq` has a number.
+        takes_number_first: whether the tables ensure that a row with a `seq` has a number.
     """
 
     def __init__(
         self,
         connection: Any,
         schema: str,
-        dice: random.Random,
+        rng: random.Random,
         clock: Clock,
         *,
         takes_number_first: bool,
     ) -> None:
         self._connection = connection
         self._schema = schema
-        self._dice = dice
+        self._rng = rng
         self._clock = clock
         self._takes_number_first = takes_number_first
         self._is_open = False
@@ -96,35 +96,35 @@ class Writer:
         self._held: list[tuple[int, str, str]] = []
 
     async def step(self) -> None:
-        """Do one thing that may be done."""
-        match self._dice.choice(["write", "write", "write", "begin", "end", "hold", "prepared"]):
+        """Do one of the possible steps."""
+        match self._rng.choice(["write", "write", "write", "begin", "end", "hold", "prepared"]):
             case "begin" if not self._is_open:
                 await self._connection.execute("BEGIN")
                 self._is_open = True
-                if self._dice.random() < 0.5:
+                if self._rng.random() < 0.5:
                     await self._connection.fetchval(_TAKE_NUMBER)
             case "begin" if self._before_savepoint is None:
                 await self._connection.execute("SAVEPOINT here")
                 self._before_savepoint = len(self._texts)
             case "begin":
-                undo = self._dice.random() < 0.5
+                undo = self._rng.random() < 0.5
                 await self._connection.execute(f"{'ROLLBACK TO' if undo else 'RELEASE'} here")
                 if undo:
                     await self._connection.execute("RELEASE here")
                     del self._texts[self._before_savepoint :]
                 self._before_savepoint = None
             case "end" if self._is_open:
-                await self.end(self._dice.choice(["COMMIT", "COMMIT", "ROLLBACK", "PREPARE"]))
+                await self.end(self._rng.choice(["COMMIT", "COMMIT", "ROLLBACK", "PREPARE"]))
             case "hold" if self._is_open or not self._takes_number_first:
                 # As a statement that has its `seq`, and waits before it writes its row.
                 if self._takes_number_first:
                     await self._connection.fetchval(_TAKE_NUMBER)
-                memory_id, (text,) = self._clock.begin(self._dice, 1)
+                memory_id, (text,) = self._clock.begin(self._rng, 1)
                 seq = await self._connection.fetchval(_NEXT.format(schema=self._schema))
                 self._held.append((seq, memory_id, text))
             case "prepared" if self._prepared and not self._is_open:
-                name, texts = self._prepared.pop(self._dice.randrange(len(self._prepared)))
-                if self._dice.random() < 0.7:
+                name, texts = self._prepared.pop(self._rng.randrange(len(self._prepared)))
+                if self._rng.random() < 0.7:
                     await self._connection.execute(f"COMMIT PREPARED '{name}'")
                     self._clock.commit(texts)
                 else:
@@ -133,14 +133,14 @@ class Writer:
                 await self._write()
 
     async def _write(self) -> None:
-        if self._held and self._dice.random() < 0.5:
+        if self._held and self._rng.random() < 0.5:
             seq, memory_id, text = self._held.pop()
             texts = [text]
             sql = _INSERT_AT.format(schema=self._schema)
             await self._connection.execute(sql, seq, memory_id, text)
         else:
-            count = self._dice.choice([1, 1, 2, 3, 12, 25])
-            memory_id, texts = self._clock.begin(self._dice, count)
+            count = self._rng.choice([1, 1, 2, 3, 12, 25])
+            memory_id, texts = self._clock.begin(self._rng, count)
             sql = _INSERT.format(schema=self._schema)
             await self._connection.execute(sql, memory_id, texts)
         if self._is_open:
@@ -165,14 +165,14 @@ class Writer:
             self._clock.commit(texts)
 
     async def give_up(self) -> None:
-        """Roll back all that is not over."""
+        """Roll back every open transaction."""
         await self.end("ROLLBACK")
         for name, _ in self._prepared:
             await self._connection.execute(f"ROLLBACK PREPARED '{name}'")
 
 
 class Walker:
-    """A follower that reads a page now and then, and keeps nothing but its cursor."""
+    """A follower that reads a page now and then, and keeps only its cursor."""
 
     def __init__(self, reader: FollowReader, memory_id: str | None, limit: int) -> None:
         self._reader = reader
@@ -181,39 +181,41 @@ class Walker:
         self._cursor: str | None = None
         self._yielded: list[str] = []
 
-    async def step(self, dice: random.Random) -> bool:
-        """Read a page and take some or all of it; return whether there was no more."""
+    async def step(self, rng: random.Random) -> bool:
+        """Read a page and take some or all of it; return whether it was the last."""
         place: FollowPosition | None = (
             None if self._cursor is None else position_from_cursor(self._cursor)
         )
         read = await self._reader.page(place, self._memory_id, self._limit)
         taken = indexes = read.indexes_of(self._memory_id)
-        if indexes and dice.random() < 0.3:
-            taken = indexes[: dice.randint(1, len(indexes))]
+        if indexes and rng.random() < 0.3:
+            taken = indexes[: rng.randint(1, len(indexes))]
         self._yielded += [str(read.records[index].new_memory) for index in taken]
         next_ = read.place if len(taken) == len(indexes) else read.behind(taken[-1])
         self._cursor = None if next_ is None else str(next_)
         return read.is_last and len(taken) == len(indexes)
 
     def check(self, clock: Clock, stored: set[str]) -> None:
-        """All that is stored came, once; nothing came before what was acked before its call."""
+        """Check that every record came once, and after the records acked before its call."""
         if self._memory_id is not None:
             stored = {text for text in stored if clock.memories[text] == self._memory_id}
         assert len(self._yielded) == len(set(self._yielded)), "twice"
         assert set(self._yielded) == stored
         first_ack = clock.now + 1
         for text in reversed(self._yielded):
-            assert clock.written[text] <= first_ack, f"{text} came before what it was called after"
+            assert clock.written[text] <= first_ack, (
+                f"{text} came before a record that was acked before its call"
+            )
             first_ack = min(first_ack, clock.acked[text])
 
 
 @pytest.mark.parametrize("takes_number_first", [True, False])
 @pytest.mark.parametrize("seed", range(6))
-async def test_all_once_and_in_order(
+async def test_every_record_once_and_in_order(
     server: PostgresServer, connections: list[Any], seed: int, takes_number_first: bool
 ) -> None:
-    """Windows of any size: below a page, of many pages, of transactions larger than a look."""
-    dice, clock = random.Random(seed), Clock()  # noqa: S311 - a test's dice
+    """Windows of any size: less than a page, many pages, with transactions larger than a read."""
+    rng, clock = random.Random(seed), Clock()  # noqa: S311 - a test's random choices
     name = f"chance{seed}{takes_number_first}"
     schema = quoted(name)
     async with open_history(with_query(server.url(), schema=name)):
@@ -221,7 +223,7 @@ async def test_all_once_and_in_order(
             trigger = "TRIGGER history_xact_before_seq"
             await connections[4].execute(f"ALTER TABLE {schema}.history DISABLE {trigger}")
         writers = [
-            Writer(one, schema, dice, clock, takes_number_first=takes_number_first)
+            Writer(one, schema, rng, clock, takes_number_first=takes_number_first)
             for one in connections[:4]
         ]
         walkers = [
@@ -244,15 +246,15 @@ async def test_all_once_and_in_order(
             )
         ]
         for clock.now in range(_STEPS):
-            await dice.choice(writers).step()
-            if dice.random() < 0.4:
-                await dice.choice(walkers).step(dice)
+            await rng.choice(writers).step()
+            if rng.random() < 0.4:
+                await rng.choice(walkers).step(rng)
         for writer in writers:
             await writer.give_up()
         rows = await connections[4].fetch(f"SELECT new_memory FROM {schema}.history")
         stored = {row[0] for row in rows}
         assert stored == set(clock.acked)
         for walker in walkers:
-            while not await walker.step(dice):
+            while not await walker.step(rng):
                 pass
             walker.check(clock, stored)

@@ -1,7 +1,7 @@
-"""Cursors in PostgreSQL and servers with another past: restored copies, replicas that took over.
+"""Cursors on PostgreSQL servers with another past: restored copies, promoted replicas.
 
-Their numbers are given out again. A follower either gets all that is new or is told that it can't;
-and it is not told so where its own past goes on.
+They use transaction numbers again. A follower gets every new record or CursorGone, and it does not
+get CursorGone if its own past continues.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from async_history._postgres.cursors import FollowPosition, position_from_cursor
 from async_history.postgres import PostgresHistoryManager
 from async_history.testing.followers import SOON_S, Reading, add_many, first, up_to_now
 from tests.support.followed_pages import records_by_pages
-from tests.support.postgres_faults import (  # noqa: F401 - fixtures are imported to be asked for
+from tests.support.postgres_faults import (  # noqa: F401 - fixtures are used by name
     a_schema,
     connected,
     until,
@@ -44,7 +44,7 @@ def made() -> Iterator[PostgresServer]:
 
 @pytest.fixture
 def server(made: PostgresServer) -> PostgresServer:
-    """A server that runs. Each test has a schema of its own there."""
+    """A running server. Each test has its own schema."""
     made.restart("immediate")
     return made
 
@@ -56,7 +56,7 @@ def opened(server: PostgresServer, schema: str, **options: Any) -> PostgresHisto
 
 
 def copy_of(server: PostgresServer, how: str) -> Path:
-    """Return a copy of a server's files: made while it is stopped, or as of one moment."""
+    """Return a copy of a server's files, made while it is stopped or as of one moment."""
     copy = server.folder / "copy"
     if how == "stopped":
         server.stop()
@@ -72,7 +72,7 @@ def copy_of(server: PostgresServer, how: str) -> Path:
 
 
 def restore(server: PostgresServer, copy: Path) -> None:
-    """Put a server back to a copy of its files, and start it."""
+    """Restore a server to a copy of its files, and start it."""
     server.stop("immediate")
     shutil.rmtree(server.data)
     copy.rename(server.data)
@@ -89,7 +89,7 @@ async def add(history: PostgresHistoryManager, *texts: str) -> None:
 
 
 async def cursors_after(history: PostgresHistoryManager, cursor: str) -> dict[str, str | None]:
-    """Return where a follower may stand that had begun at a cursor and read on."""
+    """Return the positions of followers that began at a cursor and read on."""
     place = position_from_cursor(cursor)
     half = await history.store.follower.page(place, None, 1)
     assert half.place is not None
@@ -102,7 +102,7 @@ async def cursors_after(history: PostgresHistoryManager, cursor: str) -> dict[st
 
 
 async def all_new(history: PostgresHistoryManager, cursor: str | None) -> list[str | None]:
-    """Return what comes after a cursor, the same whether it is one page or many."""
+    """Return the records after a cursor, after a check that one page and many give the same."""
     records = await up_to_now(history, history.follow(after=cursor))
     by_pages = await records_by_pages(history, cursor, 2)
     assert [record for record in by_pages if record.memory_id != "sentinel"] == records
@@ -112,7 +112,7 @@ async def all_new(history: PostgresHistoryManager, cursor: str | None) -> list[s
 async def check_all(
     history: PostgresHistoryManager, cursors: dict[str, str | None], before: str, new: list[str]
 ) -> None:
-    """Nothing is skipped silently; and a cursor of before goes on."""
+    """Check that nothing is skipped silently, and that an earlier cursor still works."""
     for where, cursor in cursors.items():
         with pytest.raises(CursorGone, match="never had"):
             pytest.fail(f"{where}: {await all_new(history, cursor)}")
@@ -132,7 +132,7 @@ async def check_all(
 async def test_a_copy_is_restored(
     server: PostgresServer, schema: str, how: str, lost: int, then: int
 ) -> None:
-    """More is added after than was lost, or less; the server begins in order, or from its log."""
+    """More or less is added after it than was lost. The server starts cleanly or from its log."""
     async with opened(server, schema) as history:
         await add(history, "a", "b")
         before = await history.end_cursor()
@@ -146,12 +146,14 @@ async def test_a_copy_is_restored(
     async with opened(server, schema) as history:
         await add(history, *new)
         await check_all(history, cursors, before, new)
-        # What is added later makes it no more right.
+        # Later records do not make the cursor valid.
         await add(history, *(f"later {n}" for n in range(70)))
         await check_all(history, cursors, before, [*new, *(f"later {n}" for n in range(70))])
 
 
-async def test_a_follower_at_work_when_it_is_restored(server: PostgresServer, schema: str) -> None:
+async def test_a_running_follower_when_a_copy_is_restored(
+    server: PostgresServer, schema: str
+) -> None:
     async with opened(server, schema) as history:
         await add(history, "a", "b")
         copy = await asyncio.to_thread(copy_of, server, "running")
@@ -164,7 +166,7 @@ async def test_a_follower_at_work_when_it_is_restored(server: PostgresServer, sc
 
 
 async def test_a_cursor_of_an_earlier_version(server: PostgresServer, schema: str) -> None:
-    """It knows no record. It is taken, and refused where numbers have gone back."""
+    """It has no record. It is accepted, and refused if numbers have gone back."""
     async with opened(server, schema) as history:
         await add(history, "a", "b")
         copy = await asyncio.to_thread(copy_of, server, "running")
@@ -183,8 +185,8 @@ async def test_a_cursor_of_an_earlier_version(server: PostgresServer, schema: st
             await first(history.follow(after=old), 1)
 
 
-async def test_a_replica_takes_over(server: PostgresServer, schema: str) -> None:
-    """One that has heard of all, then one that has not."""
+async def test_a_replica_is_promoted(server: PostgresServer, schema: str) -> None:
+    """First a replica that has received everything, then one that has not."""
     standby = server.standby()
     try:
         async with opened(server, schema) as history:
@@ -214,8 +216,8 @@ async def _has(connection: Any, schema: str, count: int) -> bool:
     return bool(await connection.fetchval(f"SELECT count(*) FROM {table}") == count)
 
 
-async def test_its_own_past_goes_on(server: PostgresServer, schema: str) -> None:
-    """On a replica that is behind; after a crash that leaves out some `seq`; on a replica."""
+async def test_a_cursor_works_while_its_past_continues(server: PostgresServer, schema: str) -> None:
+    """On a replica that lags; after a crash that skips some `seq`; on a replica."""
     standby = server.standby()
     try:
         async with opened(server, schema) as history, connected(server) as own:
@@ -255,8 +257,8 @@ async def test_its_own_past_goes_on(server: PostgresServer, schema: str) -> None
 
 
 @pytest.mark.parametrize("how", ["removed", "erased", "reset", "removed with all before"])
-async def test_what_it_stood_behind_is_gone(server: PostgresServer, schema: str, how: str) -> None:
-    """By a removal, which changes nothing: also while numbers are taken that write no record."""
+async def test_the_cursors_record_is_removed(server: PostgresServer, schema: str, how: str) -> None:
+    """The cursor still works, also while other transactions take numbers without records."""
     async with opened(server, schema) as history, connected(server) as own:
         await history.batch_add_history(add_many(["a", "b"]))
         before = await history.end_cursor()

@@ -1,7 +1,7 @@
-"""Where a follower that missed much begins: no record is skipped, and not all of them are read.
+"""Where a follower that missed many records resumes: it skips none, and does not read all.
 
-A transaction has its number before its first `seq`, so what is new begins after what was seen. Here
-sessions are stopped between the two, or have done it in the other order.
+A transaction gets its number before its first `seq`, so new records come after those seen. Here
+sessions stop between the two, or do it in the other order.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ ALTER TABLE {schema}.history ALTER xact SET DEFAULT {schema}.slow_number();
 CREATE VIEW {schema}.theirs AS
     SELECT id, memory_id, new_memory, event, is_deleted FROM {schema}.history;
 """
-"""A session with `test.is_slow` has its `seq`, and waits before it gets to its number."""
+"""A session with `test.is_slow` has its `seq`, and waits before it gets its number."""
 _TAKES_NONE: Final = """
 DROP TRIGGER history_xact_before_seq ON {schema}.history;
 CREATE TRIGGER history_xact_before_seq BEFORE INSERT ON {schema}.history
@@ -110,10 +110,10 @@ _WAYS: Final = {
 async def _stopped_between(
     history: PostgresHistoryManager, url: str, connect: Any, how: str, *, takes_none: bool
 ) -> list[str | None]:
-    """Stop a session that inserts between its `seq` and its row, and let others write on.
+    """Stop an inserting session between its `seq` and its row, and let others write.
 
     Returns:
-        What a follower gets that resumes from a cursor of that time, after the session ended.
+        What a follower gets that resumes from a cursor of that time once the session has ended.
     """
     schema = schema_of(url)
     owner, slow = await connect(), await connect()
@@ -141,7 +141,7 @@ async def _stopped_between(
 
 
 async def _waits(owner: Any, slow: Any) -> bool:
-    """Return whether a session waits, with its `seq` taken."""
+    """Return whether a session waits and has taken its `seq`."""
     return bool(
         await owner.fetchval(
             "SELECT count(*) FROM pg_locks"
@@ -155,7 +155,7 @@ async def _waits(owner: Any, slow: Any) -> bool:
 async def test_a_session_stops_with_its_seq(
     how: str, new_schema: Callable[[], str], connect: Any
 ) -> None:
-    """Whichever statement it is, it has its number by then."""
+    """Whatever its statement, it has its number by then."""
     url = new_schema()
     async with opened(url) as history:
         found = await _stopped_between(history, url, connect, how, takes_none=False)
@@ -163,15 +163,17 @@ async def test_a_session_stops_with_its_seq(
 
 
 async def test_numbers_have_to_come_first(new_schema: Callable[[], str], connect: Any) -> None:
-    """What the trigger is for: without the number, the same session's record is skipped."""
+    """The reason for the trigger: without the number, the same session's record is skipped."""
     url = new_schema()
     async with opened(url) as history:
         found = await _stopped_between(history, url, connect, "values", takes_none=True)
     assert found == _LATER
 
 
-async def test_a_number_above_all_that_ended(new_schema: Callable[[], str], connect: Any) -> None:
-    """A snapshot's xmax is below it, though it was given out before, and so was its `seq`."""
+async def test_a_number_above_all_ended_transactions(
+    new_schema: Callable[[], str], connect: Any
+) -> None:
+    """A snapshot's xmax is below it, although the number and its `seq` were taken before."""
     url = new_schema()
     insert = (
         f"INSERT INTO {schema_of(url)}.history (id, memory_id, new_memory, event, is_deleted)"
@@ -216,10 +218,10 @@ _CHANGES: Final = {
         ("nothing", "in an earlier version"),
     ],
 )
-async def test_where_nothing_can_be_left_out(
+async def test_no_earlier_record_can_be_left_out(
     change: str, when: str, new_schema: Callable[[], str], connect: Any
 ) -> None:
-    """A record with a `seq` from before, and a number from later, is found all the same."""
+    """A record with an earlier `seq` and a later number is found."""
     url = new_schema()
     schema, owner = schema_of(url), await connect()
     async with opened(url) as history:
@@ -242,7 +244,7 @@ async def test_where_nothing_can_be_left_out(
 
 
 async def test_a_history_of_version_10(new_schema: Callable[[], str], connect: Any) -> None:
-    """A follower at work as the history is migrated goes on, and misses nothing."""
+    """A follower that runs during the migration continues, and misses nothing."""
     url = new_schema()
     schema, owner = schema_of(url), await connect()
     with version(10):
@@ -274,7 +276,7 @@ async def _read_as_text(connection: Any) -> None:
 async def test_a_users_pool_that_reads_numbers_as_text(
     is_searched: bool, new_schema: Callable[[], str], postgres: str
 ) -> None:
-    """Cursors amid a window hold numbers all the same."""
+    """Cursors within a window still hold numbers."""
     async with (
         asyncpg.create_pool(postgres, init=_read_as_text, min_size=2, max_size=2) as pool,
         PostgresHistoryManager(pool=pool, schema=schema_of(new_schema())) as history,
@@ -293,7 +295,7 @@ async def test_a_users_pool_that_reads_numbers_as_text(
 @pytest.mark.parametrize("low", [3, 17, (1 << 31) + 2, (1 << 32) - 1])
 @pytest.mark.parametrize("given", [0, 1, 40])
 def test_the_next_number_from_an_age(epoch: int, low: int, given: int) -> None:
-    """The age is of 32 bits with a sign, and the count of numbers goes on for ever."""
+    """The age has 32 bits with a sign, while the count of numbers only grows."""
     xmax = (epoch << 32) + low
     age = (xmax + given - 3 + (1 << 31)) % (1 << 32) - (1 << 31)
     assert Snapshot(xmax).next_xact(age) == xmax + given

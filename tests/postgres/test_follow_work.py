@@ -1,7 +1,7 @@
-"""How much a follower's statements in PostgreSQL look at: of what is new, a bounded part.
+"""How much a follower's statements in PostgreSQL read: a bounded part of the new records.
 
-Counted by EXPLAIN (ANALYZE, BUFFERS), in tables of which the server knows nothing, is told, and is
-told no more: nothing here is a time.
+Counted by EXPLAIN (ANALYZE, BUFFERS), on tables without, with and with outdated statistics. No
+time is measured.
 """
 
 import json
@@ -28,9 +28,9 @@ pytestmark = [
 _LIMIT: Final = 100
 _ROWS_AT_ONCE: Final = 300
 _MOST_ROWS: Final = 5 * _ROWS_AT_ONCE + 50
-"""Of one statement: what is looked at for its `seq` alone, and a few."""
+"""For one statement: the rows whose `seq` alone is read, and a few more."""
 _MOST_BUFFERS: Final = 350
-"""Of one statement: a bound for those rows and the heads, far below what the whole table has."""
+"""For one statement: a bound for those rows and the heads, far below the table's size."""
 _MANY: Final = 10_000
 _ADD: Final = """
 INSERT INTO {schema}.history (id, memory_id, new_memory, event, is_deleted, occurred_at)
@@ -47,7 +47,7 @@ def server() -> Iterator[PostgresServer]:
 
 
 class Counting:
-    """Reads of a follower, each statement of which is explained before it is run."""
+    """Reads of a follower. Each of its statements is explained before it runs."""
 
     def __init__(self, connection: Any, schema: str) -> None:
         self._connection = connection
@@ -72,12 +72,12 @@ class Counting:
         return list(await self._connection.fetch(sql, *arguments))
 
     def start(self) -> None:
-        """Count from here on."""
+        """Count from now on."""
         self.rows.clear()
         self.buffers.clear()
 
     def check(self, *, rows: int = _MOST_ROWS, buffers: int = _MOST_BUFFERS) -> None:
-        """Check that no statement since `start` looked at more."""
+        """Check that no statement since `start` read more."""
         assert max(self.rows) <= rows, self.rows
         assert max(self.buffers) <= buffers, self.buffers
 
@@ -87,7 +87,7 @@ class Counting:
         return place
 
     async def all_after(self, place: FollowPosition | None) -> tuple[list[str], FollowPosition]:
-        """Return the ids of all records after a place, each cursor kept as text, and the end."""
+        """Return the ids of all records after a position, and the end. Cursors are kept as text."""
         found: list[str] = []
         while True:
             read = await self.reader.page(place, None, _LIMIT)
@@ -131,7 +131,7 @@ async def others(server: PostgresServer) -> AsyncIterator[list[Any]]:
 async def counting(
     server: PostgresServer, others: list[Any], request: pytest.FixtureRequest
 ) -> AsyncIterator[Counting]:
-    """A reader in a table of many records, of which the planner knows so much."""
+    """A reader of a table of many records, with given statistics."""
     known, mode = request.param
     schema = f"s{abs(hash((request.node.name,))):x}"
     async with AsyncExitStack() as stack:
@@ -155,13 +155,13 @@ async def counting(
 
 
 class TestWork:
-    async def test_where_it_ends(self, counting: Counting) -> None:
+    async def test_at_the_end(self, counting: Counting) -> None:
         place = await counting.end()
         await counting.reader.mark()
         assert await counting.all_after(place) == ([], place)
         counting.check(rows=20, buffers=150)
 
-    async def test_a_little_is_new(self, counting: Counting, others: list[Any]) -> None:
+    async def test_a_few_new_records(self, counting: Counting, others: list[Any]) -> None:
         place = await counting.end()
         await counting.add(others[0], 7)
         counting.start()
@@ -169,15 +169,15 @@ class TestWork:
         assert len(found) == 7
         counting.check(rows=40, buffers=150)
 
-    async def test_much_was_missed(self, counting: Counting, others: list[Any]) -> None:
-        """In many transactions: the first page, and each after it, looks at a part."""
+    async def test_many_missed_records(self, counting: Counting, others: list[Any]) -> None:
+        """In many transactions: each page reads a part of them."""
         place = await counting.end()
         for _ in range(40):
             await counting.add(others[0], _MANY // 40)
         counting.start()
         page = await counting.reader.page(place, None, _LIMIT)
         assert len(page.records) == _LIMIT
-        assert sum(counting.rows) <= _LIMIT + _ROWS_AT_ONCE + 50, "all that is new"
+        assert sum(counting.rows) <= _LIMIT + _ROWS_AT_ONCE + 50, "all new records"
         counting.start()
         found, end = await counting.all_after(place)
         assert len(set(found)) == len(found) == _MANY
@@ -192,7 +192,7 @@ class TestWork:
     async def test_an_early_record_of_a_late_transaction(
         self, counting: Counting, others: list[Any]
     ) -> None:
-        """What was seen after it is not read again at one go."""
+        """Records that were seen after it are not all read again at once."""
         late, other = others
         async with late.transaction():
             await counting.add(late, 1)
@@ -205,8 +205,10 @@ class TestWork:
         assert len(set(found)) == len(found) == 5 * _LIMIT + 1
         counting.check()
 
-    async def test_a_transaction_stays_open(self, counting: Counting, others: list[Any]) -> None:
-        """Its records are not looked at until it ends, wherever its number lies."""
+    async def test_a_transaction_that_stays_open(
+        self, counting: Counting, others: list[Any]
+    ) -> None:
+        """Its records are not read until it ends, wherever its number lies."""
         open_, other = others
         async with open_.transaction():
             before = await counting.end()
@@ -222,10 +224,10 @@ class TestWork:
         found, _ = await counting.all_after(before)
         assert len(set(found)) == len(found) == _MANY
 
-    async def test_much_comes_while_a_window_is_read(
+    async def test_many_records_come_while_a_window_is_read(
         self, counting: Counting, others: list[Any]
     ) -> None:
-        """What was committed after the window is not looked through for its end."""
+        """Records committed after the window are not read to find its end."""
         place = await counting.end()
         for _ in range(4):
             await counting.add(others[0], _LIMIT)
@@ -241,7 +243,7 @@ class TestWork:
         counting.check(rows=_LIMIT + 20)
 
     async def test_from_the_beginning(self, counting: Counting) -> None:
-        """After a prune the first page alone walks over what was removed."""
+        """After a prune only the first page passes over removed records."""
         connection = counting._connection
         stored = await connection.fetchval(f"SELECT count(*) FROM {counting.schema}.history")
         read = await counting.reader.page(None, None, _LIMIT)

@@ -77,7 +77,7 @@ def url(new_schema: NewSchema) -> str:
 
 @pytest.fixture
 async def owner(connect: Any) -> AsyncIterator[Any]:
-    """The owner's connection, while two roles exist that may log in."""
+    """The owner's connection, with two roles that may log in."""
     connection = await connect()
     for role in ROLES:
         await connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD '{ROLE_PASSWORD}'")
@@ -99,12 +99,12 @@ async def granted(url: str, level: Level, role: str = "agent", only: str | None 
 
 @pytest.mark.versions
 @pytest.mark.parametrize("level", LEVELS)
-async def test_a_role_can_do_what_its_level_says_and_no_more(
+async def test_a_role_can_do_what_its_level_allows_and_no_more(
     url: str, owner: Any, level: Level
 ) -> None:
     await filled(url)
     await granted(url, "operator")
-    await granted(url, level)  # takes what it had
+    await granted(url, level)  # removes the earlier rights
     async with open_history(as_role(url, "agent")) as history:
         for call in CALLS[level]:
             await call(history)
@@ -118,7 +118,7 @@ async def test_a_role_can_do_what_its_level_says_and_no_more(
 
 @pytest.mark.parametrize("level", LEVELS)
 async def test_each_right_is_needed(url: str, owner: Any, level: Level) -> None:
-    """Each that the level below has not, on an encrypted history, which needs the most."""
+    """Each right that the level below lacks, on an encrypted history, which needs the most."""
     await filled(url, ring("old"))
     below: list[str] = []
     for one in LEVELS[: LEVELS.index(level) + 1]:
@@ -151,7 +151,7 @@ async def test_each_right_is_needed(url: str, owner: Any, level: Level) -> None:
     assert needless == []
 
 
-async def test_what_is_refused(url: str, owner: Any) -> None:
+async def test_bad_arguments_are_refused(url: str, owner: Any) -> None:
     with pytest.raises(InvalidInput, match="one of reader, writer, operator"):
         checked_level("admin")
     with pytest.raises(InvalidInput, match="user_id, agent_id"):
@@ -179,12 +179,12 @@ def test_the_command(url: str, owner: Any) -> None:
         asyncio.run(recorded(url))
     assert CliRunner().invoke(app, [*arguments, "--yes"]).stdout == printed.stdout
     asyncio.run(recorded(url))
-    for wrong, told in (
+    for wrong, message in (
         (["grants", "agent", "admin", "--db", url], "one of reader, writer, operator"),
         (["grants", "agent", "reader", "--db", "memory://"], "only a history in PostgreSQL"),
     ):
         result = CliRunner().invoke(app, wrong)
-        assert (result.exit_code, told in result.stderr) == (2, True), result.stderr
+        assert (result.exit_code, message in result.stderr) == (2, True), result.stderr
 
 
 async def recorded(url: str) -> None:
@@ -214,7 +214,7 @@ async def test_a_reader_of_one_owner_sees_no_other(url: str, owner: Any) -> None
 
 
 @pytest.mark.pgbouncer
-async def test_a_setting_of_one_transaction_behind_a_pooler(url: str, owner: Any) -> None:
+async def test_a_setting_of_one_transaction_through_a_pooler(url: str, owner: Any) -> None:
     """Two clients share the pooler's one connection to the server."""
     await filled(url)
     await granted(url, "reader", only="user_id")

@@ -1,4 +1,4 @@
-"""Schemas of earlier versions on PostgreSQL: brought up to date while others read and write."""
+"""Schemas of earlier versions on PostgreSQL: migrated while others read and write."""
 
 import asyncio
 from collections.abc import Callable
@@ -16,12 +16,12 @@ pytestmark = [pytest.mark.postgres, pytest.mark.once]
 
 OLDER = range(1, migrations.VERSION)
 WAITING = [number for number in OLDER if number != 9]
-"""Version 10 adds tables alone, and waits for no transaction."""
+"""Version 10 only adds tables, and waits for no transaction."""
 ROWS = 300
 
 
 class OlderProgram:
-    """A program of an earlier version that has a history open: it knows its own columns alone."""
+    """A program of an earlier version with an open history: it knows only its own columns."""
 
     def __init__(self, connection: Any, schema: str) -> None:
         self._connection = connection
@@ -41,7 +41,7 @@ class OlderProgram:
 
 
 async def older_history(url: str, number: int, connect: Any) -> OlderProgram:
-    """Make a history as an earlier version does, with records."""
+    """Make a history with records, as an earlier version does."""
     with version(number):
         async with open_history(url):
             pass
@@ -56,8 +56,8 @@ def locked_for(number: int) -> str:
 
 
 async def migrating(connection: Any, schema: str, table: str = "history") -> int:
-    """Return the process that migrates, once it waits for a transaction of others: before it makes
-    an index, or before it applies a version that has none."""
+    """Return the migrating process once it waits for another transaction: before it makes an index,
+    or before it applies a version without one."""
     pid: int = await until(
         connection,
         "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND ("
@@ -90,7 +90,7 @@ async def check_current(connection: Any, url: str, *, records: int = ROWS) -> No
 
 
 @pytest.mark.parametrize("number", WAITING)
-async def test_everybody_reads_and_writes_meanwhile(
+async def test_others_read_and_write_during_a_migration(
     number: int, new_schema: Callable[[], str], connect: Any
 ) -> None:
     url = new_schema()
@@ -104,7 +104,7 @@ async def test_everybody_reads_and_writes_meanwhile(
     )
     table = locked_for(number)
     await writer.execute(f"LOCK TABLE {schema_of(url)}.{table} IN ROW EXCLUSIVE MODE")
-    opening = asyncio.ensure_future(open_history(url))  # it waits for the transaction
+    opening = asyncio.ensure_future(open_history(url))  # the migration waits for the transaction
     await migrating(owner, schema_of(url), table)
     async with asyncio.timeout(LONG_S):
         there = await old.count("m1")
@@ -118,7 +118,7 @@ async def test_everybody_reads_and_writes_meanwhile(
 
 
 @pytest.mark.parametrize("number", WAITING)
-async def test_one_that_died_in_the_middle_is_gone_on_with(
+async def test_an_interrupted_migration_is_continued(
     number: int, new_schema: Callable[[], str], connect: Any
 ) -> None:
     url = new_schema()
@@ -143,7 +143,9 @@ async def test_one_that_died_in_the_middle_is_gone_on_with(
         for n in OLDER
     ],
 )
-async def test_eight_at_once(number: int, new_schema: Callable[[], str], connect: Any) -> None:
+async def test_eight_processes_migrate_at_once(
+    number: int, new_schema: Callable[[], str], connect: Any
+) -> None:
     url = new_schema()
     await older_history(url, number, connect)
     connections = [await connect() for _ in range(8)]
@@ -151,7 +153,7 @@ async def test_eight_at_once(number: int, new_schema: Callable[[], str], connect
         *(migrations.migrate(connection, schema_of(url)) for connection in connections)
     )
     numbers = [*range(number + 1, migrations.VERSION + 1)]
-    assert sorted(n for each in applied for n in each) == numbers, "each once"
+    assert sorted(n for each in applied for n in each) == numbers, "each version once"
     await check_current(connections[0], url)
 
 
@@ -175,7 +177,7 @@ async def test_a_table_that_stays_locked(
 async def test_tables_that_were_dropped_by_hand_are_made_again(
     new_schema: Callable[[], str], connect: Any
 ) -> None:
-    """What else was made with them is there still."""
+    """Everything else that was made with them is still there."""
     url = new_schema()
     owner = await connect()
     for _ in range(2):
@@ -191,9 +193,7 @@ async def test_tables_that_were_dropped_by_hand_are_made_again(
             await owner.execute(f"DROP TABLE {schema_of(url)}.{table} CASCADE")
 
 
-async def test_ids_that_are_there_twice_are_named(
-    new_schema: Callable[[], str], connect: Any
-) -> None:
+async def test_duplicate_ids_are_named(new_schema: Callable[[], str], connect: Any) -> None:
     url = new_schema()
     await older_history(url, 3, connect)
     owner = await connect()
@@ -223,9 +223,7 @@ async def test_a_lost_table_is_named(
             await open_history(url, migrate=migrate)
 
 
-async def test_the_tables_are_those_that_the_scripts_make(
-    new_schema: Callable[[], str], connect: Any
-) -> None:
+async def test_migrated_tables_equal_new_ones(new_schema: Callable[[], str], connect: Any) -> None:
     for number in range(1, migrations.VERSION + 1):
         url = new_schema()
         with version(number):
@@ -242,7 +240,7 @@ async def test_the_tables_are_those_that_the_scripts_make(
 async def test_the_log_of_erasures_becomes_one_of_operations(
     new_schema: Callable[[], str], connect: Any
 ) -> None:
-    """With its rows, and the rights to write it of who may write the history."""
+    """With its rows, and with write rights for roles that may write the history."""
     url = new_schema()
     await older_history(url, 8, connect)
     schema, owner = schema_of(url), await connect()

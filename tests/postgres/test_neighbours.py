@@ -1,4 +1,4 @@
-"""What the server answers for a batch is told to those of its submissions that it is about."""
+"""An error of the server for a batch is raised only for the submissions that cause it."""
 
 import asyncio
 import secrets
@@ -97,7 +97,7 @@ async def role(owner: Any) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def open_(new_schema: Callable[[], str], owner: Any, role: str) -> Open:
-    """Opens a history as a role that owns nothing, and that policies are for."""
+    """Opens a history as a role that owns nothing and that policies apply to."""
     url = new_schema()
     async with open_history(url):
         pass
@@ -118,7 +118,7 @@ async def _make(owner: Any, history: HistoryManager, sql: str) -> None:
 
 
 def _records(calls: int, *, named: bool, good: str = "m{}") -> list[dict[str, Any]]:
-    """Return one record a call, of which the seventh is bad."""
+    """Return one record for each call; the seventh is bad."""
     records = [
         {"memory_id": good.format(n), "new_memory": f"text {n}", "event": "ADD"}
         for n in range(calls)
@@ -130,9 +130,9 @@ def _records(calls: int, *, named: bool, good: str = "m{}") -> list[dict[str, An
     return records
 
 
-async def _told(calls: list[Awaitable[object]]) -> list[str]:
-    told = await asyncio.gather(*calls, return_exceptions=True)
-    return [type(one).__name__ if isinstance(one, Exception) else "ok" for one in told]
+async def _outcomes(calls: list[Awaitable[object]]) -> list[str]:
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    return [type(one).__name__ if isinstance(one, Exception) else "ok" for one in outcomes]
 
 
 @pytest.mark.parametrize(
@@ -144,15 +144,15 @@ async def _told(calls: list[Awaitable[object]]) -> list[str]:
         if not rule.startswith("raised") or named == rule.endswith("AFTER")
     ],
 )
-async def test_one_is_refused_and_its_neighbours_are_not(
+async def test_a_bad_submission_is_refused_and_its_neighbours_are_written(
     rule: str, named: bool, open_: Open, owner: Any
 ) -> None:
     async with open_(retry_timeout_s=60) as history:
         await _make(owner, history, RULES[rule])
         records = _records(_CALLS, named=named)
-        told = await _told([history.batch_add_history([record]) for record in records])
-        refused = told.pop(7)
-        assert set(told) == {"ok"}
+        outcomes = await _outcomes([history.batch_add_history([record]) for record in records])
+        refused = outcomes.pop(7)
+        assert set(outcomes) == {"ok"}
         assert refused in ("StorageRefused", "StorageDenied", "StorageMissing")
         assert await history.count_history() == _CALLS - 1
         writer = (await history.stats()).writer
@@ -161,18 +161,18 @@ async def test_one_is_refused_and_its_neighbours_are_not(
 
 
 @pytest.mark.parametrize("rule", ["deferred trigger", "raised AB001 BEFORE"])
-async def test_through_a_pooler(
+async def test_a_bad_submission_through_a_pooler(
     rule: str, new_schema: Callable[[], str], pooled: str, owner: Any
 ) -> None:
     url = with_query(pooled, schema=_schema(new_schema()))
     async with open_history(url) as history:
         await _make(owner, history, RULES[rule])
         records = _records(_CALLS, named=False)
-        told = await _told([history.batch_add_history([record]) for record in records])
-        assert told == ["ok"] * 7 + ["StorageRefused"] + ["ok"] * 12
+        outcomes = await _outcomes([history.batch_add_history([record]) for record in records])
+        assert outcomes == ["ok"] * 7 + ["StorageRefused"] + ["ok"] * 12
 
 
-async def test_a_lone_one_is_told_the_same(open_: Open, owner: Any) -> None:
+async def test_a_lone_submission_gets_the_same_error(open_: Open, owner: Any) -> None:
     for state in ("AB001", "08006", "P0001", "42501"):
         async with open_() as history:
             await _make(owner, history, _raising(state))
@@ -183,7 +183,7 @@ async def test_a_lone_one_is_told_the_same(open_: Open, owner: Any) -> None:
             await _make(owner, history, "DROP TABLE {schema}.secret")
 
 
-async def test_messages_are_found_too(open_: Open, owner: Any) -> None:
+async def test_bad_messages_are_found_too(open_: Open, owner: Any) -> None:
     async with open_() as history:
         sql = _raising("AB001").replace("history", "messages")
         await _make(owner, history, sql.replace("memory_id", "session_scope"))
@@ -191,21 +191,19 @@ async def test_messages_are_found_too(open_: Open, owner: Any) -> None:
             history.save_messages([{"role": "user", "content": "x"}], scope)
             for scope in ("a", "bad", "b")
         ]
-        assert await _told(calls) == ["ok", "StorageRefused", "ok"]
+        assert await _outcomes(calls) == ["ok", "StorageRefused", "ok"]
 
 
-async def test_an_error_that_may_pass_is_not_everybody_s_in_the_end(
-    open_: Open, owner: Any
-) -> None:
-    """As where one of them raises a serialization failure, each time."""
+async def test_a_transient_error_of_one_does_not_fail_the_others(open_: Open, owner: Any) -> None:
+    """One of them raises a serialization failure each time."""
     async with open_(retry_timeout_s=2) as history:
         await _make(owner, history, _raising("40001"))
         records = _records(_CALLS, named=False)
-        told = await _told([history.batch_add_history([record]) for record in records])
-        assert told == ["ok"] * 7 + ["StorageLocked"] + ["ok"] * 12
+        outcomes = await _outcomes([history.batch_add_history([record]) for record in records])
+        assert outcomes == ["ok"] * 7 + ["StorageLocked"] + ["ok"] * 12
 
 
-async def test_nor_is_a_lock_that_one_of_them_waits_for(open_: Open, owner: Any) -> None:
+async def test_a_lock_that_one_waits_for_does_not_fail_the_others(open_: Open, owner: Any) -> None:
     async with open_(retry_timeout_s=3) as history:
         await _make(
             owner,
@@ -216,8 +214,8 @@ async def test_nor_is_a_lock_that_one_of_them_waits_for(open_: Open, owner: Any)
         records = _records(_CALLS, named=False)
         async with owner.transaction():
             await _make(owner, history, "DELETE FROM {schema}.memories WHERE id = 'bad'")
-            told = await _told([history.batch_add_history([record]) for record in records])
-        assert told == ["ok"] * 7 + ["StorageLocked"] + ["ok"] * 12
+            outcomes = await _outcomes([history.batch_add_history([record]) for record in records])
+        assert outcomes == ["ok"] * 7 + ["StorageLocked"] + ["ok"] * 12
 
 
 @pytest.mark.parametrize(
@@ -227,7 +225,7 @@ async def test_nor_is_a_lock_that_one_of_them_waits_for(open_: Open, owner: Any)
         ("ALTER DATABASE {database} SET default_transaction_read_only = on", StorageReadOnly),
     ],
 )
-async def test_what_concerns_everybody_is_tried_once(
+async def test_an_error_of_the_whole_batch_is_not_tried_for_each(
     sql: str, error: type[StorageError], open_: Open, owner: Any, role: str
 ) -> None:
     database = await owner.fetchval("SELECT current_database()")
@@ -239,15 +237,15 @@ async def test_what_concerns_everybody_is_tried_once(
             statements = _Statements(history)
             records = _records(200, named=False)
             calls = [history.batch_add_history([record]) for record in records]
-            told = await asyncio.gather(*calls, return_exceptions=True)
-            assert {type(one) for one in told} == {error}
+            outcomes = await asyncio.gather(*calls, return_exceptions=True)
+            assert {type(one) for one in outcomes} == {error}
             assert statements.savepoints == 0 or error is not StorageDenied
             assert statements.savepoints < 200
     finally:
         await owner.execute(f"ALTER DATABASE {database} RESET default_transaction_read_only")
 
 
-async def test_what_a_trigger_runs_into_each_time_is_not_tried_for_each(
+async def test_an_error_that_a_trigger_raises_each_time_is_not_tried_for_each(
     open_: Open, owner: Any
 ) -> None:
     async with open_() as history:
@@ -255,8 +253,8 @@ async def test_what_a_trigger_runs_into_each_time_is_not_tried_for_each(
         statements = _Statements(history)
         records = _records(400, named=False)
         calls = [history.batch_add_history([record]) for record in records]
-        told = await asyncio.gather(*calls, return_exceptions=True)
-        assert {type(one) for one in told} == {StorageDenied}
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(one) for one in outcomes} == {StorageDenied}
         assert 0 < statements.savepoints < 50
 
 

@@ -1,4 +1,4 @@
-"""The event loop works while PostgreSQL does: callers are woken when their next batch was sent."""
+"""The event loop works while PostgreSQL does: callers are woken once the next batch is sent."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -29,7 +29,7 @@ async def submission(number: int) -> AddRecords:
 
 
 class Recorder:
-    """A connection that notes the first word of what it is sent."""
+    """A connection that notes the first word of each statement."""
 
     def __init__(self) -> None:
         self.seen: list[str] = []

@@ -1,4 +1,4 @@
-"""Owners taken back or forgotten over connections that end at each message, and called again."""
+"""Rolling back and forgetting owners over connections that end at each message, and again."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -21,7 +21,7 @@ from async_history._core.rollback_request import RollbackLimits
 from tests.subprocesses.proxy import Proxy
 from tests.support.limits import limited
 from tests.support.parts import Places, in_parts
-from tests.support.postgres_faults import (  # noqa: F401 - fixtures are imported to be asked for
+from tests.support.postgres_faults import (  # noqa: F401 - fixtures are used by name
     a_proxy,
     a_schema,
     a_server,
@@ -47,11 +47,11 @@ CALLS: dict[str, Callable[[HistoryManager, str], Awaitable[Any]]] = {
     "erase": lambda history, name: history.erase(user_id=name, reason="asked", vacuum=False),
 }
 WANTED = {"changed 1": "a", "changed 2": "a", "changed 3": "a", "added": None, "deleted": "a"}
-"""What each memory says before the run, and once it was taken back."""
+"""What each memory says before the run, and after it was undone."""
 
 
 def changes(name: str) -> list[dict[str, Any]]:
-    """An owner's memories, and what a run did to them later."""
+    """Return an owner's memories, and the later changes of a run."""
 
     def change(memory: str, old: str | None, new: str | None, hours: int) -> dict[str, Any]:
         return {
@@ -71,7 +71,7 @@ def changes(name: str) -> list[dict[str, Any]]:
 
 
 async def write(history: HistoryManager, memory: str, is_over: asyncio.Event) -> None:
-    """Change a memory as long as that may be."""
+    """Change a memory until it is refused."""
     for number in count():
         if is_over.is_set():
             return
@@ -83,10 +83,10 @@ async def write(history: HistoryManager, memory: str, is_over: asyncio.Event) ->
 
 @in_parts(61, nightly=4)
 @pytest.mark.parametrize("what", CALLS)
-async def test_cut_off_at_each_message_and_called_again(
+async def test_calls_cut_off_at_each_message_and_repeated(
     proxy: Proxy, url: str, schema: str, what: str, places: Places
 ) -> None:
-    """Others change one of the memories meanwhile, and call the same at the same time."""
+    """Others change one of the memories meanwhile, and make the same call at the same time."""
     async with limited(open_history(url), **SMALL) as others:
         for number, place in enumerate(places, 1):
             name = f"ann {number}"
@@ -98,9 +98,9 @@ async def test_cut_off_at_each_message_and_called_again(
                 writing = asyncio.ensure_future(write(others, f"{name} busy", is_over))
                 proxy.cut_after(place, for_good=True)
                 call = asyncio.ensure_future(CALLS[what](history, name))
-                while proxy.cuts < number and not call.done():  # noqa: ASYNC110 - it does not tell
+                while proxy.cuts < number and not call.done():  # noqa: ASYNC110 - the proxy has no event for it
                     await asyncio.sleep(0.001)
-                call.cancel()  # it would try again until its deadline
+                call.cancel()  # it would retry until its deadline
                 await asyncio.wait([call])
                 done = await asyncio.gather(*(CALLS[what](others, name) for _ in range(2)))
                 is_over.set()
@@ -120,7 +120,7 @@ async def of_owner(history: HistoryManager, name: str) -> dict[str, list[History
 
 
 async def check_taken_back(history: HistoryManager, name: str) -> None:
-    """Each memory is as it was, by one record; no record came between a plan and its own."""
+    """Check that each memory was restored by one record, with none between the plan and it."""
     for memory, records in (await of_owner(history, name)).items():
         texts = [None, *(record.new_memory for record in records)]
         assert [record.old_memory for record in records] == texts[:-1]

@@ -1,4 +1,4 @@
-"""Triggers of a database's owner that leave rows out: what is not there is not acked."""
+"""Triggers of a database's owner that leave rows out: a row that is not stored is not acked."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from async_history import open_history
-from tests.support.outcomes import told
+from tests.support.outcomes import outcome
 
 pytestmark = [pytest.mark.postgres, pytest.mark.once]
 
@@ -35,11 +35,11 @@ async def test_a_row_that_is_left_out_is_refused(
         owner = await asyncpg.connect(postgres)
         await owner.execute(RULE.format(schema=parse_qs(urlsplit(url).query)["schema"][0]))
         await owner.close()
-        assert await told(history.batch_add_history([record("bad", 0)])) == "StorageRefused"
+        assert await outcome(history.batch_add_history([record("bad", 0)])) == "StorageRefused"
         torn = [record("g", 1), record("bad", 1), record("g", 2)]
-        assert await told(history.batch_add_history(torn)) == "StorageRefused"
+        assert await outcome(history.batch_add_history(torn)) == "StorageRefused"
         assert await history.count_history() == 0
         calls = [[record("n", 1)], [record("bad", 2)], [record("n", 2)]]
-        outcomes = await asyncio.gather(*(told(history.batch_add_history(c)) for c in calls))
+        outcomes = await asyncio.gather(*(outcome(history.batch_add_history(c)) for c in calls))
         assert outcomes == ["ok", "StorageRefused", "ok"]
         assert [one.memory_id async for one in history.query_history()] == ["n", "n"]

@@ -1,4 +1,4 @@
-"""Owners on PostgreSQL: given by several at once, late, during writes, and forgotten again."""
+"""Owners on PostgreSQL: given by several at once, given later, during writes, and forgotten."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -38,7 +38,7 @@ def url(new_schema: Callable[[], str]) -> str:
 
 
 async def owner_of(history: HistoryManager, memory_id: str) -> Owner | None:
-    """Return the one owner that all records of a memory have."""
+    """Return the one owner of all records of a memory."""
     records = await history.get_history(memory_id)
     (owner,) = {record.owner for record in records}
     of_user: dict[str, Any] = {} if owner is None else owner.as_dict()
@@ -54,7 +54,7 @@ async def require_sound(url: str) -> None:
 
 
 async def until_waits(connection: Any, schema: str) -> None:
-    """Wait until somebody waits for a lock of a schema's tables or their rows."""
+    """Wait until a session waits for a lock on a schema's tables or their rows."""
     await until(
         connection,
         "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
@@ -63,8 +63,8 @@ async def until_waits(connection: Any, schema: str) -> None:
     )
 
 
-async def test_two_managers_that_give_owners_at_once(url: str) -> None:
-    """Of new memories, of some with records, in a store that had none: one owner each."""
+async def test_two_managers_give_owners_at_the_same_time(url: str) -> None:
+    """To new memories, and to memories with records, in a store without owners: one owner each."""
     async with open_history(url) as one, open_history(url) as other:
         names = [f"m{n}" for n in range(90)]
         for name in names[::3]:
@@ -101,8 +101,8 @@ async def test_two_managers_that_give_owners_at_once(url: str) -> None:
 async def test_owners_given_in_open_transactions(
     url: str, connect: Any, *, isolation: str, is_first: bool, has_records: bool
 ) -> None:
-    """Others wait, and are refused or not by what the transaction ends with, whatever isolation
-    their sessions begin with."""
+    """Others wait. Whether they are refused depends on the end of the transaction, at any isolation
+    level."""
     url = with_query(url, default_transaction_isolation=isolation)
     async with PostgresHistoryManager(url) as one, open_history(url) as other:
         if not is_first:
@@ -133,7 +133,7 @@ async def test_owners_given_in_open_transactions(
     await require_sound(url)
 
 
-async def test_two_open_transactions_that_give_one_memory_an_owner(url: str, connect: Any) -> None:
+async def test_two_open_transactions_give_one_memory_an_owner(url: str, connect: Any) -> None:
     async with PostgresHistoryManager(url) as history:
         await history.add_history("else", None, "x", "ADD", owner=BOB)
         first, second, watching = [await connect() for _ in range(3)]
@@ -155,7 +155,7 @@ async def test_two_open_transactions_that_give_one_memory_an_owner(url: str, con
 
 
 async def test_a_snapshot_from_before_an_owner_was_given(url: str, connect: Any) -> None:
-    """A transaction that sees no owner any more writes no record without it."""
+    """A transaction that does not see the owner writes no record without it."""
     async with PostgresHistoryManager(url) as history:
         for name in ("m", "n"):
             await history.add_history(name, None, "x", "ADD")
@@ -216,8 +216,8 @@ async def test_late_owners_during_writes_and_with_a_follower(url: str) -> None:
     await require_sound(url)
 
 
-async def test_what_another_process_removed_is_not_remembered(url: str) -> None:
-    """Neither a memory's owner after a removal or a reset, nor that a store has none."""
+async def test_owners_that_another_process_removed_are_not_remembered(url: str) -> None:
+    """Neither a memory's owner after a removal or a reset, nor that a store has no owners."""
     async with open_history(url) as one, open_history(url) as other:
         for remove in (prune_all, HistoryManager.reset, prune_all):
             for history in (one, other):
@@ -243,7 +243,7 @@ async def prune_all(history: HistoryManager) -> None:
 
 
 async def test_an_owner_that_only_records_have_is_kept(url: str, connect: Any) -> None:
-    """As when a removal and a writer have passed each other."""
+    """As after a race of a removal and a writer."""
     async with open_history(url) as history:
         for name in ("m", "n", "o"):
             await history.add_history(name, None, "x", "ADD", owner=ALICE)
@@ -258,8 +258,8 @@ async def test_an_owner_that_only_records_have_is_kept(url: str, connect: Any) -
             assert await owner_of(history, name) == Owner(user_id="alice")
 
 
-async def test_a_few_memories_are_remembered(url: str) -> None:
-    """What the writer does not remember it looks up."""
+async def test_only_a_few_owners_are_remembered(url: str) -> None:
+    """The writer looks up the others."""
     async with PostgresHistoryManager(url) as history:
         history.store._known_owners = KnownOwners(4)
         names = [f"m{n}" for n in range(30)]
@@ -277,7 +277,7 @@ async def test_a_few_memories_are_remembered(url: str) -> None:
 
 
 async def test_a_batch_with_owners_is_one_statement(url: str, connect: Any) -> None:
-    """Of new memories, of those that are remembered, and with every detail."""
+    """For new memories, for remembered ones, and with every detail."""
     async with open_history(url) as history:
         await history.add_history("first", None, "x", "ADD", owner=BOB)
     connection = await connect()
@@ -298,7 +298,7 @@ async def test_a_batch_with_owners_is_one_statement(url: str, connect: Any) -> N
         )
         sent.clear()
         assert await committer.commit(batch) == {}
-        await asyncio.sleep(0)  # the driver tells its loggers later
+        await asyncio.sleep(0)  # the driver calls its loggers later
         return [statement.split()[0] for statement in sent]
 
     def each(**details: Any) -> list[dict[str, Any]]:
@@ -356,10 +356,10 @@ async def test_a_role_that_may_not_give_owners_late(url: str, connect: Any) -> N
 
 
 @pytest.mark.parametrize("named", [{"memory_ids": ["m"]}, {"user_id": "secret-owner"}])
-async def test_what_was_erased_is_not_in_the_files(
+async def test_erased_texts_are_not_in_the_files(
     url: str, connect: Any, named: dict[str, Any]
 ) -> None:
-    """VACUUM leaves it in the free space of their pages, and of those of indexes."""
+    """VACUUM leaves them in the free space of pages, including those of indexes."""
     schema, owner = schema_of(url), await connect()
 
     async def files() -> bytes:
@@ -402,8 +402,8 @@ WORDS = (
 )
 
 
-async def test_grants_on_the_history_hold_for_owners_too(url: str, connect: Any) -> None:
-    """A migration does not lock out the roles that were let in before it."""
+async def test_grants_on_the_history_apply_to_owners_too(url: str, connect: Any) -> None:
+    """A migration keeps the rights of earlier roles."""
     owner, schema = await connect(), schema_of(url)
     with version(6):
         async with open_history(url):

@@ -1,8 +1,7 @@
-"""Pages on PostgreSQL cost what they return: buffers touched in a small and in a large history.
+"""Pages on PostgreSQL cost what they return: buffers read in a small and in a large history.
 
-Every filter but a text's, in either order, at places in time and of cursors; with the plan made for
-the values and with the one that the server keeps; before the table has statistics, with them, and
-after a removal that was not vacuumed.
+Every filter but a text's, in either order, at times and cursors; with custom and generic plans;
+before the table has statistics, with them, and after a removal that was not vacuumed.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -27,14 +26,14 @@ pytestmark = [pytest.mark.postgres, pytest.mark.once]
 NOTHING: Any = dict.fromkeys(("memory_id", "actor_id", "role", "event", "text"))
 SMALL, LARGE, NIGHTLY = 10_000, 60_000, 300_000
 MORE = 200
-"""Buffers that a page of the large history may touch besides twice those of the small one's, whose
-rows share pages: those of a large one lie on a page each."""
+"""Buffers that a page of the large history may read beyond twice those of the small one. Rows of
+the small history share pages; in the large one each lies on its own page."""
 A_CHUNK = 8
-"""And for each chunk of its history, for a question by time: two statements look in the index of
-times whether the chunk has a record of that time, by three pages of the index and a row."""
+"""More for each chunk of the history, for a query by time: two statements check in the index of
+times whether the chunk has a record of that time, with three pages of the index and a row."""
 A_REMOVED = 1 / 80
-"""And for each removed row, until it is vacuumed: an index keeps its entry, and pages of these are
-walked over, as many as a few indexes have."""
+"""More for each removed row until it is vacuumed: its index entries stay, and the pages of a few
+indexes are passed over."""
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +64,7 @@ async def grown(
         explainer = Explainer(connection, schema, is_generic=is_generic)
         for question in asked(rows):
             if removed:
-                await explainer.page(question)  # a first reader marks what it finds dead
+                await explainer.page(question)  # the first reader marks dead rows
             touched.setdefault(question.name, []).append(await explainer.page(question))
     more = MORE + A_CHUNK * (max(schemas) >> CHUNK_BITS) + A_REMOVED * removed
     most = {name: (one, other) for name, (one, other) in touched.items() if other > 2 * one + more}
@@ -120,7 +119,7 @@ async def test_a_page_of_an_owner_costs_the_same_with_every_other_filter(
     schemas = {rows: f"owned_{rows}_{token_hex(4)}" for rows in (SMALL, LARGE)}
     for rows, schema in schemas.items():
         async with open_history(url, schema=schema):
-            """It makes the tables."""
+            """Opening makes the tables."""
         await fill(connection, schema, rows)
     for is_known in (False, True):
         if is_known:
@@ -136,7 +135,7 @@ async def test_a_full_page_reads_no_more_rows_than_it_has(
     rows = 2 * SMALL
     schema = f"alike_{token_hex(4)}"
     async with open_history(url, schema=schema):
-        """It makes the tables."""
+        """Opening makes the tables."""
     await fill_alike(connection, schema, rows, is_one=is_one)
     found: dict[str, int] = {}
     for is_known in (False, True):
@@ -149,11 +148,11 @@ async def test_a_full_page_reads_no_more_rows_than_it_has(
     assert {name: read for name, read in found.items() if read > FULL_PAGE + MORE} == {}
 
 
-async def test_one_record_of_a_long_memory_is_read_alone(url: str, connection: Any) -> None:
+async def test_one_version_of_a_long_memory_reads_one_record(url: str, connection: Any) -> None:
     rows = 2 * SMALL
     schema = f"long_{token_hex(4)}"
     async with open_history(url, schema=schema):
-        """It makes the tables."""
+        """Opening makes the tables."""
     await fill_alike(connection, schema, rows, is_one=True)
     for is_known in (False, True):
         if is_known:
@@ -167,13 +166,13 @@ async def test_one_record_of_a_long_memory_is_read_alone(url: str, connection: A
 
 
 @pytest.mark.parametrize("order", ["oldest", "newest"])
-async def test_a_time_of_no_record_is_looked_up_in_many_chunks_at_once(
+async def test_a_time_without_records_is_looked_up_in_many_chunks_at_once(
     url: str, connection: Any, order: Any
 ) -> None:
-    chunks = 200  # 3 million records have 184
+    chunks = 200  # as many as 3 million records have
     schema = f"sparse_{token_hex(4)}"
     async with open_history(url, schema=schema):
-        """It makes the tables."""
+        """Opening makes the tables."""
     await connection.execute(
         f"INSERT INTO {schema}.history (seq, id, memory_id, event, is_deleted, occurred_at)"
         f" OVERRIDING SYSTEM VALUE SELECT n::bigint << {CHUNK_BITS}, 'id-' || n, 'm', 'ADD', false,"
@@ -198,7 +197,7 @@ async def test_an_erasure_leaves_statistics(url: str, connection: Any) -> None:
 
 
 @pytest.mark.parametrize("seconds", [IN_ORDER, SHUFFLED], ids=["in order", "shuffled"])
-async def test_memories_at_an_early_instant_reads_what_was_there(
+async def test_memories_at_an_early_instant_reads_the_memories_of_that_time(
     url: str, connection: Any, seconds: str
 ) -> None:
     schema = f"early_{token_hex(4)}"
@@ -224,7 +223,9 @@ async def test_memories_at_an_early_instant_reads_what_was_there(
         assert len([record async for record in history.memories_at(last)]) == 600
 
 
-async def test_kinds_that_share_a_number_are_told_apart(url: str, connection: Any) -> None:
+async def test_events_and_roles_that_share_a_number_are_distinguished(
+    url: str, connection: Any
+) -> None:
     """An index has an event's first letter and a part of a role's hash."""
     schema = f"alike_{token_hex(4)}"
     async with open_history(url, schema=schema) as history:
@@ -234,7 +235,7 @@ async def test_kinds_that_share_a_number_are_told_apart(url: str, connection: An
             " GROUP BY hashtext(role) & 16777215 HAVING count(*) > 1 LIMIT 1"
         )
         kinds = [(e, r) for e in ("ADD", "ADDED", "UPDATE") for r in (one, other, "user", None)]
-        # The first of a kind are far behind others of the same number.
+        # The first records of a kind come long after others of the same number.
         placed = [kind for kind in kinds for _ in range(150)] + kinds * 5
         await connection.executemany(
             f"INSERT INTO {schema}.history (id, memory_id, event, is_deleted, actor_id, role)"

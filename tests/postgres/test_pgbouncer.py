@@ -1,4 +1,4 @@
-"""Through a pooler in transaction mode, beyond what the contract suite tries there."""
+"""A pooler in transaction mode, beyond the contract suite."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,7 @@ class TestRandomCalls(RandomCallCases):
 async def test_many_managers_share_two_connections(
     pooled: str, new_schema: Callable[[], str]
 ) -> None:
-    """Statements of different programs take turns on a server's connection: none is kept there."""
+    """Programs take turns on a server's connection, so no statement is kept there."""
     url = with_query(pooled, schema=new_schema().rpartition("=")[2])
 
     async def program(number: int) -> None:
@@ -55,7 +55,7 @@ async def test_many_managers_share_two_connections(
 async def test_a_statement_and_its_parameters_travel_together(
     pooled: str, new_schema: Callable[[], str]
 ) -> None:
-    """Or the parameters of one program meet another's statement, where both have no name."""
+    """Otherwise one program's parameters would meet another's unnamed statement."""
     url = with_query(pooled, schema=new_schema().rpartition("=")[2])
 
     async def program(number: int) -> None:
@@ -70,9 +70,9 @@ async def test_a_statement_and_its_parameters_travel_together(
     await asyncio.gather(*(program(number) for number in range(12)))
 
 
-async def test_a_users_pool_behind_a_pooler(pooled: str, new_schema: Callable[[], str]) -> None:
+async def test_a_users_pool_through_a_pooler(pooled: str, new_schema: Callable[[], str]) -> None:
     schema = new_schema().rpartition("=")[2]
-    for _ in range(4):  # others leave theirs in the server's processes
+    for _ in range(4):  # other pools leave statements in the server's sessions
         careless = await asyncpg.connect(pooled)
         with contextlib.suppress(asyncpg.PostgresError):
             await careless.fetchval("SELECT 1")
@@ -86,7 +86,7 @@ async def test_a_users_pool_behind_a_pooler(pooled: str, new_schema: Callable[[]
 
 
 class TestTLS:
-    """asyncpg's own TLS, as the URL asks for it; the certificates are made for the test."""
+    """asyncpg's own TLS, as the URL requires; the certificates are made for the test."""
 
     @pytest.fixture
     def authority(self) -> trustme.CA:

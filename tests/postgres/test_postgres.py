@@ -50,20 +50,20 @@ async def owner(postgres: str) -> AsyncIterator[Any]:
 
 @pytest.fixture
 async def role(owner: Any) -> AsyncIterator[str]:
-    """A role that may log in and nothing else."""
+    """A role that may only log in."""
     await owner.execute(f"CREATE ROLE agent LOGIN PASSWORD '{ROLE_PASSWORD}'")
     yield "agent"
     await owner.execute("DROP OWNED BY agent; DROP ROLE agent")
 
 
 def grants(schema: str) -> str:
-    """Return what the documentation says a program's own role needs."""
+    """Return the rights that a program's role needs according to the documentation."""
     return re.sub(r"\basync_history\b", schema, example("rights"))
 
 
 class TestSchema:
     @pytest.mark.parametrize("earlier", range(migrations.VERSION))
-    async def test_every_earlier_version_is_brought_up_to_date(
+    async def test_every_earlier_version_is_migrated(
         self, new_schema: NewSchema, owner: Any, monkeypatch: pytest.MonkeyPatch, earlier: int
     ) -> None:
         url = new_schema()
@@ -78,7 +78,7 @@ class TestSchema:
             await history.add_history("m", None, "x", "ADD")
         assert await migrations.applied_version(owner, schema) == migrations.VERSION
 
-    async def test_eight_at_once(self, new_schema: NewSchema) -> None:
+    async def test_eight_openings_at_once_make_one_schema(self, new_schema: NewSchema) -> None:
         url = new_schema()
 
         async def one(number: int) -> None:
@@ -100,12 +100,12 @@ class TestSchema:
             command = ["migrate", "--db", url, "--json", *options]
             result = await asyncio.to_thread(CliRunner().invoke, app, command)
             assert result.exit_code == 0, result.output
-            told: dict[str, Any] = json.loads(result.stdout)
-            return told
+            report: dict[str, Any] = json.loads(result.stdout)
+            return report
 
         for _ in range(2):
-            told = await migrate("--dry-run")
-            assert (told["done"], "async-history migrate" in told["outcome"]) == (False, True)
+            report = await migrate("--dry-run")
+            assert (report["done"], "async-history migrate" in report["outcome"]) == (False, True)
         assert (await migrate())["done"]
         assert (await migrate("--dry-run"))["outcome"].endswith("is up to date")
         async with open_history(url, migrate=False) as history:
@@ -121,7 +121,7 @@ class TestSchema:
         with pytest.raises(MigrationError, match=f"version {migrations.VERSION - 1}"):
             await open_history(url, migrate=False)
 
-    async def test_a_newer_schema_is_refused_untouched(
+    async def test_a_newer_schema_is_refused_and_not_changed(
         self, new_schema: NewSchema, owner: Any
     ) -> None:
         url = new_schema()
@@ -152,7 +152,7 @@ class TestSchema:
             with pytest.raises(InvalidInput, match="schema"):
                 PostgresHistoryManager(postgres, schema=name)
 
-    async def test_what_citus_distributes_has_fitting_keys_and_no_triggers(
+    async def test_distributed_tables_have_fitting_keys_and_no_triggers(
         self, new_schema: NewSchema, owner: Any
     ) -> None:
         url = new_schema()
@@ -182,7 +182,7 @@ class TestSchema:
             ("xact > pg_snapshot_xmin(pg_current_snapshot())", "history_xact"),
         ],
     )
-    async def test_what_is_asked_has_an_index(
+    async def test_every_query_has_an_index(
         self, new_schema: NewSchema, owner: Any, condition: str, index: str
     ) -> None:
         url = new_schema()
@@ -198,8 +198,10 @@ class TestSchema:
         plan = await owner.fetch(f"EXPLAIN SELECT * FROM {table} WHERE {condition}")
         assert any(f"{index} " in line[0] for line in plan), plan
 
-    async def test_supabase_roles_are_kept_out(self, new_schema: NewSchema, owner: Any) -> None:
-        """There, new tables are granted to the roles that come over HTTP."""
+    async def test_supabases_http_roles_get_no_rights(
+        self, new_schema: NewSchema, owner: Any
+    ) -> None:
+        """Supabase grants new tables to its HTTP roles."""
         url = new_schema()
         schema = schema_of(url)
         await owner.execute(
@@ -228,7 +230,7 @@ class TestSchema:
 
 
 class TestRights:
-    async def test_a_role_with_no_more_than_it_needs(
+    async def test_a_role_with_only_the_rights_it_needs(
         self, new_schema: NewSchema, owner: Any, role: str
     ) -> None:
         url = new_schema()
@@ -270,7 +272,7 @@ class TestRights:
                 await history.add_history("m", None, "x", "ADD")
             await history.save_messages([{"role": "user", "content": "x"}], "s")
 
-    async def test_secrets_are_told_to_nobody(
+    async def test_passwords_are_in_no_message(
         self, postgres: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.DEBUG)
@@ -285,19 +287,19 @@ class TestRights:
         for url in urls:
             with pytest.raises((StorageError, InvalidInput)) as failed:
                 await open_history(url)
-            told = [str(failed.value), str(failed.value.__cause__), caplog.text]
-            assert "geheim@" not in "".join(told), url
-            assert "=geheim&" not in "".join(told), url
-            assert "'geheim'" not in "".join(told), url
+            messages = [str(failed.value), str(failed.value.__cause__), caplog.text]
+            assert "geheim@" not in "".join(messages), url
+            assert "=geheim&" not in "".join(messages), url
+            assert "'geheim'" not in "".join(messages), url
 
 
 class TestFailuresAtOpening:
-    async def test_nobody_is_there(self) -> None:
+    async def test_no_server(self) -> None:
         with pytest.raises(StorageUnreachable, match="cannot be reached"):
             await open_history(f"postgresql://owner:secret@127.0.0.1:{free_port()}/x")
 
-    async def test_nobody_answers(self) -> None:
-        """A server that accepts and says nothing: bounded by `acquire_timeout_s`."""
+    async def test_a_server_that_does_not_answer(self) -> None:
+        """It accepts the connection and sends nothing: bounded by `acquire_timeout_s`."""
         loop = asyncio.get_running_loop()
         silent = await loop.create_server(asyncio.Protocol, "127.0.0.1", 0)
         port = silent.sockets[0].getsockname()[1]
@@ -324,11 +326,13 @@ class TestFailuresAtOpening:
             ({"queue_records": 0}, "queue_records"),
         ],
     )
-    async def test_bad_options(self, postgres: str, options: dict[str, Any], words: str) -> None:
+    async def test_bad_options_are_refused(
+        self, postgres: str, options: dict[str, Any], words: str
+    ) -> None:
         with pytest.raises(InvalidInput, match=words):
             await PostgresHistoryManager(**({"url": postgres} | options))
 
-    async def test_urls(self, new_schema: NewSchema) -> None:
+    async def test_urls_of_other_tools_and_options_in_urls(self, new_schema: NewSchema) -> None:
         url = new_schema()
         for scheme in ("postgres", "postgresql+asyncpg", "postgresql+psycopg2", "POSTGRESQL"):
             async with open_history(url.replace("postgresql", scheme, 1)) as history:
@@ -346,15 +350,15 @@ TOO_LONG = "".join(
     for n in range(60)
     for m in range(60)
 )
-"""A name that fits into no index of PostgreSQL, whatever it is compressed to."""
+"""A name that no index of PostgreSQL can hold, however it is compressed."""
 
 
 class TestRefusals:
-    """What a rule of the database's owner refuses, or PostgreSQL can't hold."""
+    """Records that a trigger refuses, or that PostgreSQL can't store."""
 
     @pytest.fixture
     async def ruled(self, new_schema: NewSchema, owner: Any) -> str:
-        """A schema whose owner refuses "no good" texts, and fails twice for "later" ones."""
+        """A schema whose trigger refuses "no good" texts, and fails twice for "later" ones."""
         url = new_schema()
         async with open_history(url):
             pass
@@ -380,7 +384,7 @@ class TestRefusals:
         return url
 
     @pytest.mark.parametrize("bad", [{"new_memory": "no good"}, {"memory_id": TOO_LONG}])
-    async def test_one_is_refused_and_its_neighbours_are_not(
+    async def test_a_refused_record_does_not_fail_its_neighbours(
         self, ruled: str, bad: dict[str, str]
     ) -> None:
         async with open_history(ruled) as history:
@@ -404,8 +408,8 @@ class TestRefusals:
             assert writer.batches <= 2
             assert writer.failed_batches == 0
 
-    async def test_a_refused_record_is_not_there_for_its_repetition(self, ruled: str) -> None:
-        """The second of a batch has the same id: it must not be acked because of the first."""
+    async def test_a_repeated_id_of_a_refused_record_is_not_acked(self, ruled: str) -> None:
+        """The batch's second record has the same id: it must not be acked because of the first."""
         async with open_history(ruled) as history:
             bad = {"memory_id": "m", "event": "ADD", "new_memory": "no good", "id": "one"}
             results = await asyncio.gather(
@@ -414,17 +418,17 @@ class TestRefusals:
             assert [type(result) for result in results] == [StorageRefused] * 3
             assert await history.get_history("m") == []
 
-    async def test_serialization_failures_and_deadlocks_are_tried_again(self, ruled: str) -> None:
+    async def test_serialization_failures_and_deadlocks_are_retried(self, ruled: str) -> None:
         async with open_history(ruled) as history:
             await history.add_history("m", None, "later", "ADD")
             assert len(await history.get_history("m")) == 1
 
-    async def test_messages_are_tried_again_too(self, ruled: str) -> None:
+    async def test_messages_are_retried_too(self, ruled: str) -> None:
         async with open_history(ruled) as history:
             await history.save_messages([{"role": "user", "content": "later"}], "s")
             assert [m.content for m in await history.get_last_messages("s")] == ["later"]
 
-    async def test_until_the_deadline(self, ruled: str, owner: Any) -> None:
+    async def test_a_failure_is_retried_until_the_deadline(self, ruled: str, owner: Any) -> None:
         await owner.execute(f"ALTER SEQUENCE {schema_of(ruled)}.tries MINVALUE -1000000000")
         await owner.execute(f"SELECT setval('{schema_of(ruled)}.tries', -1000000000)")
         async with open_history(ruled, retry_timeout_s=2) as history:
@@ -451,7 +455,7 @@ class TestRefusals:
             with pytest.raises(StorageMissing):
                 await history.get_history("m")
 
-    async def test_a_durability_that_is_switched_off_is_a_worry(
+    async def test_a_durability_that_is_turned_off_is_warned_of(
         self, new_schema: NewSchema
     ) -> None:
         url = new_schema()
@@ -463,7 +467,7 @@ class TestRefusals:
 
 class TestIds:
     async def test_two_managers_and_one_id_in_two_memories(self, new_schema: NewSchema) -> None:
-        """No unique key spans memories, and yet an id is unique in the store."""
+        """No unique key spans memories, but an id is unique in the store."""
         url = new_schema()
         async with open_history(url) as one, open_history(url) as other:
             for n in range(30):
@@ -480,8 +484,8 @@ class TestIds:
                 ]
             assert len([record async for record in one.query_history()]) == 30
 
-    async def test_texts_that_hold_the_separators(self, new_schema: NewSchema) -> None:
-        """Batches travel as one text a column, joined by characters that a text may contain."""
+    async def test_texts_that_contain_the_separators(self, new_schema: NewSchema) -> None:
+        """A batch is sent as one text a column, joined by characters that a text may contain."""
         texts = ["\x1f", "\x1e", "a\x1fb", "\x1f\x1e", "", "\x1e\x1e", "NULL", "{}", "\\N"]
         async with open_history(new_schema()) as history:
             given: list[dict[str, Any]] = [
@@ -492,10 +496,10 @@ class TestIds:
             assert await history.get_history("m") == written
             assert [record.old_memory for record in written] == texts
 
-    async def test_compare_and_append_waits_for_another_that_compares(
+    async def test_if_latest_waits_for_another_if_latest(
         self, new_schema: NewSchema, owner: Any
     ) -> None:
-        """Neither sees what the other has not committed: one of them must wait."""
+        """Neither sees the other's uncommitted record: one of them must wait."""
         change = {"memory_id": "m", "new_memory": "y", "event": "UPDATE"}
         history = open_history(new_schema(), retry_timeout_s=60)
         assert isinstance(history, PostgresHistoryManager)
@@ -512,7 +516,7 @@ class TestIds:
 
 
 class TestUsersPool:
-    async def test_it_is_used_and_never_closed(self, new_schema: NewSchema) -> None:
+    async def test_a_users_pool_is_used_and_never_closed(self, new_schema: NewSchema) -> None:
         url = new_schema()
         async with asyncpg.create_pool(server_of(url), min_size=2) as pool:
             for _ in range(2):
@@ -528,7 +532,7 @@ class TestUsersPool:
                 PostgresHistoryManager(pool=pool)
 
     async def test_a_page_holds_no_connection(self, new_schema: NewSchema) -> None:
-        """Ten readers pause between their pages; the pool's two connections are free."""
+        """Ten readers pause between pages, while the pool's two connections are free."""
         url = new_schema()
         async with open_history(url, pool_size=2, acquire_timeout_s=5) as history:
             await history.batch_add_history(
@@ -575,7 +579,7 @@ class TestWithinATransaction:
         async with manager:
             yield manager
 
-    async def test_it_commits_and_rolls_back_with_it(
+    async def test_records_commit_and_roll_back_with_the_transaction(
         self, history: PostgresHistoryManager, owner: Any
     ) -> None:
         change = {"memory_id": "m", "event": "ADD", "new_memory": "x"}
@@ -589,7 +593,7 @@ class TestWithinATransaction:
         await rolled_back.rollback()
         assert await history.get_history("m") == [record]
 
-    async def test_it_needs_a_transaction(
+    async def test_a_transaction_is_required(
         self, history: PostgresHistoryManager, owner: Any
     ) -> None:
         with pytest.raises(InvalidInput, match="no transaction"):
@@ -599,7 +603,7 @@ class TestWithinATransaction:
     async def test_an_error_leaves_the_transaction_usable(
         self, history: PostgresHistoryManager, owner: Any
     ) -> None:
-        """And nothing of the refused records in it."""
+        """And it has none of the refused records."""
         first = await history.add_history("m", None, "x", "ADD", id="taken")
         await history.add_history("m", "x", "y", "UPDATE")
         new = {"memory_id": "m", "event": "UPDATE", "new_memory": "z"}
@@ -615,10 +619,10 @@ class TestWithinATransaction:
             await history.add_in_transaction(owner, [new])
         assert [r.new_memory for r in await history.get_history("m")] == ["x", "y", "z"]
 
-    async def test_begun_by_hand(
+    async def test_a_transaction_begun_by_sql(
         self, history: PostgresHistoryManager, owner: Any, postgres: str
     ) -> None:
-        """As a driver above asyncpg begins them: all or none too, and cancelled to nothing."""
+        """As drivers on top of asyncpg begin them: all or none too, and nothing if cancelled."""
         new = {"memory_id": "m", "event": "UPDATE", "new_memory": "z"}
         await owner.execute("BEGIN")
         await history.add_in_transaction(owner, [new])
@@ -641,7 +645,7 @@ class TestWithinATransaction:
         assert len(await history.get_history("m")) == 3
         assert await history.get_history("cancelled") == []
 
-    async def test_of_another_database(
+    async def test_a_transaction_of_another_database_is_refused(
         self, history: PostgresHistoryManager, postgres: str, owner: Any
     ) -> None:
         elsewhere = await asyncpg.connect(re.sub(r"/\w+(?=\?|$)", "/template1", postgres))
@@ -651,18 +655,18 @@ class TestWithinATransaction:
                     await history.add_in_transaction(
                         elsewhere, [{"memory_id": "m", "event": "ADD"}]
                     )
-                assert await elsewhere.fetchval("SELECT 1") == 1, "it can go on"
+                assert await elsewhere.fetchval("SELECT 1") == 1, "it can continue"
         finally:
             await elsewhere.close()
 
 
 class TestDistribution:
-    def test_without_citus_it_says_so(self, new_schema: NewSchema) -> None:
+    def test_distributing_without_citus_is_refused(self, new_schema: NewSchema) -> None:
         result = CliRunner().invoke(app, ["distribute", "--db", new_schema()])
         assert result.exit_code == 1
         assert "no Citus extension" in result.stderr
 
-    def test_of_a_file_it_says_so(self) -> None:
+    def test_distributing_a_file_is_refused(self) -> None:
         result = CliRunner().invoke(app, ["distribute", "--db", "history.db"])
         assert result.exit_code == 2
         assert "PostgreSQL" in result.stderr
@@ -670,8 +674,8 @@ class TestDistribution:
 
 class TestSchemas:
     @pytest.mark.parametrize("name", ["$user", 'a "b" $$', "%I", "{schema}", "SELECT"])
-    async def test_of_any_name(self, name: str, postgres: str, owner: Any) -> None:
-        """In a search path `$user` is another schema, whatever the quotes."""
+    async def test_schemas_of_any_name(self, name: str, postgres: str, owner: Any) -> None:
+        """In a search path `$user` is another schema, even in quotes."""
         await owner.execute("CREATE SCHEMA IF NOT EXISTS " + migrations.quoted("owner"))
         try:
             with pytest.MonkeyPatch.context() as patched:
@@ -708,10 +712,10 @@ class TestSchemas:
             ("TYPE {}.erasures AS ENUM ('x')", "erasures"),
         ],
     )
-    async def test_with_others_things_in_it(
+    async def test_a_schema_with_other_objects_is_refused(
         self, taken: str, named: str, postgres: str, owner: Any, new_schema: NewSchema
     ) -> None:
-        """It is left as it is, and another is asked for."""
+        """It is not changed, and the error asks for another schema."""
         schema = new_schema().rpartition("=")[2]
         await owner.execute(f"CREATE SCHEMA {schema}; CREATE {taken.format(schema)}")
         objects = f"SELECT relname FROM pg_class WHERE relnamespace = '{schema}'::regnamespace"

@@ -1,9 +1,8 @@
-"""A role that may create in `public`, as all may up to PostgreSQL 14, runs no code as ours.
+"""A role that may create in `public`, as all may up to PostgreSQL 14, can't run code as our role.
 
-It plants overloads of all that the package's SQL calls, for arguments that pg_catalog has no exact
-match for. Then the whole public API is called, and statements that no call came to are prepared.
-What PostgreSQL made of each statement is in the server's log, so nothing has to be called in the
-end to be found.
+It plants overloads of everything that the package's SQL calls, for arguments without an exact match
+in pg_catalog. Then the whole public API is called, and all other statements are prepared. The
+server's log has each parsed statement, so an overload is found even if it is never executed.
 """
 
 import asyncio
@@ -75,7 +74,7 @@ INSERT INTO theirs.history VALUES
 
 
 class Calls:
-    """A manager that notes which of its methods are used."""
+    """A manager that notes which of its methods are called."""
 
     def __init__(self, history: PostgresHistoryManager) -> None:
         self._history = history
@@ -87,7 +86,7 @@ class Calls:
 
 
 ONLY_ON_CITUS: Final = {"citus._DISTRIBUTE", "citus._COPY_TO_ALL", "schema._IS_DISTRIBUTED"}
-"""Statements that call what only the extension has."""
+"""Statements that call functions of the extension."""
 NEVER_SQL: Final = {
     *("aclose", "close", "require_writable", "backend", "store", "backup", "encryption"),
     "ledger",
@@ -111,7 +110,7 @@ async def connected(server: PostgresServer, user: str = "owner") -> Any:
         await connection.close()
 
 
-async def test_every_name_says_where_it_is(server: PostgresServer) -> None:
+async def test_every_name_is_qualified(server: PostgresServer) -> None:
     async with connected(server) as connection:
         rows = await connection.fetch(
             "SELECT proname FROM pg_catalog.pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace"
@@ -150,7 +149,7 @@ def log_of(server: PostgresServer) -> str:
 
 
 async def migrate_from_everything(server: PostgresServer) -> None:
-    """Migrate from every earlier version, and from nothing."""
+    """Migrate from every earlier version, and create a new schema."""
     url = server.url(user="admin")
     async with connected(server, "admin") as admin:
         for earlier in range(1, migrations.VERSION):
@@ -167,7 +166,7 @@ async def migrate_from_everything(server: PostgresServer) -> None:
 
 
 async def use_all(server: PostgresServer, user: str) -> None:
-    """Call everything that a manager has."""
+    """Call every method of a manager."""
     url = server.url(user=user)
     async with PostgresHistoryManager(url) as manager:
         history: Any = Calls(manager)
@@ -182,7 +181,7 @@ async def use_all(server: PostgresServer, user: str) -> None:
         await write_many_details(history)
         await history.reset()
         public = {name for name in dir(PostgresHistoryManager) if not name.startswith("_")}
-        assert public - history.names == NEVER_SQL, "call what is new here too"
+        assert public - history.names == NEVER_SQL, "call the new method here too"
     async with PostgresHistoryManager(with_query(url, statement_cache_size="0")) as pooled:
         await write(Calls(pooled))
         await pooled.get_history("m")
@@ -192,7 +191,7 @@ async def use_all(server: PostgresServer, user: str) -> None:
 
 
 async def use_encrypted(server: PostgresServer) -> None:
-    """Write, read, erase and rotate the keys of an encrypted history, as its owner."""
+    """Write, read and erase an encrypted history and rotate its keys, as its owner."""
     async with PostgresHistoryManager(
         server.url(user="admin"), schema="encrypted", keys=ring("one")
     ) as history:
@@ -209,7 +208,7 @@ async def use_encrypted(server: PostgresServer) -> None:
 
 
 async def use_proven(server: PostgresServer) -> None:
-    """Write, remove and prove what a history with a ledger has, as its owner."""
+    """Write, remove and prove records of a history with a ledger, as its owner."""
     key = LedgerKey.generate("example.org/history")
     async with PostgresHistoryManager(
         server.url(user="admin"), schema="proven", ledger=True
@@ -233,7 +232,7 @@ async def use_proven(server: PostgresServer) -> None:
 
 
 async def use_as_on_citus(server: PostgresServer) -> None:
-    """Run the statements of distributed tables, which any server takes."""
+    """Run the statements of distributed tables, which any server accepts."""
 
     async def is_distributed(*_: object) -> bool:
         return True
@@ -286,7 +285,7 @@ async def write_details(history: Any) -> None:
 
 
 async def write_many_details(history: Any) -> None:
-    """Write so many at once that they get a transaction, with a time of its own."""
+    """Write so many records at once that they get a transaction with its own time limit."""
     many = [{"memory_id": f"large {n}", "event": "ADD", **DETAILS} for n in range(3_000)]
     await history.batch_add_history(many)
 

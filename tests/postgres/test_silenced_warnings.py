@@ -1,6 +1,6 @@
-"""A commit that did not wait for its synchronous standby says so by a warning; whoever silences it.
+"""A commit that did not wait for its synchronous standby raises a warning, which may be silenced.
 
-The server of these tests waits for a standby that there is not.
+The server of these tests waits for a standby that does not exist.
 """
 
 import asyncio
@@ -115,7 +115,7 @@ async def _silenced(
 
 
 @pytest.mark.parametrize("how", stores("role", "url", "pool", "pooler", "trigger"))
-async def test_no_ack_though_nobody_hears_the_warning(
+async def test_no_ack_even_if_the_warning_is_silenced(
     how: str, server: PostgresServer, admin: Any, schema: str
 ) -> None:
     for name, make in CALLS.items():
@@ -145,19 +145,19 @@ async def test_no_ack_though_nobody_hears_the_warning(
 async def test_commits_that_are_given_up_are_few(
     server: PostgresServer, admin: Any, schema: str
 ) -> None:
-    """Nothing ends their wait but a standby, and the server has only so many processes."""
+    """Only a standby ends their wait, and the server has a limited number of processes."""
     url = with_query(server.url(), schema=schema)
     async with open_history(url, retry_timeout_s=0.6, close_timeout_s=0.1) as history:
-        told = []
+        errors = []
         for n in range(12):
             with pytest.raises(HistoryError) as failed:
                 await history.add_history(f"m{n}", None, "x", "ADD")
-            told.append(failed.value)
+            errors.append(failed.value)
             assert len(await admin.fetch(_WAITING)) <= 5
-        assert isinstance(told[0], CommitUnknown)
-        assert isinstance(told[-1], StorageUnreachable)
-        assert "synchronous standby" in str(told[-1])
+        assert isinstance(errors[0], CommitUnknown)
+        assert isinstance(errors[-1], StorageUnreachable)
+        assert "synchronous standby" in str(errors[-1])
         for pid, _ in await admin.fetch(_WAITING):
             await admin.execute("SELECT pg_terminate_backend($1)", pid)
     written = await admin.fetchval(f"SELECT count(*) FROM {schema}.history")
-    assert written <= 2 + sum(isinstance(error, CommitUnknown) for error in told)
+    assert written <= 2 + sum(isinstance(error, CommitUnknown) for error in errors)

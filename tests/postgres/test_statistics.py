@@ -1,4 +1,4 @@
-"""After a large change the server has statistics of the history, also where autovacuum is off."""
+"""After a large change the server has statistics of the history, even with autovacuum off."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -50,7 +50,7 @@ async def add(history: HistoryManager, records: int) -> None:
     )
 
 
-async def test_after_large_batches(url: str, connection: Any, schema: str) -> None:
+async def test_statistics_after_large_batches(url: str, connection: Any, schema: str) -> None:
     async with open_history(url, schema=schema) as history:
         await add(history, 9_000)
     assert not await connection.fetchval(KNOWN, schema)
@@ -60,14 +60,14 @@ async def test_after_large_batches(url: str, connection: Any, schema: str) -> No
     assert await connection.fetchval(ROWS, schema) == 9_000 + LARGE
 
 
-async def test_after_a_copy(url: str, connection: Any, schema: str) -> None:
+async def test_statistics_after_a_copy(url: str, connection: Any, schema: str) -> None:
     async with open_history("memory://") as source, open_history(url, schema=schema) as target:
         await add(source, LARGE)
         await copy_history(source, target)
     assert await connection.fetchval(KNOWN, schema)
 
 
-async def test_after_pruning(url: str, connection: Any, schema: str) -> None:
+async def test_statistics_after_pruning(url: str, connection: Any, schema: str) -> None:
     async with open_history(url, schema=schema) as history:
         await fill(connection, schema, 2 * LARGE)
         await connection.execute(f"ANALYZE {schema}.history")
@@ -81,12 +81,12 @@ async def test_after_pruning(url: str, connection: Any, schema: str) -> None:
     assert await connection.fetchval(VACUUMED, schema) == 1
 
 
-async def test_after_pruning_the_first_reader_steps_over_nothing(
+async def test_after_pruning_the_first_reader_passes_over_no_dead_rows(
     url: str, connection: Any, schema: str
 ) -> None:
     async with open_history(url, schema=schema) as history:
         await fill(connection, schema, 2 * LARGE)
-        await connection.execute(HAS_A_MILLION, schema)  # of which these are a small part
+        await connection.execute(HAS_A_MILLION, schema)  # these are a small part of them
         await history.prune(older_than=START.replace(year=2027))
     reads = Explainer(connection, f'"{schema}"')
     by_name = {question.name: question for question in questions(2 * LARGE)}
@@ -101,7 +101,7 @@ async def test_a_large_batch_is_not_vacuumed(url: str, connection: Any, schema: 
     assert await connection.fetchval(VACUUMED, schema) == 0
 
 
-async def test_a_tenth_of_a_large_history_is_waited_for(
+async def test_a_large_history_is_analyzed_after_a_tenth_of_it(
     url: str, connection: Any, schema: str
 ) -> None:
     async with open_history(url, schema=schema) as history:
@@ -110,7 +110,7 @@ async def test_a_tenth_of_a_large_history_is_waited_for(
     assert not await connection.fetchval(KNOWN, schema)
 
 
-async def test_what_is_done_already_is_not_done_again(
+async def test_a_table_with_fresh_statistics_is_not_analyzed_again(
     url: str, connection: Any, schema: str
 ) -> None:
     analyzed = "SELECT pg_stat_get_analyze_count(to_regclass($1 || '.history'))"
@@ -125,15 +125,15 @@ async def test_a_locked_table_is_left_alone(url: str, connection: Any, schema: s
     async with open_history(url, schema=schema) as history, connection.transaction():
         await connection.execute(f"LOCK TABLE {schema}.history IN SHARE UPDATE EXCLUSIVE MODE")
         await add(history, LARGE)
-        await history.aclose()  # it waits for nothing
+        await history.aclose()  # ANALYZE does not wait
     assert not await connection.fetchval(KNOWN, schema)
 
 
-async def test_a_role_that_may_not_is_told_nothing(
+async def test_a_role_without_the_right_gets_no_error(
     url: str, connection: Any, schema: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with open_history(url, schema=schema):
-        """It makes the tables."""
+        """Opening makes the tables."""
     role = f"writer_{token_hex(4)}"
     await connection.execute(
         f"CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA {schema} TO {role};"
@@ -147,7 +147,7 @@ async def test_a_role_that_may_not_is_told_nothing(
 
 
 class Recorder:
-    """A pool, and its one connection, to a server that has statistics of 20,000 rows."""
+    """A pool and its only connection to a server with statistics of 20,000 rows."""
 
     is_behind_pooler = False
 
@@ -173,7 +173,7 @@ class Recorder:
         return 20_000.0, False, False
 
 
-async def test_one_that_grows_all_the_time_is_not_analyzed_all_the_time() -> None:
+async def test_a_growing_table_is_not_analyzed_all_the_time() -> None:
     server: Any = Recorder()
     statistics = Statistics(server, '"a"', is_distributed=False)
     for _ in range(5):

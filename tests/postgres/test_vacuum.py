@@ -1,5 +1,5 @@
-"""An erasure's VACUUM on a server: waited for while the server is at it, and ended when it is not
-wanted any more. Somebody else's lock on the table holds it up, as another VACUUM does."""
+"""An erasure's VACUUM on a server: waited for while it runs, and ended when it is not wanted.
+Here another session's lock on the table delays it, as another VACUUM would."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ from tests.conftest import stores
 from tests.subprocesses.proxy import Proxy
 from tests.support.patience import LONG_S
 from tests.support.pgbouncer import pgbouncer
-from tests.support.postgres_faults import (  # noqa: F401 - fixtures are imported to be asked for
+from tests.support.postgres_faults import (  # noqa: F401 - fixtures are used by name
     a_admin,
     a_proxy,
     a_schema,
@@ -36,17 +36,17 @@ pytestmark = [
 
 _ASK_EVERY_S = 0.5
 _VACUUM = "query LIKE 'VACUUM%' AND wait_event_type = 'Lock' AND pid <> pg_backend_pid()"
-"""One that is held up; that of the other table may be under way."""
+"""A VACUUM that waits; the one of the other table may be running."""
 _AT_VACUUM = f"SELECT count(*) FROM pg_stat_activity WHERE {_VACUUM}"
 _ASKED_AT = """
 SELECT state_change FROM pg_stat_activity WHERE query LIKE '%COMMIT;' AND pid <> pg_backend_pid()
 """
-"""When a connection last ended a transaction: while an erasure waits, only one that asked does."""
+"""When a connection last ended a transaction: during an erasure's wait, when it last asked."""
 
 
 @pytest.fixture(autouse=True, name="asked_every")
 def often(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Have the server be asked often; return how often it would have been."""
+    """Make the erasure ask the server often; return the usual interval."""
     asked_every: list[float] = []
 
     def vacuum(*arguments: Any, ask_every_s: float) -> Vacuum:
@@ -59,7 +59,7 @@ def often(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 @pytest.fixture(name="role")
 async def a_role(schema: str, admin: Any) -> AsyncIterator[str]:
-    """A role that may have a schema of its own."""
+    """A role that may have its own schema."""
     role = f"{schema}_role"
     await admin.execute(f"CREATE ROLE {role}; GRANT CREATE ON DATABASE postgres TO {role}")
     yield role
@@ -72,7 +72,7 @@ async def _opened(
 ) -> AsyncIterator[HistoryManager]:
     """Yield a history with something to erase."""
     async with contextlib.AsyncExitStack() as stack:
-        if how == "pool":  # whose role may not see what its own processes do
+        if how == "pool":  # whose role may not see its own sessions' state
             pool = await stack.enter_async_context(
                 asyncpg.create_pool(
                     server.url(),
@@ -99,7 +99,7 @@ async def _leave_as_it_is(_: Any) -> None:
 
 @contextlib.asynccontextmanager
 async def _held_up(server: PostgresServer, schema: str, table: str) -> AsyncIterator[Any]:
-    """Yield the connection that holds it up, until it is closed."""
+    """Yield the connection that delays VACUUM until it is closed."""
     other = await asyncpg.connect(server.url())
     try:
         await other.execute(f"BEGIN; LOCK TABLE {schema}.{table} IN SHARE UPDATE EXCLUSIVE MODE")
@@ -125,7 +125,7 @@ async def _until_vacuums_are(admin: Any, wanted: int) -> None:
 
 
 async def _until_asked(admin: Any, times: int) -> None:
-    """Return when the server was asked so often from now on."""
+    """Return once the server was asked so many more times."""
     asked = {row[0] for row in await admin.fetch(_ASKED_AT)}
     wanted = len(asked) + times
 
@@ -142,7 +142,7 @@ def _not_vacuumed(report: ErasureReport) -> list[str]:
 
 @pytest.mark.parametrize("table", ["history", "messages"])
 @pytest.mark.parametrize("how", stores("own", "pool", "pooler"))
-async def test_it_is_waited_for_while_the_server_is_at_it(
+async def test_vacuum_is_waited_for_while_the_server_works_on_it(
     how: str,
     table: str,
     server: PostgresServer,
@@ -158,7 +158,7 @@ async def test_it_is_waited_for_while_the_server_is_at_it(
                 await _until_asked(admin, 3)
                 assert not new_erase_request.done()
                 await history.add_history("n", None, "y", "ADD")
-                if how == "own":  # it has no place in the pool of two
+                if how == "own":  # VACUUM takes no place in the pool of two
                     assert await history.count_history() == 2
                 await other.close()
                 report = await asyncio.wait_for(new_erase_request, LONG_S)
@@ -171,7 +171,7 @@ async def test_it_is_waited_for_while_the_server_is_at_it(
 
 @pytest.mark.parametrize("how", ["pg_cancel_backend", "pg_terminate_backend"])
 @pytest.mark.parametrize("table", ["history", "messages"])
-async def test_each_table_is_told_of_by_itself(
+async def test_each_table_is_reported_separately(
     table: str, how: str, server: PostgresServer, schema: str, role: str, admin: Any
 ) -> None:
     async with (
@@ -192,7 +192,7 @@ async def test_each_table_is_told_of_by_itself(
 
 
 async def _is_vacuumed(admin: Any, schema: str, table: str) -> bool:
-    """Return whether somebody vacuumed it, and the server has counted that."""
+    """Return whether the table was vacuumed and the server has counted that."""
     return bool(
         await admin.fetchval(
             "SELECT vacuum_count FROM pg_stat_user_tables WHERE schemaname = $1 AND relname = $2",
@@ -204,7 +204,7 @@ async def _is_vacuumed(admin: Any, schema: str, table: str) -> bool:
 
 @pytest.mark.versions
 @pytest.mark.parametrize("how", ["own", "pool"])
-async def test_a_cancelled_erasure_ends_it_in_the_server(
+async def test_a_cancelled_erasure_ends_vacuum_in_the_server(
     how: str, server: PostgresServer, schema: str, role: str, admin: Any
 ) -> None:
     async with (
@@ -221,7 +221,7 @@ async def test_a_cancelled_erasure_ends_it_in_the_server(
 
 
 @pytest.mark.pgbouncer
-async def test_behind_a_pooler_it_goes_on_and_that_is_said(
+async def test_through_a_pooler_vacuum_goes_on_and_the_report_says_so(
     server: PostgresServer,
     schema: str,
     role: str,
@@ -243,7 +243,7 @@ async def test_behind_a_pooler_it_goes_on_and_that_is_said(
 
 
 @pytest.mark.parametrize("how", ["own", "pool"])
-async def test_a_closed_manager_ends_it(
+async def test_a_closed_manager_ends_vacuum(
     how: str, server: PostgresServer, schema: str, role: str, admin: Any
 ) -> None:
     async with (
@@ -258,8 +258,8 @@ async def test_a_closed_manager_ends_it(
         await _until_vacuums_are(admin, 0)
 
 
-async def test_one_that_the_server_is_not_at_is_given_up(proxy: Proxy, schema: str) -> None:
-    """It never came there, and the connection does not tell."""
+async def test_a_vacuum_that_the_server_does_not_run_is_given_up(proxy: Proxy, schema: str) -> None:
+    """It never reached the server, and the connection does not show that."""
     async with open_history(with_query(proxy.url, schema=schema)) as history:
         await history.add_history("m", None, "x", "ADD")
         late = proxy.hold(b"VACUUM")
@@ -273,7 +273,7 @@ async def test_one_that_the_server_is_not_at_is_given_up(proxy: Proxy, schema: s
 
 @pytest.mark.versions
 @pytest.mark.parametrize("is_granted", [False, True])
-async def test_a_role_without_the_right_is_told_whatever_messages_it_gets(
+async def test_a_role_without_the_right_is_reported_at_any_message_level(
     is_granted: bool, server: PostgresServer, schema: str, url: str, role: str, admin: Any
 ) -> None:
     if is_granted and server.version < 17:
@@ -295,7 +295,7 @@ async def test_a_role_without_the_right_is_told_whatever_messages_it_gets(
         PostgresHistoryManager(pool=pool, schema=schema, migrate=False) as history,
     ):
         report = await history.erase(memory_ids=["m"], reason="asked")
-    told = _not_vacuumed(report)
-    assert len(told) == (2 if is_granted else 3)
-    assert all(f'let the owner run VACUUM (ANALYZE) "{schema}".' in one for one in told)
-    assert any("messages" in one for one in told)
+    sentences = _not_vacuumed(report)
+    assert len(sentences) == (2 if is_granted else 3)
+    assert all(f'let the owner run VACUUM (ANALYZE) "{schema}".' in one for one in sentences)
+    assert any("messages" in one for one in sentences)

@@ -1,4 +1,4 @@
-"""What `stats()` warns of on PostgreSQL: what loses or hides acknowledged records silently."""
+"""Warnings of `stats()` on PostgreSQL: settings that silently lose or hide acknowledged records."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ NewSchema = Callable[[], str]
 
 
 async def warned(history: HistoryManager) -> dict[str, str]:
-    """Return the severity of each warning, by code; the store has all the time it wants."""
+    """Return the severity of each warning by code; the store has unlimited time."""
     while True:
         found: dict[str, str] = {
             warning.code: warning.severity for warning in (await history.stats()).warnings
@@ -49,7 +49,7 @@ DURABILITIES = [
 class TestDurability:
     @pytest.mark.parametrize(("setting", "expected"), DURABILITIES)
     @pytest.mark.parametrize("how", ["URL", "role", "read_url"])
-    async def test_of_the_connection_that_writes(
+    async def test_the_durability_of_the_writers_connection(
         self,
         setting: str,
         expected: dict[str, str],
@@ -57,7 +57,7 @@ class TestDurability:
         postgres: str,
         new_schema: NewSchema,
     ) -> None:
-        """However it is set; what reads may have any."""
+        """However it is set. Readers' connections may have any."""
         url = new_schema()
         async with connected(postgres) as owner:
             if how == "role":
@@ -74,7 +74,7 @@ class TestDurability:
             finally:
                 await owner.execute("ALTER ROLE CURRENT_USER RESET synchronous_commit")
 
-    async def test_through_a_pooler(self, pooled: str, new_schema: NewSchema) -> None:
+    async def test_durability_through_a_pooler(self, pooled: str, new_schema: NewSchema) -> None:
         url = with_query(pooled, schema=schema_of(new_schema()))
         async with open_history(url) as history:
             assert await warned(history) == {}
@@ -83,7 +83,7 @@ class TestDurability:
 @pytest.mark.skipif(not are_installed(), reason="configures a server of its own")
 class TestServer:
     @pytest.mark.pgbouncer
-    async def test_what_a_crash_can_damage(self) -> None:
+    async def test_settings_with_which_a_crash_can_damage_the_database(self) -> None:
         server = PostgresServer(fsync="off", full_page_writes="off").create().start()
         try:
             async with open_history(server.url()) as history:
@@ -110,7 +110,7 @@ class TestServer:
             local = with_query(server.url(), synchronous_commit="local")
             async with open_history(local) as history:
                 while await warned(history) != {"local-commit": "critical"}:
-                    pass  # the pool's connections hear of the settings one by one
+                    pass  # the pool's connections learn of the settings one by one
         finally:
             server.remove()
 
@@ -125,7 +125,7 @@ class TestTables:
             await owner.execute("DROP ROLE secured; DROP ROLE others")
 
     @pytest.mark.parametrize("table", ["history", "messages"])
-    async def test_one_that_a_crash_empties(
+    async def test_a_table_that_a_crash_empties(
         self, table: str, new_schema: NewSchema, owner: asyncpg.Connection
     ) -> None:
         url = new_schema()
@@ -149,7 +149,7 @@ class TestTables:
             ("ALTER ROLE secured BYPASSRLS", None),
         ],
     )
-    async def test_one_whose_rows_are_hidden(
+    async def test_a_table_whose_rows_are_hidden(
         self,
         rule: str,
         severity: str | None,
@@ -157,7 +157,7 @@ class TestTables:
         new_schema: NewSchema,
         owner: asyncpg.Connection,
     ) -> None:
-        """From the role that reads, wherever it does."""
+        """From the reading role, on any server."""
         url = new_schema()
         schema = schema_of(url)
         secured = re.sub("//[^@]*@", "//secured:secret@", url)

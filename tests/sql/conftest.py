@@ -25,10 +25,10 @@ def new_mariadb_store(new_database: Callable[[], URL]) -> NewStore:
 
 @pytest.fixture(scope="module")
 def own_server() -> Iterator[MariaDBServer]:
-    """A server that may be crashed: it keeps what it acknowledges.
+    """A server that tests may crash: it keeps acknowledged transactions.
 
-    With a binary log it keeps what others saw, too: without, InnoDB shows a transaction before its
-    log is written, and a follower may see what a crash takes away.
+    With a binary log it also keeps what others have read. Without one, InnoDB shows a transaction
+    before its log is written, and a follower may see records that a crash removes.
     """
     durable = {"innodb-flush-log-at-trx-commit": "1", "log-bin": "binlog", "sync-binlog": "1"}
     server = MariaDBServer(**durable).create().start()
@@ -50,7 +50,7 @@ def new_own_database(own_server: MariaDBServer) -> Callable[[], URL]:
 
 @pytest.fixture
 async def engines() -> AsyncIterator[Callable[[str], AsyncEngine]]:
-    """A function that makes engines, as an application has them; they are closed at the end."""
+    """A function that makes engines, as an application does. They are closed at the end."""
     made: list[AsyncEngine] = []
 
     def engine(url: str) -> AsyncEngine:

@@ -1,4 +1,4 @@
-"""Reads of SQLite through SQLAlchemy whose callers are gone: they don't keep the file locked."""
+"""Cancelled reads of SQLite through SQLAlchemy do not keep the file locked."""
 
 import asyncio
 import random
@@ -17,14 +17,14 @@ pytestmark = pytest.mark.once
 
 @pytest.fixture
 def impatient(tmp_path: Path) -> AsyncEngine:
-    """An engine whose connections hardly wait for locks."""
+    """An engine whose connections wait only briefly for locks."""
     file = tmp_path / "history.db"
     return create_async_engine(f"sqlite+aiosqlite:///{file}", connect_args={"timeout": 0.1})
 
 
-async def test_what_was_read_is_unlocked_at_once(impatient: AsyncEngine) -> None:
-    """Cancelled at any moment; whoever called keeps the cancelled task."""
-    dice = random.Random("moments")  # noqa: S311 - a test's dice
+async def test_a_cancelled_read_unlocks_the_file_at_once(impatient: AsyncEngine) -> None:
+    """Cancelled at any moment, while the caller keeps the cancelled task."""
+    rng = random.Random("moments")  # noqa: S311 - a test's random choices
     kept: list[asyncio.Future[Any]] = []
     async with SqlHistoryManager(engine=impatient, retry_timeout_s=SOON_S) as history:
         await history.batch_add_history(
@@ -45,8 +45,8 @@ async def test_what_was_read_is_unlocked_at_once(impatient: AsyncEngine) -> None
             lambda: history.get_last_messages("s"),
         )
         for number in range(40):
-            begun = [asyncio.ensure_future(dice.choice(reads)()) for _ in range(6)]
-            await asyncio.wait(begun, timeout=dice.random() ** 2 * 0.05)
+            begun = [asyncio.ensure_future(rng.choice(reads)()) for _ in range(6)]
+            await asyncio.wait(begun, timeout=rng.random() ** 2 * 0.05)
             for read in begun:
                 read.cancel()
             kept += begun

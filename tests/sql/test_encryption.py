@@ -1,4 +1,4 @@
-"""Encrypted histories through SQLAlchemy: the contract, nothing in clear, who shares the keys."""
+"""Encrypted histories through SQLAlchemy: the contract, nothing in clear, shared keys."""
 
 import asyncio
 import os
@@ -83,7 +83,7 @@ class TestEncryptedPostgres(EncryptedCases):
         return new_store
 
 
-# What the cases do not show
+# Beyond the shared cases
 
 CHANGE: Any = {"memory_id": "own", "new_memory": "own", "event": "ADD"}
 _KEYS_OF_OWNERS = "async_history_data_keys WHERE owner <> 'index'"
@@ -133,7 +133,7 @@ async def test_no_text_is_in_any_file_of_the_server() -> None:
         server.stop()
         files = b"".join(file.read_bytes() for file in server.folder.rglob("*") if file.is_file())
         assert {word for word in words if word.encode() in files} == set()
-        assert b"many49" in files, "it looks"
+        assert b"many49" in files, "the check finds what is there"
     finally:
         server.remove()
 
@@ -158,8 +158,8 @@ async def test_managers_agree_on_an_owners_first_key(url: URL) -> None:
     assert len(set(keys)) == len(keys) == 6, "of ann, four scopes of bob, and the index"
 
 
-async def test_a_key_that_the_store_has_lost_seals_nothing_more(url: URL) -> None:
-    """As after a restored backup that lacked it, under a manager that has it in memory."""
+async def test_a_key_that_the_store_has_lost_encrypts_nothing_more(url: URL) -> None:
+    """As after restoring a backup without the key, with a manager that has it in memory."""
     engine = create_async_engine(url)
 
     async def in_transaction(number: int) -> None:
@@ -174,7 +174,7 @@ async def test_a_key_that_the_store_has_lost_seals_nothing_more(url: URL) -> Non
             in_transaction,
         ]
         for number, write in enumerate(writes):
-            for _ in range(3):  # the third is one statement, and so would be the next
+            for _ in range(3):  # the third is one statement, as the next would be
                 await history.add_history("m", None, "tea", "ADD")
             run_sql(url, f"DELETE FROM {_KEYS_OF_OWNERS}")
             await write(number)
@@ -189,7 +189,7 @@ async def test_a_key_that_the_store_has_lost_seals_nothing_more(url: URL) -> Non
 
 
 async def test_an_erased_owners_keys_are_destroyed(url: URL) -> None:
-    """Also where another manager holds a lease of them: who comes back gets a new key."""
+    """Even if another manager holds a lease of them. An owner who comes back gets a new key."""
     async with opened(url) as history, opened(url) as other:
         for manager, name in ((history, "a"), (other, "b")):
             await manager.add_history(name, None, "before", "ADD", owner=ANN)
@@ -209,7 +209,7 @@ async def test_an_erased_owners_keys_are_destroyed(url: URL) -> None:
         assert await texts(history, "b of bob") == ["mate"]
         messages = await history.get_last_messages("user_id=ann")
         assert [message.content for message in messages] == ["y", "y"]
-        # What a backup has of the records is not readable by the keys of today.
+        # The records of a backup are not readable with today's keys.
         run_sql(
             url, f"UPDATE async_history_records SET new_memory = '{kept}' WHERE memory_id = 'a'"
         )
@@ -227,7 +227,7 @@ async def test_an_actors_texts_are_found_in_others_records(url: URL) -> None:
     assert found == [(None, None), (None, "other")]
 
 
-async def test_others_go_on_while_keys_are_rotated(url: URL) -> None:
+async def test_other_managers_work_while_keys_are_rotated(url: URL) -> None:
     async with opened(url, "old", "new") as other, opened(url, "new", "old") as history:
         await history.add_history("m", None, "tea", "ADD", owner=ANN)
         stop = asyncio.Event()
@@ -261,8 +261,8 @@ async def test_a_text_that_was_moved_is_refused(url: URL) -> None:
             await history.get_history("m")
 
 
-async def test_who_has_no_keys_writes_nothing_once_encryption_is_on(url: URL) -> None:
-    """Also who opened the history before. What is there in clear is read, and counted."""
+async def test_without_keys_nothing_is_written_once_encryption_is_on(url: URL) -> None:
+    """Even by a manager that was open before. Existing texts in clear are read, and counted."""
     engine = create_async_engine(url)
     async with SqlHistoryManager(url) as before:
         for _ in range(3):
@@ -300,7 +300,7 @@ async def test_who_has_no_keys_writes_nothing_once_encryption_is_on(url: URL) ->
         assert (await texts(history, "m"))[-1] == "after"
 
 
-async def test_keys_of_a_transaction_that_was_undone_are_not_used(url: URL) -> None:
+async def test_keys_of_a_rolled_back_transaction_are_not_used(url: URL) -> None:
     engine = create_async_engine(url)
     async with opened(url) as history:
         async with engine.connect() as connection:
@@ -314,8 +314,8 @@ async def test_keys_of_a_transaction_that_was_undone_are_not_used(url: URL) -> N
         assert await texts(history, "own") == []
 
 
-async def test_owners_are_not_looked_up_where_none_has_any(url: URL) -> None:
-    """As in a history in clear: encryption takes no look-ups for a batch of new memories."""
+async def test_owners_are_not_looked_up_if_there_are_none(url: URL) -> None:
+    """As in a history in clear: encryption needs no look-ups for a batch of new memories."""
     engine = create_async_engine(url)
     seen: list[str] = []
     async with open_history(engine=engine, keys=ring("one")) as history:
@@ -330,7 +330,7 @@ async def test_owners_are_not_looked_up_where_none_has_any(url: URL) -> None:
     await engine.dispose()
 
 
-async def test_a_text_that_is_too_large_once_it_is_sealed_is_refused(url: URL) -> None:
+async def test_a_text_that_is_too_large_once_encrypted_is_refused(url: URL) -> None:
     run_sql(url, "SET GLOBAL max_allowed_packet = 1048576")
     try:
         async with SqlHistoryManager(url, schema=url.database) as history:
@@ -347,7 +347,7 @@ async def test_a_text_that_is_too_large_once_it_is_sealed_is_refused(url: URL) -
         run_sql(url, "SET GLOBAL max_allowed_packet = 134217728")
 
 
-async def test_tables_of_version_2_are_brought_up(
+async def test_tables_of_version_2_are_migrated(
     tmp_path: Path, engines: Callable[[str], AsyncEngine]
 ) -> None:
     engine = engines(f"sqlite+aiosqlite:///{tmp_path / 'history.db'}")

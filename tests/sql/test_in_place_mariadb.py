@@ -1,4 +1,4 @@
-"""Encrypting in place on MariaDB: what its files have, and cut connections at each step."""
+"""Encrypting in place on MariaDB: what is left in its files, and connections cut at each step."""
 
 import re
 from collections.abc import Awaitable, Callable
@@ -45,7 +45,7 @@ def url(new_database: Callable[[], URL]) -> URL:
     return new_database()
 
 
-async def test_what_is_left_in_clear_is_where_the_report_says() -> None:
+async def test_text_left_in_clear_is_only_where_the_report_says() -> None:
     server = MariaDBServer(**{"log-bin": "binlog", "innodb-doublewrite": "ON"}).create().start()
     tables = {f"async_history_{name}.ibd" for name in ("records", "messages")}
     try:
@@ -78,10 +78,10 @@ async def test_what_is_left_in_clear_is_where_the_report_says() -> None:
         server.remove()
 
 
-async def test_records_are_found_by_their_causes_as_if_they_had_been_sealed_at_once(
+async def test_records_encrypted_in_place_are_found_by_their_causes(
     url: URL,
 ) -> None:
-    """Owners and names that are too long for a column stay as they are."""
+    """Owners and names that are too long for a column stay unchanged."""
     long = "n" * 300
     record: Any = _DETAILS | {"actor_id": long, "owner": {"user_id": long}}
     async with SqlHistoryManager(url) as history:
@@ -109,9 +109,9 @@ async def test_records_are_found_by_their_causes_as_if_they_had_been_sealed_at_o
     assert run_sql(url, _MARKS) == marks
 
 
-async def test_a_retired_key_seals_nothing_more_in_one_statement(url: URL) -> None:
+async def test_a_retired_key_is_not_used_by_a_single_statement(url: URL) -> None:
     async with opened(url) as history, opened(url) as other:
-        for number in range(3):  # the third is one statement, and so would be the next
+        for number in range(3):  # the third is one statement, as the next would be
             await history.add_history("m", None, str(number), "ADD")
         texts: Any = other.store
         await texts.encryption.texts.in_transaction(lambda one: one.retire_keys())
@@ -120,8 +120,8 @@ async def test_a_retired_key_seals_nothing_more_in_one_statement(url: URL) -> No
         assert (await other.get_history("m"))[-1].new_memory == "later"
 
 
-async def test_a_trigger_that_keeps_texts_is_told(url: URL) -> None:
-    """Before keys are removed that they take."""
+async def test_a_trigger_that_keeps_texts_raises(url: URL) -> None:
+    """Before keys are removed that those texts need."""
     async with opened(url) as history:
         records = await fill(history)
         for table, texts in (("messages", ("content",)), ("records", ("new_memory", "cause"))):
@@ -142,7 +142,7 @@ async def test_a_trigger_that_keeps_texts_is_told(url: URL) -> None:
     assert not [one for (one,) in run_sql(url, _KEPT) if one.startswith("ahs1:")]
 
 
-async def test_a_text_that_is_too_large_once_it_is_sealed_stops_it(url: URL) -> None:
+async def test_a_text_that_is_too_large_once_encrypted_stops_it(url: URL) -> None:
     async with SqlHistoryManager(url) as history:
         await history.add_history("m", None, "x" * 900_000, "ADD")
         await history.add_history("m", None, _WORD, "ADD")
@@ -158,7 +158,7 @@ async def test_a_text_that_is_too_large_once_it_is_sealed_stops_it(url: URL) -> 
         assert (await history.encryption.encrypt()).records == 2
 
 
-async def test_an_interrupted_encryption_goes_on_where_it_was(url: URL) -> None:
+async def test_an_interrupted_encryption_continues_where_it_stopped(url: URL) -> None:
     async with SqlHistoryManager(url) as history:
         await history.batch_add_history(changes(12))
     async with limited(opened(url), texts=TextLimits(rows=5)) as history:
@@ -175,14 +175,14 @@ async def test_an_interrupted_encryption_goes_on_where_it_was(url: URL) -> None:
 @pytest.mark.faults
 @in_parts(150, nightly=4)
 @pytest.mark.parametrize("call", ["encrypt", "replace_data_keys", "decrypt"])
-async def test_cut_off_at_each_packet_and_called_again(
+async def test_changes_of_keys_cut_off_at_each_packet_and_called_again(
     own_server: MariaDBServer, new_own_database: Callable[[], URL], call: str, places: Places
 ) -> None:
     few = TextLimits(rows=5)
     url = new_own_database()
 
     async def begin() -> list[Any]:
-        """Fill it as the call wants it; return the records."""
+        """Fill the history as the call needs it; return the records."""
         async with SqlHistoryManager(url) as history:
             if not await all_of(history):
                 await fill(history, 12)

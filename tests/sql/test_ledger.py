@@ -1,4 +1,4 @@
-"""The ledger of a history in MariaDB: what its cases, in tests/ledger, do not show."""
+"""The ledger of a history in MariaDB, beyond the cases in tests/ledger."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -28,7 +28,7 @@ def url(new_database: Callable[[], URL]) -> URL:
 
 @pytest.fixture
 async def owner(url: URL) -> AsyncIterator[AsyncConnection]:
-    """A connection of the tables' owner, which commits each statement."""
+    """A connection of the tables' owner that commits each statement."""
     engine = create_async_engine(url, isolation_level="AUTOCOMMIT")
     async with engine.connect() as connection:
         yield connection
@@ -49,7 +49,7 @@ async def sizes(owner: AsyncConnection, where: str) -> list[int]:
 
 
 class TestTransactions:
-    async def test_leaves_come_and_go_with_the_programs(
+    async def test_leaves_commit_and_roll_back_with_the_programs_transaction(
         self, url: URL, engines: Callable[[str], AsyncEngine]
     ) -> None:
         engine = engines(url.render_as_string(hide_password=False))
@@ -86,7 +86,7 @@ class TestTransactions:
             for records in (batch, batch[:1], owned):
                 before = await sent()
                 await history.batch_add_history(records)
-                assert await sent() - before == 2  # and what asks
+                assert await sent() - before == 2  # and the reads
             report = await history.ledger.verify()
             assert report.is_intact, report.faults
             assert (report.records, report.unattested) == (321, ())
@@ -117,7 +117,7 @@ class TestTransactions:
         finally:
             run_sql(url, "SET GLOBAL max_allowed_packet = 134217728")
 
-    async def test_what_a_trigger_refuses_has_no_leaf(
+    async def test_a_record_that_a_trigger_refuses_has_no_leaf(
         self, url: URL, owner: AsyncConnection
     ) -> None:
         async with opened(url) as history:
@@ -134,9 +134,9 @@ class TestTransactions:
             await history.add_history("m", "likes tea", "likes milk", "UPDATE")
             report = await history.ledger.verify()
             assert report.is_intact
-            assert (report.records, report.size) == (2, 3)  # and that verifying began
+            assert (report.records, report.size) == (2, 3)  # and the start of the verification
 
-    async def test_under_sql_modes_that_escape_nothing(self, url: URL) -> None:
+    async def test_sql_modes_without_escapes(self, url: URL) -> None:
         mode = "SET SESSION sql_mode='ANSI_QUOTES,NO_BACKSLASH_ESCAPES,PIPES_AS_CONCAT'"
         engine = create_async_engine(
             url, connect_args={"init_command": mode}, isolation_level="AUTOCOMMIT"
@@ -150,10 +150,10 @@ class TestTransactions:
 
 
 class TestRemovals:
-    async def test_leaves_have_places_before_something_goes(
+    async def test_leaves_have_places_before_a_removal(
         self, url: URL, owner: AsyncConnection
     ) -> None:
-        """Also where the removal fails: all since the last checkpoint would take it too long."""
+        """Even if the removal fails: placing all leaves in its transaction takes too long."""
         now = timedelta(0)
         removals: dict[str, Callable[[], Any]] = {
             "UPDATE ON async_history_records": lambda: history.erase(memory_ids=["m"], reason="a"),
@@ -173,7 +173,7 @@ class TestRemovals:
             await history.reset()
             assert (await history.ledger.verify()).is_intact
 
-    async def test_of_a_reset_names_and_salts_go_and_those_of_operations_stay(
+    async def test_a_reset_removes_names_and_salts_but_those_of_operations(
         self, url: URL, owner: AsyncConnection
     ) -> None:
         async with opened(url) as history:
@@ -189,8 +189,8 @@ class TestRemovals:
             names = await fetched(owner, "SELECT count(*) FROM async_history_ledger_names")
             assert names[0][0] <= 6
 
-    async def test_who_changes_leaves_waits_for_who_writes(self, url: URL) -> None:
-        """Also where only the log of operations is changed."""
+    async def test_a_change_of_leaves_waits_for_writers(self, url: URL) -> None:
+        """Even if only the log of operations is changed."""
         waiting = "SELECT count(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'"
         engine = create_async_engine(url)
         async with opened(url) as history, engine.connect() as writer:
@@ -198,7 +198,7 @@ class TestRemovals:
             await writer.execute(text("UPDATE async_history_state SET last = last"))
             forgetting = asyncio.ensure_future(history.store.operations.forget_actor("bo"))
             while not forgetting.done() and not (await fetched(writer, waiting))[0][0]:
-                # InnoDB looks again only if no one has asked for 0.1 s.
+                # InnoDB refreshes its locks only after 0.1 s without a query.
                 await asyncio.wait([forgetting], timeout=0.2)
             assert not forgetting.done()
             await writer.rollback()
@@ -207,7 +207,7 @@ class TestRemovals:
             assert (report.is_intact, report.unattested_operations) == (True, 0)
         await engine.dispose()
 
-    async def test_an_entry_made_up_does_not_reach_before_a_checkpoint(
+    async def test_a_forged_entry_does_not_change_what_a_checkpoint_covers(
         self, url: URL, owner: AsyncConnection
     ) -> None:
         async with opened(url) as history:
@@ -221,7 +221,7 @@ class TestRemovals:
 
 
 class TestOpening:
-    async def test_it_stays_as_it_is_where_that_is_asked(
+    async def test_no_ledger_is_added_where_migration_is_off(
         self, url: URL, owner: AsyncConnection
     ) -> None:
         async with SqlHistoryManager(url) as history:
@@ -243,7 +243,7 @@ class TestOpening:
             assert bytes_now is not None
             assert bytes_now >= bytes_before + 5 * 16_384, "three tables and two indexes"
 
-    async def test_its_tables_may_come_from_a_migration_of_the_program(
+    async def test_the_programs_own_migration_may_make_the_tables(
         self, url: URL, owner: AsyncConnection
     ) -> None:
         async with SqlHistoryManager(url):
@@ -253,7 +253,7 @@ class TestOpening:
             assert (await history.ledger.verify()).unattested == ()
         assert await owner.run_sync(lambda one: len(inspect(one).get_table_names())) == 14
 
-    async def test_decrypting_stops_where_a_ledger_came_meanwhile(self, url: URL) -> None:
+    async def test_decrypting_stops_if_a_ledger_was_added_meanwhile(self, url: URL) -> None:
         async with SqlHistoryManager(url, keys=ring("one")) as history:
             await history.add_history("m", None, "likes tea", "ADD")
             async with opened(url, keys=ring("one")) as other:
@@ -268,7 +268,7 @@ class TestOpening:
             assert report.records == 1
 
 
-async def test_verifying_goes_on_when_its_connections_are_lost(url: URL) -> None:
+async def test_verifying_continues_after_lost_connections(url: URL) -> None:
     others = "SELECT id FROM information_schema.processlist WHERE db = database() AND id <> "
     lost: list[asyncio.Future[int]] = []
 

@@ -1,4 +1,4 @@
-"""What a MariaDB refuses or loses: connections, locks, room on its disk, a record that was read."""
+"""Limits of MariaDB: connections, locks, disk space, records that a crash removes."""
 
 import asyncio
 import subprocess
@@ -46,13 +46,13 @@ async def connected(url: URL) -> AsyncIterator[AsyncConnection]:
 async def test_a_server_without_a_connection_left(
     own_server: MariaDBServer, new_own_database: NewDatabase
 ) -> None:
-    """Who is connected goes on; others are told why, and a writer that lost its own waits."""
+    """Open connections go on; others get the reason, and a writer that lost its own waits."""
     url = new_own_database()
     run_sql(
         own_server.url(),
         "CREATE USER IF NOT EXISTS agent",
         "GRANT ALL ON *.* TO agent",
-        "REVOKE SUPER, CONNECTION ADMIN ON *.* FROM agent",  # they have one connection more
+        "REVOKE SUPER, CONNECTION ADMIN ON *.* FROM agent",  # they have one extra connection
         "SET GLOBAL max_connections = 10",
     )
     url = own_server.url(str(url.database), user="agent")
@@ -60,7 +60,7 @@ async def test_a_server_without_a_connection_left(
     taken: list[AsyncConnection] = []
 
     async def take_all() -> None:
-        with pytest.raises(OperationalError, match="1040"):  # noqa: PT012 - it is the last one
+        with pytest.raises(OperationalError, match="1040"):  # noqa: PT012 - the last call raises
             while True:
                 taken.append(await engine.connect())
 
@@ -94,17 +94,17 @@ async def test_a_server_without_a_connection_left(
 
 
 async def until(connection: AsyncConnection, query: str, wanted: int) -> None:
-    """Ask the server until a number is as large.
+    """Ask the server until a number is large enough.
 
-    InnoDB shows the same locks again to whoever has asked within a tenth of a second.
+    InnoDB repeats its last answer about locks for a tenth of a second.
     """
     async with asyncio.timeout(LONG_S):
-        while int((await connection.execute(text(query))).all()[0][-1]) < wanted:  # noqa: ASYNC110 - a server does not tell
+        while int((await connection.execute(text(query))).all()[0][-1]) < wanted:  # noqa: ASYNC110 - a server has no event for it
             await asyncio.sleep(0.2)
 
 
-async def test_the_victim_of_a_deadlock_writes_again(new_database: NewDatabase) -> None:
-    """InnoDB rolls back the transaction that has changed less: the history's."""
+async def test_the_victim_of_a_deadlock_retries(new_database: NewDatabase) -> None:
+    """InnoDB rolls back the transaction with fewer changes: the history's."""
     url = new_database()
     async with (
         SqlHistoryManager(url) as history,
@@ -115,7 +115,7 @@ async def test_the_victim_of_a_deadlock_writes_again(new_database: NewDatabase) 
         await other.execute(text("CREATE TABLE large (n INT) ENGINE=InnoDB"))
         await other.execute(text("INSERT INTO large SELECT seq FROM seq_1_to_500"))
         await other.execute(text("SELECT * FROM async_history_spans FOR UPDATE"))
-        waiting = asyncio.create_task(add(history, "3", event="UPDATE"))  # of a new event
+        waiting = asyncio.create_task(add(history, "3", event="UPDATE"))  # with a new event
         await until(watcher, "SELECT COUNT(*) FROM information_schema.innodb_lock_waits", 1)
         await other.execute(text("UPDATE async_history_state SET layout = 1"))
         await other.rollback()
@@ -126,7 +126,7 @@ async def test_the_victim_of_a_deadlock_writes_again(new_database: NewDatabase) 
         assert (await history.check()).problems == ()
 
 
-async def test_a_lock_that_is_waited_for_too_long_is_waited_for_again(
+async def test_a_lock_wait_timeout_is_retried(
     new_database: NewDatabase,
 ) -> None:
     url = new_database()
@@ -165,7 +165,7 @@ async def test_a_commit_without_an_answer_has_an_unknown_outcome(new_database: N
 
 @pytest.fixture
 def small_server() -> Iterator[MariaDBServer]:
-    """A server on a file system of its own that is small."""
+    """A server on a small file system of its own."""
     server = MariaDBServer()
     folder = str(server.folder)
     try:
@@ -185,7 +185,7 @@ def small_server() -> Iterator[MariaDBServer]:
 
 
 async def test_a_disk_without_room(small_server: MariaDBServer) -> None:
-    """A server waits for room, refuses, or dies; then all that was acknowledged is there."""
+    """A server waits for room, refuses, or dies; then every acknowledged record is there."""
     run_sql(small_server.url(), "CREATE DATABASE h")
     ballast = small_server.folder / "ballast"
     async with SqlHistoryManager(small_server.url("h"), retry_timeout_s=2) as history:
@@ -208,13 +208,13 @@ async def test_a_disk_without_room(small_server: MariaDBServer) -> None:
         assert (await history.check()).problems == ()
 
 
-# A crash takes what was read
+# A crash removes records that were read
 
 
-async def test_a_follower_is_told_that_its_place_went_to_another_record(
+async def test_a_follower_whose_cursor_names_another_record_gets_cursor_gone(
     new_database: NewDatabase,
 ) -> None:
-    """As after a crash that lost a transaction which was shown, and not on disk."""
+    """As after a crash that lost a visible transaction that was not on disk."""
     url = new_database()
     async with SqlHistoryManager(url) as history:
         await add(history, "0", "1", "lost")
@@ -243,7 +243,7 @@ async def test_a_follower_is_told_that_its_place_went_to_another_record(
         ((1, 1, 1, 0), ["doublewrite-off"]),
     ],
 )
-def test_settings_that_lose_what_was_acknowledged(
+def test_settings_that_lose_acknowledged_records_are_recognized(
     settings: tuple[Any, ...], codes: list[str]
 ) -> None:
     assert [warning.code for warning in warnings_of(*settings)] == codes

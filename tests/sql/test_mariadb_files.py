@@ -1,4 +1,4 @@
-"""What an erasure leaves in the files of a MariaDB server, and what its report says of it."""
+"""Text that an erasure leaves in the files of a MariaDB server, and the report of it."""
 
 import re
 
@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.mariadb, pytest.mark.once]
 _WORD = b"ErasedWord"
 
 
-async def test_what_an_erasure_leaves_is_where_its_report_says() -> None:
+async def test_text_left_by_an_erasure_is_only_where_the_report_says() -> None:
     server = MariaDBServer(**{"log-bin": "binlog", "innodb-doublewrite": "ON"}).create().start()
     tables = {f"async_history_{name}.ibd" for name in ("records", "messages", "owners")}
     try:

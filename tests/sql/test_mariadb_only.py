@@ -1,4 +1,4 @@
-"""What only a server shows: transactions of the program, errors, sessions that die, several
+"""Tests that need a server: transactions of the program, errors, sessions that die, several
 processes."""
 
 import asyncio
@@ -54,14 +54,14 @@ async def texts(history: HistoryManager, **wanted: Any) -> list[str | None]:
     return [record.new_memory async for record in history.query_history(**wanted)]
 
 
-# In the program's own transaction
+# The program's own transaction
 
 
 async def test_a_row_of_the_program_and_its_history_commit_together(engine: AsyncEngine) -> None:
-    """With a session and a connection, in a transaction older than what others committed."""
+    """With a session and with a connection, in a transaction older than others' commits."""
     async with engine.begin() as connection:
         await connection.execute(text("CREATE TABLE notes (t VARCHAR(20)) ENGINE=InnoDB"))
-        await connection.run_sync(metadata.create_all)  # as a migration of its own does
+        await connection.run_sync(metadata.create_all)  # as the program's own migration does
     async with open_history(engine=engine) as opened:
         history = opened
         assert isinstance(history, SqlHistoryManager)
@@ -101,7 +101,7 @@ async def test_a_row_of_the_program_and_its_history_commit_together(engine: Asyn
         assert (await connection.execute(text("SELECT 1"))).scalar() == 1, "it is not closed"
 
 
-async def test_an_engine_that_has_one_connection_is_refused(engine: AsyncEngine) -> None:
+async def test_an_engine_with_one_connection_is_refused(engine: AsyncEngine) -> None:
     narrow = create_async_engine(engine.url, pool_size=1, max_overflow=0)
     for given in (narrow, "engine"):
         with pytest.raises(InvalidInput, match="engine"):
@@ -110,8 +110,8 @@ async def test_an_engine_that_has_one_connection_is_refused(engine: AsyncEngine)
         open_history("memory://", engine=narrow)
 
 
-async def test_eight_may_open_an_empty_database_at_once(new_database: NewDatabase) -> None:
-    """Each makes the tables, a ledger's too, if no other has."""
+async def test_eight_managers_open_an_empty_database_at_once(new_database: NewDatabase) -> None:
+    """Each makes the tables, and a ledger's, if no other has."""
     url = new_database()
     opened = [SqlHistoryManager(url, ledger=True) for _ in range(8)]
     await asyncio.gather(*opened)
@@ -146,8 +146,8 @@ async def test_the_tables_may_be_in_another_database(new_database: NewDatabase) 
 # Order
 
 
-async def test_followers_miss_nothing_beside_several_writers(new_database: NewDatabase) -> None:
-    """Three managers write, a fourth follows: all come once, in the order of their numbers."""
+async def test_a_follower_misses_nothing_of_several_writers(new_database: NewDatabase) -> None:
+    """Three managers write, a fourth follows: every record once, in the order of the numbers."""
     url = new_database()
     count, tasks = 40, 10
     opened = [SqlHistoryManager(url, batch_records=7) for _ in range(4)]
@@ -173,7 +173,7 @@ async def test_followers_miss_nothing_beside_several_writers(new_database: NewDa
         await asyncio.gather(*(history.aclose() for history in opened))
 
 
-async def test_a_writer_that_is_alone_needs_one_statement(new_database: NewDatabase) -> None:
+async def test_a_lone_writer_needs_one_statement(new_database: NewDatabase) -> None:
     url = new_database()
 
     def questions() -> int:
@@ -192,8 +192,8 @@ async def test_a_writer_that_is_alone_needs_one_statement(new_database: NewDatab
         assert questions() - before - of_asking == 5
 
 
-async def test_writers_that_take_turns_find_what_the_other_wrote(new_database: NewDatabase) -> None:
-    """Bounds of times and events stay as wide as both need."""
+async def test_alternating_writers_find_each_others_records(new_database: NewDatabase) -> None:
+    """The bounds of times and events cover both writers' records."""
     url = new_database()
     async with SqlHistoryManager(url) as one, SqlHistoryManager(url) as other:
 
@@ -221,7 +221,7 @@ async def test_writers_that_take_turns_find_what_the_other_wrote(new_database: N
 
 
 async def test_the_servers_settings_do_not_matter(new_database: NewDatabase) -> None:
-    """Not its sql_mode, isolation level, autocommit or collation."""
+    """Neither sql_mode nor isolation level, autocommit or collation."""
     odd = (
         "SET SESSION sql_mode='ANSI_QUOTES,NO_BACKSLASH_ESCAPES,PIPES_AS_CONCAT'",
         "SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE",
@@ -249,15 +249,15 @@ async def test_the_servers_settings_do_not_matter(new_database: NewDatabase) -> 
         await engine.dispose()
 
 
-async def test_a_connection_that_cuts_characters_is_refused(new_database: NewDatabase) -> None:
+async def test_a_connection_that_loses_characters_is_refused(new_database: NewDatabase) -> None:
     engine = create_async_engine(new_database(), connect_args={"charset": "latin1"})
     with pytest.raises(StorageError, match="charset=utf8mb4"):
         await open_history(engine=engine)
     await engine.dispose()
 
 
-async def test_a_text_that_the_server_does_not_take(new_database: NewDatabase) -> None:
-    """It is refused by name; its neighbours are written."""
+async def test_a_text_that_the_server_does_not_accept(new_database: NewDatabase) -> None:
+    """It is refused and named; its neighbours are written."""
     url = new_database()
     run_sql(url, "SET GLOBAL max_allowed_packet = 1048576")
     try:
@@ -273,7 +273,9 @@ async def test_a_text_that_the_server_does_not_take(new_database: NewDatabase) -
         run_sql(url, "SET GLOBAL max_allowed_packet = 134217728")
 
 
-async def test_what_a_trigger_refuses_leaves_its_neighbours(new_database: NewDatabase) -> None:
+async def test_a_record_that_a_trigger_refuses_does_not_fail_its_neighbours(
+    new_database: NewDatabase,
+) -> None:
     url = new_database()
     async with SqlHistoryManager(url) as history:
         for before in ("x", "y"):  # so that the next batch is one statement
@@ -296,7 +298,7 @@ async def test_what_a_trigger_refuses_leaves_its_neighbours(new_database: NewDat
 # Errors
 
 
-async def test_errors_have_types(new_database: NewDatabase, mariadb: URL) -> None:
+async def test_each_error_has_its_type(new_database: NewDatabase, mariadb: URL) -> None:
     url = new_database()
     run_sql(
         mariadb,
@@ -336,7 +338,7 @@ async def test_errors_have_types(new_database: NewDatabase, mariadb: URL) -> Non
             await history.add_history("m", None, "x", "ADD", actor_id="ann")
 
 
-async def test_a_server_that_crashes_stops_and_comes_back() -> None:
+async def test_a_server_that_crashes_or_stops_and_comes_back() -> None:
     server = MariaDBServer(**{"innodb-flush-log-at-trx-commit": "1"}).create().start()
     try:
         run_sql(server.url(), "CREATE DATABASE h")
@@ -361,8 +363,8 @@ async def test_a_server_that_crashes_stops_and_comes_back() -> None:
         server.remove()
 
 
-async def test_writes_that_a_stopped_server_holds_up_for_too_long() -> None:
-    """What failed is there as a whole or not at all; nothing else is missing."""
+async def test_writes_that_a_stopped_server_delays_too_long() -> None:
+    """A failed call is stored whole or not at all, and nothing else is missing."""
     server = MariaDBServer(**{"innodb-flush-log-at-trx-commit": "1"}).create().start()
     try:
         run_sql(server.url(), "CREATE DATABASE h")
@@ -410,7 +412,7 @@ async def test_writes_that_a_stopped_server_holds_up_for_too_long() -> None:
         server.remove()
 
 
-# What takes a URL
+# Functions that take a URL
 
 
 async def test_copies_both_ways_and_the_blocking_manager(new_database: NewDatabase) -> None:

@@ -1,4 +1,4 @@
-"""Triggers of a database's owner that leave rows out: what is not there is not acknowledged."""
+"""Triggers of a database's owner that leave rows out: a row that is not stored is not acked."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from async_history import HistoryManager, open_history
 from async_history.sql import SqlHistoryManager
-from tests.support.outcomes import told
+from tests.support.outcomes import outcome
 
 pytestmark = pytest.mark.once
 
@@ -36,7 +36,7 @@ IN_POSTGRES = (
 def ruled(
     request: pytest.FixtureRequest, tmp_path: Path, engines: Callable[[str], AsyncEngine]
 ) -> tuple[HistoryManager, AsyncEngine, Sequence[str]]:
-    """A history, its database, and the rules that leave rows out there."""
+    """A history, its database, and triggers that leave rows out."""
     if request.param == "sqlite":
         engine = engines(f"sqlite+aiosqlite:///{tmp_path / 'history.db'}")
         return open_history(engine=engine), engine, IN_SQLITE
@@ -63,16 +63,16 @@ async def test_a_row_that_is_left_out_is_refused(
         async with engine.begin() as owner:
             for rule in rules:
                 await owner.execute(text(rule))
-        assert await told(history.batch_add_history([record("bad", 0)])) == "StorageRefused"
+        assert await outcome(history.batch_add_history([record("bad", 0)])) == "StorageRefused"
         torn = [record("g", 1), record("bad", 1), record("g", 2)]
-        assert await told(history.batch_add_history(torn)) == "StorageRefused"
+        assert await outcome(history.batch_add_history(torn)) == "StorageRefused"
         assert await history.count_history() == 0
         calls = [[record("n", 1)], [record("bad", 2)], [record("n", 2)]]
-        outcomes = await asyncio.gather(*(told(history.batch_add_history(c)) for c in calls))
+        outcomes = await asyncio.gather(*(outcome(history.batch_add_history(c)) for c in calls))
         assert outcomes == ["ok", "StorageRefused", "ok"]
         assert [one.memory_id async for one in history.query_history()] == ["n", "n"]
 
         messages = [{"content": "good"}, {"content": "bad"}]
-        assert await told(history.save_messages(messages, "s")) == "StorageRefused"
-        assert await told(history.save_messages([{"content": "good"}], "s")) == "ok"
+        assert await outcome(history.save_messages(messages, "s")) == "StorageRefused"
+        assert await outcome(history.save_messages([{"content": "good"}], "s")) == "ok"
         assert [one.content for one in await history.get_last_messages("s")] == ["good"]

@@ -1,8 +1,8 @@
 """Pages and counts on MariaDB cost what they return: rows and index entries read, in a small and in
 a large history, before the tables have statistics and with them.
 
-What is left out reads all records of the rarer name: two names, or a name and an event, that are
-often there and never together.
+Left out: two names, or a name and an event, that are both frequent and never together. Such a
+query reads all records of the rarer one.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -22,22 +22,22 @@ from tests.support.questions import START, questions
 pytestmark = [pytest.mark.mariadb, pytest.mark.once]
 
 SMALL, LARGE, NIGHTLY = 10_000, 66_400, 304_000
-"""Their middles are as far into a span, or less; in each the user has records with the agent."""
+"""Their middles are at the same place of a span, or before; the user has records with the agent."""
 MORE = 20
-"""Rows that the large history may read besides twice those of the small one and its spans."""
+"""Rows that the large history may read beyond twice those of the small one and its spans."""
 
 Call = Callable[[], Awaitable[object]]
 
 
 def pages(history: SqlHistoryManager, rows: int) -> Iterator[tuple[str, Call]]:
-    """Yield every question's page."""
+    """Yield the page of every query."""
     for question in questions(rows):
         if "not together" not in question.name:
             yield question.name, partial(read_page, history, question)
 
 
 def counts(history: SqlHistoryManager, rows: int) -> Iterator[tuple[str, Call]]:
-    """Yield what counts as many in any history."""
+    """Yield the counts that read many records in any history."""
     middle = START + timedelta(seconds=rows / 2)
     moments = {"since": middle, "until": middle + timedelta(seconds=10)}
     cases: dict[str, dict[str, Any]] = {
@@ -59,7 +59,7 @@ def counts(history: SqlHistoryManager, rows: int) -> Iterator[tuple[str, Call]]:
 
 @pytest.fixture
 async def cursor(mariadb: URL) -> AsyncIterator[Any]:
-    """A cursor of the driver's, in no database."""
+    """A cursor of the driver, without a database."""
     connection = await asyncmy.connect(
         unix_socket=mariadb.query.get("unix_socket"),
         host=mariadb.host or "localhost",
@@ -74,7 +74,7 @@ async def cursor(mariadb: URL) -> AsyncIterator[Any]:
 
 
 async def filled(cursor: Any, url: URL, rows: int) -> SqlHistoryManager:
-    """Return an open history of so many records."""
+    """Return an open history of this many records."""
     history = await SqlHistoryManager(url)
     await cursor.execute(f"USE {url.database}")
     await fill(cursor, rows)

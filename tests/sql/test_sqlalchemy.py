@@ -42,7 +42,7 @@ class TestSQLite(ContractCases, RandomCallCases):
 async def test_postgresqls_own_backend_records_in_a_transaction_of_sqlalchemy(
     new_schema: Callable[[], str], postgres: str, engines: Callable[[str], AsyncEngine]
 ) -> None:
-    """With a session and a connection, whether or not they have begun; not in autocommit."""
+    """With a session and with a connection, begun or not, but not in autocommit."""
     plain = make_url(postgres).set(drivername="postgresql+asyncpg")
     engine = engines(plain.render_as_string(hide_password=False))
     change = {"memory_id": "m", "event": "UPDATE", "context": {"n": 1}, "owner": {"user_id": "u"}}
@@ -83,10 +83,10 @@ class TestPostgres(ContractCases, StateCases):
         return new_store
 
 
-async def test_tables_of_version_1_are_brought_up_however_often_that_is_interrupted(
+async def test_tables_of_version_1_are_migrated_however_often_interrupted(
     tmp_path: Path, engines: Callable[[str], AsyncEngine]
 ) -> None:
-    """At each statement in turn. Their log of erasures is found among the operations."""
+    """Interrupted at each statement in turn. The log of erasures becomes operations."""
     engine = engines(f"sqlite+aiosqlite:///{tmp_path / 'history.db'}")
     async with open_history(engine=engine):
         pass

@@ -1,4 +1,4 @@
-"""Tables and statements for databases that no server of the tests speaks for: compiled only."""
+"""Tables and statements for databases without a server in the tests: they are only compiled."""
 
 import dataclasses
 import inspect
@@ -74,8 +74,8 @@ def test_tables_and_statements_compile_for_every_dialect(name: str, schema: str 
 
 
 @pytest.mark.parametrize("asked", [{}, {"memory_id": "m"}, {"actor_id": "ann"}])
-def test_what_an_index_finds_is_looked_for_in_few_ranges(asked: dict[str, Any]) -> None:
-    """Each is a statement; without an index they keep much from being read."""
+def test_an_index_is_read_in_few_ranges(asked: dict[str, Any]) -> None:
+    """Each range is a statement. Without an index, ranges limit how much is read."""
     names = ("memory_id", "actor_id", "role", "event", "text", "until")
     given: dict[str, Any] = {**dict.fromkeys(names), "since": START, **asked}
     dialect = dialect_of("mariadb")
@@ -109,7 +109,7 @@ async def test_the_ledgers_statements_compile_for_every_dialect(name: str) -> No
 
 
 def test_the_metadata_is_for_a_programs_own_migrations() -> None:
-    """Alembic takes it as `target_metadata`."""
+    """Alembic accepts it as `target_metadata`."""
     assert {table.name for table in metadata.sorted_tables} >= {
         "async_history_records",
         "async_history_state",
@@ -117,7 +117,7 @@ def test_the_metadata_is_for_a_programs_own_migrations() -> None:
     assert str(select(metadata.tables["async_history_state"]))
 
 
-def test_names_of_any_length_have_keys_of_their_own() -> None:
+def test_names_of_any_length_have_different_keys() -> None:
     names = ["", "a", "a ", "A", "ä" * 127, "ä" * 128, "x" * 255, "x" * 256, "x" * 999, "\x1f"]
     names += ["🍵" * 64, "🍵" * 63]
     keys = [key_of(name) for name in names]
@@ -154,7 +154,7 @@ def test_a_url_may_leave_out_the_driver(url: str, driver: str) -> None:
         ("mysql+asyncmy://ann:ge@heim@host/db", "percent-encode"),
     ],
 )
-def test_urls_that_no_dialect_has(url: str, reason: str) -> None:
+def test_urls_without_a_dialect_are_refused(url: str, reason: str) -> None:
     with pytest.raises(InvalidInput, match=reason) as refused:
         open_history(url)
     assert "heim" not in str(refused.value)
@@ -162,7 +162,7 @@ def test_urls_that_no_dialect_has(url: str, reason: str) -> None:
         open_history("mysql+asyncmy://host/db", journal="wal")
 
 
-def test_long_names_are_whole_again_or_said_to_be_damaged() -> None:
+def test_long_names_are_read_whole_or_called_damaged() -> None:
     columns, long = ("id", "role"), "n" * 300
     row = (key_of(long), "user")
     stored = long_names({"id": long, "role": "user"})

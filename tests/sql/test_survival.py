@@ -1,5 +1,6 @@
-"""What MariaDB and the network do to a history that is written: connections are cut and killed, the
-server crashes. Every acknowledged record is there once, in order, with its whole batch."""
+"""Writing while connections to MariaDB are cut and killed, and the server crashes.
+
+Every acknowledged record is there once, in order, with its whole batch."""
 
 import asyncio
 import random
@@ -41,7 +42,7 @@ async def plain(history: HistoryManager, number: int) -> list[str]:
 
 
 async def all_kinds(history: HistoryManager, number: int) -> list[str]:
-    """Write on a condition, records that have marks, and messages, in one batch."""
+    """Write a conditional record, records with marks, and messages in one batch."""
     newest = history.query_history(memory_id="m", order="newest", page_size=1)
     latest = await anext(aiter(newest), None)
     marked = [item | {"actor_id": "ann"} for item in submission(number, 2, named=True)]
@@ -56,7 +57,7 @@ async def all_kinds(history: HistoryManager, number: int) -> list[str]:
 
 @pytest.mark.parametrize("ledger", [False, True])
 @pytest.mark.parametrize(("way", "packets"), [(plain, 2), (all_kinds, 6)])
-async def test_everyone_gets_an_ack_wherever_the_connection_is_cut(
+async def test_every_caller_gets_an_ack_wherever_the_connection_is_cut(
     own_server: MariaDBServer,
     new_own_database: Callable[[], URL],
     request: pytest.FixtureRequest,
@@ -64,7 +65,7 @@ async def test_everyone_gets_an_ack_wherever_the_connection_is_cut(
     packets: int,
     ledger: bool,
 ) -> None:
-    """Each cut comes after two batches without one, so that plain records are one statement."""
+    """Two batches without a cut come before each cut, so that plain records are one statement."""
     url = new_own_database()
     step = 1 if request.config.getoption("--nightly") else 2
     async with MariaDBProxy(own_server.socket) as proxy:
@@ -109,7 +110,7 @@ async def test_writers_and_a_follower_survive_kills_and_crashes(
     crashes: int,
     ledger: bool,
 ) -> None:
-    """Three managers write batches of two, a fourth follows, until all that was to die has."""
+    """Three managers write batches of two, and a fourth follows, until the last kill and crash."""
     url = new_own_database()
     options: dict[str, Any] = {"retry_timeout_s": SOON_S * 3, "batch_records": 9, "ledger": ledger}
     opened = [SqlHistoryManager(url, **options) for _ in range(4)]
@@ -142,9 +143,9 @@ async def test_writers_and_a_follower_survive_kills_and_crashes(
             for place, history in enumerate(opened[:3])
             for task in range(4)
         ]
-        dice = random.Random()  # noqa: S311
+        rng = random.Random()  # noqa: S311
         for _ in range(crashes):
-            await kill(own_server.url(), str(url.database), kills // crashes, dice)
+            await kill(own_server.url(), str(url.database), kills // crashes, rng)
             if ledger:
                 kept.append(await opened[2].ledger.checkpoint(KEY))
             own_server.stop(signal.SIGKILL)
@@ -183,21 +184,21 @@ async def test_writers_and_a_follower_survive_kills_and_crashes(
 async def test_processes_that_write_and_one_that_follows_survive_crashes(
     own_server: MariaDBServer, new_own_database: Callable[[], URL], records: int, crashes: int
 ) -> None:
-    """Three processes write batches of two, a fourth follows from the beginning."""
+    """Three processes write batches of two, and a fourth follows from the beginning."""
     url = new_own_database()
     shown_url = url.render_as_string(hide_password=False)
     async with SqlHistoryManager(url):
         pass  # the table is there
     names = ("a", "b", "c")
-    told = [("write", shown_url, name, records) for name in names]
-    told.append(("read", shown_url, "-", records * len(names)))
-    programs = [asyncio.create_task(asyncio.to_thread(run, "follow", *one)) for one in told]
+    commands = [("write", shown_url, name, records) for name in names]
+    commands.append(("read", shown_url, "-", records * len(names)))
+    programs = [asyncio.create_task(asyncio.to_thread(run, "follow", *one)) for one in commands]
     for crash in range(1, crashes + 1):
         enough = records * len(names) * crash // (crashes + 1)
         while len(texts(url)) < enough:
             await asyncio.wait(programs, timeout=0.2, return_when=asyncio.FIRST_COMPLETED)
             for ended in filter(asyncio.Task.done, programs):
-                ended.result()  # what a program failed with
+                ended.result()  # the error of a program
         own_server.stop(signal.SIGKILL)
         await asyncio.to_thread(own_server.start)
     *_, followed = await asyncio.gather(*programs)
@@ -212,8 +213,8 @@ def shown(memory_id: Any) -> str:
     return memory_id.decode() if isinstance(memory_id, bytes) else memory_id
 
 
-async def kill(admin: URL, database: str, times: int, dice: random.Random) -> None:
-    """Kill a connection of the database's at random, so many times."""
+async def kill(admin: URL, database: str, times: int, rng: random.Random) -> None:
+    """Kill a random connection of the database, so many times."""
     engine = create_async_engine(admin, isolation_level="AUTOCOMMIT")
     async with engine.connect() as connection:
         killed = 0
@@ -223,8 +224,8 @@ async def kill(admin: URL, database: str, times: int, dice: random.Random) -> No
             if numbers:
                 await connection.exec_driver_sql(
                     "BEGIN NOT ATOMIC DECLARE CONTINUE HANDLER FOR 1094 BEGIN END;"
-                    f" KILL CONNECTION {dice.choice(numbers)}; END"
+                    f" KILL CONNECTION {rng.choice(numbers)}; END"
                 )
                 killed += 1
-            await asyncio.sleep(dice.random() * 0.05)
+            await asyncio.sleep(rng.random() * 0.05)
     await engine.dispose()

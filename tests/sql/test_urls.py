@@ -1,4 +1,4 @@
-"""Parameters of a database's URL: TLS as it is asked for, what no driver takes, and secrets."""
+"""Parameters of a database's URL: TLS, unknown parameters, and secrets."""
 
 import json
 import ssl
@@ -42,7 +42,9 @@ ENCRYPTED = {"verify_mode": ssl.CERT_NONE, "check_hostname": False}
         (f"ssl={quote(json.dumps({'rejectUnauthorized': False}))}", ENCRYPTED),
     ],
 )
-def test_tls_as_the_tools_of_mysql_ask_for_it(query: str, wanted: dict[str, object] | None) -> None:
+def test_tls_in_the_parameters_of_mysqls_tools(
+    query: str, wanted: dict[str, object] | None
+) -> None:
     url, arguments = driver_url(sql_url(f"mysql://u:p@host/db?{query}"))
     if wanted is None:
         assert not arguments
@@ -52,7 +54,7 @@ def test_tls_as_the_tools_of_mysql_ask_for_it(query: str, wanted: dict[str, obje
     assert url.query.get("charset") == make_url(f"mysql://h/?{query}").query.get("charset")
 
 
-def test_tls_with_an_authority_of_ones_own(tmp_path: Path) -> None:
+def test_tls_with_the_users_own_authority(tmp_path: Path) -> None:
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     asked = f"mysql://u:p@host/db?ssl-mode=VERIFY_IDENTITY&ssl_ca={tmp_path}/ca.pem"
@@ -77,7 +79,7 @@ def test_tls_with_an_authority_of_ones_own(tmp_path: Path) -> None:
         ("ssl={s3cret", "JSON"),
     ],
 )
-def test_tls_that_can_not_be_had_is_refused_by_name(query: str, reason: str) -> None:
+def test_tls_that_is_not_available_is_refused_by_name(query: str, reason: str) -> None:
     with pytest.raises(InvalidInput, match=reason) as refused:
         open_history(f"mysql://u:s3cret@host/db?{query}")
     assert "s3cret" not in str(refused.value)
@@ -92,14 +94,16 @@ def test_tls_that_can_not_be_had_is_refused_by_name(query: str, reason: str) -> 
         ("99999/db", "65535"),
     ],
 )
-async def test_what_the_driver_does_not_take_is_refused_by_name(rest: str, reason: str) -> None:
+async def test_parameters_that_the_driver_does_not_take_are_refused_by_name(
+    rest: str, reason: str
+) -> None:
     with pytest.raises(InvalidInput, match=reason) as refused:
         await open_history(f"mysql://u:p@127.0.0.1:{rest}")
-    told = "".join(traceback.format_exception(refused.value))
-    assert "s3cret" not in told
+    message = "".join(traceback.format_exception(refused.value))
+    assert "s3cret" not in message
 
 
-async def test_no_parameter_that_may_be_secret_is_told() -> None:
+async def test_no_parameter_that_may_be_secret_is_shown() -> None:
     history = open_history("mysql://u:s3cret@127.0.0.1:1/db?password=s3cret&unix_socket=/none")
     with pytest.raises(StorageError, match="unix_socket") as failed:
         await history

@@ -13,7 +13,7 @@ from async_history._sqlite.index.validity import HISTORY_TRIGGERS, INDEX_TABLES,
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 ROWS = 1_100
-"""More than two spans, so that times are noted too."""
+"""More than two spans, so that times are indexed too."""
 TEN = (
     "id, memory_id, old_memory, new_memory, event, created_at, updated_at, is_deleted,"
     " actor_id, role"
@@ -47,7 +47,7 @@ def dumped_and_restored(path: Path, made: Path) -> None:
 
 
 def dumped_with_other_names(path: Path, made: Path) -> None:
-    """No rowid moves between the two dumps; the keys of the memories do."""
+    """Between the two dumps no rowid changes, but the keys of the memories do."""
     dumped_and_restored(path, made)
     run("UPDATE history SET memory_id = 'm' || (8 - substr(memory_id, 2))")(path, made)
     dumped_and_restored(path, made)
@@ -109,7 +109,7 @@ def run(script: str) -> Change:
 
 
 def rebuilt(path: Path, made: Path) -> None:
-    """As SQLite's documentation says to change a table, in twelve steps."""
+    """Change the table in the twelve steps of SQLite's documentation."""
     with raw(path) as connection:
         connection.execute("BEGIN")
         triggers = connection.execute(
@@ -129,7 +129,7 @@ def rebuilt(path: Path, made: Path) -> None:
 
 
 def written_between(path: Path, made: Path) -> None:
-    """Rows whose rowids are given: in a gap, before all, over one that is there."""
+    """Write rows with given rowids: in a gap, before all others, over an existing row."""
     with raw(path) as connection:
         for rowid in (-5, 0, 77, 78, ROWS + 5):
             values = (rowid, f"new {rowid}", "m1", "secret", moment(3).isoformat(), "a1")
@@ -213,7 +213,7 @@ IN_PLACE: dict[str, Change] = {
         f"DELETE FROM history; INSERT INTO history SELECT {TEN} FROM older.history"
     ),
 }  # fmt: skip
-"""Changes that every statement must notice, also where a manager has the file open."""
+"""Changes that every statement must notice, even while a manager has the file open."""
 AT_OPENING: dict[str, Change] = {
     "dumped": dumped_and_restored,
     "dumped, with other names": dumped_with_other_names,

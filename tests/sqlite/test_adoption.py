@@ -1,4 +1,4 @@
-"""Every old file becomes ours with all it held, or stays exactly as it was."""
+"""Every old file is adopted with all its content, or stays exactly as it was."""
 
 import asyncio
 import logging
@@ -75,7 +75,7 @@ def tables(connection: sqlite3.Connection) -> set[str]:
 
 
 def check_prepared(connection: sqlite3.Connection) -> None:
-    """Check that our state is right, and the index covers exactly what is there."""
+    """Check that the state is right, and that the index has exactly the existing rows."""
     assert is_prepared(connection)
     union = " UNION ALL ".join(
         f"SELECT memory, position FROM {level} WHERE memory >= 0" for level in LEVELS
@@ -101,11 +101,11 @@ def as_is(path: Path) -> list[Row]:
         return records(connection, f"rowid, {TEN}")
 
 
-# What comes back
+# What is read after an adoption
 
 
 @pytest.mark.parametrize("name", OLD_LAYOUTS)
-def test_every_old_layout_comes_back_to_the_letter_and_in_order(name: str, tmp_path: Path) -> None:
+def test_every_old_layout_is_read_unchanged_and_in_order(name: str, tmp_path: Path) -> None:
     layout = OLD_LAYOUTS[name]
     path = build(tmp_path / "history.db", "PRAGMA user_version = 7;" + MESSAGES, layout)
     unchanged = as_is(path)
@@ -198,7 +198,7 @@ def test_a_rewritten_table_is_the_same_as_a_new_one(tmp_path: Path) -> None:
     assert found[0] == found[1]
 
 
-def test_what_has_no_place_is_named_and_the_backup_keeps_it(tmp_path: Path) -> None:
+def test_columns_without_a_place_are_named_and_kept_in_the_backup(tmp_path: Path) -> None:
     script = """
     CREATE TABLE audit (id);
     CREATE TABLE history (id TEXT PRIMARY KEY, memory_id, event, new_memory, new_value, mood);
@@ -224,7 +224,7 @@ def test_what_has_no_place_is_named_and_the_backup_keeps_it(tmp_path: Path) -> N
         ]
 
 
-# Leftovers of died migrations
+# Leftovers of interrupted migrations
 
 PARTLY_COPIED = Layout(
     "mem0 0.1.100 or later",
@@ -261,7 +261,7 @@ EMPTY = Layout("mem0 0.1.100 or later", TODAY.sql, (), ())
         ),
     ],
 )
-def test_what_died_migrations_left_is_merged(
+def test_leftovers_of_interrupted_migrations_are_merged(
     leftovers: dict[str, Layout],
     history: Layout | None,
     expected: tuple[Row, ...],
@@ -280,7 +280,7 @@ def test_what_died_migrations_left_is_merged(
     assert len(backups(tmp_path)) == 1
 
 
-def test_empty_leftovers_go_without_a_copy(tmp_path: Path) -> None:
+def test_empty_leftovers_are_dropped_without_a_copy(tmp_path: Path) -> None:
     empty = dict.fromkeys(("old_history", "history_old", "memory_history"), EMPTY)
     path = build(tmp_path / "history.db", "", TODAY, **empty)
     assert len(as_is(path)) == len(TODAY.rows)
@@ -346,7 +346,7 @@ def test_records_in_any_tables_are_merged_or_refused(
                 prepare(connection, None)
 
 
-# What is refused
+# Refused files
 
 
 class Refused(NamedTuple):
@@ -388,7 +388,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 @pytest.mark.parametrize("mode", ["DELETE", "WAL"])
-def test_what_is_not_understood_is_left_untouched(mode: str, name: str, tmp_path: Path) -> None:
+def test_an_unknown_layout_is_refused_and_not_changed(mode: str, name: str, tmp_path: Path) -> None:
     script, match = REFUSED[name]
     path = build(tmp_path / "history.db", f"PRAGMA journal_mode = {mode};{script}")
     before = files(tmp_path)
@@ -418,7 +418,7 @@ def test_a_file_of_a_newer_version_is_refused(tmp_path: Path) -> None:
             prepare(connection, path)
 
 
-def test_a_file_of_an_older_version_is_brought_up(tmp_path: Path) -> None:
+def test_a_file_of_an_older_version_is_migrated(tmp_path: Path) -> None:
     path = tmp_path / "history.db"
     with opened(path) as connection:
         prepare(connection, path)
@@ -441,7 +441,7 @@ def logged(
 
 
 def test_the_log_of_erasures_becomes_one_of_operations(tmp_path: Path) -> None:
-    """Read as it is before that, and moved in the transaction that migrates the file."""
+    """Read unchanged before that, and moved in the transaction that migrates the file."""
     path = tmp_path / "history.db"
     logged(path)
     with opened(path) as connection:
@@ -490,7 +490,7 @@ def test_an_adoption_is_logged_and_a_new_file_is_not(tmp_path: Path) -> None:
     assert logged(tmp_path / "new.db") == ([], [])
 
 
-def test_no_database_and_no_file_are_typed_errors(tmp_path: Path) -> None:
+def test_a_missing_file_and_a_file_of_another_kind_raise_typed_errors(tmp_path: Path) -> None:
     path = tmp_path / "encrypted.db"
     path.write_bytes(bytes(range(256)) * 16)
     before = files(tmp_path)
@@ -501,7 +501,7 @@ def test_no_database_and_no_file_are_typed_errors(tmp_path: Path) -> None:
     assert files(tmp_path) == before
 
 
-def test_a_lock_held_by_another_is_waited_for_no_longer_than_asked(tmp_path: Path) -> None:
+def test_a_lock_is_waited_for_no_longer_than_lock_timeout_s(tmp_path: Path) -> None:
     path = build(tmp_path / "history.db", "", V0_0_2)
     with opened(path) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -550,7 +550,7 @@ def test_a_dry_run_leaves_the_log_of_a_killed_process_alone(tmp_path: Path) -> N
     assert {name: files(killed)[name] for name in before} == before
 
 
-def test_the_copy_has_the_old_file_for_its_owner_alone(
+def test_the_backup_is_the_old_file_and_readable_by_its_owner_only(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = build(tmp_path / "history ?#%.db", "PRAGMA journal_mode = WAL", V0_0_2)
@@ -570,14 +570,14 @@ def test_the_copy_has_the_old_file_for_its_owner_alone(
     assert all(done == total for step, done, total in steps if step != "verify")
 
 
-def test_the_copy_can_be_declined(tmp_path: Path) -> None:
+def test_the_backup_can_be_turned_off(tmp_path: Path) -> None:
     path = build(tmp_path / "history.db", "", V0_0_2)
     assert adopt(path, backup=False).backup is None
     assert not backups(tmp_path)
     assert [row[1:] for row in as_is(path)] == list(V0_0_2.today)
 
 
-def test_too_little_room_is_told_before_anything_is_done(
+def test_too_little_room_is_an_error_before_any_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = build(tmp_path / "history.db", "", V0_0_2)
@@ -592,7 +592,7 @@ def test_too_little_room_is_told_before_anything_is_done(
     adopt(path, backup=False)
 
 
-def test_the_room_asked_for_is_enough(tmp_path: Path) -> None:
+def test_the_required_room_is_enough(tmp_path: Path) -> None:
     path = build(tmp_path / "history.db", "", CONVERSATION)
     with opened(path) as connection:
         connection.execute(
@@ -609,7 +609,7 @@ def test_the_room_asked_for_is_enough(tmp_path: Path) -> None:
     assert size * 2 < taken < size * 9 // 2
 
 
-def test_a_copy_that_cannot_be_made_stops_the_adoption(
+def test_a_backup_that_cannot_be_made_stops_the_adoption(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = build(tmp_path / "history.db", "", V0_0_2)
@@ -626,7 +626,7 @@ def test_a_copy_that_cannot_be_made_stops_the_adoption(
 
 
 @pytest.mark.parametrize("failing", ["backup", "copy", "verify"])
-def test_a_failure_at_any_step_leaves_the_old_file_alone(failing: str, tmp_path: Path) -> None:
+def test_a_failure_at_any_step_leaves_the_old_file_unchanged(failing: str, tmp_path: Path) -> None:
     path = build(tmp_path / "history.db", "", V0_0_10, history_old=V0_0_2)
 
     def fails(step: str, _: int, __: int) -> None:
@@ -644,7 +644,7 @@ def test_a_failure_at_any_step_leaves_the_old_file_alone(failing: str, tmp_path:
     adopt(path)
 
 
-def test_a_copy_that_is_not_to_the_letter_is_thrown_away(
+def test_a_rewrite_that_differs_is_discarded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = build(tmp_path / "history.db", "", V0_0_2)
@@ -657,7 +657,7 @@ def test_a_copy_that_is_not_to_the_letter_is_thrown_away(
         assert records(connection, "prev_value") == [(None,), ("007",), ("likes coffee",)]
 
 
-def test_long_tables_are_copied_in_stretches(tmp_path: Path) -> None:
+def test_long_tables_are_copied_in_parts(tmp_path: Path) -> None:
     path = build(tmp_path / "history.db", "", V0_0_2)
     seen: list[int] = []
     with opened(path) as connection:
@@ -673,7 +673,7 @@ def test_long_tables_are_copied_in_stretches(tmp_path: Path) -> None:
     assert seen[-6:] == [7, 14, 21, 22, 0, 22]
 
 
-# Others on the same file
+# Other users of the same file
 
 
 def test_plain_mem0_works_on_an_adopted_file(tmp_path: Path) -> None:
@@ -713,7 +713,7 @@ def test_plain_mem0_works_on_an_adopted_file(tmp_path: Path) -> None:
     assert len(backups(tmp_path)) == 1
 
 
-def test_rows_removed_or_renamed_by_others_are_taken_up(tmp_path: Path) -> None:
+def test_removals_and_renames_by_others_are_noticed(tmp_path: Path) -> None:
     path = build(tmp_path / "history.db", "", TODAY)
     adopt(path)
     with opened(path) as connection, closing(sqlite3.connect(path)) as other:
@@ -732,7 +732,7 @@ def test_rows_removed_or_renamed_by_others_are_taken_up(tmp_path: Path) -> None:
             check_index(connection)
 
 
-def test_vacuum_keeps_the_rowids_and_the_index_is_built_anew(tmp_path: Path) -> None:
+def test_vacuum_keeps_the_rowids_and_the_index_is_rebuilt(tmp_path: Path) -> None:
     path = build(tmp_path / "history.db", "", TODAY)
     with opened(path) as connection, closing(sqlite3.connect(path)) as other:
         prepare(connection, path)
@@ -768,7 +768,7 @@ def ending(pid: int) -> int:
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 forks = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-"""Python 3.12 warns where other threads run; the children here use none of theirs."""
+"""Python 3.12 warns of forks while threads run; the children here use no thread."""
 
 
 @pytest.mark.faults
@@ -787,12 +787,12 @@ def test_killed_at_every_statement(
     tmp_path: Path,
     request: pytest.FixtureRequest,
 ) -> None:
-    """Nightly at every one; else at every fourth, from another one each time."""
+    """With --nightly at every statement; else at every fourth, from a random first one."""
     every = 1 if request.config.getoption("--nightly") else 4
     live = tmp_path / "live"
     live.mkdir()
     path = build(live / "history.db", "PRAGMA journal_mode = WAL", **layouts)
-    snapshots = Snapshots(live, tmp_path, every=every, skip=random.randrange(every))  # noqa: S311 - dice
+    snapshots = Snapshots(live, tmp_path, every=every, skip=random.randrange(every))  # noqa: S311 - random choices
     with opened(path) as connection:
         connection.set_trace_callback(snapshots.take)
         prepare(connection, path, on_progress=snapshots.take)
@@ -810,7 +810,7 @@ def test_killed_at_every_statement(
         assert not list(folder.glob("*.unfinished*"))
 
 
-def test_what_another_adopted_while_we_waited_is_not_done_again(tmp_path: Path) -> None:
+def test_a_file_adopted_while_waiting_is_not_adopted_again(tmp_path: Path) -> None:
     path = build(tmp_path / "history.db", "", V0_0_2)
 
     def adopt_first(statement: str) -> None:

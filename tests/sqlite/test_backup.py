@@ -1,4 +1,4 @@
-"""Backups: consistent while others write, whole or not there, and as good as the file was."""
+"""Backups: consistent during writes, whole or absent, and equivalent to the file."""
 
 import asyncio
 import signal
@@ -51,7 +51,7 @@ def texts_in(path: Path) -> list[str]:
 
 
 def state_of(path: Path) -> tuple[str, bool]:
-    """Its journal mode, and whether every record is indexed."""
+    """Return the journal mode, and whether every record is indexed."""
     with closing(sqlite3.connect(path)) as connection:
         (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
         return mode, is_prepared(connection)
@@ -71,7 +71,7 @@ async def load(
     await asyncio.gather(*(one(number) for number in range(20)))
 
 
-async def test_owners_contexts_and_causes_are_in_it(tmp_path: Path) -> None:
+async def test_a_backup_has_owners_contexts_and_causes(tmp_path: Path) -> None:
     ann: dict[str, Any] = {"user_id": "ann"}
     async with sqlite(open_history(tmp_path / "history.db")) as history:
         for event in ("ADD", "UPDATE"):
@@ -92,7 +92,9 @@ async def test_owners_contexts_and_causes_are_in_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("store", ["file", "memory"])
-async def test_it_has_all_that_was_acked_and_opens(store: str, tmp_path: Path) -> None:
+async def test_a_backup_has_every_acked_record_and_can_be_opened(
+    store: str, tmp_path: Path
+) -> None:
     url = "memory://" if store == "memory" else str(tmp_path / "history.db")
     async with sqlite(open_history(url)) as history:
         acked: asyncio.Queue[str] = asyncio.Queue()
@@ -106,7 +108,7 @@ async def test_it_has_all_that_was_acked_and_opens(store: str, tmp_path: Path) -
             there = texts_in(tmp_path / f"{number}.db")
             assert before <= set(there)
             assert len(set(there)) == len(there)
-            for task in range(20):  # a moment of the history: no hole in anybody's records
+            for task in range(20):  # one moment of the history: no writer's records have a gap
                 counts = [int(t.split()[1]) for t in there if t.startswith(f"{task} ")]
                 assert counts == list(range(len(counts)))
         stop.set()
@@ -119,7 +121,7 @@ async def test_it_has_all_that_was_acked_and_opens(store: str, tmp_path: Path) -
         await copy.add_history("m7", None, "more", "UPDATE")
 
 
-async def test_it_is_ready_as_the_file_was(tmp_path: Path) -> None:
+async def test_a_backup_is_indexed_and_configured_like_the_file(tmp_path: Path) -> None:
     async with sqlite(open_history(tmp_path / "history.db")) as history:
         await history.batch_add_history([{"memory_id": "m", "event": "ADD"}] * 2_000)
         pages = [page async for page in history.query_history(page_size=900).pages()]
@@ -130,7 +132,7 @@ async def test_it_is_ready_as_the_file_was(tmp_path: Path) -> None:
     assert await asyncio.to_thread(state_of, copy) == ("delete", True), "no need to index again"
     async with open_history(copy) as again:
         late = [record async for record in again.query_history(after=pages[0].cursor)]
-        assert len(late) == 1_100, "cursors go on in a copy"
+        assert len(late) == 1_100, "cursors continue in a copy"
 
 
 async def test_an_index_that_was_behind_is_not_trusted(tmp_path: Path) -> None:
@@ -144,7 +146,7 @@ async def test_an_index_that_was_behind_is_not_trusted(tmp_path: Path) -> None:
         plain.add_history("n", None, "y", "ADD")
         plain.close()
         await history.backup(copy)
-        await history.add_history("n", "y", "z", "UPDATE")  # takes up what mem0 did
+        await history.add_history("n", "y", "z", "UPDATE")  # notices what mem0 did
         with closing(sqlite3.connect(path)) as connection:
             connection.execute("CREATE TABLE another (one)")
         await history.backup(tmp_path / "other.db")
@@ -154,7 +156,7 @@ async def test_an_index_that_was_behind_is_not_trusted(tmp_path: Path) -> None:
         assert [record.new_memory for record in await again.get_history("n")] == ["y"]
 
 
-async def test_a_file_that_is_there_is_not_touched(tmp_path: Path) -> None:
+async def test_an_existing_file_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "there").write_text("precious")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     async with sqlite(open_history(tmp_path / "history.db")) as history:
@@ -170,18 +172,18 @@ async def test_a_file_that_is_there_is_not_touched(tmp_path: Path) -> None:
     assert not (tmp_path / "nowhere").exists()
 
 
-async def test_it_tells_how_far_it_is(tmp_path: Path) -> None:
-    told: list[tuple[int, int]] = []
+async def test_a_backup_reports_its_progress(tmp_path: Path) -> None:
+    reported: list[tuple[int, int]] = []
     async with sqlite(open_history(tmp_path / "history.db")) as history:
         await history.batch_add_history([{"memory_id": "m", "event": "ADD"}] * 500)
         await back_up_slowly(
-            history, tmp_path / "copy.db", lambda done, total: told.append((done, total))
+            history, tmp_path / "copy.db", lambda done, total: reported.append((done, total))
         )
     pages = (tmp_path / "copy.db").stat().st_size // 4096
-    assert told == [*((n, pages) for n in range(1, pages + 1)), (pages, pages)]
+    assert reported == [*((n, pages) for n in range(1, pages + 1)), (pages, pages)]
 
 
-async def test_of_two_to_one_name_one_wins(tmp_path: Path) -> None:
+async def test_of_two_backups_to_one_name_one_succeeds(tmp_path: Path) -> None:
     async with sqlite(open_history(tmp_path / "history.db")) as history:
         await history.add_history("m", None, "x", "ADD")
         done = await asyncio.gather(
@@ -192,7 +194,7 @@ async def test_of_two_to_one_name_one_wins(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("store", ["file", "memory"])
-async def test_cancelled_it_leaves_nothing(
+async def test_a_cancelled_backup_leaves_nothing(
     store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reached, go_on = threading.Event(), threading.Event()
@@ -224,7 +226,9 @@ async def test_cancelled_it_leaves_nothing(
         assert len(texts_in(folder / "copy.db")) == 500
 
 
-async def test_while_plain_mem0_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_backup_while_plain_mem0_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     steps = 0
 
     class Counting(threading.Event):
@@ -256,7 +260,9 @@ async def test_while_plain_mem0_writes(tmp_path: Path, monkeypatch: pytest.Monke
             steps = 0
             await back_up_slowly(history, tmp_path / f"{number}.db")
             size = (tmp_path / f"{number}.db").stat().st_size
-            assert steps <= size // 4096 + 10, "each page once: no write makes it begin again"
+            assert steps <= size // 4096 + 10, (
+                "each page once: no write makes the backup begin again"
+            )
             there = texts_in(tmp_path / f"{number}.db")[5_000:]
             assert there == [str(n) for n in range(len(there))]
             assert len(there) >= before
@@ -296,7 +302,7 @@ async def test_a_killed_backup_leaves_no_copy(tmp_path: Path) -> None:
         ) as process:
             assert process.stdin is not None
             assert process.stdout is not None
-            for _ in range(pages):  # it waits for us after each: it must not be done by then
+            for _ in range(pages):  # the backup waits for the test after each step
                 process.stdin.write(b"\n")
                 assert process.stdout.readline() == b"page\n"
             process.send_signal(signal.SIGKILL)
@@ -306,7 +312,7 @@ async def test_a_killed_backup_leaves_no_copy(tmp_path: Path) -> None:
     assert len(texts_in(copy)) == 5_000
 
 
-async def test_an_old_file_is_copied_as_it_is(tmp_path: Path) -> None:
+async def test_an_old_file_is_copied_unchanged(tmp_path: Path) -> None:
     old = tmp_path / "old.db"
     with closing(sqlite3.connect(old)) as connection, connection:
         connection.execute("CREATE TABLE history (id TEXT PRIMARY KEY, memory_id TEXT, event TEXT)")

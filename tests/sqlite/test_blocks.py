@@ -1,4 +1,4 @@
-"""An actor's records and a time's, found through blocks: always what a scan would find."""
+"""An actor's records and records of a time, found through blocks: as a scan would find them."""
 
 import sqlite3
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.once
 
 CHUNK = 1 << CHUNKS.bits
 START = datetime(2026, 1, 1, microsecond=1, tzinfo=UTC)
-"""With microseconds, which make times plain ones: others are sought everywhere."""
+"""With microseconds, as the library writes times: others are searched for everywhere."""
 ROWS = 2 * CHUNK + 1_500
 
 
@@ -30,7 +30,7 @@ def minute(n: int) -> datetime:
 
 
 def changes(first: int, count: int) -> list[dict[str, Any]]:
-    """Every actor acts in every chunk, but for 'rare', in the second alone; the last are late."""
+    """Every actor has records in every chunk, but 'rare' only in the second; the last are late."""
     return [
         {
             "memory_id": f"m{n % 50}",
@@ -50,7 +50,7 @@ def path(tmp_path: Path) -> Path:
 
 
 async def fill(history: HistoryManager, rows: int = ROWS) -> None:
-    """Write in batches of many sizes, so that chunks are filled at any place in one."""
+    """Write in batches of many sizes, so that a chunk is filled at any place of a batch."""
     sizes = cycle((1, 7, 512, 1_500))
     written = 0
     while written < rows:
@@ -91,7 +91,7 @@ def admits(wanted: dict[str, Any], record: HistoryRecord) -> bool:
 
 
 async def check(history: HistoryManager, filters: Sequence[dict[str, Any]] = FILTERS) -> None:
-    """Compare every filter with a walk through everything."""
+    """Compare every filter with a scan of all records."""
     everything = [record async for record in history.query_history(page_size=5_000)]
     assert everything
     for wanted in filters:
@@ -114,14 +114,14 @@ def chunks(path: Path) -> list[int]:
         ]
 
 
-async def test_what_we_write(path: Path) -> None:
+async def test_records_of_ours(path: Path) -> None:
     async with open_history(path) as history:
         await fill(history)
         await check(history)
     assert chunks(path) == [0, 1]
 
 
-async def test_what_others_wrote(path: Path) -> None:
+async def test_rows_that_others_wrote(path: Path) -> None:
     async with open_history(path) as history:
         await fill(history, 100)
         with closing(SQLiteManager(str(path))) as mem0:
@@ -145,7 +145,7 @@ async def test_what_others_wrote(path: Path) -> None:
     assert chunks(path) == []
 
 
-async def test_what_others_change(path: Path) -> None:
+async def test_rows_that_others_change(path: Path) -> None:
     async with open_history(path) as history:
         await fill(history)
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
@@ -165,7 +165,7 @@ async def test_what_others_change(path: Path) -> None:
                 " WHERE position NOT IN (SELECT rowid FROM history) AND actor_id <> ''"
             ).fetchone()
             assert left == 0, "no entry stays behind"
-            # Rowids that are issued again are another actor's.
+            # The reused rowids belong to another actor.
             connection.execute(f"DELETE FROM history WHERE rowid > {CHUNK + 10}")
         assert chunks(path) == [0]
         await check(history)
@@ -181,8 +181,8 @@ async def test_what_others_change(path: Path) -> None:
     assert chunks(path) == []
 
 
-async def test_an_actor_is_erased_wherever_the_records_are(path: Path) -> None:
-    """In a chunk that is noted, in a span behind it, and beyond."""
+async def test_an_actor_is_erased_in_chunks_spans_and_beyond(path: Path) -> None:
+    """In an indexed chunk, in a span after it, and after that."""
     async with open_history(path) as history:
         await fill(history, CHUNK + 700)
         of_actor = await history.count_history(actor_id="a")
@@ -195,8 +195,8 @@ async def test_an_actor_is_erased_wherever_the_records_are(path: Path) -> None:
         await check(history)
 
 
-async def test_times_that_are_spelt_otherwise(path: Path) -> None:
-    """They make their chunk one that is always looked through."""
+async def test_times_in_another_spelling(path: Path) -> None:
+    """Their chunk is always read."""
     async with open_history(path) as history:
         await history.add_history("m", None, "x", "ADD", created_at="2024-01-01T00:00:00-07:00")
         await history.add_history("m", "x", "y", "UPDATE", updated_at="2030-01-01 00:00:00")
@@ -215,7 +215,7 @@ async def test_times_that_are_spelt_otherwise(path: Path) -> None:
 
 
 async def test_a_file_of_version_1(path: Path) -> None:
-    """It lacks chunks: opening it makes them."""
+    """It has no chunks: opening it makes them."""
     async with open_history(path) as history:
         await fill(history, CHUNK + 10)
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
@@ -239,7 +239,9 @@ async def test_a_file_of_version_1(path: Path) -> None:
         ({"memory_ids": ("m",), "actor_id": "a"}, "SEARCH history USING INTEGER PRIMARY KEY"),
     ],
 )
-async def test_an_index_answers(path: Path, wanted: dict[str, Any], step: str) -> None:
+async def test_queries_are_answered_by_an_index(
+    path: Path, wanted: dict[str, Any], step: str
+) -> None:
     nothing = dict.fromkeys(("memory_ids", "actor_id", "role", "event", "text", "since", "until"))
     asked = Filter(**{**nothing, **wanted})
     async with open_history(path) as history:

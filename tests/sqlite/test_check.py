@@ -1,4 +1,4 @@
-"""`check_history`, and the command: what is wrong is said, and built again where it can be."""
+"""`check_history`, and the command: faults are named, and rebuilt where possible."""
 
 import sqlite3
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from async_history.cli.app import app
 pytestmark = pytest.mark.once
 
 ROWS = 8_300
-"""More than a chunk."""
+"""More records than a chunk."""
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def change(path: Path, script: str) -> None:
         connection.executescript(script)
 
 
-async def test_nothing_is_wrong(path: Path) -> None:
+async def test_a_sound_file_has_no_problems(path: Path) -> None:
     before = path.read_bytes()
     report = await check_history(str(path))
     assert (report.records, report.problems) == (ROWS, ())
@@ -70,7 +70,7 @@ async def test_nothing_is_wrong(path: Path) -> None:
         ("VACUUM", "does not belong to the file"),
     ],
 )
-async def test_a_wrong_index(script: str, what: str, path: Path) -> None:
+async def test_a_wrong_index_is_rebuilt(script: str, what: str, path: Path) -> None:
     change(path, script)
     (problem,) = (await check_history(str(path))).problems
     assert what in problem
@@ -87,7 +87,7 @@ async def test_records_without_an_id(path: Path) -> None:
     assert "2 records have no id" in problem
 
 
-async def test_ids_twice_in_a_file_that_was_not_opened_yet(tmp_path: Path) -> None:
+async def test_duplicate_ids_in_a_file_that_was_never_opened(tmp_path: Path) -> None:
     path = tmp_path / "h.db"
     columns = ", ".join(f"{column} TEXT" for column in COLUMNS)
     rows = "(1, 'ADD'), (1, 'UPDATE'), (2, 'ADD'), (2, 'ADD')"
@@ -112,13 +112,13 @@ async def test_a_damaged_file(path: Path) -> None:
     assert ".recover" in first
 
 
-async def test_no_file(tmp_path: Path) -> None:
+async def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(StorageMissing):
         await check_history(str(tmp_path / "none.db"))
 
 
 @pytest.mark.parametrize("where", ["file", "memory://"])
-async def test_an_open_history(where: str, tmp_path: Path) -> None:
+async def test_a_history_can_check_itself(where: str, tmp_path: Path) -> None:
     async with open_history(tmp_path / "h.db" if where == "file" else where) as history:
         await history.batch_add_history(
             [{"memory_id": f"m{n}", "new_memory": "x", "event": "ADD"} for n in range(99)]
@@ -138,8 +138,8 @@ async def test_an_open_history(where: str, tmp_path: Path) -> None:
     assert "1 records are not found by their memory" in problem
 
 
-async def test_chains_of_a_file_that_plain_mem0_wrote(tmp_path: Path) -> None:
-    """Broken chains are notes: they stay, and the check of a file that is well succeeds."""
+async def test_broken_chains_of_a_file_of_plain_mem0_are_notes(tmp_path: Path) -> None:
+    """They are not repaired, and the check of a file that has only notes succeeds."""
     path = tmp_path / "history.db"
     plain = SQLiteManager(str(path))
     plain.add_history("m", None, "tea", "ADD", created_at="2026-01-01T00:00:00+00:00")
@@ -172,7 +172,7 @@ async def test_a_postgresql_history(new_schema: Callable[[], str]) -> None:
         ("ALTER TABLE {schema}.messages OWNER TO pg_monitor", "several owners ("),
     ],
 )
-async def test_what_became_of_a_postgresql_schema(
+async def test_a_damaged_postgresql_schema(
     script: str, what: str, postgres: str, new_schema: Callable[[], str]
 ) -> None:
     url = new_schema()
@@ -185,12 +185,12 @@ async def test_what_became_of_a_postgresql_schema(
     assert what in problem
 
 
-def test_the_command(path: Path) -> None:
+def test_the_command_prints_and_repairs(path: Path) -> None:
     run = CliRunner()
     assert run.invoke(app, ["check", "--db", str(path)]).exit_code == 0
     change(path, "DELETE FROM async_history_state")
-    told = run.invoke(app, ["check", "--db", str(path)])
-    assert (told.exit_code, "--repair" in told.stdout) == (1, True)
+    result = run.invoke(app, ["check", "--db", str(path)])
+    assert (result.exit_code, "--repair" in result.stdout) == (1, True)
     assert run.invoke(app, ["check", "--db", str(path), "--repair"]).exit_code == 0
 
 

@@ -1,4 +1,4 @@
-"""A process that is killed at any moment: what was acked is there, and nothing by halves."""
+"""A process that is killed at any moment: acked records are there, and no call is half there."""
 
 import json
 import sys
@@ -17,11 +17,11 @@ pytestmark = [
 ]
 
 _TAKES_LONG = pytest.mark.timeout(1_200)
-"""A bound, where eight busy processes run too; a minute or two on a quiet machine."""
+"""A bound for a machine with eight busy processes; it takes a minute or two on a quiet one."""
 
 
 def kill(folder: Path, cycles: int, seed: int, timeout_s: float) -> dict[str, int]:
-    """Run so many cycles of load and SIGKILL, each checked; return what was killed when."""
+    """Run so many cycles of load and SIGKILL, each checked; return how many were killed when."""
     answer = processes.run("kills", folder, cycles, seed, timeout_s=timeout_s)
     counts: dict[str, int] = json.loads(answer)
     assert sum(counts[phase] for phase in counts if phase != "acked") == cycles
@@ -60,7 +60,7 @@ def test_killed_at_every_write_from_the_first_opening_to_the_close(
 
 @_TAKES_LONG
 @pytest.mark.skipif(compiler() is None, reason="there is no C compiler")
-def test_killed_at_every_write_of_pruning_and_erasing_and_begun_again(
+def test_killed_at_every_write_of_pruning_and_erasing_and_repeated(
     tmp_path: Path, stride: int
 ) -> None:
     counts = run_failing(tmp_path, "erasing", stride, timeout_s=1_100)
@@ -75,10 +75,10 @@ def test_killed_at_every_write_of_pruning_and_erasing_and_begun_again(
 @pytest.mark.parametrize(
     "what", ["encrypting", "decrypting", "rotating", "replacing", "forgetting"]
 )
-def test_killed_at_every_write_of_what_is_done_to_an_encrypted_file_and_begun_again(
+def test_killed_at_every_write_of_a_change_of_keys_and_repeated(
     what: str, tmp_path: Path, stride: int
 ) -> None:
-    """Encrypted and decrypted in place, master and data keys replaced, an owner erased."""
+    """Encrypting and decrypting in place, replacing master and data keys, erasing an owner."""
     counts = run_failing(tmp_path, what, stride, timeout_s=1_100)
     assert counts[what] >= 10 // stride
     assert counts["closed"] == 1, "the last one was not killed"
@@ -86,8 +86,8 @@ def test_killed_at_every_write_of_what_is_done_to_an_encrypted_file_and_begun_ag
 
 @_TAKES_LONG
 @pytest.mark.skipif(compiler() is None, reason="there is no C compiler")
-def test_killed_at_every_write_of_a_rollback_and_called_again(tmp_path: Path, stride: int) -> None:
-    """Each memory is taken back whole or not at all, and once, however often it is called."""
+def test_killed_at_every_write_of_a_rollback_and_repeated(tmp_path: Path, stride: int) -> None:
+    """Each memory is rolled back or not, and only once, however often the rollback is called."""
     counts = run_failing(tmp_path, "taking back", stride, timeout_s=1_100)
     assert counts["taking back"] >= 10 // stride
     assert counts["closed"] == 1, "the last one was not killed"

@@ -1,4 +1,4 @@
-"""Encrypting a file in place: all of it, while others write, and nothing is left in clear."""
+"""Encrypting a file in place: completely, during writes, with nothing left in clear."""
 
 import asyncio
 import base64
@@ -67,9 +67,9 @@ def words_in(folder: Path) -> set[str]:
     return {word for word in WORDS if word.encode() in found}
 
 
-async def test_all_that_is_in_clear_is_encrypted_in_place(path: Path) -> None:
+async def test_everything_in_clear_is_encrypted_in_place(path: Path) -> None:
     records = await fill(path)
-    assert words_in(path.parent) == set(WORDS), "it looks"
+    assert words_in(path.parent) == set(WORDS), "the check finds what is there"
     seen: list[tuple[int, int]] = []
     async with opened(path) as history:
 
@@ -97,7 +97,7 @@ async def test_all_that_is_in_clear_is_encrypted_in_place(path: Path) -> None:
     assert (await check_history(str(path), keys=ring("one"))).problems == ()
 
 
-async def test_what_was_encrypted_in_place_is_under_its_owners_key(path: Path) -> None:
+async def test_a_text_encrypted_in_place_has_its_owners_key(path: Path) -> None:
     await fill(path)
     async with opened(path) as history:
         await history.encryption.encrypt()
@@ -113,7 +113,7 @@ async def test_what_was_encrypted_in_place_is_under_its_owners_key(path: Path) -
         assert (await history.get_history("m11"))[0].new_memory == "NewWord 11"
 
 
-async def test_what_plain_mem0_writes_later_is_encrypted_by_the_next(path: Path) -> None:
+async def test_the_next_encryption_encrypts_what_plain_mem0_wrote(path: Path) -> None:
     async with opened(path) as history:
         await history.add_history("m", None, "tea", "ADD")
         plain = SQLiteManager(str(path))
@@ -135,10 +135,10 @@ async def test_a_value_that_is_not_text_stays_and_is_counted(path: Path) -> None
         assert report.outcome().endswith("; 1 record in clear still")
 
 
-async def test_without_room_to_write_the_file_again_it_is_told(
+async def test_without_room_to_rewrite_the_file_the_report_says_so(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Causes are found without a rebuilt index, too."""
+    """Causes are found even without a rebuilt index."""
     await fill(path)
     usage = shutil.disk_usage(path.parent)._replace(free=0)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
@@ -150,7 +150,7 @@ async def test_without_room_to_write_the_file_again_it_is_told(
     assert (await check_history(str(path), keys=ring("one"))).problems == ()
 
 
-async def test_a_ledger_still_proves_what_was_encrypted(path: Path) -> None:
+async def test_a_ledger_still_proves_encrypted_records(path: Path) -> None:
     async with open_history(path, ledger=True) as history:
         await history.add_history("m", None, "tea", "ADD", owner=ANN, cause={"run_id": "r"})
         kept = await history.ledger.checkpoint(LedgerKey.generate("example.org/history"))
@@ -162,7 +162,7 @@ async def test_a_ledger_still_proves_what_was_encrypted(path: Path) -> None:
         assert not report.unattested
 
 
-def test_code_that_does_not_await_and_the_command(path: Path) -> None:
+def test_encrypting_through_a_blocking_manager_and_the_command(path: Path) -> None:
     records = asyncio.run(fill(path))
     keys = path.parent / "keys"
     keys.write_text(f"one={base64.b64encode(master('one')).decode()}")
@@ -174,15 +174,15 @@ def test_code_that_does_not_await_and_the_command(path: Path) -> None:
         assert len(history.get_history("m1")) == sum(one.memory_id == "m1" for one in records)
     rekey = [*arguments[:2], "rekey", "--db", str(path)]
     done = CliRunner().invoke(app, [*rekey, "--data-keys", "--user", "ann"])
-    told = "replaced 1 data key; 330 records and 2 messages are encrypted under new ones\n"
-    assert (done.exit_code, done.stdout) == (0, told)
+    expected = "replaced 1 data key; 330 records and 2 messages are encrypted under new ones\n"
+    assert (done.exit_code, done.stdout) == (0, expected)
     wrong = CliRunner().invoke(app, [*rekey, "--user", "ann"])
     assert (wrong.exit_code, "--data-keys" in wrong.stderr) == (2, True)
     with contextlib.closing(BlockingHistoryManager(path, keys=ring("one"))) as history:
         assert history.encryption.replace_data_keys().records == 1_301
     done = CliRunner().invoke(app, [*arguments[:2], "decrypt", "--db", str(path)])
-    told = "decrypted 1,301 records and 2 messages; the history is opened without keys now\n"
-    assert (done.exit_code, done.stdout) == (0, told)
+    expected = "decrypted 1,301 records and 2 messages; the history is opened without keys now\n"
+    assert (done.exit_code, done.stdout) == (0, expected)
     with contextlib.closing(BlockingHistoryManager(path, keys=ring("one"))) as history:
         assert history.encryption.encrypt().records == 1_301
         assert history.encryption.decrypt().records == 1_301

@@ -68,7 +68,7 @@ def words_in(folder: Path, *words: str) -> set[str]:
     return {word for word in words if word.encode() in found}
 
 
-class TestWhatIsStored:
+class TestStoredTexts:
     async def test_no_text_is_in_any_file_in_clear(self, path: Path) -> None:
         words = ("OldWord", "NewWord", "ContextWord", "CauseWord", "RunWord", "ContentWord")
         async with open_file(path) as history:

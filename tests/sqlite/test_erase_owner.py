@@ -1,4 +1,4 @@
-"""An owner forgotten in a SQLite file: in its bytes, by other managers, and what it costs after."""
+"""Forgetting an owner in a SQLite file: its bytes, other managers, and later costs."""
 
 import sqlite3
 from contextlib import closing
@@ -24,7 +24,7 @@ def found_in(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("vacuum", [False, True])
 async def test_nothing_of_an_owner_is_left_in_file_or_log(vacuum: bool, tmp_path: Path) -> None:
-    """VACUUM is only needed for what was in the file's free space before."""
+    """VACUUM is only needed for earlier text in the file's free space."""
     ann: dict[str, Any] = {"user_id": "ann-7f3a"}
     async with open_history(tmp_path / "h.db") as history:
         for n in range(90):
@@ -54,7 +54,7 @@ async def test_nothing_of_an_owner_is_left_in_file_or_log(vacuum: bool, tmp_path
 
 
 def leave_free_space(path: Path) -> None:
-    """Remove a text as plain SQLite does: it stays in the file's free pages."""
+    """Remove a text as plain SQLite does: it stays in free pages of the file."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA secure_delete = OFF")
         connection.execute("CREATE TABLE other (content TEXT)")
@@ -63,7 +63,7 @@ def leave_free_space(path: Path) -> None:
 
 
 async def test_other_managers_of_the_file_refuse_too(tmp_path: Path) -> None:
-    """Also what they have seen before, and new memories; plain mem0 alone does not ask."""
+    """Also for memories that they have read, and for new ones. Only plain mem0 does not check."""
     path = tmp_path / "h.db"
     ann: dict[str, Any] = {"user_id": "ann"}
     async with open_history(path) as ours, open_history(path) as theirs:
@@ -78,7 +78,7 @@ async def test_other_managers_of_the_file_refuse_too(tmp_path: Path) -> None:
             await theirs.batch_add_history(
                 [{"memory_id": f"m{n}", "new_memory": "b", "event": "UPDATE"} for n in range(12)]
             )
-        # What has no text is accepted; after that its owner, of whom a scope is left, is known.
+        # A record without text is accepted. Then its owner, with one scope left, is known.
         assert (await theirs.add_history("shared", None, None, "DELETE")).owner is not None
         with pytest.raises(Erased):
             await theirs.add_history("shared", None, "b", "ADD")
@@ -94,13 +94,13 @@ async def test_other_managers_of_the_file_refuse_too(tmp_path: Path) -> None:
 
 @pytest.fixture
 def batches(monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
-    """The statements of each batch that inserts something."""
+    """The statements of each batch that inserts rows."""
     batches: list[set[str]] = []
     real: Any = ThreadConnection.run
 
     async def run(self: ThreadConnection, work: Any) -> Any:
         def traced(connection: sqlite3.Connection) -> Any:
-            ran: set[str] = set()  # what a trigger runs is named as its statement
+            ran: set[str] = set()  # a trigger's statements are reported as comments
             connection.set_trace_callback(ran.add)
             try:
                 return work(connection)
@@ -118,7 +118,7 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
 async def test_recording_stays_one_statement_after_an_erasure(
     tmp_path: Path, batches: list[set[str]]
 ) -> None:
-    """But for the first batch, which finds out that there was one."""
+    """Except for the first batch, which finds out that there was one."""
     async with open_history(tmp_path / "h.db") as history:
         await history.add_history("m", None, "a", "ADD", owner={"user_id": "ann"})
         await history.erase(user_id="ann", reason="asked", vacuum=False)
@@ -138,7 +138,7 @@ async def test_recording_stays_one_statement_after_an_erasure(
 async def test_recording_stays_as_cheap_after_an_erasure_of_memories(
     tmp_path: Path, batches: list[set[str]]
 ) -> None:
-    """Where no memory has an owner: as before, in the statements for mem0's columns alone."""
+    """If no memory has an owner: as before, with statements for mem0's columns alone."""
     async with open_history(tmp_path / "h.db") as history:
 
         async def record() -> list[str]:
@@ -148,7 +148,7 @@ async def test_recording_stays_as_cheap_after_an_erasure_of_memories(
                 await history.batch_add_history([change(f"n{k}") for k in range(20 + n)])
             return [sql.partition(" SELECT")[0] for ran in batches for sql in ran]
 
-        await record()  # which compiles them
+        await record()  # which compiles the statements
         before = await record()
         await history.erase(memory_ids=["m", "n1"], reason="asked", vacuum=False)
         with operation():

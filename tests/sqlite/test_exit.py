@@ -1,4 +1,4 @@
-"""What goes on after the main thread has ended: loops on their own threads, and atexit."""
+"""Programs that go on after the main thread has ended: loops on other threads, and atexit."""
 
 import sqlite3
 from pathlib import Path
@@ -10,7 +10,7 @@ from tests.subprocesses.processes import run_source
 pytestmark = [pytest.mark.versions, pytest.mark.subprocess]
 
 _NO_THREAD = "no thread"
-"""Some versions of Python start none once the main thread has ended: then the call says so."""
+"""Some versions of Python start no thread once the main thread has ended: the call says so."""
 _IN_A_THREAD = """
 import asyncio, sqlite3, sys, threading
 from async_history import StorageError, open_history
@@ -54,7 +54,7 @@ def _texts(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("closes", [True, False], ids=["closed", "left open"])
 def test_a_loop_on_a_thread_outlives_the_main_thread(tmp_path: Path, *, closes: bool) -> None:
-    """As a program that starts its server in a thread and has no more to do in the main one."""
+    """As in a program that starts its server in a thread and leaves the main one."""
     path = tmp_path / "history.db"
     source = _IN_A_THREAD.format(
         before=_OPENED, after=f"{_CALLS}\n    {'await history.aclose()' if closes else ''}"
@@ -64,7 +64,7 @@ def test_a_loop_on_a_thread_outlives_the_main_thread(tmp_path: Path, *, closes: 
     assert _texts(path) == ["before", *map(str, range(200))]
 
 
-def test_opening_there_waits_for_a_lock(tmp_path: Path) -> None:
+def test_opening_after_the_main_thread_waits_for_a_lock(tmp_path: Path) -> None:
     path = tmp_path / "history.db"
     done = run_source(_IN_A_THREAD.format(before=_LOCKED, after=_OPENING), str(path))
     assert (done.returncode, done.stderr) == (0, "")

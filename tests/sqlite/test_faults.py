@@ -1,4 +1,4 @@
-"""Storage that fails: a typed error, what was acked kept, the loop free, and work resumed after."""
+"""Storage that fails: a typed error, acked records kept, a responsive loop, work that resumes."""
 
 import asyncio
 import errno
@@ -61,7 +61,7 @@ async def add(history: HistoryManager, text: str) -> None:
 
 
 async def while_ticking(work: Awaitable[T], *, at_least: int) -> T:
-    """Await something that takes its time, and see that the loop goes on all the while."""
+    """Await something slow, and check that the loop runs meanwhile."""
     task = asyncio.ensure_future(work)
     ticks = 0
     while not task.done():
@@ -72,10 +72,10 @@ async def while_ticking(work: Awaitable[T], *, at_least: int) -> T:
 
 
 @pytest.mark.subprocess
-class TestNoRoom:
+class TestFullDisk:
     @pytest.fixture(params=["disk", "pages"])
     def room(self, request: pytest.FixtureRequest, tmp_path: Path) -> "Iterator[Disk | Pages]":
-        """Something to fill: a small disk of its own, or, where none may be mounted, a file."""
+        """Something to fill: a small disk or, if none can be mounted, a file."""
         disk = Disk(tmp_path / "disk")
         if request.param == "pages" or not disk.is_mounted:
             disk.unmount()
@@ -84,7 +84,7 @@ class TestNoRoom:
             yield disk
             disk.unmount()
 
-    async def test_what_was_acked_is_kept_and_work_resumes(self, room: "Disk | Pages") -> None:
+    async def test_acked_records_are_kept_and_work_resumes(self, room: "Disk | Pages") -> None:
         path = room.folder / "history.db"
         acked: list[str | None] = []
         async with open_history(path) as history:
@@ -108,10 +108,10 @@ class TestNoRoom:
         with looking(path, "rw") as connection:
             check_sound(connection)
 
-    async def test_a_new_file(self, tmp_path: Path) -> None:
+    async def test_a_new_file_without_room(self, tmp_path: Path) -> None:
         disk = Disk(tmp_path / "disk")
         if not disk.is_mounted:
-            pytest.skip("may not mount; TestEveryWrite.test_of_an_opening does as much")
+            pytest.skip("may not mount; TestEveryWrite covers this")
         try:
             await disk.fill(None)
             with pytest.raises(StorageFull):
@@ -135,7 +135,7 @@ async def add_until_it_fails(history: HistoryManager, acked: list[str | None]) -
 
 
 class Disk:
-    """A disk of one megabyte, where this process may mount one."""
+    """A disk of one megabyte, if this process may mount one."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -163,7 +163,7 @@ class Disk:
 
 
 class Pages:
-    """A file that may have only so many pages."""
+    """A file with a limited number of pages."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -193,7 +193,9 @@ class TestReadOnly:
         ],
         ids=["folder", "both", "file", "unreadable"],
     )
-    def test_modes(self, file_mode: str, folder_mode: str, expected: str, tmp_path: Path) -> None:
+    def test_files_and_folders_without_write_permission(
+        self, file_mode: str, folder_mode: str, expected: str, tmp_path: Path
+    ) -> None:
         arguments = (tmp_path, file_mode, folder_mode, expected)
         processes.run("confined", "modes", *arguments, before=BOUND_BY_MODES)
 
@@ -205,10 +207,10 @@ class TestReadOnly:
         ],
         ids=["new", "there"],
     )
-    async def test_a_disk(self, tmp_path: Path, name: str) -> None:
+    async def test_a_read_only_disk(self, tmp_path: Path, name: str) -> None:
         disk = Disk(tmp_path / "disk")
         if not disk.is_mounted:
-            pytest.skip("may not mount; test_modes does as much")
+            pytest.skip("may not mount; the test of permissions covers this")
         path = disk.folder / "history.db"
         try:
             await fill(path)
@@ -227,7 +229,7 @@ class TestReadOnly:
 @linux
 class TestLocks:
     @pytest.mark.parametrize("stopped", [False, True], ids=["running", "stopped"])
-    async def test_held_too_long_is_told_once_for_the_batch(
+    async def test_a_lock_held_too_long_raises_once_for_the_batch(
         self, path: Path, stopped: bool
     ) -> None:
         async with open_history(path, lock_timeout_s=0.5) as history:
@@ -250,7 +252,7 @@ class TestLocks:
             await add(history, "after")
             assert await texts(history) == ["before", "after"]
 
-    async def test_released_in_time_is_waited_for(
+    async def test_a_lock_released_in_time_is_waited_for(
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(errors, "LOCK_SLICE_S", 0)  # SQLite itself does not wait
@@ -265,8 +267,8 @@ class TestLocks:
             await call
             assert await texts(history) == ["x"]
 
-    async def test_cancelled_callers(self, path: Path) -> None:
-        """At once; what was queued is withdrawn, what was in the batch is written."""
+    async def test_cancelled_callers_of_a_locked_file(self, path: Path) -> None:
+        """They return at once. Queued calls are withdrawn, the batch is written."""
         async with open_history(path) as history:
             with processes.started("same_file", "hold", path, "IMMEDIATE"):
                 in_batch = asyncio.create_task(add(history, "in the batch"))
@@ -282,7 +284,7 @@ class TestLocks:
             await add(history, "after")
             assert await texts(history) == ["in the batch", "after"]
 
-    async def test_closing_is_bounded_and_tells_everyone(self, path: Path) -> None:
+    async def test_closing_is_bounded_and_every_caller_gets_an_error(self, path: Path) -> None:
         history = await open_history(path, close_timeout_s=0.3, lock_timeout_s=LONG_S)
         with processes.started("same_file", "hold", path, "IMMEDIATE"):
             in_batch = asyncio.create_task(add(history, "in the batch"))
@@ -314,20 +316,20 @@ async def queued(history: HistoryManager) -> int:
 
 
 class TestDamage:
-    """A damaged page is told, never repaired, and never makes an answer wrong."""
+    """A damaged page raises, is never repaired, and never makes an answer wrong."""
 
     @pytest.mark.parametrize(
         "name",
         ["history", "sqlite_autoindex_history_1", "messages", "async_history_state", *LEVELS],
     )
-    async def test_a_page(self, path: Path, name: str) -> None:
+    async def test_each_damaged_page_raises_storage_corrupt(self, path: Path, name: str) -> None:
         await fill(path)
         damage = Damage(path, name)
         answers = [await answer(call) for call in calls(path)]
         assert {type(result) for result in answers if result is not None} == {StorageCorrupt}
         damage.check_still_there()
 
-    async def test_what_is_elsewhere_stays_readable(self, path: Path) -> None:
+    async def test_undamaged_tables_stay_readable(self, path: Path) -> None:
         await fill(path)
         Damage(path, "messages")
         async with open_history(path) as history:
@@ -338,7 +340,7 @@ class TestDamage:
             assert await texts(history, "m1") == ["1", "101", "201", "new"]
 
     async def test_the_first_page_while_open(self, path: Path) -> None:
-        """No database any more, found by whoever opens it next."""
+        """The file is not a database any more, which the next opening finds."""
         await fill(path)
         path.write_bytes(b"\xa5" * 4096 + path.read_bytes()[4096:])
         before = path.read_bytes()
@@ -359,7 +361,7 @@ async def fill(path: Path) -> None:
 
 
 class Damage:
-    """The first page of a table or index, written over."""
+    """The overwritten first page of a table or index."""
 
     def __init__(self, path: Path, name: str) -> None:
         self.path = path
@@ -379,7 +381,7 @@ class Damage:
 
 
 def calls(path: Path) -> Sequence[Callable[[], Awaitable[None]]]:
-    """What touches each table: each opens the file, asks or writes, and checks the answer."""
+    """Calls that use each table. Each opens the file, reads or writes, and checks the answer."""
 
     async def read() -> None:
         async with open_history(path) as history:
@@ -404,11 +406,11 @@ async def answer(call: Callable[[], Awaitable[None]]) -> StorageError | None:
     return None
 
 
-class TestPlaces:
-    async def test_where_no_log_is_possible(
+class TestPaths:
+    async def test_a_file_system_without_shared_memory(
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """SQLite's dot-file locking has no shared memory, as some network disks."""
+        """SQLite's dot-file locking has no shared memory, like some network disks."""
 
         def connect(path: Path, mode: str) -> sqlite3.Connection:
             uri = f"{path.as_uri()}?mode={mode}&vfs=unix-dotfile"
@@ -441,16 +443,16 @@ class TestPlaces:
 @has_compiler
 @pytest.mark.timeout(1_200)
 class TestEveryWrite:
-    """Each write and sync fails in turn, once or for good, as a bad and as a full disk: of an
-    opening one of five, and with `--nightly` each."""
+    """Each write and sync fails in turn, once or permanently, as on a bad and on a full disk. Of an
+    opening one in five fails, and with `--nightly` each."""
 
-    def test_of_an_opening(self, tmp_path: Path, stride: int) -> None:
+    def test_every_write_of_an_opening(self, tmp_path: Path, stride: int) -> None:
         counts = run_failing(tmp_path, "opening", stride, timeout_s=MINUTES_S)
         assert counts["refused-opening"] >= 20 // stride
-        assert counts["opened early"] == 2, "until none is left"
+        assert counts["opened early"] == 2, "until no write is left"
 
-    def test_of_commits(self, tmp_path: Path) -> None:
-        """Acked is there, refused is not, unknown may be written again: in every case."""
+    def test_every_write_of_commits(self, tmp_path: Path) -> None:
+        """Acked records are there, refused ones are not, unknown ones may be written again."""
         counts = run_failing(tmp_path, "writing", timeout_s=MINUTES_S)
         assert counts["wrote"] > 300
         assert counts["refused"] > 30
@@ -466,7 +468,7 @@ def failure(code: int, text: str) -> sqlite3.OperationalError:
 Commit = Callable[[BatchCommitter, Sequence[Any]], Awaitable[Any]]
 
 
-async def test_a_prune_counts_what_a_try_removed_that_was_said_to_fail(
+async def test_a_prune_counts_the_removals_of_an_attempt_that_reported_an_error(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried: list[PruneStep] = []
@@ -492,11 +494,11 @@ async def test_a_prune_counts_what_a_try_removed_that_was_said_to_fail(
 
 
 class TestRetries:
-    """A commit that took effect though the storage reported an error."""
+    """A commit that took effect although the storage reported an error."""
 
     @pytest.fixture
     def commits(self, monkeypatch: pytest.MonkeyPatch) -> list[sqlite3.Error | None]:
-        """What the next commits report after they took effect; a full disk fails them before."""
+        """The errors of the next commits, after they took effect; a full disk fails them before."""
         reports: list[sqlite3.Error | None] = []
         real: Commit = BatchCommitter.commit
 
@@ -512,15 +514,15 @@ class TestRetries:
         monkeypatch.setattr(BatchCommitter, "commit", commit)
         return reports
 
-    async def test_a_definite_error_after_it_is_no_refusal(
+    async def test_a_definite_error_of_the_retry_is_not_a_refusal(
         self, path: Path, commits: list[sqlite3.Error | None]
     ) -> None:
         async with open_history(path, lock_timeout_s=0.2) as history:
             full = failure(sqlite3.SQLITE_FULL, "database or disk is full")
             commits += [failure(sqlite3.SQLITE_IOERR_FSYNC, "disk I/O error"), *[full] * 100]
-            with pytest.raises(CommitUnknown) as told:
+            with pytest.raises(CommitUnknown) as failed:
                 await history.add_history("m", None, "x", "ADD", id="a")
-            assert told.value.ids == ("a",)
+            assert failed.value.ids == ("a",)
             commits.clear()
             await history.add_history("m", None, "x", "ADD", id="a")
             assert await texts(history) == ["x"]

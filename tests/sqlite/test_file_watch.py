@@ -107,7 +107,7 @@ async def test_a_file_that_is_gone_acknowledges_nothing(
         await history.aclose()
 
 
-async def test_a_log_that_is_gone_acknowledges_nothing_and_closing_keeps_what_it_had(
+async def test_a_missing_log_acknowledges_nothing_and_closing_keeps_earlier_records(
     folder: Path,
 ) -> None:
     path = folder / "history.db"
@@ -123,7 +123,7 @@ async def test_a_log_that_is_gone_acknowledges_nothing_and_closing_keeps_what_it
         assert [record.new_memory for record in await history.get_history("m")] == ["acked"]
 
 
-async def test_put_back_it_goes_on(folder: Path) -> None:
+async def test_writes_resume_when_the_file_is_put_back(folder: Path) -> None:
     path = folder / "history.db"
     async with open_history(path) as history:
         await history.add_history("m", None, "1", "ADD")
@@ -138,7 +138,7 @@ async def test_put_back_it_goes_on(folder: Path) -> None:
 
 
 async def test_a_file_that_is_gone_before_the_first_write(folder: Path) -> None:
-    """It is opened for writing with the first write."""
+    """The first write opens it for writing."""
     path = folder / "history.db"
     await (await open_history(path)).aclose()
     async with open_history(path, migrate=False) as history:
@@ -166,13 +166,13 @@ async def test_closing_a_replaced_file_leaves_the_new_ones_log(folder: Path) -> 
 
 
 class TestInUse:
-    """Who is warned that a SQLite with the WAL-reset fault may lose commits."""
+    """Warnings that a SQLite with the WAL-reset fault may lose commits."""
 
     @pytest.fixture(autouse=True)
     def has_fault(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(pool, "has_log_reset_fault", lambda version: True)
 
-    async def test_another_manager_here(
+    async def test_another_manager_of_the_process_is_warned_of(
         self, folder: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         path = folder / "history.db"
@@ -182,8 +182,10 @@ class TestInUse:
                 assert "in use elsewhere, in this process" in caplog.text
                 assert "several managers or event loops" in caplog.text
 
-    async def test_another_loop_here(self, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-        """And whoever has it open through sqlite3 itself, such as plain mem0."""
+    async def test_another_loop_of_the_process_is_warned_of(
+        self, folder: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Also a connection of sqlite3 itself, such as plain mem0's."""
         path = folder / "history.db"
 
         async def open_and_close() -> None:
@@ -201,7 +203,7 @@ class TestInUse:
 
     @pytest.mark.subprocess
     @pytest.mark.skipif(os.name == "nt", reason="asks for POSIX locks")
-    async def test_another_process_and_none_where_that_was_killed(
+    async def test_another_process_is_warned_of_until_it_is_killed(
         self, folder: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         path = folder / "history.db"
@@ -217,9 +219,9 @@ class TestInUse:
             async with open_history(path) as history:
                 assert "in use" not in caplog.text
                 assert len(await history.get_history("m")) == 2
-            other.returncode = 0  # as `started` expects of one that was not killed
+            other.returncode = 0  # as `started` expects of a program that was not killed
 
-    async def test_nobody_where_the_fault_is_not(
+    async def test_a_sqlite_without_the_fault_warns_of_nothing(
         self, folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(pool, "has_log_reset_fault", lambda version: False)

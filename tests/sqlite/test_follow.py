@@ -1,4 +1,4 @@
-"""Following a SQLite file that others write, cut and rebuild: all once, or the place is gone."""
+"""Following a SQLite file that others write and rebuild: each record once, or CursorGone."""
 
 import asyncio
 import gc
@@ -35,14 +35,14 @@ def path(tmp_path: Path) -> Path:
 
 
 def shell(path: Path, *statements: str) -> None:
-    """What an operator does to the file while we have it open."""
+    """Change the file as an operator does while it is open."""
     with looking(path, "rw") as connection:
         for statement in statements:
             connection.execute(statement)
 
 
 class TestPlainMem0:
-    async def test_what_it_writes(self, path: Path) -> None:
+    async def test_rows_of_plain_mem0_are_yielded(self, path: Path) -> None:
         async with open_history(path) as history:
             with closing(SQLiteManager(str(path))) as mem0:
                 async with (
@@ -61,7 +61,9 @@ class TestPlainMem0:
                     assert await one.until(61) == [*texts, None]
                     assert one.records[-1].occurred_at == one.records[-2].occurred_at
 
-    async def test_its_open_transaction_comes_when_it_commits(self, path: Path) -> None:
+    async def test_an_open_transaction_of_plain_mem0_is_yielded_when_it_commits(
+        self, path: Path
+    ) -> None:
         insert = "INSERT INTO history (id, memory_id, event, new_memory) VALUES (?, 'm', 'ADD', ?)"
         async with open_history(path) as history:
             await history.add_history("m", None, "0", "ADD")
@@ -76,10 +78,10 @@ class TestPlainMem0:
                         await adding
                     assert await reading.until(4) == ["0", "us", "COMMIT", "us"]
 
-    async def test_its_reset(self, path: Path) -> None:
+    async def test_a_reset_by_plain_mem0(self, path: Path) -> None:
         async with open_history(path) as history:
             with closing(SQLiteManager(str(path))) as mem0:
-                early = history.follow(poll_interval_s=SOON_S)  # stands before all
+                early = history.follow(poll_interval_s=SOON_S)  # is before all records
                 async with Reading(history.follow(poll_interval_s=SOON_S)) as reading:
                     await history.batch_add_history(add_many(["0", "1"]))
                     await reading.until(2)
@@ -96,8 +98,8 @@ class TestPlainMem0:
 
 
 @pytest.mark.parametrize("layout", [V0_0_2, SIX_COLUMNS, TODAY], ids=lambda one: one.label)
-async def test_an_old_file_as_it_is(path: Path, layout: Layout) -> None:
-    """Nothing of it is changed; rows that others add come, too."""
+async def test_an_old_file_is_followed_unchanged(path: Path, layout: Layout) -> None:
+    """The file is not changed. Rows that others add are yielded too."""
     build(path, "", layout)
     async with open_history(path, migrate=False) as history:
         stored = [record async for record in history.query_history()]
@@ -114,7 +116,7 @@ async def test_an_old_file_as_it_is(path: Path, layout: Layout) -> None:
 
 
 class TestRemovals:
-    async def test_in_front_and_behind_it_goes_on(self, path: Path) -> None:
+    async def test_removals_before_and_after_the_cursor(self, path: Path) -> None:
         async with open_history(path) as history:
             await history.batch_add_history(add_many([str(n) for n in range(10)]))
             following = history.follow()
@@ -124,7 +126,7 @@ class TestRemovals:
             assert await first(again, 3) == ["5", "7", "9"]
 
     @pytest.mark.parametrize("memory_id", [None, "m"])
-    async def test_its_own_record_is_gone(self, path: Path, memory_id: str | None) -> None:
+    async def test_a_removal_of_the_cursors_record(self, path: Path, memory_id: str | None) -> None:
         async with open_history(path) as history:
             await history.batch_add_history(add_many([str(n) for n in range(10)]))
             following = history.follow(memory_id=memory_id)
@@ -135,8 +137,8 @@ class TestRemovals:
                     await first(one, 1)
 
     @pytest.mark.parametrize("memory_id", [None, "m"])
-    async def test_a_rowid_that_was_issued_again(self, path: Path, memory_id: str | None) -> None:
-        """Between two looks the newest row goes, and another takes its place."""
+    async def test_a_rowid_that_is_used_again(self, path: Path, memory_id: str | None) -> None:
+        """Between two reads the newest row is removed, and another gets its rowid."""
         async with open_history(path) as history:
             await history.batch_add_history(add_many(["0", "1", "2"]))
             following = history.follow(memory_id=memory_id)
@@ -151,7 +153,7 @@ class TestRemovals:
                 await first(following, 1)
 
     @pytest.mark.parametrize("removed", ["< '3'", "= '6'", "= '-'"])
-    async def test_vacuum(self, path: Path, removed: str) -> None:
+    async def test_a_vacuum(self, path: Path, removed: str) -> None:
         async with open_history(path) as history:
             await history.batch_add_history(add_many([str(n) for n in range(8)]))
             following = history.follow()
@@ -165,40 +167,38 @@ class TestRemovals:
             except CursorGone:
                 assert removed != "= '-'"
 
-    async def test_what_may_happen_to_a_file(self, path: Path) -> None:
-        """By chance: everything new once and in order, or the place is said to be gone."""
+    async def test_random_changes_of_a_file(self, path: Path) -> None:
+        """Every new record once and in order, or CursorGone."""
         for seed in range(6):
-            await chance(path.with_name(f"{seed}.db"), random.Random(seed))  # noqa: S311 - dice
+            await chance(path.with_name(f"{seed}.db"), random.Random(seed))  # noqa: S311 - random choices
 
 
 _DEEDS = ("add", "add", "mem0", "remove", "newest", "vacuum", "reset", "look")
 
 
-async def chance(path: Path, dice: random.Random) -> None:
-    """Follow through removals, resets and VACUUMs; what is new since is what must come."""
+async def chance(path: Path, rng: random.Random) -> None:
+    """Follow through removals, resets and VACUUMs; exactly the new records must be yielded."""
     async with open_history(path) as history:
         following: Follower = history.follow()
         unseen: list[str] = []
         for number in range(60):
-            match dice.choice(
-                ["add", "add", "mem0", "remove", "newest", "vacuum", "reset", "look"]
-            ):
+            match rng.choice(["add", "add", "mem0", "remove", "newest", "vacuum", "reset", "look"]):
                 case "add":
-                    texts = [f"{number}.{n}" for n in range(dice.randint(1, 5))]
+                    texts = [f"{number}.{n}" for n in range(rng.randint(1, 5))]
                     await history.batch_add_history(add_many(texts))
                     unseen += texts
                 case "mem0":
                     with closing(SQLiteManager(str(path))) as mem0:
                         mem0.add_history("m", None, str(number), "UPDATE")
                         unseen.append(str(number))
-                        if dice.random() < 0.1:
+                        if rng.random() < 0.1:
                             mem0.reset()
                             SQLiteManager(str(path)).close()  # as its Memory.reset does
                             unseen.clear()
                 case "remove":
                     with looking(path, "rw") as connection:
                         ids = connection.execute("SELECT rowid, new_memory FROM history").fetchall()
-                        for rowid, text in dice.sample(ids, len(ids) // 3):
+                        for rowid, text in rng.sample(ids, len(ids) // 3):
                             connection.execute("DELETE FROM history WHERE rowid = ?", (rowid,))
                             unseen = [one for one in unseen if one != text]
                 case "newest":
@@ -206,18 +206,18 @@ async def chance(path: Path, dice: random.Random) -> None:
                         removed = connection.execute(
                             "DELETE FROM history WHERE rowid > (SELECT max(rowid) - ? FROM history)"
                             " RETURNING new_memory",
-                            (dice.randint(1, 3),),
+                            (rng.randint(1, 3),),
                         ).fetchall()
                         unseen = [one for one in unseen if (one,) not in removed]
                 case "vacuum":
                     shell(path, "VACUUM")
-                case "reset" if dice.random() < 0.3:
+                case "reset" if rng.random() < 0.3:
                     await history.reset()
                     unseen.clear()
                 case _:
                     following = await looked(history, following, unseen)
                     unseen.clear()
-                    if dice.random() < 0.5:
+                    if rng.random() < 0.5:
                         following = history.follow(after=following.cursor)
                     else:
                         following = history.follow(after=await history.end_cursor())
@@ -225,9 +225,9 @@ async def chance(path: Path, dice: random.Random) -> None:
 
 
 async def looked(history: HistoryManager, following: Follower, unseen: list[str]) -> Follower:
-    """Compare what a follower yields with what it must; return one that can go on.
+    """Compare a follower's records with the expected ones; return a follower that can continue.
 
-    One whose place is gone begins again, and reads the old before the new.
+    A follower with CursorGone begins again, and reads the old records before the new.
     """
     try:
         found = await up_to_now(history, following)
@@ -240,7 +240,7 @@ async def looked(history: HistoryManager, following: Follower, unseen: list[str]
 
 
 class TestJustCommitted:
-    """What this manager wrote is not read back, and whatever else happens to it shows."""
+    """Records of this manager's commits are not read again, and any change to them is noticed."""
 
     @pytest.fixture
     async def history(self, path: Path) -> AsyncIterator[HistoryManager]:
@@ -248,9 +248,9 @@ class TestJustCommitted:
             yield history
 
     async def standing(self, history: HistoryManager, memory_id: str | None = None) -> Any:
-        """Return a follower that stands behind a record of a batch that is kept.
+        """Return a follower whose cursor is at a record of a kept batch.
 
-        It has asked for what follows the first, so the batches after the second are kept.
+        It has asked for the records after the first, so the batches after the second are kept.
         """
         following = history.follow(memory_id=memory_id, poll_interval_s=SOON_S)
         for text in ("first", "second", "third"):
@@ -259,7 +259,7 @@ class TestJustCommitted:
         return following
 
     @pytest.mark.parametrize("memory_id", [None, "m"])
-    async def test_is_not_read_back(
+    async def test_a_committed_batch_is_not_read_again(
         self, history: HistoryManager, monkeypatch: pytest.MonkeyPatch, memory_id: str | None
     ) -> None:
         following = await self.standing(history, memory_id)
@@ -303,10 +303,10 @@ class TestJustCommitted:
         await history.add_history("m", None, "1", "UPDATE")
         assert await first(following, 3) == ["0", "theirs", "1"]
 
-    async def test_what_came_after_it_without_it_is_not_waited_for(
+    async def test_rows_after_it_are_yielded_without_a_wait(
         self, path: Path, history: HistoryManager
     ) -> None:
-        """What others wrote after it, and what was not kept: no commit or poll wakes for it."""
+        """Rows of others after it, and batches that were not kept, wake no follower."""
         for others in (True, False):
             following = await self.standing(history)
             if not others:
@@ -340,9 +340,7 @@ class TestJustCommitted:
         shell(path, "DELETE FROM history WHERE new_memory = '1'")
         assert await first(following, 2) == ["0", "2"]
 
-    async def test_a_rowid_of_it_was_issued_again(
-        self, path: Path, history: HistoryManager
-    ) -> None:
+    async def test_a_rowid_of_it_was_used_again(self, path: Path, history: HistoryManager) -> None:
         following = await self.standing(history)
         await history.batch_add_history(add_many(list("01")))
         shell(
@@ -353,7 +351,9 @@ class TestJustCommitted:
         await history.add_history("m", None, "2", "UPDATE")
         assert await first(following, 3) == ["0", "theirs", "2"]
 
-    async def test_its_own_record_is_gone(self, path: Path, history: HistoryManager) -> None:
+    async def test_the_cursors_record_was_removed(
+        self, path: Path, history: HistoryManager
+    ) -> None:
         following = await self.standing(history)
         await history.add_history("m", None, "0", "UPDATE")
         shell(path, "DELETE FROM history WHERE new_memory = 'third'")
@@ -388,7 +388,7 @@ class TestJustCommitted:
             assert [record] == (await history.get_history("m"))[-1:]
             break
 
-    async def test_what_was_there_already_is_not_new(self, history: HistoryManager) -> None:
+    async def test_repeated_records_are_not_new(self, history: HistoryManager) -> None:
         following = await self.standing(history)
         await history.add_history("m", None, "0", "UPDATE", id="0")
         await history.batch_add_history(
@@ -414,7 +414,7 @@ class TestKeeping:
             self.keep(kept, [name], 10)
         return kept
 
-    async def test_nothing_before_a_follower_asks(self) -> None:
+    async def test_nothing_is_kept_before_a_follower_asks(self) -> None:
         kept = RecentCommits()
         for name in "01":
             self.keep(kept, [name], 10)
@@ -423,8 +423,8 @@ class TestKeeping:
             self.keep(kept, [name], 10)
         assert [record.id for record in kept.records_after("2")] == ["3"]
 
-    async def test_no_more_for_a_follower_that_does_not_ask(self) -> None:
-        """It costs the writers, and a follower that pauses is soon too far behind to use it."""
+    async def test_nothing_is_kept_for_a_follower_that_does_not_ask(self) -> None:
+        """Keeping costs the writers, and a follower that pauses is soon too far behind."""
         kept = self.batches(*"0123", records=3)
         assert [record.id for record in kept.records_after("0")] == ["1", "2"]
         self.keep(kept, ["4"], 10)
@@ -432,7 +432,7 @@ class TestKeeping:
         assert [record.id for record in kept.records_after("4")] == ["5"]
 
     @pytest.mark.parametrize("limits", [{"records": 3}, {"size_bytes": 30}])
-    async def test_not_too_much(self, limits: dict[str, int]) -> None:
+    async def test_a_bounded_amount_is_kept(self, limits: dict[str, int]) -> None:
         kept = self.batches("0", "1", "2", **limits)
         assert [record.id for record in kept.records_after("0")] == ["1", "2"]
         self.keep(kept, ["3"], 10)
@@ -442,7 +442,7 @@ class TestKeeping:
         assert kept.records_after("3") == []
 
     async def test_no_record_is_made_before_a_follower_asks(self) -> None:
-        """Objects that live on make the garbage collector run."""
+        """Objects that stay alive make the garbage collector run."""
 
         def made() -> int:
             return sum(isinstance(one, HistoryRecord) for one in gc.get_objects())
@@ -458,15 +458,15 @@ class TestKeeping:
         assert [record.memory_id for record in found] == [one["memory_id"] for one in given]
         assert found == records_of(additions)
 
-    async def test_not_for_long(self) -> None:
+    async def test_batches_are_kept_for_a_short_time(self) -> None:
         kept = self.batches("0", "1", seconds=0.01)
         async with asyncio.timeout(LONG_S):
-            while kept.records_after("0"):  # noqa: ASYNC110 - it is a timer's work
+            while kept.records_after("0"):  # noqa: ASYNC110 - a timer does it
                 await asyncio.sleep(0.01)
 
 
 def test_a_page_is_found_by_keys(path: Path) -> None:
-    """No read walks through the history."""
+    """No read scans the history."""
 
     async def fill() -> None:
         async with open_history(path) as history:

@@ -1,8 +1,4 @@
-"""Rows, tables, triggers and side tables that come from elsewhere than the index believes.
-
-Each change is made to a file by other means than ours; then every way to find records is held
-against a scan of the table.
-"""
+"""Changes that others make to a file: every way to find records is compared with a scan."""
 
 import asyncio
 import re
@@ -46,7 +42,7 @@ async def fill(history: HistoryManager, first: int, count: int) -> None:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a history that has a gap, and `older.db`, an older copy of it."""
+    """A folder with a history that has a gap, an older copy of it, and another history."""
     folder = tmp_path_factory.mktemp("made")
 
     async def make() -> None:
@@ -81,7 +77,7 @@ def ids_by(rows: list[dict[str, Any]], column: str) -> dict[str, list[str]]:
 
 
 async def check_reads(history: HistoryManager, path: Path) -> None:
-    """Hold every way to find records against a scan."""
+    """Compare every way to find records with a scan."""
     rows = scanned(path)
     everything = [record async for record in history.query_history(page_size=5_000)]
     assert [record.id for record in everything] == [row["id"] for row in rows]
@@ -103,7 +99,7 @@ async def check_reads(history: HistoryManager, path: Path) -> None:
 
 
 async def check(path: Path) -> None:
-    """Open a file, hold all that is done with it against a scan, and look at what is left."""
+    """Open a file, use it in every way, compare with a scan, and check the file."""
     before = len(scanned(path)) if has_history(path) else 0
     async with open_history(path) as history:
         await check_reads(history, path)
@@ -181,12 +177,12 @@ async def test_a_change_while_it_is_open(name: str, made: Path, tmp_path: Path) 
 def test_several_changes(names: list[str], made: Path, tmp_path: Path) -> None:
     path = fresh(made, tmp_path)
     for name in names:
-        with suppress(sqlite3.Error):  # some can't follow others
+        with suppress(sqlite3.Error):  # some changes can't follow others
             CHANGES[name](path, made)
     asyncio.run(check(path))
 
 
-def test_the_names_are_those_of_the_numbered_sql() -> None:
+def test_tables_and_triggers_are_those_of_the_numbered_sql() -> None:
     script = ";".join(install_statements())
     tables = set(re.findall(r"CREATE TABLE IF NOT EXISTS (async_history_\w+)", script))
     data = {f"async_history_{name}" for name in ("operations", "owners", "details", "erased")}
@@ -195,10 +191,10 @@ def test_the_names_are_those_of_the_numbered_sql() -> None:
     assert set(on_history) == set(HISTORY_TRIGGERS)
 
 
-async def test_an_actor_of_a_replaced_history_is_left_nowhere(
+async def test_an_erased_actor_of_a_replaced_history_is_in_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where SQLite does not overwrite what it frees; the index still has the actor's entries."""
+    """If SQLite does not overwrite freed pages: the index still had the actor's entries."""
     connected = errors.connect
 
     def without_overwriting(*given: Any) -> sqlite3.Connection:

@@ -1,4 +1,4 @@
-"""Tables of other programs whose columns or rows hold other kinds of values than mem0's."""
+"""Tables of other programs with other types of columns or values than mem0's."""
 
 import asyncio
 import sqlite3
@@ -43,7 +43,7 @@ async def _is_rewritten(path: Path) -> bool:
 
 
 async def _check_texts(history: HistoryManager) -> None:
-    """Check that texts which look like numbers are kept, found, and recognised again."""
+    """Check that texts that look like numbers are kept, found, and recognised when repeated."""
     for number, text in enumerate(LIKE_NUMBERS):
         add = partial(history.add_history, text, text, text, "UPDATE")
         given = await add(id=text, actor_id=text, role=text)
@@ -55,7 +55,7 @@ async def _check_texts(history: HistoryManager) -> None:
 
 
 @pytest.mark.parametrize(("column", "kind"), ALTERING)
-async def test_a_column_that_would_change_values_is_made_anew(
+async def test_a_column_that_would_change_values_is_rewritten(
     column: str, kind: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "history.db"
@@ -67,7 +67,7 @@ async def test_a_column_that_would_change_values_is_made_anew(
 
 
 @pytest.mark.parametrize("kind", ["", "BLOB", "CLOB", "VARCHAR(36)", "text"])
-async def test_a_column_that_keeps_them_stays(kind: str, tmp_path: Path) -> None:
+async def test_a_column_that_keeps_values_is_not_rewritten(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "history.db"
     _create(path, **dict.fromkeys(TEXTS, kind))
     assert not await _is_rewritten(path)
@@ -75,7 +75,7 @@ async def test_a_column_that_keeps_them_stays(kind: str, tmp_path: Path) -> None
         await _check_texts(history)
 
 
-async def test_numbers_in_it_are_read_as_text(tmp_path: Path) -> None:
+async def test_numbers_are_read_as_text(tmp_path: Path) -> None:
     path = tmp_path / "history.db"
     _create(path, memory_id="INTEGER", is_deleted="TEXT")
     _execute(
@@ -87,8 +87,8 @@ async def test_numbers_in_it_are_read_as_text(tmp_path: Path) -> None:
             assert (record.id, record.memory_id, record.is_deleted) == ("1", "42", False)
 
 
-async def test_a_file_that_was_used_so_keeps_owners_and_contexts(tmp_path: Path) -> None:
-    """As one that an earlier version adopted: its index is valid, and its column is not."""
+async def test_a_file_used_with_such_a_column_keeps_owners_and_contexts(tmp_path: Path) -> None:
+    """An earlier version adopted it: its index is valid, but its column is not."""
     path = tmp_path / "history.db"
     async with open_history(path) as history:
         before = await history.add_history(

@@ -1,4 +1,4 @@
-"""Forked children that open a history of their own, as the error of the parent's tells them to."""
+"""Forked children that open their own history, as the error of the parent's advises."""
 
 import os
 import sqlite3
@@ -22,7 +22,7 @@ pytestmark = [
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-async def test_what_any_process_was_acked_is_there(tmp_path: Path, program: str) -> None:
+async def test_every_processs_acknowledged_records_are_there(tmp_path: Path, program: str) -> None:
     path = tmp_path / "history.db"
     acked = processes.run("forking", program, path).split()
     there: list[str] = []

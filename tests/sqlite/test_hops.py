@@ -1,6 +1,6 @@
 """No transaction stays open between two calls that the event loop makes on a connection's thread.
 
-A loop that something else holds would keep the file locked for everyone as long.
+Otherwise a blocked loop would keep the file locked for everyone.
 """
 
 import asyncio
@@ -134,7 +134,7 @@ open_connections: list[ThreadConnection] = []
 
 @pytest.fixture
 def left_open(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The functions after which a connection's thread had a transaction open."""
+    """The calls after which a connection's thread had a transaction open."""
     found: list[Any] = []
     real: Any = ThreadConnection._execute
     open_connections.clear()
@@ -171,7 +171,7 @@ async def test_no_transaction_is_left_open(
     assert left_open == []
 
 
-def test_what_would_wait_is_refused_and_ended() -> None:
+def test_a_call_that_would_wait_is_refused_and_rolled_back() -> None:
     ended = []
 
     async def waits() -> None:

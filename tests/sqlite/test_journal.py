@@ -1,4 +1,4 @@
-"""A file with a rollback journal: what is promised holds there too. The contract's tests try it."""
+"""A file with a rollback journal keeps the guarantees. The contract's tests run on it too."""
 
 import asyncio
 import json
@@ -35,7 +35,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def programs_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the programs that a test starts use a rollback journal."""
+    """Make the programs that a test starts use a rollback journal."""
     monkeypatch.setenv(VARIABLE, "delete")
 
 
@@ -97,7 +97,7 @@ class TestDurability:
     @pytest.mark.nightly
     @pytest.mark.usefixtures("programs_have_it")
     @pytest.mark.parametrize("what", ["opening", "writing", "erasing"])
-    def test_each_write_of_the_rest_fails(self, what: str, tmp_path: Path) -> None:
+    def test_each_write_of_commits_fails(self, what: str, tmp_path: Path) -> None:
         assert run_failing(tmp_path, what, timeout_s=MINUTES_S)
 
     @pytest.mark.subprocess
@@ -110,14 +110,16 @@ class TestDurability:
 
 class TestConversion:
     @pytest.mark.parametrize(("first", "then"), [("wal", "delete"), ("delete", "wal")])
-    async def test_each_way(self, path: Path, first: Journal, then: Journal) -> None:
+    async def test_conversion_in_each_direction(
+        self, path: Path, first: Journal, then: Journal
+    ) -> None:
         for number, journal in enumerate((first, then, first)):
             async with open_history(path, journal=journal) as history:
                 await add(history, str(number))
                 assert await read(history) == [str(n) for n in range(number + 1)]
             assert mode_of(path) == journal
 
-    async def test_a_log_that_others_use_is_left(self, path: Path) -> None:
+    async def test_a_log_that_others_use_is_kept(self, path: Path) -> None:
         async with open_history(path) as history:
             await add(history, "x")
             with pytest.raises(StorageLocked, match="others have it open"):
@@ -127,7 +129,7 @@ class TestConversion:
             assert await read(history) == ["x", "y"]
 
     @pytest.mark.subprocess
-    async def test_a_log_that_a_killed_process_left_is_taken_in(self, path: Path) -> None:
+    async def test_a_log_that_a_killed_process_left_is_copied(self, path: Path) -> None:
         async with open_history(path) as history:
             await add(history, "x")
         await asyncio.to_thread(processes.run, "same_file", "die_writing", path)
@@ -136,7 +138,7 @@ class TestConversion:
             assert await read(history) == ["x", None]
         assert not path.with_name("history.db-wal").exists()
 
-    async def test_opening_as_it_is_leaves_it(self, path: Path) -> None:
+    async def test_opening_without_migration_keeps_the_journal_mode(self, path: Path) -> None:
         async with open_history(path, journal="delete") as history:
             await add(history, "x")
         async with open_history(path, migrate=False) as history:
@@ -145,24 +147,24 @@ class TestConversion:
             assert await read(history) == ["x", "y"]
         assert mode_of(path) == "delete"
 
-    async def test_by_the_url(self, path: Path) -> None:
+    async def test_conversion_by_the_url(self, path: Path) -> None:
         async with open_history(f"sqlite:///{path}?journal=delete") as history:
             await add(history, "x")
         assert mode_of(path) == "delete"
 
-    def test_by_the_url_of_the_blocking_manager(self, path: Path) -> None:
+    def test_conversion_by_the_url_of_the_blocking_manager(self, path: Path) -> None:
         history = BlockingHistoryManager(f"sqlite:///{path}?journal=delete")
         history.add_history("m", None, "x", "ADD")
         history.close()
         assert mode_of(path) == "delete"
 
     @pytest.mark.parametrize("query", ["journal=off", "journal=delete&x=1", "journal=", "x=1"])
-    def test_what_a_url_can_not_ask_for(self, path: Path, query: str) -> None:
+    def test_bad_journal_parameters_are_refused(self, path: Path, query: str) -> None:
         with pytest.raises(InvalidInput):
             open_history(f"sqlite:///{path}?{query}")
 
     @pytest.mark.parametrize("journal", ["wal", "delete"])
-    async def test_adopting_gives_it_too(self, path: Path, journal: Journal) -> None:
+    async def test_adopting_converts_too(self, path: Path, journal: Journal) -> None:
         with closing(sqlite3.connect(path)) as connection:
             connection.execute(
                 "CREATE TABLE history (id TEXT PRIMARY KEY, memory_id TEXT, event TEXT)"
@@ -172,8 +174,10 @@ class TestConversion:
 
 
 class TestReadersAndTheWriter:
-    async def test_neither_starves(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Reads that never stop, and writes: each goes on, and none meets the other's lock."""
+    async def test_readers_and_the_writer_both_make_progress(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Endless reads, and writes: both go on, and neither gets the other's lock error."""
         monkeypatch.setattr(errors, "LOCK_SLICE_S", 0)  # SQLite itself does not wait
         async with open_history(path, journal="delete", lock_timeout_s=0) as history:
             is_over = False
@@ -208,7 +212,7 @@ class TestReadersAndTheWriter:
             await add(history, "y")
             assert await read(history) == ["x", "y"]
 
-    async def test_a_backup_keeps_writes_waiting_and_is_whole(self, path: Path) -> None:
+    async def test_writes_wait_for_a_backup_and_it_is_whole(self, path: Path) -> None:
         async with open_history(path, journal="delete") as history:
             assert isinstance(history, SQLiteHistoryManager)
             await history.batch_add_history(
@@ -240,7 +244,7 @@ class TestReadersAndTheWriter:
 
 @pytest.fixture
 def linked(path: Path, tmp_path: Path) -> Path:
-    """A link to a file that is elsewhere."""
+    """A link to a file in another folder."""
     link = tmp_path / "elsewhere" / "link.db"
     link.parent.mkdir()
     link.symlink_to(path)
@@ -248,7 +252,7 @@ def linked(path: Path, tmp_path: Path) -> Path:
 
 
 class TestLinks:
-    async def test_all_that_is_beside_a_file_is_beside_the_file_itself(
+    async def test_files_next_to_a_link_are_next_to_its_target(
         self, path: Path, linked: Path
     ) -> None:
         async with open_history(linked) as history:
@@ -263,7 +267,7 @@ class TestLinks:
         assert sorted(file.name for file in linked.parent.iterdir()) == ["backup.db", "link.db"]
 
     @pytest.mark.subprocess
-    async def test_looking_changes_nothing(self, path: Path, linked: Path) -> None:
+    async def test_reading_changes_nothing(self, path: Path, linked: Path) -> None:
         async with open_history(path) as history:
             await add(history, "x")
         await asyncio.to_thread(

@@ -1,4 +1,4 @@
-"""SQL for SQLite keeps to what 3.32 knows, the oldest version that the README names."""
+"""SQL for SQLite uses only features of 3.32, the oldest version that the README names."""
 
 import ast
 import re
@@ -20,12 +20,12 @@ NEWER = {
     "3.39": r"\bIS\s+(NOT\s+)?DISTINCT\s+FROM\b|\b(RIGHT|FULL)\s+(OUTER\s+)?JOIN\b",
     "3.44": r"\bconcat(_ws)?\(|\bstring_agg\(",
 }
-"""What came with each version, as it is written in SQL."""
+"""The features of each version, as they are written in SQL."""
 _IS_SQL = re.compile(r"\b(SELECT|INSERT|UPDATE|DELETE|CREATE|json_extract)\b")
 
 
 def statements() -> Iterator[tuple[str, str]]:
-    """Yield each text of the package that is SQL, or a part of it, and where it is."""
+    """Yield each text of the package that is SQL or a part of it, and its place."""
     for path in sorted(PACKAGE.rglob("*.sql")):
         lines = path.read_text().splitlines()
         yield path.name, "\n".join(line.partition("--")[0] for line in lines)
@@ -54,7 +54,7 @@ def test_no_statement_needs_a_newer_sqlite() -> None:
     assert newer == []
 
 
-def test_it_finds_what_is_newer() -> None:
+def test_newer_features_are_found() -> None:
     asked = {
         "3.33": "UPDATE main.a SET x = b.y FROM b",
         "3.35": "DELETE FROM a RETURNING id",

@@ -1,7 +1,7 @@
-"""Opening a file that others lock, that a killed writer left half done, or by a relative path.
+"""Opening a file that others lock, that a killed writer left unfinished, or by a relative path.
 
-Every connection that the library makes is met by a lock, and every call of each kind of manager: it
-waits until the lock is let go, and never gives up before `lock_timeout_s` is over.
+Every connection and every call of each kind of manager meets a lock: it waits until the lock is
+released, and never gives up before `lock_timeout_s`.
 """
 
 import asyncio
@@ -39,19 +39,19 @@ pytestmark = pytest.mark.once
 
 SHORT_S = 0.3
 ASKED = 2
-"""How often the library is told that the file is locked before the lock is let go."""
+"""How often the library finds the file locked before the lock is released."""
 
 
-# Others who have the file to themselves
+# Exclusive locks of others
 
 
 class Locker:
-    """Another user of the file, who has it to itself until the library has asked for it.
+    """Another user of the file, with an exclusive lock until the library has asked for the file.
 
     Attributes:
-        is_held: whether it has the file now.
-        asked: how often the library was told that the file is locked.
-        lets_go_after: the number of times after which the lock is let go, None for never.
+        is_held: whether it has the lock now.
+        asked: how often the library found the file locked.
+        lets_go_after: the number of times after which it releases the lock, None for never.
     """
 
     def __init__(self, path: Path, lets_go_after: int | None = ASKED) -> None:
@@ -65,13 +65,13 @@ class Locker:
         return self._connection is not None
 
     def lock(self) -> bool:
-        """Take the file for itself; return whether no other process has it."""
+        """Lock the file exclusively; return whether no other process has it."""
         connection = sqlite3.connect(
             self._path, isolation_level=None, timeout=0, check_same_thread=False
         )
         try:
             (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
-            if mode == "wal":  # others read, whatever is locked, unless there is no shared index
+            if mode == "wal":  # others can read a locked file, unless there is no shared index
                 connection.execute("PRAGMA locking_mode = EXCLUSIVE")
                 connection.execute("BEGIN IMMEDIATE")
                 connection.execute("PRAGMA user_version = 1")
@@ -85,14 +85,14 @@ class Locker:
         return True
 
     def lock_writers(self) -> None:
-        """Take the file's lock, as a transaction that writes does."""
+        """Take the file's write lock."""
         self._connection = sqlite3.connect(
             self._path, isolation_level=None, check_same_thread=False
         )
         self._connection.execute("BEGIN IMMEDIATE")
 
     def note(self, error: sqlite3.OperationalError) -> None:
-        """Note that the library was refused; let go of the lock if it has asked often enough."""
+        """Note that the library was refused; release the lock if it has asked often enough."""
         if self.is_held and error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
             self.asked += 1
             if self.asked == self.lets_go_after:
@@ -105,7 +105,7 @@ class Locker:
 
 
 class Watched(fork.Connection):
-    """A connection of the library's, which tells the test that it is made, and what it is refused.
+    """A connection of the library that tells the test when it is made, and each error.
 
     Attributes:
         on_made: called before each connection is made.
@@ -175,7 +175,7 @@ def with_journal(path: Path) -> None:
 
 FILES = (of_mem0, of_old_mem0, with_log, with_journal)
 Open = Callable[[Path, float], int]
-"""Opens a file, waiting so long for locks; returns how many records it saw."""
+"""Opens a file with a limit for locks; returns how many records it read."""
 
 
 def open_waiting(path: Path, lock_timeout_s: float, options: HistoryOptions) -> HistoryManager:
@@ -232,14 +232,14 @@ of_every_file = pytest.mark.parametrize("make", FILES, ids=lambda make: make.__n
 
 
 class TestLocked:
-    """Another has the file to itself."""
+    """Another user has locked the file exclusively."""
 
     @of_every_file
     @of_every_way
     def test_each_connection_waits(
         self, way: Open, make: Callable[[Path], None], watched: type[Watched], tmp_path: Path
     ) -> None:
-        """The lock is there when the library makes its first connection, its second, and so on."""
+        """The file is locked when the library makes its first connection, its second, and so on."""
         make(tmp_path / "made.db")
         met = 0
         for number in itertools.count(1):
@@ -267,7 +267,7 @@ class TestLocked:
 
     @of_every_file
     @of_every_way
-    def test_gives_up_when_the_time_is_over(
+    def test_opening_gives_up_after_lock_timeout_s(
         self, way: Open, make: Callable[[Path], None], watched: type[Watched], tmp_path: Path
     ) -> None:
         make(path := tmp_path / "history.db")
@@ -308,7 +308,7 @@ WRITING: dict[str, Call] = {
     "erase": lambda history: history.erase(memory_ids=["m2"], reason="asked"),
     "reset": lambda history: history.reset(),
 }
-"""Calls, which all write where all can be read."""
+"""Calls. All of them write if all can read."""
 LOCKED: dict[str, tuple[HistoryOptions, dict[str, Call]]] = {
     "wal": ({}, WRITING),
     "delete": ({"journal": "delete"}, WRITING | READING),
@@ -318,12 +318,12 @@ CALLS = [
     pytest.param(options, call, id=f"{kind}-{name}")
     for kind, (options, calls) in LOCKED.items()
     for name, call in calls.items()
-    if name != "stats"  # asks no database
+    if name != "stats"  # uses no database
 ]
 
 
 class TestLockedWhileOpen:
-    """Another takes the lock while a manager has the file open."""
+    """Another user takes the lock while a manager has the file open."""
 
     @pytest.mark.parametrize(("options", "call"), CALLS)
     async def test_each_call_waits(
@@ -342,7 +342,7 @@ class TestLockedWhileOpen:
                 locker.release()
 
     @pytest.mark.parametrize(("options", "call"), CALLS)
-    async def test_each_call_gives_up_when_the_time_is_over(
+    async def test_each_call_gives_up_after_lock_timeout_s(
         self, options: HistoryOptions, call: Call, watched: type[Watched], tmp_path: Path
     ) -> None:
         of_mem0(path := tmp_path / "history.db")
@@ -380,10 +380,10 @@ class TestLockedWhileOpen:
                 locker.release()
         assert not [each for each in tmp_path.iterdir() if "another" in each.name]
 
-    async def test_what_was_replaced_is_opened_again_after_the_lock(
+    async def test_a_replaced_table_is_opened_again_after_the_lock(
         self, watched: type[Watched], tmp_path: Path
     ) -> None:
-        """As plain mem0's reset does it: the next write makes connections of its own."""
+        """As after plain mem0's reset: the next write makes new connections."""
         of_mem0(path := tmp_path / "history.db")
         locker = Locker(path)
         async with open_history(path, journal="delete", lock_timeout_s=LONG_S) as history:
@@ -396,7 +396,7 @@ class TestLockedWhileOpen:
             assert locker.asked >= ASKED
             assert [record.new_memory for record in await history.get_history("m1")] == ["after"]
 
-    def test_blocking_waits_as_long_as_it_was_told(
+    def test_a_blocking_manager_waits_for_lock_timeout_s(
         self, watched: type[Watched], tmp_path: Path
     ) -> None:
         of_mem0(path := tmp_path / "history.db")
@@ -427,7 +427,7 @@ class TestLockedWhileOpen:
 
 
 def kill_a_writer(path: Path) -> None:
-    """Change every text in a transaction that reaches the file, and die before it is committed."""
+    """Change every text in a transaction that reaches the file, and die before the commit."""
     program = f"""
         import os, signal, sqlite3
         connection = sqlite3.connect({str(path)!r}, isolation_level=None)
@@ -446,13 +446,13 @@ def kill_a_writer(path: Path) -> None:
 
 @pytest.mark.subprocess
 class TestKilledWriter:
-    """The file has a hot journal: it can't be read before the transaction is undone."""
+    """The file has a hot journal: it can't be read before the transaction is rolled back."""
 
     @pytest.mark.parametrize(
         "make", [of_mem0, of_old_mem0, with_journal], ids=lambda make: make.__name__
     )
     @of_every_way
-    def test_is_undone_however_the_file_is_opened(
+    def test_a_killed_transaction_is_rolled_back_however_the_file_is_opened(
         self, way: Open, make: Callable[[Path], None], tmp_path: Path
     ) -> None:
         make(path := tmp_path / "history.db")
@@ -464,7 +464,7 @@ class TestKilledWriter:
 
     @pytest.mark.parametrize("options", [{"journal": "delete"}, {"migrate": False}], ids=str)
     @pytest.mark.parametrize("make", [of_mem0, with_journal], ids=lambda make: make.__name__)
-    async def test_is_undone_while_a_manager_has_the_file_open(
+    async def test_a_killed_transaction_is_rolled_back_while_a_manager_has_the_file_open(
         self, make: Callable[[Path], None], options: HistoryOptions, tmp_path: Path
     ) -> None:
         await asyncio.to_thread(make, path := tmp_path / "history.db")
@@ -480,7 +480,7 @@ class TestKilledWriter:
             assert await copy.count_history() == len(TODAY.rows)
             assert not await copy.get_history("torn")
 
-    def test_who_may_not_undo_it_is_told_so(
+    def test_a_reader_that_may_not_roll_it_back_gets_an_error(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         with_journal(path := tmp_path / "history.db")
@@ -495,19 +495,19 @@ class TestKilledWriter:
 
 
 class Folders:
-    """Two folders: the one where a relative path was given, and the one where nothing belongs."""
+    """Two folders: the one in which a relative path was given, and one that must stay empty."""
 
     def __init__(self, given: Path, other: Path) -> None:
         self.given = given
         self.other = other
 
     def leave(self) -> None:
-        """Change to the other folder, and see that nothing was made there."""
+        """Change to the other folder, and check that nothing was made there."""
         os.chdir(self.other)
         assert not list(self.other.iterdir())
 
     def texts(self) -> list[str]:
-        """Return the texts in the file that the relative path named."""
+        """Return the texts of the file that the relative path named."""
         with closing(sqlite3.connect(self.given / "history.db")) as connection:
             return [text for (text,) in connection.execute("SELECT new_memory FROM history")]
 
@@ -527,7 +527,7 @@ class TestRelativePath:
 
     @pytest.mark.parametrize("options", [{}, {"journal": "delete"}], ids=str)
     @pytest.mark.parametrize("url", ["history.db", "sqlite:///history.db", Path("history.db")])
-    async def test_of_open_history(
+    async def test_a_relative_path_of_open_history(
         self, url: str | Path, options: HistoryOptions, folders: Folders
     ) -> None:
         manager = open_history(url, **options)
@@ -536,14 +536,14 @@ class TestRelativePath:
             await history.add_history("m", None, "one", "ADD")
             with closing(sqlite3.connect(folders.given / "history.db")) as connection:
                 connection.executescript("DROP TABLE history; DROP TABLE messages;")
-            await history.add_history("m", None, "two", "ADD")  # it is opened again
+            await history.add_history("m", None, "two", "ADD")  # the file is opened again
             assert len(await history.get_history("m")) == 1
             assert (await history.stats()).file_bytes
             await history.erase(memory_ids=["nobody"], reason="asked")
         folders.leave()
         assert folders.texts() == ["two"]
 
-    async def test_of_a_look(self, folders: Folders) -> None:
+    async def test_a_relative_path_of_a_read_only_command(self, folders: Folders) -> None:
         of_mem0(folders.given / "history.db")
         manager = open_history("history.db", migrate=False)
         folders.leave()
@@ -555,7 +555,9 @@ class TestRelativePath:
         folders.leave()
         assert (folders.given / "copy.db").exists()
 
-    async def test_of_a_check(self, folders: Folders, watched: type[Watched]) -> None:
+    async def test_a_relative_path_of_a_check(
+        self, folders: Folders, watched: type[Watched]
+    ) -> None:
         await asyncio.to_thread(with_log, folders.given / "history.db")
         watched.on_made = staticmethod(folders.leave)
         for repair in (False, True):
@@ -563,7 +565,7 @@ class TestRelativePath:
             report = await check_history("history.db", repair=repair)
             assert report.records == len(TODAY.rows)
 
-    def test_of_an_adoption(self, folders: Folders, watched: type[Watched]) -> None:
+    def test_a_relative_path_of_an_adoption(self, folders: Folders, watched: type[Watched]) -> None:
         of_old_mem0(folders.given / "history.db")
         watched.on_made = staticmethod(lambda: os.chdir(folders.other))
         for dry_run in (True, False):
@@ -573,7 +575,7 @@ class TestRelativePath:
         assert report.backup is not None
         assert Path(report.backup).parent == folders.given
 
-    def test_of_a_blocking_manager(self, folders: Folders) -> None:
+    def test_a_relative_path_of_a_blocking_manager(self, folders: Folders) -> None:
         history = BlockingHistoryManager("history.db")
         folders.leave()
         history.add_history("m", None, "one", "ADD")
@@ -581,6 +583,6 @@ class TestRelativePath:
         assert history.connection.execute("SELECT count(*) FROM history").fetchone() == (1,)
         history.reset()
         folders.leave()
-        history.add_history("m", None, "two", "ADD")  # a manager of its own
+        history.add_history("m", None, "two", "ADD")  # another manager
         history.close()
         assert folders.texts() == ["two"]

@@ -1,4 +1,4 @@
-"""Owners, contexts and causes in a file that others use, too, or that is of the version before."""
+"""Owners, contexts and causes in a file that others use too, or of an earlier version."""
 
 import asyncio
 import re
@@ -82,7 +82,7 @@ async def everything(history: HistoryManager, **asked: Any) -> list[HistoryRecor
 
 
 async def check_reads(history: HistoryManager) -> list[HistoryRecord]:
-    """Hold every way to find records by owner and cause against a walk through everything."""
+    """Compare every way to find records by owner and cause with a scan of all records."""
     seen = await everything(history)
     given: dict[str, Owner | None] = {}
     for record in seen:
@@ -250,7 +250,7 @@ class TestPlainMem0:
 
 
 async def test_two_writers_give_different_owners(path: Path) -> None:
-    """One wins, for each memory: the other is refused, never overruled."""
+    """For each memory one owner wins, and the other is refused."""
 
     async def give(history: HistoryManager, user_id: str) -> set[str]:
         given = await asyncio.gather(
@@ -275,7 +275,7 @@ async def test_two_writers_give_different_owners(path: Path) -> None:
                 assert len(found) == len(mine)
 
 
-async def test_what_a_writer_knows_may_be_wrong_by_now(path: Path) -> None:
+async def test_a_writers_remembered_owners_may_be_outdated(path: Path) -> None:
     async with open_history(path) as history, open_history(path) as other:
         await history.add_history("m", None, "x", "ADD", owner=ALICE)
         assert (await history.add_history("m", "x", "y", "UPDATE")).owner == ALICE
@@ -341,7 +341,7 @@ async def test_an_owner_given_late_holds_for_many_records(path: Path) -> None:
 
 
 def version_before(path: Path) -> None:
-    """Make a file without owners what the version before would have made it."""
+    """Make a file without owners as the earlier version would have made it."""
     with raw(path) as connection:
         connection.executescript(
             "DROP TRIGGER async_history_owner_bereft; DROP TRIGGER async_history_details_deleted;"
@@ -362,7 +362,7 @@ async def old(path: Path) -> Path:
     return path
 
 
-async def test_a_file_of_the_version_before_is_read_as_it_is(old: Path) -> None:
+async def test_a_file_of_the_earlier_version_is_read_unchanged(old: Path) -> None:
     before = old.read_bytes()
     async with open_history(old, migrate=False) as history:
         assert isinstance(history, SQLiteHistoryManager)
@@ -375,7 +375,7 @@ async def test_a_file_of_the_version_before_is_read_as_it_is(old: Path) -> None:
     assert old.read_bytes() == before
 
 
-async def test_a_file_that_must_be_indexed_is_read_as_it_is(made: Path, tmp_path: Path) -> None:
+async def test_a_file_that_must_be_indexed_is_read_unchanged(made: Path, tmp_path: Path) -> None:
     path = fresh(made, tmp_path)
     CHANGES["dumped"](path, made)
     async with open_history(path, migrate=False) as history:
@@ -447,9 +447,7 @@ OTHERS: dict[str, Any] = {
     "others_at_once", [1, pytest.param(len(OTHERS), marks=pytest.mark.nightly)]
 )
 @pytest.mark.parametrize("order", ["oldest", "newest"])
-async def test_each_question_goes_through_the_index(
-    order: Any, others_at_once: int, path: Path
-) -> None:
+async def test_each_query_uses_the_index(order: Any, others_at_once: int, path: Path) -> None:
     nothing: dict[str, Any] = dict.fromkeys(("text", *OTHERS))
     async with open_history(path) as history:
         assert isinstance(history, SQLiteHistoryManager)
@@ -473,7 +471,7 @@ async def test_each_question_goes_through_the_index(
                 assert not line.startswith(("SCAN history", "SCAN tail")), plan
 
 
-async def test_what_is_erased_is_nowhere_in_the_file(path: Path) -> None:
+async def test_erased_texts_are_nowhere_in_the_file(path: Path) -> None:
     async with open_history(path) as history:
         await fill(history, 0, 300)
         secrets: dict[str, Any] = {
@@ -492,12 +490,12 @@ async def test_what_is_erased_is_nowhere_in_the_file(path: Path) -> None:
         found = await everything(history, user_id="alice")
         assert [(r.owner, r.context, r.cause) for r in found] == [(ALICE, None, None)] * 92
         for file in path.parent.iterdir():
-            # Not the digits alone, which may be in an id.
+            # Not only the digits, which may be in an id.
             assert not re.search(rb"(context|cause)-4711", file.read_bytes()), file
         await check_reads(history)
 
 
-async def test_what_is_pruned_leaves_no_owner_and_no_entry(path: Path) -> None:
+async def test_a_pruned_memory_leaves_no_owner_and_no_entry(path: Path) -> None:
     async with open_history(path) as history:
         await fill(history, 0, 300)
         await history.prune(older_than=START + timedelta(days=9), keep_last=0)

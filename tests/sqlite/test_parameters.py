@@ -1,4 +1,4 @@
-"""An SQLite that takes the fewest parameters a statement: 32,766, where Debian's takes 250,000."""
+"""An SQLite with the fewest parameters per statement: 32,766. Debian's accepts 250,000."""
 
 import sqlite3
 from pathlib import Path
@@ -21,7 +21,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def change(number: int, **more: Any) -> dict[str, Any]:
-    """Return one of the changes that need most rows: a new owner of all scopes, and a cause."""
+    """Return a change that needs the most rows: a new owner of all scopes, and a cause."""
     scopes = ("user_id", "agent_id", "run_id", "app_id")
     return {
         "memory_id": f"m{number}",
@@ -34,7 +34,7 @@ def change(number: int, **more: Any) -> dict[str, Any]:
 
 
 async def take_fewest(history: HistoryManager) -> None:
-    """Have the connection that writes refuse more parameters."""
+    """Make the writer's connection refuse more parameters."""
     store: Any = history.store
     limit = sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER
     await store.run_exclusively(lambda one: one.run(lambda raw: raw.setlimit(limit, FEWEST)))

@@ -1,4 +1,4 @@
-"""Several processes on one file: ours, and others who know nothing of us."""
+"""Several processes on one file: ours, and programs without this library."""
 
 import asyncio
 import itertools
@@ -60,7 +60,7 @@ async def write_while(
     tasks: int = 20,
     until: Callable[[], bool] = lambda: True,
 ) -> int:
-    """Write and read from many tasks, at least `rounds` times and until something has come true.
+    """Write and read from many tasks, at least `rounds` times and until a condition holds.
 
     Then tell the program to finish. Returns how many records were acked.
     """
@@ -91,12 +91,12 @@ async def write_while(
 
 
 def printed(program: "subprocess.Popen[str]") -> int:
-    """Return the number a program that has ended printed last."""
+    """Return the last number that an ended program printed."""
     assert program.stdout is not None
     return int(program.stdout.read())
 
 
-class TestOurs:
+class TestThisLibrary:
     async def test_eight_processes_of_fifty_tasks_on_a_fresh_file(self, path: Path) -> None:
         """No `database is locked`, each record once, and each process's own order kept."""
         runs, rounds = 8, 12
@@ -131,8 +131,8 @@ class TestOurs:
 
 
 class TestPlainMem0:
-    async def test_writing_flat_out(self, path: Path) -> None:
-        """Both make progress, and each sees what the other wrote."""
+    async def test_both_write_as_fast_as_they_can(self, path: Path) -> None:
+        """Both make progress, and each sees the other's records."""
         async with open_history(path) as history:
             with processes.started("same_file", "mem0_writes", path) as program:
                 assert [r.new_memory for r in await history.get_history("mem0")][:1] == ["0"]
@@ -147,8 +147,8 @@ class TestPlainMem0:
             assert len(mem0.get_history("mem0")) == count
             assert len(mem0.get_history("m1")) == len(await ids(path, "m1"))
 
-    async def test_resetting_twenty_times(self, path: Path) -> None:
-        """Nothing hangs, nothing fails, and at the end all is as it should be."""
+    async def test_plain_mem0_resets_twenty_times(self, path: Path) -> None:
+        """Nothing hangs, nothing fails, and in the end the file is sound."""
         async with open_history(path) as history:
             with processes.started("same_file", "mem0_resets", path, 20) as program:
                 await write_while(
@@ -187,7 +187,7 @@ class TestOthers:
 
     @pytest.mark.parametrize("kept", [0, 5, 9])
     async def test_the_newest_rows_removed_together(self, path: Path, kept: int) -> None:
-        """One statement, many rows: their numbers are issued again, to other memories."""
+        """One statement removes many rows: their rowids are used again for other memories."""
         async with open_history(path) as history:
             for number in range(10):
                 await history.add_history(f"m{number}", None, str(number), "ADD")
@@ -202,8 +202,8 @@ class TestOthers:
                 await history.add_history("new", None, "x", "ADD")
         await check_all(path)
 
-    async def test_a_number_issued_again_to_the_same_memory(self, path: Path) -> None:
-        """Its entry in the index is there already."""
+    async def test_a_rowid_used_again_for_the_same_memory(self, path: Path) -> None:
+        """Its entry is already in the index."""
         async with open_history(path) as history:
             for number in range(3):
                 await history.add_history("m", None, str(number), "ADD")
@@ -215,20 +215,20 @@ class TestOthers:
 
 
 def sql(path: Path, script: str) -> None:
-    """Run a script in a process of its own."""
+    """Run a script in a new process."""
     processes.run("same_file", "sql", path, script)
 
 
 def values(rows: Iterable[tuple[str, str]]) -> str:
-    """SQL that inserts records of these ids and memories."""
+    """Return SQL that inserts records with these ids and memories."""
     listed = ", ".join(f"('{record}', '{memory}', 'ADD')" for record, memory in rows)
     return f"INSERT INTO history (id, memory_id, event) VALUES {listed};"
 
 
 class TestOpening:
-    """A file in rollback mode, as plain mem0 leaves it, while another holds it for itself."""
+    """A file with a rollback journal, as plain mem0 leaves it, while another process locks it."""
 
-    async def test_waits_no_longer_than_asked_and_no_less(self, path: Path) -> None:
+    async def test_opening_waits_exactly_for_lock_timeout_s(self, path: Path) -> None:
         plain_mem0().SQLiteManager(str(path)).close()
         loop = asyncio.get_running_loop()
         with processes.started("same_file", "hold", path, "EXCLUSIVE"):
@@ -244,7 +244,7 @@ class TestOpening:
         with closing(sqlite3.connect(path)) as connection:
             assert connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
 
-    async def test_goes_on_when_it_is_released(
+    async def test_opening_succeeds_when_the_lock_is_released(
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(errors, "LOCK_SLICE_S", 0)  # SQLite itself does not wait
@@ -263,8 +263,8 @@ class TestOpening:
         await check_all(path)
 
 
-def test_tables_that_are_dropped_between_two_looks_of_an_opening(path: Path) -> None:
-    """Whichever statement of a look others come before, it tells of one moment."""
+def test_tables_that_are_dropped_between_two_reads_of_an_opening(path: Path) -> None:
+    """Whatever happens between its statements, a read shows one moment."""
 
     async def fill() -> None:
         async with open_history(path) as history:

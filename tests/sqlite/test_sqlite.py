@@ -1,4 +1,4 @@
-"""What SQLite alone promises: the file, its log, readers and index, and plain mem0 on it."""
+"""SQLite alone: the file, its log, readers and index, and plain mem0 on the same file."""
 
 import asyncio
 import dataclasses
@@ -39,7 +39,7 @@ MADE_AT = "2026-11-21T10:00:00.000000+00:00"
 
 @contextmanager
 def raw(path: Path) -> Iterator[sqlite3.Connection]:
-    """A connection of one's own, in autocommit mode."""
+    """A separate connection in autocommit mode."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         yield connection
 
@@ -54,7 +54,7 @@ async def texts(history: HistoryManager, memory_id: str = "m") -> list[str | Non
 
 
 def counted_statements(history: HistoryManager, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return a list that gets every SELECT from now on."""
+    """Return a list to which every later SELECT is added."""
     assert isinstance(history, SQLiteHistoryManager)
     fetch = history.store.pool.fetch
     fetched: list[str] = []
@@ -67,8 +67,10 @@ def counted_statements(history: HistoryManager, monkeypatch: pytest.MonkeyPatch)
     return fetched
 
 
-class TestTheFile:
-    async def test_made_for_its_owner_with_missing_folders(self, tmp_path: Path) -> None:
+class TestFile:
+    async def test_a_new_file_is_for_its_owner_and_gets_missing_folders(
+        self, tmp_path: Path
+    ) -> None:
         path = tmp_path / "some" / "where" / "history.db"
         async with open_history(path) as history:
             await history.add_history("m", None, "x", "ADD")
@@ -88,7 +90,7 @@ class TestTheFile:
                 ((found,),) = await writing.execute_fetchall(f"PRAGMA {pragma}")
                 assert found == value
 
-    async def test_a_crowd_that_reads_shares_its_statements(
+    async def test_many_reads_at_once_share_statements(
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         async with open_history(path) as history:
@@ -99,26 +101,26 @@ class TestTheFile:
     @pytest.mark.parametrize(
         ("callers", "times"), [(1, 0), (WAKEUP_BATCH_MIN // 2, 0), (WAKEUP_BATCH_MIN, 1), (512, 1)]
     )
-    async def test_the_commit_of_a_crowd_tells_that_it_has_begun(
+    async def test_a_large_commit_reports_that_it_has_begun(
         self, path: Path, callers: int, times: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        told: list[str] = []
+        threads: list[str] = []
         monkeypatch.setattr(
-            WakeupScheduler, "commit_has_begun", lambda _: told.append(current_thread().name)
+            WakeupScheduler, "commit_has_begun", lambda _: threads.append(current_thread().name)
         )
         async with open_history(path) as history:
             await asyncio.gather(
                 *(history.add_history("m", None, str(n), "ADD") for n in range(callers))
             )
-        assert len(told) == times
-        assert "MainThread" not in told
+        assert len(threads) == times
+        assert "MainThread" not in threads
 
     @pytest.mark.once
     @pytest.mark.parametrize("encoding", ["UTF-8", "UTF-16le"])
-    async def test_a_crowd_reads_what_each_would_alone(
+    async def test_shared_reads_return_what_each_would_alone(
         self, path: Path, encoding: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Whatever others have stored, and however much there is of it."""
+        """Whatever others have stored, and however much."""
         stored: dict[str, list[Any]] = {
             "texts": [
                 "",
@@ -162,14 +164,14 @@ class TestTheFile:
                 name: len(stored.get(name, ())) for name in alone
             }
             statements = counted_statements(history, monkeypatch)
-            for crowd in ([name, "texts"] for name in alone):
+            for many in ([name, "texts"] for name in alone):
                 statements.clear()
-                found = await asyncio.gather(*map(history.get_history, crowd))
-                assert repr(found) == repr([alone[name] for name in crowd])
-                goes_together = crowd[0] in ("texts", "many", "NUL", "whole", "nobody")
+                found = await asyncio.gather(*map(history.get_history, many))
+                assert repr(found) == repr([alone[name] for name in many])
+                goes_together = many[0] in ("texts", "many", "NUL", "whole", "nobody")
                 assert len(statements) == (1 if goes_together else 2)
 
-    async def test_broken_text_keeps_nobody_else_of_a_crowd(self, path: Path) -> None:
+    async def test_broken_text_does_not_fail_other_reads(self, path: Path) -> None:
         async with open_history(path) as history:
             for memory_id in ("broken", "m"):
                 await history.add_history(memory_id, None, "text", "ADD")
@@ -183,7 +185,7 @@ class TestTheFile:
             assert isinstance(broken, StorageError)
             assert found == ["text"]
 
-    async def test_user_version_is_its_owners(self, path: Path) -> None:
+    async def test_user_version_belongs_to_the_files_owner(self, path: Path) -> None:
         with raw(path) as connection:
             connection.execute("PRAGMA user_version = 77")
             connection.execute("CREATE TABLE theirs (x)")
@@ -195,7 +197,9 @@ class TestTheFile:
             assert connection.execute("SELECT count(*) FROM theirs").fetchone() == (0,)
 
     @pytest.mark.parametrize("content", [None, b""], ids=["missing", "empty"])
-    async def test_not_made_where_create_is_false(self, path: Path, content: bytes | None) -> None:
+    async def test_no_file_is_made_if_create_is_false(
+        self, path: Path, content: bytes | None
+    ) -> None:
         if content is not None:
             path.write_bytes(content)
         for migrate in (True, False):
@@ -204,7 +208,7 @@ class TestTheFile:
         assert path.exists() == (content is not None)
         assert content is None or path.read_bytes() == content
 
-    async def test_not_a_database(self, path: Path) -> None:
+    async def test_a_file_that_is_not_a_database_is_refused(self, path: Path) -> None:
         path.write_bytes(b"no database at all " * 500)
         before = path.read_bytes()
         for migrate in (True, False):
@@ -213,7 +217,7 @@ class TestTheFile:
         assert path.read_bytes() == before
         assert len(list(path.parent.iterdir())) == 1
 
-    async def test_a_folder(self, tmp_path: Path) -> None:
+    async def test_a_folder_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(StorageError):
             await open_history(tmp_path)
 
@@ -237,12 +241,12 @@ class TestTheFile:
             ((3, 51, 3), False),
         ],
     )
-    def test_which_sqlite_has_the_wal_reset_fault(
+    def test_versions_of_sqlite_with_the_wal_reset_fault(
         self, version: tuple[int, ...], faulty: bool
     ) -> None:
         assert has_log_reset_fault(version) is faulty
 
-    async def test_a_sqlite_that_is_too_old(
+    async def test_a_sqlite_that_is_too_old_is_refused(
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 31, 1))
@@ -250,7 +254,7 @@ class TestTheFile:
             with pytest.raises(StorageError, match=r"3\.32 or later"):
                 await open_history(place)
 
-    async def test_stats_tell_sizes_and_worries(self, path: Path) -> None:
+    async def test_stats_have_sizes_and_warnings(self, path: Path) -> None:
         async with open_history(path) as history:
             await history.add_history("m", None, "x", "ADD")
             stats = await history.stats()
@@ -267,29 +271,29 @@ class TestTheFile:
             assert dataclasses.asdict(stats)["warnings"] == stats.warnings
 
     @pytest.mark.once
-    async def test_how_long_the_log_gets(self, path: Path) -> None:
-        """A lone writer's wraps around early, a crowd's late."""
+    async def test_the_log_stays_short(self, path: Path) -> None:
+        """A lone writer's log wraps around early, that of many callers late."""
         megabyte = 1024 * 1024
         async with open_history(path) as history:
             for _ in range(300):
                 await history.add_history("m", None, "x" * 20_000, "UPDATE")
             assert 3 * megabyte < (await history.stats()).wal_bytes < 5 * megabyte
             for _ in range(10):
-                crowd = (history.add_history("m", None, "x" * 20_000, "UPDATE") for _ in range(100))
-                await asyncio.gather(*crowd)
+                many = (history.add_history("m", None, "x" * 20_000, "UPDATE") for _ in range(100))
+                await asyncio.gather(*many)
             assert 14 * megabyte < (await history.stats()).wal_bytes < 20 * megabyte
 
     @pytest.mark.once
-    async def test_a_log_that_only_grows_is_a_warning(self, path: Path) -> None:
-        """While somebody reads it, it can't be copied into the file and begun again."""
+    async def test_a_log_that_only_grows_is_warned_of(self, path: Path) -> None:
+        """While a reader uses it, it can't be copied into the file and restarted."""
 
-        async def is_told(history: HistoryManager) -> bool:
+        async def is_warned_of(history: HistoryManager) -> bool:
             warnings = (await history.stats()).warnings
             return ("log-grows", "warning") in [(one.code, one.severity) for one in warnings]
 
         async with open_history(path) as history:
             await history.add_history("m", None, "x", "ADD")
-            assert not await is_told(history)
+            assert not await is_warned_of(history)
             with raw(path) as reader:
                 reader.execute("BEGIN")
                 reader.execute("SELECT count(*) FROM history").fetchall()
@@ -297,11 +301,11 @@ class TestTheFile:
                     await history.batch_add_history(
                         [{"memory_id": "m", "new_memory": "x" * 1_000_000, "event": "ADD"}] * 5
                     )
-                assert await is_told(history)
+                assert await is_warned_of(history)
                 reader.execute("COMMIT")
-            for _ in range(3):  # copies the log, begins it again, and cuts off what is too long
+            for _ in range(3):  # copies the log, restarts it, and truncates it
                 await history.add_history("m", None, "x", "UPDATE")
-            assert not await is_told(history)
+            assert not await is_warned_of(history)
 
 
 class TestUrls:
@@ -338,7 +342,7 @@ class TestUrls:
         "url",
         ["", "ftp://x/y", "sqlite://host/file.db", "sqlite:///a.db?mode=ro", "a\0b", 7],
     )
-    def test_what_nobody_answers_to(self, url: Any) -> None:
+    def test_other_schemes_are_refused(self, url: Any) -> None:
         with pytest.raises(InvalidInput):
             open_history(url)
 
@@ -369,10 +373,10 @@ class TestReaders:
             assert seen <= {0, 2_000}
 
 
-class TestTheIndex:
-    """Three levels hold what one index would: a memory's records are found, all and in order."""
+class TestIndex:
+    """Three levels act as one index: all records of a memory are found, in order."""
 
-    async def test_lookups_go_through_it(self, path: Path) -> None:
+    async def test_lookups_use_the_index(self, path: Path) -> None:
         async with open_history(path):
             pass
         with raw(path) as connection:
@@ -387,7 +391,7 @@ class TestTheIndex:
         assert not any(step.startswith("SCAN history") for step in steps)
 
     @pytest.mark.once
-    async def test_entries_move_down_and_none_is_lost(self, path: Path) -> None:
+    async def test_entries_move_down_the_levels_and_none_is_lost(self, path: Path) -> None:
         rows = 40 * STEP
         async with open_history(path) as history:
             for start in range(0, rows, 5_000):
@@ -417,13 +421,13 @@ class TestTheIndex:
         assert all(counts), "every level is in use"
         assert sorted(entries) == sorted((memory_key(m), rowid) for m, rowid in expected)
 
-    async def test_what_comes_one_by_one_waits_for_company(self, path: Path) -> None:
-        """It writes nothing but itself, until there is enough to be worth a look at the index."""
+    async def test_single_records_are_indexed_together(self, path: Path) -> None:
+        """A single record writes only its row, until there are enough rows to index."""
         async with open_history(path) as history:
             with raw(path) as connection:
 
                 def reach() -> tuple[int, int]:
-                    """How far the index reaches, and how many entries it has."""
+                    """Return how far the index reaches, and how many entries it has."""
                     ((through,),) = connection.execute(
                         "SELECT indexed_through FROM async_history_state"
                     )
@@ -439,24 +443,24 @@ class TestTheIndex:
                 await history.add_history("m0", None, "the last", "UPDATE")
                 assert reach() == (TAIL_ROWS, TAIL_ROWS)
                 await history.add_history("m0", None, "a tail", "UPDATE")
-                crowd = [{"memory_id": "m1", "new_memory": "c", "event": "UPDATE"}] * 100
-                await history.batch_add_history(crowd)
-                assert reach() == (TAIL_ROWS + 101, TAIL_ROWS + 101), "the tail went along"
+                many = [{"memory_id": "m1", "new_memory": "c", "event": "UPDATE"}] * 100
+                await history.batch_add_history(many)
+                assert reach() == (TAIL_ROWS + 101, TAIL_ROWS + 101), "the tail was indexed too"
                 check_index(connection)
 
     @pytest.mark.once
-    async def test_batches_of_every_size_beside_others(self, path: Path) -> None:
-        """By chance: ours of all sizes, others' rows, removals, renames; no lookup misses any."""
-        dice = random.Random(5)  # noqa: S311 - dice
+    async def test_batches_of_every_size_among_rows_of_others(self, path: Path) -> None:
+        """Random batches, rows of others, removals and renames: no lookup misses a record."""
+        rng = random.Random(5)  # noqa: S311 - random choices
         async with open_history(path) as history:
             with raw(path) as connection:
                 for turn in range(75):
-                    match dice.choice(["ours", "ours", "ours", "theirs", "newest", "renamed"]):
+                    match rng.choice(["ours", "ours", "ours", "theirs", "newest", "renamed"]):
                         case "ours":
-                            count = dice.choice([1, 1, 2, 7, 8, 9, 33, 130, 513])
+                            count = rng.choice([1, 1, 2, 7, 8, 9, 33, 130, 513])
                             await history.batch_add_history(
                                 [
-                                    {"memory_id": f"m{dice.randrange(9)}", "event": "UPDATE"}
+                                    {"memory_id": f"m{rng.randrange(9)}", "event": "UPDATE"}
                                     for _ in range(count)
                                 ]
                             )
@@ -465,26 +469,26 @@ class TestTheIndex:
                             connection.executemany(
                                 "INSERT INTO history (id, memory_id, event) VALUES (?, ?, 'ADD')",
                                 [
-                                    (f"{turn} {n}", f"m{dice.randrange(9)}")
-                                    for n in range(dice.choice([1, 3, 63, 64, 65, 200]))
+                                    (f"{turn} {n}", f"m{rng.randrange(9)}")
+                                    for n in range(rng.choice([1, 3, 63, 64, 65, 200]))
                                 ],
                             )
                         case "newest":
                             connection.execute(
                                 "DELETE FROM history WHERE rowid >"
                                 " (SELECT max(rowid) FROM history) - ?",
-                                (dice.randint(1, 90),),
+                                (rng.randint(1, 90),),
                             )
                         case _:
                             connection.execute(
                                 "UPDATE history SET memory_id = 'm1' WHERE rowid ="
                                 " (SELECT max(rowid) FROM history) - ?",
-                                (dice.randint(0, 90),),
+                                (rng.randint(0, 90),),
                             )
                     check_index(connection)
 
     async def test_memories_that_share_a_key(self, path: Path) -> None:
-        """No two such names are known: one's entry is put where the other's is."""
+        """No two such names are known, so one's entry is given the other's key."""
         async with open_history(path) as history:
             records = [await history.add_history(m, None, m, "ADD") for m in ("a", "b")]
             with raw(path) as connection:
@@ -503,7 +507,7 @@ class TestTheIndex:
 
     @pytest.mark.parametrize("encoding", ["UTF-8", "UTF-16le"])
     async def test_odd_ids_of_others(self, path: Path, encoding: str) -> None:
-        """Blobs, numbers, NULLs and broken text where memory ids belong do not lock anyone out."""
+        """Blobs, numbers, NULLs and broken text as memory ids do not disturb other records."""
         with raw(path) as connection:
             connection.execute(f"PRAGMA encoding = '{encoding}'")
             connection.execute(
@@ -524,8 +528,8 @@ class TestTheIndex:
             assert await texts(history, "é") == ["d", "e"]
 
 
-class TestBesideOthers:
-    async def test_plain_mem0_reads_what_we_write(self, path: Path) -> None:
+class TestOtherPrograms:
+    async def test_plain_mem0_reads_our_records(self, path: Path) -> None:
         async with open_history(path) as history:
             record = await history.add_history("m", None, "x", "ADD", actor_id="a", role="user")
             await history.save_messages(
@@ -537,12 +541,12 @@ class TestBesideOthers:
                 assert mem0.get_last_messages("scope") == kept
                 assert [message["content"] for message in kept] == [str(n) for n in range(2, 12)]
 
-    async def test_we_take_up_what_plain_mem0_writes(self, path: Path) -> None:
+    async def test_records_of_plain_mem0_are_read_and_indexed(self, path: Path) -> None:
         async with open_history(path) as history:
             await history.add_history("m", None, "ours 1", "ADD")
             with closing(SQLiteManager(str(path))) as mem0:
                 mem0.add_history("m", "ours 1", "mem0 1", "UPDATE")
-                assert await texts(history) == ["ours 1", "mem0 1"], "seen though not indexed"
+                assert await texts(history) == ["ours 1", "mem0 1"], "read although not indexed"
                 await history.add_history("m", "mem0 1", "ours 2", "UPDATE")
                 mem0.batch_add_history(
                     [{"memory_id": "m", "new_memory": f"mem0 {n}", "event": "X"} for n in (2, 3)]
@@ -561,7 +565,7 @@ class TestBesideOthers:
         with raw(path) as connection:
             check_levels(connection)
 
-    async def test_plain_mem0_resets_while_we_have_it_open(self, path: Path) -> None:
+    async def test_plain_mem0_resets_an_open_file(self, path: Path) -> None:
         async with open_history(path) as history:
             await history.add_history("m", None, "before", "ADD")
             with closing(SQLiteManager(str(path))) as mem0:
@@ -578,7 +582,7 @@ class TestBesideOthers:
         with raw(path) as connection:
             check_levels(connection)
 
-    async def test_rowids_issued_again(self, path: Path) -> None:
+    async def test_rowids_that_are_used_again(self, path: Path) -> None:
         async with open_history(path) as history:
             for n in range(4):
                 await history.add_history(f"m{n}", None, str(n), "ADD")
@@ -622,7 +626,7 @@ class TestBesideOthers:
             with pytest.raises(CursorGone):
                 [r async for r in history.query_history(after=pages[0].cursor)]
 
-    async def test_a_rule_of_the_files_owner_refuses_one_alone(self, path: Path) -> None:
+    async def test_a_trigger_of_the_files_owner_refuses_one_record_alone(self, path: Path) -> None:
         async with open_history(path) as history:
             await history.add_history("m", None, "x", "ADD")
             with raw(path) as other:
@@ -656,7 +660,7 @@ class TestBesideOthers:
         assert path.read_bytes() == before
 
 
-class TestAsItIs:
+class TestWithoutMigration:
     async def test_an_old_file_is_read_and_not_changed(self, path: Path) -> None:
         with raw(path) as connection:
             connection.execute(
@@ -673,8 +677,8 @@ class TestAsItIs:
         before = path.read_bytes()
         async with open_history(path, create=False, migrate=False) as history:
             assert await texts(history) == ["tea", "mate"]
-            crowd = await asyncio.gather(texts(history), texts(history, "nobody"))
-            assert list(crowd) == [["tea", "mate"], []]
+            many = await asyncio.gather(texts(history), texts(history, "nobody"))
+            assert list(many) == [["tea", "mate"], []]
             found = [r async for r in history.query_history(event="UPDATE", memory_id="m")]
             assert [r.old_memory for r in found] == ["tea"]
             assert await history.get_last_messages("s") == []
@@ -691,7 +695,7 @@ class TestAsItIs:
         async with open_history(path) as history:
             assert await texts(history) == ["tea", "mate"]
 
-    async def test_whose_history_goes_meanwhile(self, path: Path) -> None:
+    async def test_an_old_file_whose_history_is_dropped_meanwhile(self, path: Path) -> None:
         with raw(path) as connection:
             connection.execute(
                 "CREATE TABLE history (id TEXT PRIMARY KEY, memory_id TEXT, prev_value TEXT,"
@@ -703,7 +707,7 @@ class TestAsItIs:
                 assert isinstance(history, SQLiteHistoryManager)
                 assert await history.store.stored_reader.histories(["m", "n"]) == {"m": [], "n": []}
 
-    async def test_a_prepared_file_is_written_as_usual(self, path: Path) -> None:
+    async def test_an_adopted_file_is_written_as_usual(self, path: Path) -> None:
         async with open_history(path, migrate=False) as history:
             await history.add_history("m", None, "made", "ADD")
         async with open_history(path, migrate=False, create=False) as history:
@@ -711,7 +715,7 @@ class TestAsItIs:
             assert await texts(history) == ["made", "opened"]
 
     async def test_missing_times_come_from_the_record_before(self, path: Path) -> None:
-        """A DELETE of mem0 1.x has no dates: not before the record before it is all we know."""
+        """A DELETE of mem0 1.x has no dates. It came after the record before it, that is all."""
         with closing(SQLiteManager(str(path))) as mem0:
             mem0.add_history("m", None, "x", "ADD", created_at="2025-01-01T10:00:00-07:00")
             mem0.add_history("m", "x", "y", "UPDATE", updated_at="2025-01-02T10:00:00-07:00")

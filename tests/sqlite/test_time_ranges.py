@@ -1,4 +1,4 @@
-"""Records of an owner, a cause or a memory at some time: which, and at what cost."""
+"""Records of an owner, a cause or a memory in a range of time: which, and at what cost."""
 
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
@@ -46,7 +46,7 @@ async def read(history: HistoryManager, **wanted: Any) -> list[HistoryRecord]:
 
 
 def others_write(path: Path) -> None:
-    """Rows between the others and after them, times that change, rows without one, gaps."""
+    """Add rows between the others and after them, change times, remove times and rows."""
     row = "INSERT INTO history (rowid, id, memory_id, event, created_at) VALUES (?, ?, 'm', ?, ?)"
     with raw(path) as connection:
         connection.execute("DELETE FROM history WHERE rowid BETWEEN 1600 AND 1900")
@@ -63,8 +63,8 @@ def others_write(path: Path) -> None:
 
 
 @pytest.mark.parametrize("is_open", [True, False])
-async def test_every_record_of_a_time_is_found(is_open: bool, tmp_path: Path) -> None:
-    """Where times rise, and where they do not."""
+async def test_every_record_of_a_range_of_time_is_found(is_open: bool, tmp_path: Path) -> None:
+    """Whether or not times rise."""
     path = tmp_path / "h.db"
     times = [moment(n) for n in range(9_000)]
     for n in range(0, 9_000, 700):
@@ -125,7 +125,7 @@ def counted(**of: Any) -> Call:
     return call
 
 
-async def test_a_time_costs_the_same_in_a_long_history(tmp_path: Path) -> None:
+async def test_a_range_of_time_costs_the_same_in_a_long_history(tmp_path: Path) -> None:
     calls = [first_page(order, **of) for order in ("oldest", "newest") for of in OF]
     calls += [counted(**of) for of in OF if "memory_id" not in of]
     taken: list[list[int]] = []

@@ -1,4 +1,4 @@
-"""Records that name no time, in a SQLite file: always the time that the record before them has."""
+"""Records without a time in a SQLite file: they always have the time of the record before."""
 
 import random
 import sqlite3
@@ -23,16 +23,16 @@ SPELLINGS = (
 )
 
 
-def some_time(dice: random.Random) -> str | None:
-    moment = START + timedelta(minutes=dice.randrange(10_000))
-    text: str | None = dice.choice(SPELLINGS)(moment)
+def some_time(rng: random.Random) -> str | None:
+    moment = START + timedelta(minutes=rng.randrange(10_000))
+    text: str | None = rng.choice(SPELLINGS)(moment)
     return text
 
 
-def append(connection: sqlite3.Connection, dice: random.Random, count: int, prefix: str) -> None:
+def append(connection: sqlite3.Connection, rng: random.Random, count: int, prefix: str) -> None:
     connection.executemany(
         "INSERT INTO history (id, memory_id, event, created_at) VALUES (?, ?, 'ADD', ?)",
-        [(f"{prefix}-{n}", f"m{dice.randrange(30)}", some_time(dice)) for n in range(count)],
+        [(f"{prefix}-{n}", f"m{rng.randrange(30)}", some_time(rng)) for n in range(count)],
     )
 
 
@@ -52,7 +52,7 @@ CHANGES = {
 
 
 async def check(history: HistoryManager) -> None:
-    """Compare every way to a record's time with a walk through the rows."""
+    """Compare every way to read a record's time with a scan of the rows."""
     everything = [record async for record in history.query_history(page_size=2_000)]
     last: dict[str, datetime | None] = {}
     expected: dict[str, datetime | None] = {}
@@ -81,29 +81,29 @@ async def check(history: HistoryManager) -> None:
 
 
 @pytest.mark.parametrize("change", CHANGES)
-async def test_whatever_others_do(tmp_path: Path, change: str) -> None:
-    path, dice = tmp_path / "history.db", random.Random(change)  # noqa: S311
+async def test_times_stay_right_whatever_others_change(tmp_path: Path, change: str) -> None:
+    path, rng = tmp_path / "history.db", random.Random(change)  # noqa: S311
     async with open_history(path):
         pass
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        append(connection, dice, 5 * SPANS.size // 2, "a")
+        append(connection, rng, 5 * SPANS.size // 2, "a")
         connection.execute("UPDATE history SET rowid = rowid + 10000 WHERE rowid > 600")
         async with open_history(path) as history:
             connection.execute(CHANGES[change])
             await check(history)
-            append(connection, dice, 100, "b")
+            append(connection, rng, 100, "b")
             await check(history)
             await history.add_history("m1", None, "noted again", "ADD")
         async with open_history(path) as history:
             await check(history)
 
 
-async def test_our_own_fill_a_block(tmp_path: Path) -> None:
-    path, dice = tmp_path / "history.db", random.Random(1)  # noqa: S311
+async def test_times_stay_right_when_records_fill_a_block(tmp_path: Path) -> None:
+    path, rng = tmp_path / "history.db", random.Random(1)  # noqa: S311
     async with open_history(path) as history:
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
             for turn in range(4):
-                append(connection, dice, SPANS.size // 2, str(turn))
+                append(connection, rng, SPANS.size // 2, str(turn))
                 await history.batch_add_history(
                     [{"memory_id": f"m{n % 40}", "event": "ADD"} for n in range(20)]
                 )

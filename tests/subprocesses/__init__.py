@@ -1,4 +1,4 @@
-"""Programs that the tests start: what is killed, fails, or works at the same time.
+"""Programs that the tests start: they are killed, fail, or work at the same time.
 
 Each is run as `python -m tests.subprocesses.<name>`, by `processes.run` or `processes.started`.
 """

@@ -1,4 +1,4 @@
-"""Lives that change the keys of an encrypted file, and what must be true wherever one ended."""
+"""Programs that change the keys of an encrypted file, and checks of the file wherever one ended."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -62,7 +62,7 @@ async def rotate(path: Path, report: Callable[[str], None], *, arm: Callable[[],
 
 
 async def rotate_again(path: Path) -> None:
-    """Read all of a file as a death left it, and do it again; the new key alone opens it then."""
+    """Read all of a file as a kill left it, and repeat the call. Then only the new key opens it."""
     async with opened(path, keys=ring("two", "one")) as history:
         await _check_texts(history)
         await history.encryption.rotate_keys()
@@ -84,7 +84,7 @@ async def replace(path: Path, report: Callable[[str], None], *, arm: Callable[[]
 
 
 async def replace_again(path: Path) -> None:
-    """Read all of a file as a death left it, replace its data keys once more, and read it again."""
+    """Read all of a file as a kill left it, replace its data keys again, and read it again."""
     async with opened(path, keys=ring("one")) as history:
         await _check_texts(history)
         assert (await history.encryption.replace_data_keys()).records == _RECORDS
@@ -104,7 +104,7 @@ async def forget(path: Path, report: Callable[[str], None], *, arm: Callable[[],
 
 
 async def forget_again(path: Path) -> None:
-    """Read all of a file as a death left it, and erase the owner once more."""
+    """Read all of a file as a kill left it, and erase the owner again."""
     async with opened(path, keys=ring("one")) as history:
         await _check_others(history)
         for record in await history.get_history("m0"):
@@ -139,10 +139,10 @@ def _check(path: Path, owners: Sequence[dict[str, Any] | None]) -> None:
 
 
 def check_changed(path: Path) -> None:
-    """Check that the file is whole, and has one key for each owner."""
+    """Check that the file is sound, and has one key for each owner."""
     _check(path, _OWNERS)
 
 
 def check_forgotten(path: Path) -> None:
-    """Check that the file is whole, and has no key of the owner that was erased."""
+    """Check that the file is sound, and has no key of the erased owner."""
     _check(path, _OWNERS[1:])

@@ -1,4 +1,4 @@
-"""What must be true of a file, whoever wrote it and however they ended."""
+"""Checks of a file, whatever program wrote it and however it ended."""
 
 import sqlite3
 from collections import Counter, defaultdict
@@ -21,13 +21,13 @@ class Wrote(NamedTuple):
     size: int
 
     def text(self, index: int) -> str:
-        """Return the text of one of its records, which tells where it belongs."""
+        """Return the text of one of its records, which names the record's place."""
         return f"{self.run} {self.task} {self.number} {self.size} {index}"
 
 
 @contextmanager
 def looking(path: Path, mode: Literal["ro", "rw"] = "ro") -> Iterator[sqlite3.Connection]:
-    """A connection of one's own; the last one out copies the log into the file, but for "ro"."""
+    """Open a connection. The last connection copies the log into the file, unless it is "ro"."""
     uri = f"{path.as_uri()}?mode={mode}"
     with closing(
         sqlite3.connect(uri, uri=True, isolation_level=None, timeout=LONG_S)
@@ -41,7 +41,7 @@ def check_sound(connection: sqlite3.Connection) -> None:
 
 
 def check_index(connection: sqlite3.Connection) -> None:
-    """Check that the memory index leads to what a scan finds, memory by memory, in order."""
+    """Check that the memory index has the rows of a scan, memory by memory, in order."""
     scanned: dict[str, list[int]] = defaultdict(list)
     for memory_id, rowid in connection.execute(
         "SELECT memory_id, rowid FROM history NOT INDEXED ORDER BY rowid"
@@ -57,7 +57,7 @@ def check_index(connection: sqlite3.Connection) -> None:
 
 
 def check_levels(connection: sqlite3.Connection) -> None:
-    """Check that the levels hold every row but some of the last, which are left for later."""
+    """Check that the levels hold every row but some of the last, which are indexed later."""
     levels = " UNION ALL ".join(
         f"SELECT memory, position FROM {level} WHERE memory >= 0" for level in LEVELS
     )
@@ -71,7 +71,7 @@ def check_levels(connection: sqlite3.Connection) -> None:
 
 
 async def check_manager(history: HistoryManager, path: Path) -> None:
-    """Check that a manager answers, memory by memory, what a scan of its file does."""
+    """Check that a manager returns the rows of a scan of its file, memory by memory."""
     scanned: dict[str, list[str]] = defaultdict(list)
     with looking(path) as connection:
         for memory_id, record_id in connection.execute(
@@ -108,7 +108,7 @@ def check_submissions(found: Iterable[str]) -> set[Wrote]:
 
 
 def check_messages(connection: sqlite3.Connection, acked: dict[str, int]) -> None:
-    """Check every scope's buffer: the last ten of all that were saved, no call's torn.
+    """Check every scope's buffer: the last ten messages, with no call's messages split.
 
     A message's content is its number in the scope, and the number of its call's last one. `acked`
     is, by scope, the number of the last message that is known to be saved.

@@ -1,9 +1,8 @@
-"""Runs the command in real processes, without starting an interpreter for each.
+"""Runs the command in processes without starting an interpreter for each.
 
-A server has imported the command and forks for each call: a call then costs what it does, not half
-a second for its imports. A call has a standard input, output and error, a folder and an environment
-of its own, and ends as a program does. Tests of signals, terminals and the start itself use
-`COMMAND` instead.
+A server has imported the command and forks for each call, which saves half a second of imports. A
+call has its own standard streams, folder and environment, and ends as a program does. Tests of
+signals, terminals and the start itself use `COMMAND` instead.
 
     python -m tests.subprocesses.commands FD
 
@@ -38,7 +37,7 @@ COMMAND = [sys.executable, "-W", "error", "-m", "async_history.cli"]
 Result = subprocess.CompletedProcess[str]
 
 _ERRORS = ("strict", "strict", "backslashreplace")
-"""What an interpreter's three standard streams do where the encoding lacks a character."""
+"""The error handlers of an interpreter's three standard streams."""
 
 
 def run_command(
@@ -66,7 +65,7 @@ def _feed(pipe: int, content: bytes) -> None:
     try:
         with open(pipe, "wb") as file:
             file.write(content)
-    except BrokenPipeError:  # it ended without reading all
+    except BrokenPipeError:  # the command ended without reading everything
         pass
 
 
@@ -117,7 +116,7 @@ def _serve(calls: socket.socket) -> None:
 
 
 def _become(call: dict[str, Any], files: list[int]) -> None:
-    """Take on what an interpreter that starts gets from its parent."""
+    """Set up what a new interpreter gets from its parent."""
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
@@ -133,7 +132,7 @@ def _become(call: dict[str, Any], files: list[int]) -> None:
 
 def main() -> None:
     """Serve calls until the socket is closed; in a forked process, run the command."""
-    # Typer imports pydantic as it reads its first arguments, and Rich as it shows an error.
+    # Typer imports pydantic with the first arguments, and Rich with the first error.
     refused = CliRunner().invoke(app, ["no such command"])
     assert refused.exit_code == 2, refused.output
     gc.freeze()

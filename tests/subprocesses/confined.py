@@ -1,8 +1,8 @@
-"""Our library in a process that may not write: by the modes of files, or a limit on their size.
+"""The library in a process that may not write: because of file modes, or a limit on file sizes.
 
     python -m tests.subprocesses.confined (modes | limit) FOLDER [...]
 
-An assertion ends it.
+A failed assertion ends it.
 """
 
 import asyncio
@@ -20,13 +20,13 @@ from tests.subprocesses.checks import check_manager
 BOUND_BY_MODES = (
     ("setpriv", "--bounding-set=-dac_override,-dac_read_search") if os.geteuid() == 0 else ()
 )
-"""What the command line begins with, for modes to bind root too."""
+"""The start of the command line, which makes file modes apply to root too."""
 
 _LIMIT_BYTES = 400_000
 
 
 async def outcome(path: Path) -> str:
-    """Open the file and write a record; return "written", or the error's name and words."""
+    """Open the file and write a record; return "written", or the error's name and message."""
     try:
         async with open_history(path, lock_timeout_s=1) as history:
             await history.add_history("m", None, "x", "ADD")
@@ -36,26 +36,26 @@ async def outcome(path: Path) -> str:
 
 
 async def modes(folder: Path, file_mode: str, folder_mode: str, expected: str) -> None:
-    """Open and write where file or folder may not be written; then where they may again."""
+    """Open and write without write permission on file or folder; then with it again."""
     path = folder / "of" / "history.db"
     assert await outcome(path) == "written"
     before = path.read_bytes()
     path.chmod(int(file_mode, 8))
     path.parent.chmod(int(folder_mode, 8))
     try:
-        told = await outcome(path)
-        assert told.startswith(f"{expected}: {path}"), told
+        answer = await outcome(path)
+        assert answer.startswith(f"{expected}: {path}"), answer
     finally:
         path.parent.chmod(0o700)
         path.chmod(0o600)
     assert path.read_bytes() == before
-    assert await outcome(path) == "written", "work resumes when the cause is gone"
+    assert await outcome(path) == "written", "writes resume when the cause is gone"
 
 
 async def limit(folder: Path) -> None:
-    """Write until a file may not grow; then on, when it may again.
+    """Write until a file may not grow; continue when it may again.
 
-    SQLite calls this an I/O error, not a full disk: whether the record is there is unknown.
+    SQLite reports an I/O error, not a full disk, so the outcome of the record is unknown.
     """
     path = folder / "history.db"
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

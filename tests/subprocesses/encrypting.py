@@ -1,4 +1,4 @@
-"""Lives that encrypt a file in place, or decrypt it, and what must be true wherever one ended."""
+"""Programs that encrypt or decrypt a file in place, and checks of the file wherever one ended."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -50,7 +50,7 @@ async def encrypt(path: Path, report: Callable[[str], None], *, arm: Callable[[]
 
 
 async def encrypt_again(path: Path) -> None:
-    """Read all of a file as a death left it, encrypt it once more, and read it again."""
+    """Read all of a file as a kill left it, encrypt it again, and read it again."""
     async with opened(path, keys=ring("one")) as history:
         await _check_texts(history)
         assert (await history.encryption.encrypt()).clear == 0
@@ -70,7 +70,7 @@ async def decrypt(path: Path, report: Callable[[str], None], *, arm: Callable[[]
 
 
 async def decrypt_again(path: Path) -> None:
-    """Read all of a file as a death left it, decrypt it if it needs keys, and read it again."""
+    """Read all of a file as a kill left it, decrypt it if it needs keys, and read it again."""
     try:
         async with opened(path) as history:
             await _check_texts(history)
@@ -85,7 +85,7 @@ async def decrypt_again(path: Path) -> None:
 
 
 def check_decrypted(path: Path) -> None:
-    """Check that the file is whole, and that nothing in it is sealed."""
+    """Check that the file is sound, and that nothing in it is encrypted."""
     with looking(path, "rw") as connection:
         check_sound(connection)
         check_index(connection)
@@ -99,7 +99,7 @@ def check_decrypted(path: Path) -> None:
 
 
 def check_encrypted(path: Path) -> None:
-    """Check that the file is whole, and that no file of its folder has a text in clear."""
+    """Check that the file is sound, and that no file of its folder has a text in clear."""
     for file in path.parent.iterdir():
         assert _WORD.encode() not in file.read_bytes(), file
     with looking(path, "rw") as connection:

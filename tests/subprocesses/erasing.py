@@ -1,4 +1,4 @@
-"""A life that prunes and erases, and what must be true of its file wherever it was killed."""
+"""A program that prunes and erases, and checks of its file wherever it was killed."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -14,9 +14,9 @@ from tests.support.limits import limited
 
 _CUTOFF: Final = datetime(2026, 6, 1, tzinfo=UTC)
 _OLD, _NEW = _CUTOFF - timedelta(days=1), _CUTOFF
-_TOLD: Final = "what ann told"
+_TEXT: Final = "what ann told"
 _STEP: Final = 12
-"""Records of a step: a small file is soon checked."""
+"""Records of a step. A small file is checked quickly."""
 _SECRETS: Final = 20
 _OTHERS: Final = 20
 _MEMORIES: Final = 6
@@ -31,9 +31,9 @@ def _opened(path: Path, **options: Any) -> HistoryManager:
 
 
 def _records() -> list[dict[str, Any]]:
-    """Deleted memories, living ones with an old past, and the one to be erased."""
+    """Deleted memories, existing ones with old records, and one to erase."""
     secrets = [
-        {"id": f"s{n}", "memory_id": "ann", "event": "UPDATE", "new_memory": f"{_TOLD} {n}"}
+        {"id": f"s{n}", "memory_id": "ann", "event": "UPDATE", "new_memory": f"{_TEXT} {n}"}
         for n in range(_SECRETS)
     ]
     past = [
@@ -54,7 +54,7 @@ async def prune_and_erase(
     """Fill a file; then prune, erase and close, being killed at some call."""
     async with _opened(path) as history:
         await history.batch_add_history(_records())
-        await history.save_messages([{"role": "user", "content": _TOLD}] * 12, "scope")
+        await history.save_messages([{"role": "user", "content": _TEXT}] * 12, "scope")
         arm()
         report("pruning")
         await _do_both(history, report)
@@ -69,7 +69,7 @@ async def _do_both(history: HistoryManager, report: Callable[[str], None]) -> No
 
 
 async def prune_and_erase_again(path: Path) -> None:
-    """Do both once more, in the file as a death left it."""
+    """Prune and erase again in the file as a kill left it."""
     async with _opened(path, create=False) as history:
         await _do_both(history, lambda _: None)
         for n in range(_MEMORIES):
@@ -81,7 +81,7 @@ async def prune_and_erase_again(path: Path) -> None:
 
 
 def check_pruned_and_erased(path: Path, lines: list[str]) -> None:
-    """Check a file whose life ended anywhere: nothing is half there, no state went back."""
+    """Check a file after a kill: no call is half there, no memory is back at an earlier state."""
     with looking(path, "ro" if journal() == "wal" else "rw") as connection:
         check_sound(connection)
         check_index(connection)
@@ -100,7 +100,7 @@ def check_pruned_and_erased(path: Path, lines: list[str]) -> None:
         (noted,) = connection.execute(
             "SELECT coalesce(sum(records), 0) FROM async_history_operations WHERE kind = 'erase'"
         ).fetchone()
-        assert told + noted == _SECRETS, "each step is noted with what it erased"
+        assert told + noted == _SECRETS, "each step is recorded with what it erased"
         (messages,) = connection.execute("SELECT count(*) FROM messages").fetchone()
         assert messages in (0, 10)
         finished = connection.execute(
@@ -115,9 +115,9 @@ def check_pruned_and_erased(path: Path, lines: list[str]) -> None:
 
 
 def check_gone(path: Path) -> None:
-    """Check that the file is whole, and that no file of its folder holds what was erased."""
+    """Check that the file is sound, and that no file of its folder has an erased text."""
     for file in path.parent.iterdir():
-        assert _TOLD.encode() not in file.read_bytes(), file
+        assert _TEXT.encode() not in file.read_bytes(), file
     with looking(path, "rw") as connection:
         check_sound(connection)
         check_index(connection)

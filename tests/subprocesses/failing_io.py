@@ -1,12 +1,12 @@
-"""Fails, or dies at, each write to a database in turn, and checks what its callers were told.
+"""Fails, or dies at, each write to a database in turn, and checks the outcomes that callers got.
 
     python -m tests.subprocesses.failing_io FOLDER KIND [STRIDE]
 
 KIND is killed, opening, writing, erasing, encrypting, decrypting, rotating, replacing or
 forgetting.
 
-Must be started as `run_failing` does: with failing_io.c, compiled, loaded before libc. Prints, as
-JSON, how many cases there were of each outcome. It forks a child a case; an assertion ends it.
+Started by `run_failing`, with the compiled failing_io.c loaded before libc. It forks a child for
+each case and prints, as JSON, the number of cases of each outcome. A failed assertion ends it.
 """
 
 import asyncio
@@ -69,19 +69,19 @@ from tests.subprocesses.taking_back import check_taken_back, take_back, take_bac
 WRITES, SYNCS, SIZES, REMOVALS = 1, 2, 4, 8
 ALL: Final = WRITES | SYNCS | SIZES | REMOVALS
 KILL: Final = 0
-"""Instead of an error: the process dies there."""
+"""Kill the process instead of an error."""
 FOREVER: Final = 1 << 30
 
 Rule = tuple[int, int, int, int]
-"""Kinds of calls, how many of them pass, how many fail then, and with what error."""
+"""Kinds of calls, how many of them pass, how many fail after that, and with which error."""
 
 _CONTROL: Final = struct.Struct("=17i")
 _TIMEOUT_S: Final = 0.1
-"""How long a commit of unknown outcome is tried again."""
+"""How long a commit with an unknown outcome is retried."""
 
 
 class Faults:
-    """The rules that failing_io.c follows, in memory it shares with this process and children."""
+    """The rules of failing_io.c, in memory that it shares with this process and its children."""
 
     def __init__(self) -> None:
         file = os.open(os.environ["FAILING_IO"], os.O_RDWR)
@@ -89,7 +89,7 @@ class Faults:
         os.close(file)
 
     def arm(self, *rules: Rule) -> None:
-        """Follow these rules from now on, one after the other, counting from zero."""
+        """Apply these rules from now on, one after the other, counting from zero."""
         numbers = [number for rule in rules for number in rule]
         self._control[:] = _CONTROL.pack(0, *numbers, *[0] * (16 - len(numbers)))
 
@@ -106,7 +106,7 @@ def compiler() -> str | None:
 
 
 def run_failing(folder: Path, *arguments: object, timeout_s: float) -> Counter[str]:
-    """Compile the library, run this program under it, and return how often each thing happened."""
+    """Compile the library, run this program with it, and return how often each outcome happened."""
     library, control = folder / "failing_io.so", folder / "control"
     source = Path(__file__).with_suffix(".c")
     subprocess.run(
@@ -119,23 +119,23 @@ def run_failing(folder: Path, *arguments: object, timeout_s: float) -> Counter[s
 
 
 Report = Callable[[str], None]
-Life = Callable[[Path, Report], Coroutine[Any, Any, None]]
+Program = Callable[[Path, Report], Coroutine[Any, Any, None]]
 
 
 class Case:
-    """One child's life: the file it wrote, and what it said of each submission."""
+    """One child: the file that it wrote, and the outcome that it reported for each submission."""
 
-    def __init__(self, folder: Path, faults: Faults, child: Life) -> None:
+    def __init__(self, folder: Path, faults: Faults, child: Program) -> None:
         folder.mkdir()
         self.path = folder / "history.db"
 
-        def live(pipe: int) -> None:
+        def run_child(pipe: int) -> None:
             def report(line: str) -> None:
                 os.write(pipe, f"{line}\n".encode())
 
             asyncio.run(child(self.path, report))
 
-        report, self.status = processes.read_to_the_end(*processes.forked(live))
+        report, self.status = processes.read_to_the_end(*processes.forked(run_child))
         assert self.status in (0, -signal.SIGKILL)
         self.failed = faults.failed
         faults.arm()
@@ -146,7 +146,7 @@ class Case:
                 self.outcomes[Wrote(*map(int, values))] = outcome
 
     def check(self) -> None:
-        """Check that each submission is as its caller was told, and whole if that was unknown."""
+        """Check that each submission has its caller's outcome, and is whole if that is unknown."""
         with looking(self.path, "rw") as connection:
             check_sound(connection)
             tables = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'history'")
@@ -164,7 +164,7 @@ class Case:
 
 
 def outcome_of(result: BaseException | None) -> str:
-    """Name what a caller was told; anything but these three is a fault."""
+    """Return the name of a call's outcome; an outcome other than these three is a fault."""
     if result is None:
         return "wrote"
     if isinstance(result, CommitUnknown):
@@ -178,7 +178,7 @@ def outcome_of(result: BaseException | None) -> str:
 async def submit(
     history: HistoryManager, wrote: Wrote, if_latest: HistoryRecord | None = None
 ) -> BaseException | None:
-    """Write a submission under ids of its own, so that it may be written again."""
+    """Write a submission with ids, so that it may be written again."""
     records = [
         {
             "id": f"id {wrote.text(index)}",
@@ -196,7 +196,7 @@ async def submit(
 
 
 async def save(history: HistoryManager, scope: str) -> None:
-    """Save two messages, the first of their scope; there is nothing to ask of the answer."""
+    """Save two messages, the first of their scope."""
     try:
         await history.save_messages([{"content": f"{n} 1"} for n in range(2)], scope)
     except (StorageError, CommitUnknown):
@@ -206,7 +206,7 @@ async def save(history: HistoryManager, scope: str) -> None:
 async def write_round(
     history: HistoryManager, number: int, report: Report, *, most: int = 3
 ) -> list[Wrote]:
-    """Write from a few tasks at once, tell the outcomes, and return what is unknown."""
+    """Write from a few tasks at once, report the outcomes, and return the unknown ones."""
     wrotes = [Wrote(number, task, 0, size) for task, size in enumerate((1, most, 1))]
     *results, _ = await asyncio.gather(
         *(submit(history, wrote) for wrote in wrotes), save(history, f"s{number}")
@@ -223,7 +223,7 @@ async def write_round(
 async def write_through(
     path: Path, report: Report, *, faults: Faults, rules: list[Rule], ending: str
 ) -> None:
-    """Write while the rules are in force; then die, or close, or go on without them."""
+    """Write while the rules apply; then die, or close, or go on without them."""
     async with opened(path, lock_timeout_s=_TIMEOUT_S) as history:
         report("opened")
         assert not await write_round(history, 0, report)
@@ -233,19 +233,21 @@ async def write_through(
             os.kill(os.getpid(), signal.SIGKILL)
         elif ending == "healed":
             faults.arm()
-            assert not await write_round(history, 3, report), "work goes on"
-            assert not [w for w in unknown if await submit(history, w)], "may be written again"
+            assert not await write_round(history, 3, report), "writes resume"
+            assert not [w for w in unknown if await submit(history, w)], (
+                "unknown submissions may be written again"
+            )
             await check_found(history, unknown)
 
 
 async def check_found(history: HistoryManager, wrotes: list[Wrote]) -> None:
-    """Check that each of these is there once: it was written again under the same ids."""
+    """Check that each submission is there once: it was written again with the same ids."""
     found = Counter([record.new_memory async for record in history.query_history()])
     assert all(found[wrote.text(index)] == 1 for wrote in wrotes for index in range(wrote.size))
 
 
 async def open_write_close(path: Path, report: Report) -> None:
-    """Live a whole life: a new file, a little work, the close."""
+    """Open a new file, write a little, and close."""
     async with opened(path, lock_timeout_s=_TIMEOUT_S) as history:
         report("opened")
         await write_round(history, 0, report)
@@ -258,7 +260,7 @@ async def open_write_close(path: Path, report: Report) -> None:
 
 
 async def open_twice(path: Path, report: Report, *, faults: Faults) -> None:
-    """Open a new file, where that fails with a typed error; then again without the faults."""
+    """Open a new file, which fails with a typed error; then open it without the faults."""
     try:
         async with opened(path, lock_timeout_s=_TIMEOUT_S) as history:
             report("opened early" if faults.failed == 0 else "opened")
@@ -271,25 +273,25 @@ async def open_twice(path: Path, report: Report, *, faults: Faults) -> None:
 
 
 def main(folder: Path, what: str, stride: int = 1) -> None:
-    """Run all cases of one kind, or one in so many, and print the counts.
+    """Run all cases of one kind, or every STRIDEth, and print the counts.
 
     All cases of `writing`: they are cheap.
     """
     faults = Faults()
-    start = random.randrange(stride)  # noqa: S311 - a test's dice
+    start = random.randrange(stride)  # noqa: S311 - a test's random choices
     kinds: dict[str, Callable[[], Counter[str]]] = {
         "killed": lambda: killed(folder, faults, count(start, stride)),
         "opening": lambda: opening(folder, faults, start, stride),
         "writing": lambda: writing(folder, faults),
         "erasing": lambda: erasing(folder, faults, count(start, stride)),
-        **dict.fromkeys(_LIVES, lambda: living(what, folder, faults, count(start, stride))),
+        **dict.fromkeys(_CHANGES, lambda: changing(what, folder, faults, count(start, stride))),
     }
     counts = kinds[what]()
-    print(json.dumps(counts))  # noqa: T201 - this is its answer
+    print(json.dumps(counts))  # noqa: T201 - its output
 
 
 def killed(folder: Path, faults: Faults, skips: Iterable[int]) -> Counter[str]:
-    """Die at each call in turn, from the first opening of a new file to the end of its close."""
+    """Die at each call in turn, from the opening of a new file to the end of its close."""
     counts: Counter[str] = Counter()
     for skip in skips:
         faults.arm((ALL, skip, 1, KILL))
@@ -303,7 +305,7 @@ def killed(folder: Path, faults: Faults, skips: Iterable[int]) -> Counter[str]:
 
 
 def opening(folder: Path, faults: Faults, start: int, stride: int) -> Counter[str]:
-    """Fail each call of an opening in turn; with a full disk, each that takes room."""
+    """Fail each call of an opening in turn; with a full disk, each call that needs room."""
     counts: Counter[str] = Counter()
     for error, kinds in ((errno.EIO, ALL), (errno.ENOSPC, WRITES | SIZES)):
         skip, first = start, ""
@@ -319,7 +321,7 @@ def opening(folder: Path, faults: Faults, start: int, stride: int) -> Counter[st
 
 
 def erasing(folder: Path, faults: Faults, skips: Iterable[int]) -> Counter[str]:
-    """Die at each call of pruning and erasing in turn, and do both again."""
+    """Die at each call of pruning and erasing in turn, and repeat both."""
     counts: Counter[str] = Counter()
     for skip in skips:
 
@@ -340,7 +342,7 @@ def erasing(folder: Path, faults: Faults, skips: Iterable[int]) -> Counter[str]:
     return counts
 
 
-_LIVES: Final[dict[str, tuple[Any, Any, Any]]] = {
+_CHANGES: Final[dict[str, tuple[Any, Any, Any]]] = {
     "encrypting": (encrypt, encrypt_again, check_encrypted),
     "decrypting": (decrypt, decrypt_again, check_decrypted),
     "rotating": (rotate, rotate_again, check_changed),
@@ -350,16 +352,16 @@ _LIVES: Final[dict[str, tuple[Any, Any, Any]]] = {
 }
 
 
-def living(what: str, folder: Path, faults: Faults, skips: Iterable[int]) -> Counter[str]:
-    """Die in turn at each call of what is done to a file, and do it again."""
-    life, begin_again, check = _LIVES[what]
+def changing(what: str, folder: Path, faults: Faults, skips: Iterable[int]) -> Counter[str]:
+    """Die at each call of a change to a file in turn, and repeat the change."""
+    program, begin_again, check = _CHANGES[what]
     counts: Counter[str] = Counter()
     for skip in skips:
 
         def arm(skip: int = skip) -> None:
             faults.arm((ALL, skip, 1, KILL))
 
-        case = Case(folder / str(skip), faults, partial(life, arm=arm))
+        case = Case(folder / str(skip), faults, partial(program, arm=arm))
         counts[case.lines[-1]] += 1
         _, again = processes.read_to_the_end(
             *processes.forked(lambda _, path=case.path: asyncio.run(begin_again(path)))  # type: ignore[misc]
@@ -383,11 +385,11 @@ _FAULTS: Final[dict[str, Callable[[int], list[Rule]]]] = {
     ],
 }
 _LASTING_SKIPS: Final = 8
-"""Lasting faults cost their timeout each time: fewer of them."""
+"""Permanent faults cost a timeout each time, so there are fewer of them."""
 
 
 def writing(folder: Path, faults: Faults) -> Counter[str]:
-    """Fail each call of some commits in turn, in every way, and end in every way."""
+    """Fail each call of some commits in turn, with every kind of fault and of end."""
     counts: Counter[str] = Counter()
     for name, rules_at in _FAULTS.items():
         for ending in ("healed", "killed", "closed"):

@@ -1,6 +1,6 @@
-"""`write URL NAME COUNT`: record so many, in order. `read URL CURSOR COUNT`: follow so many.
+"""`write URL NAME COUNT` records so many, in order. `read URL CURSOR COUNT` follows so many.
 
-The reader prints the texts it was given, one a line; CURSOR `-` is the beginning.
+The reader prints the texts that it gets, one a line. CURSOR `-` is the beginning.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from tests.support.patience import LONG_S
 
 
 async def opened(url: str) -> AbstractAsyncContextManager[HistoryManager]:
-    """Open a history, also while its server restarts; it outlasts later restarts too."""
+    """Open a history, even while its server restarts. It survives later restarts too."""
     options: HistoryOptions = {}
     if "://" in url and not url.startswith("sqlite"):
         options["retry_timeout_s"] = LONG_S

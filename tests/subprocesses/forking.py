@@ -2,7 +2,7 @@
 
     python -m tests.subprocesses.forking WHAT PATH
 
-Prints, a line each, the ids that were acknowledged, in whatever process.
+Prints the ids that were acknowledged in any process, one a line.
 """
 
 import asyncio
@@ -33,11 +33,11 @@ RECORDS = 25
 
 
 def forked(child: Callable[[], None]) -> int:
-    """Run something in a forked child, which nothing keeps alive."""
+    """Run something in a forked child that always ends."""
     pid = os.fork()
     if pid:
         return pid
-    signal.alarm(int(LONG_S))  # whoever is stuck ends, though nothing waits for it any more
+    signal.alarm(int(LONG_S))  # a child that is stuck ends, even if nothing waits for it
     status = 1
     try:
         child()
@@ -60,13 +60,13 @@ async def write(history: HistoryManager, who: str, count: int = RECORDS) -> None
 
 
 async def own(path: str, who: str) -> None:
-    """Open a history as any new process does, and write."""
+    """Open a history as a new process does, and write."""
     async with opened(path) as history:
         await write(history, who)
 
 
 def in_child(path: str, who: str, go: int | None = None) -> None:
-    """Write in a forked child; at first alone, then when the parent says that it has closed."""
+    """Write in a forked child: first alone, then once the parent has closed its history."""
     asyncio.events._set_running_loop(None)
     if go is None:
         asyncio.run(own(path, who))
@@ -97,7 +97,7 @@ def closing_pipe() -> Iterator[tuple[int, int]]:
 
 
 async def parent_closes_first(path: str) -> None:
-    """The parent is done with the file while the children write."""
+    """The parent closes the file while the children write."""
     with closing_pipe() as (reading, writing):
         async with opened(path) as history:
             await write(history, "parent")
@@ -184,7 +184,7 @@ async def blocking(path: str) -> None:
 
     history = BlockingHistoryManager(path)
     history.add_history("parent", None, "x", "ADD")
-    assert history.connection is not None  # lent to the program, and dropped as ours are
+    assert history.connection is not None  # lent to the program, and dropped like our own
     assert len(history.connection.execute("SELECT id FROM history").fetchall()) == 1
     pids = [forked(partial(child, f"child {n}")) for n in range(CHILDREN)]
     history.close()
@@ -196,7 +196,7 @@ async def blocking(path: str) -> None:
 
 
 async def closed_before(path: str) -> None:
-    """What was open once and is closed does not matter."""
+    """A history that is closed before the fork has no effect."""
     await own(path, "parent")
     with contextlib.closing(sqlite3.connect(path)) as plain:
         plain.execute("SELECT count(*) FROM history").fetchall()
@@ -204,7 +204,7 @@ async def closed_before(path: str) -> None:
 
 
 async def plain(path: str) -> None:
-    """A plain connection of the parent's can't be dropped: the child is told so, and why."""
+    """A plain connection of the parent can't be dropped: the child gets an error that says why."""
     await own(path, "parent")
     connection = sqlite3.connect(path, check_same_thread=False)
     connection.execute("SELECT count(*) FROM history").fetchall()
@@ -223,7 +223,7 @@ async def plain(path: str) -> None:
 
 
 async def in_use(path: str) -> None:
-    """Another thread is in the middle of a statement: what it uses is refused, nothing hangs."""
+    """Another thread runs a statement: its connection is refused, and nothing hangs."""
     fork.RESPONSE_S = 0.5
     await own(path, "parent")
     history = BlockingHistoryManager(path)
@@ -254,12 +254,12 @@ async def in_use(path: str) -> None:
 
 
 async def mutex(path: str) -> None:
-    """SQLite does not answer in the child: it says so instead of waiting for ever."""
+    """SQLite does not answer in the child: the child raises instead of waiting for ever."""
     fork.RESPONSE_S = 0.5
 
     def child() -> None:
         asyncio.events._set_running_loop(None)
-        # Nothing in Python holds one of SQLite's own mutexes at a chosen moment.
+        # Python can't hold one of SQLite's own mutexes at a chosen moment.
         sqlite3.connect = lambda *_, **__: threading.Event().wait()  # type: ignore[assignment]
         for where in (path, "memory://"):
             with pytest.raises(WrongLoop, match="another thread was using SQLite"):
@@ -269,7 +269,7 @@ async def mutex(path: str) -> None:
 
 
 async def mutex_of_what_is_open(path: str) -> None:
-    """The same where a history is open: it is not closed in the child, and the fork ends."""
+    """The same with an open history: it is not closed in the child, and the fork ends."""
     fork.RESPONSE_S = 0.5
     parent = os.getpid()
 

@@ -1,9 +1,9 @@
-"""Gives memories an owner, in a process of its own, as fast as it can.
+"""Gives memories an owner, in a separate process, as fast as it can.
 
     python -m tests.subprocesses.giving_owners URL USER COUNT
 
-Prints "ready" once its history is open, begins when its standard input is closed, and prints, as
-JSON, which of the memories `m0`, `m1`, … have that owner from it.
+Prints "ready" once its history is open, and begins when its standard input is closed. Prints, as
+JSON, the memories `m0`, `m1`, … to which it gave that owner.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""A program that has a history open, with a record of its own, until it is told to end.
+"""A program that writes a record and keeps the history open until its standard input closes.
 
 python -m tests.subprocesses.holding_open PATH
 """

@@ -1,4 +1,4 @@
-"""A pytest plugin: what imports mem0's Memory, AsyncMemory or SQLiteManager after it gets ours.
+"""A pytest plugin that puts our classes in place of mem0's Memory, AsyncMemory and SQLiteManager.
 
 MEM0_TELEMETRY=False python -m pytest -p tests.subprocesses.in_mem0s_place mem0/tests/memory
 """

@@ -2,9 +2,9 @@
 
     python -m tests.subprocesses.kills FOLDER CYCLES SEED
 
-Prints, as JSON, how many children were killed while opening, while writing and while closing, how
-many ended before that, and how many submissions were acked. This process has no loop and no
-threads, so that it can fork; an assertion ends it.
+Prints, as JSON, how many children were killed while opening, writing and closing, how many ended
+before that, and how many submissions were acked. This process has no loop and no threads, so that
+it can fork. A failed assertion ends it.
 """
 
 import asyncio
@@ -35,12 +35,12 @@ from tests.subprocesses.processes import forked, read_some, read_to_the_end
 from tests.support.patience import LONG_S
 
 _RUNS_PER_FILE = 20
-"""A new file every so often: first openings are killed too, and checking stays quick."""
+"""A new file every so many cycles: first openings are killed too, and checks stay quick."""
 _ROUNDS = {"opening": 1, "writing": 400, "closing": 1}
 
 
 class Moment:
-    """When a child is killed: after so many lines from a mark, and then so many seconds."""
+    """When a child is killed: so many lines after a mark, and then so many seconds."""
 
     def __init__(self, chance: random.Random) -> None:
         self.phase = chance.choices(("opening", "writing", "closing"), (1, 3, 1))[0]
@@ -60,13 +60,13 @@ class Moment:
             self.seconds = chance.uniform(0, 0.004)
 
     def has_come(self, report: bytes) -> bool:
-        """Return whether a child that reported this is to be killed once the seconds are over."""
+        """Return whether a child with this report is killed after the seconds."""
         _, mark, rest = report.partition(self.mark) if self.mark else (b"", b"-", report)
         return bool(mark) and rest.count(b"\n") >= self.lines
 
 
 class File:
-    """One file, and what is known to be in it."""
+    """One file, and its known content."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -74,9 +74,9 @@ class File:
         self.saved: dict[str, int] = {}
 
     def take(self, report: bytes, *, resetting: bool) -> None:
-        """Take in a child's report, and check the file as its death left it."""
-        lines = report.decode().split("\n")[:-1]  # what was cut off was not reported
-        # Where a journal lies next to it, whoever looks first must undo what it was for.
+        """Read a child's report, and check the file as the kill left it."""
+        lines = report.decode().split("\n")[:-1]  # an incomplete line was not reported
+        # The first to open a file with a hot journal must roll it back.
         with looking(self.path, "ro" if journal() == "wal" else "rw") as connection:
             found = check_submissions(texts(connection))
             if resetting:
@@ -93,7 +93,7 @@ class File:
             check_sound(connection)
 
     def take_reset(self, found: set[Wrote], *, is_done: bool) -> None:
-        """All that was there before is gone, or none of it."""
+        """Check that all earlier records are gone, or none."""
         if is_done:
             assert not self.acked & found
         if not self.acked & found:
@@ -101,7 +101,7 @@ class File:
             self.saved.clear()
 
     def is_made(self) -> bool:
-        """Return whether the first opening came as far as the tables."""
+        """Return whether the first opening made the tables."""
         if not self.path.exists():
             return False
         with looking(self.path, "rw") as connection:
@@ -113,7 +113,7 @@ class File:
 
 
 def killed_at(moment: Moment, pid: int, pipe: int) -> tuple[bytes, int]:
-    """Kill a child at its moment; return all it reported and how it ended."""
+    """Kill a child at its moment; return its whole report and how it ended."""
     report = b""
     deadline = time.monotonic() + LONG_S
     while not moment.has_come(report) and time.monotonic() < deadline:
@@ -134,7 +134,7 @@ def killed_at(moment: Moment, pid: int, pipe: int) -> tuple[bytes, int]:
 
 
 def phase_of(report: bytes, status: int) -> str:
-    """Tell what a child was doing when it was killed."""
+    """Return what a child was doing when it was killed."""
     if status == 0:
         return "ended"
     assert status == -signal.SIGKILL, f"the child failed: {status}"
@@ -144,7 +144,7 @@ def phase_of(report: bytes, status: int) -> str:
 
 
 def reopen(path: Path) -> None:
-    """Check, in a child, that the library itself goes on with the file."""
+    """Check, in a child, that the library can use the file."""
 
     async def look() -> None:
         async with opened(path, create=False) as history:
@@ -156,7 +156,7 @@ def reopen(path: Path) -> None:
 
     _, status = read_to_the_end(*forked(child))
     assert status == 0
-    assert not path.with_name(f"{path.name}-wal").exists(), "the last one out copied the log"
+    assert not path.with_name(f"{path.name}-wal").exists(), "the last connection copied the log"
     with looking(path, "rw") as connection:
         check_sound(connection)
     path.unlink()
@@ -164,7 +164,7 @@ def reopen(path: Path) -> None:
 
 def main(folder: Path, cycles: int, seed: int) -> None:
     """Run the cycles and print the counts."""
-    chance = random.Random(seed)  # noqa: S311 - a test's dice
+    chance = random.Random(seed)  # noqa: S311 - a test's random choices
     phases: Counter[str] = Counter()
     acked = 0
     file: File | None = None
@@ -187,7 +187,7 @@ def main(folder: Path, cycles: int, seed: int) -> None:
         if run % _RUNS_PER_FILE == 0 or run == cycles:
             reopen(file.path)
             file = None
-    print(json.dumps({**phases, "acked": acked}))  # noqa: T201 - this is its answer
+    print(json.dumps({**phases, "acked": acked}))  # noqa: T201 - its output
 
 
 if __name__ == "__main__":

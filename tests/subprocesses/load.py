@@ -1,4 +1,4 @@
-"""A process full of tasks that write, until it is killed: it reports each ack as it gets it."""
+"""A process with many tasks that write until it is killed. It reports each ack."""
 
 import asyncio
 import os
@@ -14,7 +14,7 @@ from tests.subprocesses.opened import opened
 TASKS = 50
 _MEMORIES = 300
 _SCOPES_EVERY = 5
-"""One task in so many saves messages too."""
+"""One task in this many saves messages too."""
 
 Report = Callable[[str], None]
 
@@ -22,7 +22,7 @@ Report = Callable[[str], None]
 async def load(
     path: Path, report: Report, *, run: int, seed: int, rounds: int, reset: bool
 ) -> None:
-    """Open the file, write from many tasks at once, and close; tell of every step taken.
+    """Open the file, write from many tasks at once, and close; report every step.
 
     Reports `opened`, `reset`, `wrote RUN TASK NUMBER SIZE`, `saved SCOPE NUMBER`, `closing` and
     `closed`, each after the fact but `closing`.
@@ -34,7 +34,7 @@ async def load(
             report("reset")
         await asyncio.gather(
             *(
-                _Task(history, report, run, task, random.Random(f"{seed}.{task}")).work(rounds)  # noqa: S311 - a test's dice
+                _Task(history, report, run, task, random.Random(f"{seed}.{task}")).work(rounds)  # noqa: S311 - a test's random choices
                 for task in range(TASKS)
             )
         )
@@ -43,7 +43,7 @@ async def load(
 
 
 class _Task:
-    """One task of the load: each of its submissions is named, so that all can be told apart."""
+    """One task of the load. Each of its submissions has a name."""
 
     def __init__(
         self, history: HistoryManager, report: Report, run: int, task: int, chance: random.Random
@@ -65,7 +65,7 @@ class _Task:
                 await self.history.get_last_messages(f"{self.run}.{self.task}")
 
     async def write(self, number: int) -> None:
-        """Write one submission; some under ids of our own, and some of those twice at once."""
+        """Write one submission: some with ids, and some of those twice at the same time."""
         wrote = Wrote(self.run, self.task, number, self.size())
         named = self.chance.random() < 0.5
         records = [self.record(wrote, index, named=named) for index in range(wrote.size)]
@@ -103,7 +103,7 @@ class _Task:
         }
 
     async def save(self) -> None:
-        """Save a few messages of the task's own scope."""
+        """Save a few messages in the task's own scope."""
         scope = f"{self.run}.{self.task}"
         last = self.messages + self.chance.randrange(4)
         await self.history.save_messages(
@@ -118,7 +118,7 @@ class _Task:
 
 
 def run_load(path: Path, pipe: int, **options: Any) -> None:
-    """Run the load, reporting lines into a pipe (each is short enough to arrive whole)."""
+    """Run the load and report lines into a pipe. Each is short enough to arrive whole."""
 
     def report(line: str) -> None:
         os.write(pipe, f"{line}\n".encode())

@@ -1,4 +1,4 @@
-"""Run mem0's pipeline on plain mem0 and on ours, whatever mem0 this Python finds, and compare.
+"""Run mem0's pipeline on plain mem0 and on ours, with the mem0 that this Python finds; compare.
 
 PYTHONPATH=folder-of-another-mem0 python -m tests.subprocesses.mem0_pipeline
 
@@ -36,7 +36,7 @@ class Row:
 
 
 class Store:
-    """A vector store in memory, which takes what any mem0 asks."""
+    """A vector store in memory with the methods that any mem0 calls."""
 
     def __init__(self) -> None:
         self.rows: dict[str, dict[str, Any]] = {}
@@ -73,7 +73,7 @@ class Store:
 
 
 class Models:
-    """An embedder and a language model that says what it is told to."""
+    """An embedder and a language model with scripted answers."""
 
     def __init__(self) -> None:
         self.answers: list[Any] = []
@@ -90,8 +90,8 @@ class Models:
         return json.dumps(self.answers.pop(0))
 
 
-class Told:
-    """One memory, plain or ours, synchronous or not; and all that it told."""
+class Used:
+    """One memory, plain or ours, synchronous or not, and all of its results."""
 
     def __init__(self, memory: Any) -> None:
         memory.vector_store.client.close()
@@ -100,28 +100,28 @@ class Told:
         self.models = memory.embedding_model = memory.llm = Models()
         if hasattr(memory, "_entity_store"):
             memory._entity_store = Store()
-        self.told: list[tuple[str, Any]] = []
+        self.results: list[tuple[str, Any]] = []
 
     async def call(self, name: str, *arguments: Any, **options: Any) -> Any:
-        """Call it, and keep what it returns or raises."""
+        """Call it, and keep its result or error."""
         try:
             result = await _done(getattr(self.memory, name)(*arguments, **options))
-        except Exception as error:  # what differs is the other one's
+        except Exception as error:  # then the other one differs
             result = f"{type(error).__name__}: {error}"
-        self.told.append((name, result))
+        self.results.append((name, result))
         return result
 
     async def infer(self, text: str, facts: list[str], decisions: list[Any]) -> Any:
-        """Add what a model is to say of a text: up to 1.0 facts, then what becomes of each."""
+        """Add a model's answers about a text: the facts (up to 1.0), then the action for each."""
         first = {"facts": facts, "memory": [{"text": fact} for fact in facts]}
         self.models.answers = [first, {"memory": decisions}]
         return await self.call("add", text, user_id="u", metadata={"mood": ["calm"]})
 
     async def history_of(self, ids: list[str]) -> None:
-        """Keep each memory's changes. Plain mem0 does not always tell them in their order."""
+        """Keep each memory's changes. Plain mem0 does not always return them in order."""
         for memory_id in ids:
             found = await _done(self.memory.history(memory_id))
-            self.told.append(
+            self.results.append(
                 ("history", sorted(found, key=lambda r: (r["event"], str(r["new_memory"]))))
             )
 
@@ -131,8 +131,8 @@ async def _done(value: Any) -> Any:
 
 
 async def use(make: Callable[[], Any]) -> tuple[list[Any], list[str]]:
-    """Go through all that reaches the history; return what was told, and where a chain breaks."""
-    one = Told(await _done(make()))
+    """Make every call that uses the history; return the results, and where a chain breaks."""
+    one = Used(await _done(make()))
     said = [
         {"role": "user", "content": "I am Ann", "name": "ann"},
         {"role": "assistant", "content": "Hello"},
@@ -149,7 +149,7 @@ async def use(make: Callable[[], Any]) -> tuple[list[Any], list[str]]:
         ],
     )
     await one.infer("what did I say?", [], [])
-    one.told.append(("remembers", "Miu" in one.models.asked[-1]))
+    one.results.append(("remembers", "Miu" in one.models.asked[-1]))
     ids = list(one.store.rows)
     await one.call("update", ids[0], "likes mate")
     await one.call("update", ids[0], "likes water")
@@ -169,7 +169,7 @@ async def use(make: Callable[[], Any]) -> tuple[list[Any], list[str]]:
             for before, after in itertools.pairwise(history)
             if before["new_memory"] != after["old_memory"]
         ]
-    one.told.append(("left", sorted(one.store.rows.values(), key=str)))
+    one.results.append(("left", sorted(one.store.rows.values(), key=str)))
     mem0_main.VectorStoreFactory.create = staticmethod(lambda *_: one.store)
     mem0_main.VectorStoreFactory.reset = staticmethod(lambda store: store)
     await one.call("reset")
@@ -178,14 +178,14 @@ async def use(make: Callable[[], Any]) -> tuple[list[Any], list[str]]:
     await one.history_of(list(one.store.rows))
     if hasattr(one.memory, "close"):
         one.memory.close()
-    return without_chance(one.told, ids), breaks
+    return without_chance(one.results, ids), breaks
 
 
 _CHANCE = ("id", "memory_id", "created_at", "updated_at")
 
 
 def without_chance(value: Any, ids: list[str]) -> Any:
-    """Return what was told without ids, times, and what ours alone knows of a batch."""
+    """Return the results without ids, times and what only ours records of a batch."""
     if isinstance(value, dict):
         kept = {key: without_chance(v, ids) for key, v in value.items() if key not in _CHANCE}
         if kept.get("event") == "ADD" and "is_deleted" in kept:
@@ -199,7 +199,7 @@ def without_chance(value: Any, ids: list[str]) -> Any:
 
 
 def makers(folder: Path) -> dict[str, Callable[[], Any]]:
-    """Return what makes plain mem0's memories and ours, by name."""
+    """Return functions that make plain mem0's memories and ours, by name."""
 
     def config(name: str) -> dict[str, Any]:
         return {
@@ -223,22 +223,22 @@ def say(*lines: str) -> None:
 
 
 async def main() -> int:
-    """Compare; return how much differs."""
+    """Compare; return the number of differences."""
     logging.disable(logging.CRITICAL)
     say(f"mem0ai {version('mem0ai')} in {Path(mem0.__file__).parent.parent}")
     mem0_main.capture_event = lambda *_, **__: None
     factory = mem0_main.VectorStoreFactory
     create, reset = factory.create, getattr(factory, "reset", None)
-    told = {}
+    results = {}
     differences = 0
     with tempfile.TemporaryDirectory() as folder:
         for name, make in makers(Path(folder)).items():
             factory.create, factory.reset = create, reset
-            told[name], breaks = await use(make)
+            results[name], breaks = await use(make)
             differences += len(breaks)
-            say(f"{name} told {len(told[name])} things", *breaks)
+            say(f"{name} returned {len(results[name])} results", *breaks)
     for kind in ("AsyncMemory", "Memory"):
-        pairs = zip(told[f"plain {kind}"], told[f"our {kind}"], strict=True)
+        pairs = zip(results[f"plain {kind}"], results[f"our {kind}"], strict=True)
         for plain, ours in pairs:
             if plain != ours:
                 differences += 1

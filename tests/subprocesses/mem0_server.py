@@ -2,8 +2,8 @@
 
 HISTORY_DB_PATH=URL async-history run -- python -m tests.subprocesses.mem0_server
 
-Knows nothing of this library. Each worker adds a memory, updates it and prints its history; the
-exit status is 7.
+It does not use this library itself. Each worker adds a memory, updates it and prints its history;
+the exit status is 7.
 """
 
 import json
@@ -11,7 +11,7 @@ import os
 import sys
 from typing import Any
 
-os.environ["MEM0_TELEMETRY"] = "False"  # mem0 reads it as it is imported
+os.environ["MEM0_TELEMETRY"] = "False"  # mem0 reads it when it is imported
 
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
@@ -48,8 +48,8 @@ def work(user_id: str) -> None:
         added = client.post("/memories", json={"messages": messages, "user_id": user_id})
         path = f"/memories/{added.json()['results'][0]['id']}"
         client.put(path, json={"text": "likes mate"})
-        told = [[r["event"], r["new_memory"]] for r in client.get(f"{path}/history").json()]
-        print(json.dumps(told), flush=True)  # noqa: T201 - read by the test
+        changes = [[r["event"], r["new_memory"]] for r in client.get(f"{path}/history").json()]
+        print(json.dumps(changes), flush=True)  # noqa: T201 - read by the test
     MEMORY.close()
 
 

@@ -11,11 +11,11 @@ from typing import Any
 DIMENSIONS = 16
 
 Script = Callable[[list[dict[str, Any]]], str]
-"""From a chat's messages to the model's answer."""
+"""Returns the model's answer to a chat's messages."""
 
 
 def embedding(text: str) -> list[float]:
-    """Return a text's vector: the same for the same words, near for texts that share some."""
+    """Return a text's vector: equal for the same words, near for texts that share some."""
     vector = [0.0] * DIMENSIONS
     for word in text.lower().split():
         vector[sha256(word.encode()).digest()[0] % DIMENSIONS] += 1.0
@@ -24,7 +24,7 @@ def embedding(text: str) -> list[float]:
 
 
 class Model:
-    """What the server answers; tests set `script`."""
+    """The server's answers. Tests set `script`."""
 
     def __init__(self) -> None:
         self.url = ""

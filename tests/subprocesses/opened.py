@@ -1,10 +1,10 @@
-"""Opening a file in the programs that tests start, with the journal that a test wants."""
+"""Opening a file in the programs that tests start, with the journal of the test."""
 
 import os
 from pathlib import Path
 from typing import Any
 
-# Imported before a program forks, or each child would read the modules again.
+# Imported before a program forks. Otherwise each child would read the modules again.
 import async_history._core.writer
 import async_history._sqlite.manager  # noqa: F401
 from async_history import HistoryManager, open_history

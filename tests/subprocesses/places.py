@@ -1,13 +1,12 @@
-"""Files in places of their own mounts, and files that other users look at. For root alone.
+"""Files in separate mounts, and files that other users read. For root only.
 
     python -m tests.subprocesses.places (alone | taken | looks | read_only) FOLDER [...]
 
-Run by `in_own_mounts`, which keeps what is mounted out of everybody else's sight. An assertion
-ends it.
+Run by `in_own_mounts`, which hides the mounts from other processes. A failed assertion ends it.
 """
 
 import asyncio
-import concurrent.futures.thread  # noqa: F401 - late, others could not find it
+import concurrent.futures.thread  # noqa: F401 - a later import would fail for other users
 import os
 import shutil
 import signal
@@ -21,7 +20,7 @@ from typing import Any, Final
 
 import pytest
 
-# Imported before another user is, who could not find what is imported late.
+# Imported before the process becomes another user, who could not read the modules.
 import async_history._core.writer
 import async_history._null
 import async_history._sqlite.manager  # noqa: F401
@@ -44,19 +43,19 @@ MAY_MOUNT: Final = bool(shutil.which("unshare")) and not subprocess.call([*BEFOR
 needs_mounts = pytest.mark.skipif(
     not MAY_MOUNT and "ASYNC_HISTORY_CI" not in os.environ, reason="may not mount, or be another"
 )
-"""For the tests that run this program: CI may do both, and a skip there would hide them."""
+"""Mark the tests that run this program. CI can do both; a skip there would hide them."""
 
 Look = Callable[[Path, Path], Coroutine[Any, Any, int]]
 
 
 def in_own_mounts(*arguments: object) -> None:
-    """Run this program where what it mounts is its own."""
+    """Run this program in its own mount namespace."""
     processes.run("places", *arguments, before=BEFORE)
 
 
 @contextmanager
 def mounted(*arguments: str | Path) -> Iterator[None]:
-    """Mount something, as told to `mount`; the last argument is where."""
+    """Mount something with these arguments of `mount`; the last is the place."""
     subprocess.run(["mount", *arguments], check=True)
     try:
         yield
@@ -65,7 +64,7 @@ def mounted(*arguments: str | Path) -> Iterator[None]:
 
 
 def in_child(child: Callable[[], object], uid: int = 0) -> str:
-    """Return what a function returns, or its error's name, in a child of another user."""
+    """Return a function's result, or its error's name, from a child that runs as another user."""
 
     def live(pipe: int) -> None:
         if uid:
@@ -106,7 +105,7 @@ def content(path: Path) -> int:
 
 
 def alone(folder: Path, way: str) -> None:
-    """A container that has the file alone is killed, and removed with its folder."""
+    """A container in which only the file is mounted is killed, and removed with its folder."""
     host, layer = folder / "host", folder / "layer"
     for each in (host, layer):
         each.mkdir()
@@ -157,7 +156,7 @@ def alone(folder: Path, way: str) -> None:
 
 
 def taken(folder: Path) -> None:
-    """The file that is mounted alone is open through its folder, with a log that can't be seen."""
+    """The file that is mounted alone is also open through its folder, with a log out of reach."""
     host, layer = folder / "host", folder / "layer"
     for each in (host, layer):
         each.mkdir()
@@ -202,16 +201,17 @@ LOOKS: Final[tuple[Look, ...]] = (_read, _copy, _back_up, _dry_run)
 
 
 def listing(folder: Path) -> list[tuple[object, ...]]:
-    """Tell whose files are in a folder, how long they are, and what may be done with them."""
+    """Return the owners, sizes and modes of the files in a folder."""
     return sorted(
         (one.name, one.stat().st_uid, one.stat().st_size, one.stat().st_mode)
         for one in folder.iterdir()
-        if one.suffix != ".db-shm" or one.stat().st_uid != OWNER  # read through by whoever may
+        if one.suffix != ".db-shm"
+        or one.stat().st_uid != OWNER  # read to the end by a user that may
     )
 
 
 def make(path: Path, state: str) -> int:
-    """Let the owner make a file in one of its states; return how many records it has."""
+    """Let the owner make a file in one of the states; return how many records it has."""
 
     def fill() -> None:
         asyncio.run(write(path))
@@ -242,7 +242,7 @@ def make(path: Path, state: str) -> int:
 
 
 def looks(folder: Path, state: str) -> None:
-    """Whoever looks in whatever way reads all there is, and leaves nothing for the owner."""
+    """Every user reads all records in every way, and leaves nothing next to the file."""
     for mode, uid in ((0o755, OTHER), (0o777, OTHER), (0o777, 0), (0o755, OWNER)):
         for number, look in enumerate(LOOKS if uid == OTHER else LOOKS[:1]):
             home = folder / f"{mode} {uid} {number}"
@@ -271,7 +271,7 @@ def looks(folder: Path, state: str) -> None:
 
 
 def read_only(folder: Path, state: str) -> None:
-    """The same where nothing may be written, by root either."""
+    """The same on a mount where even root may not write."""
     home, there, elsewhere = folder / "home", folder / "there", folder / "elsewhere"
     for each in (home, there, elsewhere):
         each.mkdir()
@@ -295,11 +295,11 @@ def read_only(folder: Path, state: str) -> None:
 
 
 async def _written_meanwhile(path: Path, where_it_may: Path) -> None:
-    """A reader sees what is written where the file may be written, and can't write itself."""
+    """A reader sees records that are written through a writable mount, and can't write itself."""
     async with open_history(path, migrate=False) as reader:
         before = len(await reader.get_history("m"))
         for number in range(2):
-            # Not in a forked child: it would believe that it has the file open already.
+            # Not in a forked child, which would treat the file as already open.
             await asyncio.to_thread(processes.run, "places", "written", where_it_may)
             assert len(await reader.get_history("m")) == before + number + 1
         with pytest.raises(HistoryError):
@@ -309,7 +309,7 @@ async def _written_meanwhile(path: Path, where_it_may: Path) -> None:
 
 
 def written(path: Path) -> None:
-    """Add a record from a process of its own."""
+    """Add a record from a new process."""
     asyncio.run(write(path))
 
 

@@ -1,9 +1,9 @@
-"""Tasks that write and read through one manager, whatever happens to its server, and the account.
+"""Tasks that write and read through one manager while its server fails, and their account.
 
     python -m tests.subprocesses.postgres_load URL RUN ROUNDS
 
-Run as a program it opens a manager of its own when its standard input ends, has every task write
-so many times, and prints what was acked. Tests use `Load` on their own loop.
+As a program it opens its own manager when its standard input ends, lets every task write so many
+times, and prints the acked submissions. Tests use `Load` on their own loop.
 """
 
 import asyncio
@@ -32,12 +32,12 @@ _FOREVER = 1 << 30
 
 
 class Load:
-    """Tasks that write until told to stop. Whoever is told "unknown" asks until it is known.
+    """Tasks that write until they are stopped. A task with an unknown outcome repeats the call.
 
-    Now all of them write new records only, now they do everything that can be done.
+    At times all of them only write new records, at other times they make every call.
 
     Args:
-        run: tells this load's submissions from another's.
+        run: distinguishes this load's submissions from another's.
         rounds: how often each task writes, at most.
     """
 
@@ -48,7 +48,7 @@ class Load:
         self._history = history
         self._run = run
         self._rounds = rounds
-        self._chance = random.Random(f"load {run}")  # noqa: S311 - a test's dice
+        self._chance = random.Random(f"load {run}")  # noqa: S311 - a test's random choices
         self._called = 0
         self._more_acks = asyncio.Event()
         self._stopping = False
@@ -57,7 +57,7 @@ class Load:
     async def __aenter__(self) -> Self:
         self._tasks = [asyncio.create_task(self._work(task)) for task in range(TASKS)]
         for task in self._tasks:
-            task.add_done_callback(lambda _: self._more_acks.set())  # it may have failed
+            task.add_done_callback(lambda _: self._more_acks.set())  # a task may have failed
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -91,7 +91,7 @@ class Load:
                 await self._save(task, number)
 
     async def _write(self, task: int) -> None:
-        """Write to memories that others write too; under ids of ours, or of the library's."""
+        """Write to memories that others write too, with given ids or the library's."""
         wrote = Wrote(self._run, task, self._call(), self._chance.choice((1, 1, 1, 3, 40)))
         await self._submit(wrote, self._records(wrote))
 
@@ -105,7 +105,7 @@ class Load:
         if self._chance.random() < 0.5:
             history = await self._read(own)
             if written and history is not None:
-                assert history[-1].new_memory == wrote.text(0), "what was acked is the latest"
+                assert history[-1].new_memory == wrote.text(0), "the acked record is the latest"
         return written[0] if written else latest
 
     async def _submit(
@@ -136,7 +136,7 @@ class Load:
                 pass
 
     def _is_plain(self) -> bool:
-        """Whether all write nothing but new records now, which a backend writes in one go."""
+        """Whether all tasks now write only new records, which a backend writes in one statement."""
         return self._called // _PHASE % 2 == 0
 
     def _call(self) -> int:
@@ -180,7 +180,7 @@ class Load:
         return f"{self._run}.{task}"
 
     async def check(self, history: HistoryManager, connection: Any, schema: str) -> None:
-        """Check the store against the account: nothing lost, doubled, torn, or there unwanted.
+        """Compare the store with the account: nothing is lost, doubled, split or unwanted.
 
         Args:
             history: an open manager of the store.
@@ -215,7 +215,7 @@ def check_calls_in_order(rows: Sequence[Sequence[str]]) -> None:
 
 
 def _check_messages(contents: list[str], acked: int) -> None:
-    """Check a scope's buffer: calls of three, in order, none torn but the oldest."""
+    """Check a scope's buffer: calls of three messages, in order, none split but the oldest."""
     calls = [tuple(map(int, content.split())) for content in contents]
     assert calls == sorted(set(calls))
     newest_first = [index for _, index in reversed(calls)]
@@ -232,10 +232,10 @@ async def main(url: str, run: int, rounds: int) -> None:
         await load.finished()
     assert not load.refused
     assert not load.unknown
-    print(json.dumps(sorted(load.acked)))  # noqa: T201 - this is its answer
+    print(json.dumps(sorted(load.acked)))  # noqa: T201 - its output
 
 
 if __name__ == "__main__":
-    print("ready", flush=True)  # noqa: T201 - whoever started it waits for this
+    print("ready", flush=True)  # noqa: T201 - the starter waits for this
     sys.stdin.read()
     asyncio.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))

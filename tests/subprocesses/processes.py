@@ -1,4 +1,4 @@
-"""Starting programs and forked children, and never leaving one behind."""
+"""Starting programs and forked children, and ending every one of them."""
 
 import os
 import select
@@ -28,7 +28,7 @@ def run(
     env: Mapping[str, str] | None = None,
     timeout_s: float = LONG_S,
 ) -> str:
-    """Run a program to its end and return what it printed; its own words where it fails."""
+    """Run a program to its end and return its output, which the error has if it fails."""
     done = subprocess.run(
         [*before, *command(name, *arguments)],
         capture_output=True,
@@ -54,10 +54,9 @@ def run_source(source: str, *arguments: str) -> "subprocess.CompletedProcess[str
 
 @contextmanager
 def started(name: str, *arguments: object) -> "Iterator[subprocess.Popen[str]]":
-    """A program that has printed its first line ("ready") and runs during the test.
+    """Start a program, wait for its first line ("ready"), and let it run during the block.
 
-    Leaving ends it: its standard input is closed, which it takes as the sign to finish. It must
-    then end well.
+    At the end its standard input is closed, which tells it to finish. It must then exit with 0.
     """
     program = subprocess.Popen(
         command(name, *arguments),
@@ -72,7 +71,7 @@ def started(name: str, *arguments: object) -> "Iterator[subprocess.Popen[str]]":
         yield program
         assert finish(program) == 0
     finally:
-        program.kill()  # does nothing to one that has ended
+        program.kill()  # has no effect on a program that has ended
         program.wait()
         for pipe in (program.stdin, program.stdout):
             if pipe is not None:
@@ -109,18 +108,18 @@ def forked(child: Callable[[int], None]) -> tuple[int, int]:
 
 
 def ending(pid: int) -> int:
-    """Wait for a child: its exit code, or minus the signal that killed it."""
+    """Wait for a child; return its exit code, or minus the signal that killed it."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def read_some(pipe: int, timeout_s: float) -> bytes | None:
-    """Return what a child reported next, nothing at its end, None when the time is over."""
+    """Return a child's next report, b"" at its end, None after the time limit."""
     ready, _, _ = select.select([pipe], [], [], timeout_s)
     return os.read(pipe, 1 << 16) if ready else None
 
 
 def read_to_the_end(pid: int, pipe: int) -> tuple[bytes, int]:
-    """Return the rest of a child's report, and how it ended; one that is stuck is killed."""
+    """Return the rest of a child's report, and how it ended. A child that is stuck is killed."""
     report = b""
     while chunk := read_some(pipe, LONG_S):
         report += chunk

@@ -1,10 +1,10 @@
-"""A proxy in front of a database that knows where a message ends: it cuts there, or holds one up.
+"""A proxy in front of a database that knows where messages end: it cuts there, or delays one.
 
     async with Proxy(server.folder, server.port) as proxy:
         proxy.cut_after(3)
 
-Runs in the test's own loop, on a unix socket in a folder of its own: pytest's may have a longer
-name than a socket can. The protocol's framing:
+Runs in the test's own loop, on a unix socket in its own folder: the name of pytest's may be too
+long for a socket. The protocol's framing:
 https://www.postgresql.org/docs/current/protocol-message-formats.html and
 https://mariadb.com/kb/en/0-packet/
 """
@@ -16,16 +16,16 @@ from pathlib import Path
 from typing import Self
 
 _PORT = 5432
-"""Names the socket, and nothing else."""
+"""Only names the socket."""
 _CANCEL_REQUEST = (80877102).to_bytes(4, "big")
-"""What a client's first message has behind its length when it asks to cancel another's query."""
+"""The start of a client's first message, after its length, if it cancels another's query."""
 
 
 class Late:
-    """A message that is held up, with all its client sends after it, until it is let go.
+    """A message that is held up, with everything that its client sends after it, until `release`.
 
-    `came` is set when there is one. Its client may be cut off before the server has seen it, and
-    the message arrives nonetheless: so it is on a network.
+    `came` is set when there is one. As on a network, the message arrives even if its client was cut
+    off before.
     """
 
     def __init__(self, wanted: bytes, after: int) -> None:
@@ -41,12 +41,12 @@ class Late:
         self.client.close()
 
     def release(self) -> None:
-        """Let it arrive."""
+        """Let the message arrive."""
         self.released.set()
 
 
 class Proxy:
-    """Passes messages on, in both directions, one by one; counts those who ask to cancel.
+    """Passes messages on in both directions, one by one, and counts requests to cancel.
 
     Args:
         server_folder, server_port: where the server's socket is.
@@ -79,7 +79,7 @@ class Proxy:
         self._folder.cleanup()
 
     def cut_after(self, messages: int, *, for_good: bool = False) -> None:
-        """Pass so many messages on from now; lose the next one, and cut its connection.
+        """Pass on so many more messages; lose the next one, and cut its connection.
 
         Args:
             for_good: accept no connection after that, until `stop_cutting`.
@@ -88,17 +88,17 @@ class Proxy:
         self._refuses_after = for_good
 
     def stop_cutting(self) -> None:
-        """Cut nothing, and refuse no connection, whatever was asked for."""
+        """Stop cutting and refusing connections."""
         self._left = None
         self._refuses = False
 
     def passed(self, messages: int) -> asyncio.Event:
-        """Return what is set when so many messages from now were passed on."""
+        """Return an event that is set once so many more messages were passed on."""
         self._awaited = (messages, asyncio.Event())
         return self._awaited[1]
 
     def hold(self, wanted: bytes = b"", *, after: int = 0) -> Late:
-        """Hold up a message of a client that has this in it: the next one after so many others."""
+        """Hold up a client's message that contains this: the next one after so many others."""
         self._late = Late(wanted, after)
         return self._late
 
@@ -134,7 +134,7 @@ class Proxy:
         *,
         from_client: bool,
     ) -> None:
-        has_type = not from_client  # a client's first message has none
+        has_type = not from_client  # a client's first message has no type
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             while True:
                 message = await self._next_message(reader, has_type=has_type)
@@ -146,7 +146,7 @@ class Proxy:
                     return
                 if from_client:
                     await self._hold_up(message, ends[0])
-                if not writer.is_closing():  # else its reader is gone, and the other may not be
+                if not writer.is_closing():  # else its reader is gone, but maybe not the other
                     writer.write(message)
                 self._tell_who_waits()
         writer.close()
@@ -186,7 +186,7 @@ class Proxy:
 
 
 class MariaDBProxy(Proxy):
-    """The same in front of MariaDB or MySQL, whose packets have a length of three bytes.
+    """The same for MariaDB or MySQL, whose packets begin with a length of three bytes.
 
     Args:
         server_socket: the server's.

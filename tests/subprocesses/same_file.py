@@ -1,9 +1,9 @@
-"""Others at work on our file, each a process of its own.
+"""Other programs that use the same file, each in a separate process.
 
     python -m tests.subprocesses.same_file WHAT PATH [...]
 
-Prints "ready" when it has begun, and goes on until its standard input is closed (but for those
-that say otherwise). What goes wrong ends it with an error.
+Prints "ready" when it has begun, and goes on until its standard input is closed, unless it says
+otherwise. A failure ends it with an error.
 """
 
 import asyncio
@@ -49,7 +49,7 @@ def hold(path: str, kind: str) -> None:
 
 
 def die_writing(path: str) -> None:
-    """Add a record of the memory m and end at once, so that the log stays."""
+    """Add a record of the memory m and exit at once, so that the log stays."""
     connection = connected(path)
     connection.execute("PRAGMA wal_autocheckpoint = 0")
     connection.execute("INSERT INTO history (id, memory_id, event) VALUES ('late', 'm', 'UPDATE')")
@@ -63,7 +63,7 @@ def sql(path: str, script: str) -> None:
 
 
 def vacuum(path: str, times: str) -> None:
-    """Rebuild the file, so many times, then end."""
+    """Rebuild the file so many times, then end."""
     ready()
     with closing(connected(path)) as connection:
         for _ in range(int(times)):
@@ -72,7 +72,7 @@ def vacuum(path: str, times: str) -> None:
 
 def meddle(path: str) -> None:
     """Remove the newest rows, add others in their place, and rename memories. Prints how often."""
-    chance = random.Random(1)  # noqa: S311 - a test's dice
+    chance = random.Random(1)  # noqa: S311 - a test's random choices
     ready()
     count = 0
     with closing(connected(path)) as connection:
@@ -95,11 +95,11 @@ def meddle(path: str) -> None:
             )
             connection.execute("COMMIT")
             count += 1
-    print(count)  # noqa: T201 - its answer
+    print(count)  # noqa: T201 - its output
 
 
 def mem0_writes(path: str) -> None:
-    """Write as plain mem0 does, flat out. Prints how many rows."""
+    """Write as plain mem0 does, as fast as possible. Prints how many rows."""
     with closing(plain_mem0().SQLiteManager(path)) as mem0:
         mem0.add_history("mem0", None, "0", "ADD")
         ready()
@@ -107,7 +107,7 @@ def mem0_writes(path: str) -> None:
         while count < 100 or not is_told_to_finish():
             mem0.add_history("mem0", str(count - 1), str(count), "UPDATE")
             count += 1
-    print(count)  # noqa: T201 - its answer
+    print(count)  # noqa: T201 - its output
 
 
 def mem0_resets(path: str, times: str) -> None:
@@ -121,9 +121,9 @@ def mem0_resets(path: str, times: str) -> None:
 
 
 def ours(path: str, run: str, rounds: str) -> None:
-    """Once told to, open the file and write from 50 tasks; then end.
+    """Once its standard input closes, open the file and write from 50 tasks; then end.
 
-    Each memory's records of this process are numbered in the order of the calls.
+    This process numbers each memory's records in the order of its calls.
     """
     ready()
     sys.stdin.read()
@@ -131,7 +131,7 @@ def ours(path: str, run: str, rounds: str) -> None:
 
 
 def openings(path: str, run: str, count: str) -> None:
-    """Once told to, make so many files, each with a record; then end."""
+    """Once its standard input closes, make so many files, each with a record; then end."""
     ready()
     sys.stdin.read()
 
@@ -144,7 +144,7 @@ def openings(path: str, run: str, count: str) -> None:
 
 
 async def _write(path: str, run: int, rounds: int) -> None:
-    chance = random.Random(run)  # noqa: S311 - a test's dice
+    chance = random.Random(run)  # noqa: S311 - a test's random choices
     numbers: dict[int, itertools.count[int]] = defaultdict(itertools.count)
 
     def submission() -> list[dict[str, Any]]:

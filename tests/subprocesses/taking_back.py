@@ -1,7 +1,7 @@
-"""A life that takes an owner's memories back, and what must be true of its file wherever it ended.
+"""A program that rolls an owner's memories back, and checks of its file wherever it ended.
 
-Each memory is added, changed and, one in three, deleted; all that comes after the ADD is taken
-back. One was added later, and goes.
+Each memory is added and changed, and one in three is deleted. All changes after the ADD are rolled
+back. One memory was added later, and is deleted.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ def _opened(path: Path) -> HistoryManager:
 
 
 def _records() -> list[dict[str, Any]]:
-    """What is recorded before the rollback."""
+    """The records before the rollback."""
     added = [
         {"memory_id": name, "event": "ADD", "new_memory": "a", "created_at": at(1), "context": {}}
         for name in _NAMES
@@ -59,7 +59,7 @@ async def take_back(path: Path, report: Callable[[str], None], *, arm: Callable[
 
 
 async def take_back_again(path: Path) -> None:
-    """Read all of a file as a death left it, and call the rollback again."""
+    """Read all of a file as a kill left it, and call the rollback again."""
     async with _opened(path) as history:
         left = await _memories(history)
         for name, records in left.items():
@@ -68,7 +68,7 @@ async def take_back_again(path: Path) -> None:
         report = await history.rollback(to=at(2), **_ANN)
         for name, records in (await _memories(history)).items():
             assert records[: len(left[name])] == left[name]
-            assert len(records) == _BEFORE[name] + 1, "taken back once"
+            assert len(records) == _BEFORE[name] + 1, "rolled back once"
             assert _is_back(name, records)
         done = [name for name, records in left.items() if len(records) > _BEFORE[name]]
         assert {step.memory_id for step in report.steps if step.action == "nothing"} == {*done}
@@ -86,7 +86,7 @@ def _is_back(name: str, records: Sequence[HistoryRecord]) -> bool:
 
 
 def check_taken_back(path: Path) -> None:
-    """Check that the file is whole."""
+    """Check that the file is sound."""
     with looking(path, "rw") as connection:
         check_sound(connection)
         check_index(connection)

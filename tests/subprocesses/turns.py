@@ -1,6 +1,6 @@
-"""Another process that has the turn of the memory "m" of a history, until it is told to go on.
+"""Another process that has the turn of the memory "m" of a history until it is told to leave it.
 
-It is forked from one that has imported mem0 already, which takes seconds.
+It is forked from a process that has already imported mem0, which takes seconds.
 """
 
 import multiprocessing
@@ -17,10 +17,10 @@ _CONTEXT.set_forkserver_preload([__name__])
 
 
 class Holder:
-    """The process; it has the turn when this has been made.
+    """The process. It has the turn once this object is made.
 
     Args:
-        forks: whether it forks a child while it has the turn, which lives until `end`.
+        forks: whether it forks a child during the turn. The child lives until `end`.
     """
 
     def __init__(self, url: str, *, forks: bool = False) -> None:
@@ -31,15 +31,15 @@ class Holder:
         self.says("has it")
 
     def says(self, line: str) -> None:
-        """Wait for the next that it says, which must be this."""
+        """Wait for its next word, which must be this."""
         assert self._pipe.recv() == line
 
     def go_on(self) -> None:
-        """Let it leave the turn, and say "left it"."""
+        """Let it leave the turn and say "left it"."""
         self._pipe.send("go on")
 
     def die(self) -> None:
-        """Kill it, and not its child."""
+        """Kill it, but not its child."""
         self._process.kill()
         self._process.join()
 

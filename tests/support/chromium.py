@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 
 def require_chromium() -> str:
-    """Return the program, or skip the test; where nothing may be skipped, fail it."""
+    """Return the program, or skip the test; in CI fail it."""
     found = shutil.which("chromium")
     if found is None and os.environ.get("ASYNC_HISTORY_CI"):
         pytest.fail("Chromium is not installed: apt-get install chromium")

@@ -16,7 +16,7 @@ _WITHOUT_NAME: Final = re.compile(r"text|\{[a-z-]+\}.*")
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One fence: where it is, in which language, and its text."""
+    """One fence: its place, its language and its text."""
 
     page: Path
     language: str

@@ -1,4 +1,4 @@
-"""The cases of `async_history.testing` that texts go through, and how texts are written."""
+"""The cases of `async_history.testing` that read texts, and every way to write texts."""
 
 from typing import Any, Final
 
@@ -34,12 +34,12 @@ BOB: Final[Any] = {"user_id": "bob", "agent_id": "helper"}
 
 
 async def texts(history: HistoryManager, memory_id: str) -> list[str | None]:
-    """Return what a memory said, oldest first."""
+    """Return a memory's texts, oldest first."""
     return [record.new_memory for record in await history.get_history(memory_id)]
 
 
 async def write_each_way(history: HistoryManager, number: int, word: str = "tea") -> list[str]:
-    """Write a memory by each kind of batch; return the memories."""
+    """Write a memory in each kind of batch; return the memories."""
     names = [f"{kind}{number}" for kind in ("lone", "owned", "latest", "named", "many0", "many49")]
     await history.add_history(names[0], None, word, "ADD")
     await history.add_history(names[1], None, word, "ADD", owner=ANN)

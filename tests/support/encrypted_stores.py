@@ -1,4 +1,4 @@
-"""Stores that are encrypted: filled, read, and stopped half-way."""
+"""Encrypted stores: filling, reading and interrupting them."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -48,7 +48,7 @@ async def contents(history: HistoryManager) -> list[Any]:
 
 
 async def until_turned_off(history: HistoryManager) -> None:
-    """Do the first step of a decryption only, as one that is interrupted then."""
+    """Do only the first step of a decryption, as if interrupted after it."""
     store: Any = history.store
     texts = store.encryption.texts
     in_transaction = texts.in_transaction
@@ -69,7 +69,7 @@ async def until_turned_off(history: HistoryManager) -> None:
 
 
 async def key_ids(history: Any) -> dict[str, set[str]]:
-    """Return the data keys that a store has, and those that its texts name."""
+    """Return the data keys of a store, and the keys that its texts name."""
     texts = history.store.encryption.texts
 
     async def find(one: Any) -> dict[str, set[str]]:
@@ -82,9 +82,9 @@ async def key_ids(history: Any) -> dict[str, set[str]]:
 
 
 async def stopped_by_a_cut(call: Callable[[], Awaitable[Any]], proxy: Proxy, cuts: int) -> None:
-    """Call, and cancel it once its connection is cut: it would go on over another one."""
+    """Call, and cancel the call once its connection is cut: it would go on with another one."""
     calling: asyncio.Future[Any] = asyncio.ensure_future(call())
-    while proxy.cuts == cuts and not calling.done():  # noqa: ASYNC110 - it does not tell
+    while proxy.cuts == cuts and not calling.done():  # noqa: ASYNC110 - the proxy has no event for it
         await asyncio.sleep(0.001)
     calling.cancel()
     await asyncio.wait([calling])

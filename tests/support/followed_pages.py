@@ -1,4 +1,4 @@
-"""What a follower reads by pages that are smaller than what it missed."""
+"""A follower's records by pages that are smaller than what it missed."""
 
 from async_history import HistoryRecord
 from async_history._postgres.cursors import FollowPosition, position_from_cursor
@@ -8,7 +8,7 @@ from async_history.postgres import PostgresHistoryManager
 async def records_by_pages(
     history: PostgresHistoryManager, cursor: str | None, limit: int, memory_id: str | None = None
 ) -> list[HistoryRecord]:
-    """Return all that is new after a cursor, which is kept as text between pages."""
+    """Return all records after a cursor, which is kept as text between pages."""
     place: FollowPosition | None = None if cursor is None else position_from_cursor(cursor)
     found: list[HistoryRecord] = []
     while True:

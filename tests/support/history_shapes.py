@@ -13,10 +13,10 @@ from async_history import HistoryManager
 
 SMALL = 1_200
 LARGE = SMALL + 5 * 512
-"""As far into a block of the index as the small size, and three times as large."""
+"""At the same place of an index block as the small size, and three times as large."""
 GROWTH = LARGE / SMALL
 LOOSE = 1.5
-"""How much more than in proportion may be: what is done once, the depth of a tree."""
+"""Allowed growth beyond proportion: work that is done once, the depth of a tree."""
 START = datetime(2026, 1, 1, microsecond=1, tzinfo=UTC)
 Call = Callable[[HistoryManager, int], Awaitable[object]]
 """Make a call on a history of so many records."""
@@ -48,12 +48,12 @@ SHAPES: dict[str, Shape] = {
 
 
 def above(grown: Mapping[str, float], limit: float) -> dict[str, float]:
-    """Return what grew more than that."""
+    """Return what grew more than `limit`."""
     return {name: times for name, times in grown.items() if times > limit}
 
 
 IN_TURNS = 30
-"""Records of each of many memories that are written in turns."""
+"""Records of each memory if many memories are written in turns."""
 
 
 def in_turns(n: int) -> tuple[Any, ...]:
@@ -66,7 +66,7 @@ def ever_longer(n: int) -> tuple[Any, ...]:
 
 
 def by_two(shape: Shape) -> Shape:
-    """Return the shape with every other record another actor's, each text in the one after."""
+    """Return the shape with two actors in turns, and each text as the next record's old one."""
 
     def made(n: int) -> tuple[Any, ...]:
         record_id, memory_id, _, new, event, *times, deleted, _, role = shape(n)

@@ -1,4 +1,4 @@
-"""Files as every mem0 left them: each layout's own SQL, rows, and what they mean today."""
+"""Files as each version of mem0 made them: the layout's SQL and rows, and their meaning today."""
 
 import importlib.util
 import sqlite3
@@ -10,7 +10,7 @@ from types import ModuleType
 
 Row = tuple[object, ...]
 NO: Row = (None, None)
-"""Neither actor nor role."""
+"""Neither an actor nor a role."""
 
 MESSAGES = """
 CREATE TABLE messages (
@@ -22,9 +22,9 @@ CREATE TABLE messages (
 
 @dataclass(frozen=True)
 class Layout:
-    """One layout: its SQL (`{table}` for the name), its rows, and the same as mem0's ten columns.
+    """One layout: its SQL (`{table}` for the name), its rows, and the rows in mem0's ten columns.
 
-    The ids fall while the rowids grow, and no date grows with either: only the rowid orders.
+    The ids fall while the rowids grow, and no date grows with either: only the rowid has the order.
     """
 
     label: str
@@ -180,7 +180,7 @@ OLD_LAYOUTS = {
 
 
 def build(path: Path, script: str = "", *layouts: Layout, **tables: Layout) -> Path:
-    """Make a file from a script, layouts under their own name, and layouts under a given one."""
+    """Make a file from a script, layouts under their own names, and layouts under given ones."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.executescript(script)
         for layout in layouts:
@@ -191,7 +191,7 @@ def build(path: Path, script: str = "", *layouts: Layout, **tables: Layout) -> P
 
 
 def plain_mem0() -> ModuleType:
-    """Return mem0's own `memory/storage.py`, loaded alone: the package would start threads."""
+    """Return mem0's own `memory/storage.py`, loaded alone: importing the package starts threads."""
     package = importlib.util.find_spec("mem0")
     assert package is not None
     assert package.submodule_search_locations is not None

@@ -1,4 +1,4 @@
-"""Managers whose parts do little at once, so that few records are many steps."""
+"""Managers whose parts process little at once, so that a few records take many steps."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from async_history._core.limits import Limits
 
 
 def limited(history: HistoryManager, **limits: Any) -> HistoryManager:
-    """Return a manager of an unopened one's backend, with limits by the name of the part."""
+    """Return a manager with an unopened one's backend, and with limits by the name of the part."""
     return HistoryManager(
         history.backend,
         close_timeout_s=history._close_timeout_s,

@@ -1,6 +1,6 @@
-"""What MariaDB reads for a question: the rows and index entries that its handlers return.
+"""How much MariaDB reads for a query: the rows and index entries that its handlers return.
 
-Nothing is timed. The server fills the tables itself, with times that are in order.
+No time is measured. The server itself fills the tables, with times in order.
 """
 
 from collections.abc import Awaitable, Callable, Iterator
@@ -99,7 +99,7 @@ async def fill(cursor: Any, rows: int) -> None:
 
 
 async def reads(cursor: Any, call: Callable[[], Awaitable[object]]) -> int:
-    """Return how many rows and entries a call reads; no one else may use the server meanwhile."""
+    """Return how many rows and entries a call reads. Nothing else may use the server meanwhile."""
 
     async def handled() -> int:
         await cursor.execute(_HANDLED)

@@ -1,8 +1,8 @@
-"""MariaDB servers for the tests: of the machine's `mariadb-server`, or the one of
+"""MariaDB servers for the tests: from the machine's `mariadb-server`, or the server of
 `TEST_MARIADB_URL`.
 
-A server lives in a folder of its own, listens on a unix socket and on a port of 127.0.0.1, and is
-stopped by who started it.
+A server has its own folder, listens on a unix socket and on a port of 127.0.0.1, and is stopped by
+the process that started it.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ def is_installed() -> bool:
 
 
 def require_server() -> None:
-    """Skip a test where there is no MariaDB; in CI that is a failure."""
+    """Skip a test if there is no MariaDB; in CI that is a failure."""
     if not is_installed() and not os.environ.get("ASYNC_HISTORY_CI"):
         import pytest  # benchmarks have none
 
@@ -59,7 +59,7 @@ class MariaDBServer:
             self.port: int = probe.getsockname()[1]
         self._settings = {
             "innodb-buffer-pool-size": "32M",
-            "innodb-flush-log-at-trx-commit": "2",  # of the system's crash, not of its own
+            "innodb-flush-log-at-trx-commit": "2",  # for a crash of the system, not of the server
             "innodb-doublewrite": "OFF",
             "innodb-log-file-size": "16M",
             "innodb-stats-persistent": "OFF",
@@ -86,7 +86,7 @@ class MariaDBServer:
             capture_output=True,
             text=True,
             timeout=LONG_S,
-            env={**os.environ, "TMPDIR": str(self.folder)},  # a server empties it as it starts
+            env={**os.environ, "TMPDIR": str(self.folder)},  # a server empties it when it starts
             check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
@@ -131,14 +131,14 @@ class MariaDBServer:
             return probe.connect_ex(str(self.socket)) == 0
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
-        """Stop: SIGTERM in order, SIGKILL as a crash does."""
+        """Stop the server: SIGTERM stops it cleanly, SIGKILL as in a crash."""
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(how)
             self._process.wait(LONG_S)
         self._process = None
 
     def files_with(self, word: bytes) -> set[str]:
-        """Return the names of the files that have a word, once the server has stopped; start it."""
+        """Stop the server, return the names of the files that have a word, and start it again."""
         self.stop()
         found = [file for file in self.folder.rglob("*") if file.is_file()]
         names = {file.name for file in found if word in file.read_bytes()}
@@ -147,11 +147,11 @@ class MariaDBServer:
 
     @property
     def is_running(self) -> bool:
-        """Whether it was started, and has not ended by itself."""
+        """Whether it was started and has not ended by itself."""
         return self._process is not None and self._process.poll() is None
 
     def send(self, how: signal.Signals) -> None:
-        """Send the server a signal, such as SIGSTOP and SIGCONT."""
+        """Send the server a signal, such as SIGSTOP or SIGCONT."""
         assert self._process is not None
         self._process.send_signal(how)
 
@@ -168,7 +168,7 @@ class MariaDBServer:
 
 
 def run_sql(url: URL, *statements: str) -> list[Any]:
-    """Run statements on a connection of their own; return the last one's rows."""
+    """Run statements on a new connection; return the rows of the last."""
 
     async def run() -> list[Any]:
         engine = create_async_engine(url, isolation_level="AUTOCOMMIT")
@@ -185,7 +185,7 @@ def run_sql(url: URL, *statements: str) -> list[Any]:
 
 
 def in_thread(run: Callable[[], Awaitable[Any]]) -> Any:
-    """Run a coroutine in a loop of its own: a test's own loop may run in this thread."""
+    """Run a coroutine in another thread's loop: a test's own loop may run in this one."""
 
     async def main() -> Any:
         return await run()

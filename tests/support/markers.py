@@ -1,6 +1,6 @@
-"""Whether a test's markers name what it uses.
+"""Checks that a test's markers name what it uses.
 
-Also imported by benchmarks, which have no pytest.
+Benchmarks import it too, and have no pytest.
 """
 
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ def begin(item: "pytest.Item") -> None:
 
 
 def require(marker: str) -> None:
-    """Fail a test that lacks this marker: it would be chosen where what it needs is missing."""
+    """Fail a test that lacks this marker: it would be selected where its needs are missing."""
     assert _running is None or _running.get_closest_marker(marker) is not None, (
-        f"mark {_running.nodeid} with pytest.mark.{marker}: it uses what that names"
+        f"mark {_running.nodeid} with pytest.mark.{marker}, which it needs"
     )

@@ -13,7 +13,7 @@ def move_away(path: Path) -> None:
 
 
 def replace_with_a_copy(path: Path) -> None:
-    """As editors and synchronisers save."""
+    """Replace a file as editors and synchronisers do."""
     copy = path.with_name("copy")
     shutil.copyfile(path, copy)
     copy.replace(path)

@@ -1,11 +1,11 @@
-"""How calls end."""
+"""The outcomes of calls."""
 
 from collections.abc import Awaitable
 
 from async_history import HistoryError
 
 
-async def told(call: Awaitable[object]) -> str:
+async def outcome(call: Awaitable[object]) -> str:
     """Return the name of the error of a call, or "ok"."""
     try:
         await call

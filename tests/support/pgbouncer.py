@@ -19,7 +19,7 @@ from tests.support.postgres_server import free_port, server_user
 
 
 def require_pgbouncer() -> str:
-    """Return the program, or skip the test; where nothing may be skipped, fail it."""
+    """Return the program, or skip the test; in CI fail it."""
     found = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
     if found is None and os.environ.get("ASYNC_HISTORY_CI"):
         pytest.fail("PgBouncer is not installed: apt-get install pgbouncer")
@@ -32,12 +32,12 @@ def require_pgbouncer() -> str:
 def pgbouncer(
     postgres: str, *, pool_size: int = 2, certificate: Path | None = None
 ) -> Iterator[str]:
-    """Run a PgBouncer in front of the database of a URL; yield the URL of the same through it.
+    """Run a PgBouncer in front of the database of a URL; yield the URL through it.
 
     Args:
         postgres: the server's URL.
         pool_size: connections to the server.
-        certificate: a PEM file with key and certificate, for clients that come over TLS.
+        certificate: a PEM file with key and certificate, for clients with TLS.
     """
     require("pgbouncer")
     program = require_pgbouncer()

@@ -1,4 +1,4 @@
-"""What a role that may create in `public` can do to others: overloads that match better."""
+"""Overloads that a role that may create in `public` can plant: they match better."""
 
 import ast
 import importlib
@@ -18,13 +18,13 @@ TYPES: Final = (
     *("int2", "int4", "int8", "numeric", "oid", "regclass", "xid8", "pg_snapshot"),
     *("timestamptz", "timestamp", "interval", "text[]", "varchar[]", "int8[]"),
 )
-"""What an argument of ours may be, or be taken for."""
+"""The types that an argument of ours has, or may be taken for."""
 FEWER_TYPES: Final = {
     1: TYPES,
     2: ("text", "varchar", "int4", "int8", "oid", "bool", "xid8", "timestamptz", "text[]"),
     3: ("text", "varchar", "int4", "int8", "bool", "text[]"),
 }
-"""The same, of functions, by how many arguments they take."""
+"""The same for functions, by their number of arguments."""
 
 _SQL: Final = re.compile(
     r"\b(SELECT|INSERT|UPDATE|DELETE|FROM|WHERE|VALUES|CASE|CREATE|GROUP BY|ORDER BY|AND|OR)\b"
@@ -40,7 +40,7 @@ _LOOKED_UP: Final = re.compile(r"\$\d+::((?!(?:pg_catalog\.)?text\[)[\"\w.]+\[\]
 
 
 def sql_texts() -> Iterator[tuple[str, str]]:
-    """Yield where each text that is SQL for PostgreSQL is, and the text."""
+    """Yield each text that is SQL for PostgreSQL, with its place."""
     for file in sorted(PACKAGE.rglob("*.py")):
         source = file.read_text(encoding="utf-8")
         if "sqlite" in file.name or "postgres" not in source.lower():
@@ -63,14 +63,14 @@ def sql_texts() -> Iterator[tuple[str, str]]:
 
 
 def _calls(text: str) -> Iterator[tuple[str, bool]]:
-    """Yield what a text seems to call, and whether it says where that is."""
+    """Yield the names that a text seems to call, and whether each is qualified."""
     for match in _CALL.finditer(text):
         if not _NAMES_COLUMNS.search(text[: match.start()]):
             yield match[2], match[1] is not None
 
 
 def unqualified(functions: set[str]) -> list[str]:
-    """Return what the texts leave to `search_path`.
+    """Return the names that the texts leave to `search_path`.
 
     Args:
         functions: the names of all functions in pg_catalog.
@@ -185,7 +185,7 @@ _OIDS: Final = re.compile(
 
 
 async def taken(connection: Any, log: str) -> list[str]:
-    """Return which of the planted things PostgreSQL took, and for what.
+    """Return which of the planted overloads PostgreSQL chose, and for what.
 
     Args:
         connection: whose search_path has no `public`, as after `plant`.
@@ -238,12 +238,12 @@ _STATEMENT: Final = re.compile(r"\s*(SELECT|WITH|INSERT|UPDATE|DELETE)\s")
 _PLACEHOLDER: Final = re.compile(r"\\\{\w*\\\}")
 _ENTRY: Final = re.compile(r"^(?=\d{4}-\d\d-\d\d \d\d:)", re.MULTILINE)
 _PREFIX: Final = 80
-"""What stands in front of an entry's text has at most so many characters."""
+"""The largest number of characters before an entry's text."""
 
 LOGGING: Final = {
     "log_min_messages": "log",
     "log_min_error_statement": "log",
     "debug_pretty_print": "off",
 }
-"""Settings that let a server log the parse tree of each statement of a role that has
-`debug_print_parse`. It names by number what is called, also what is not called in the end."""
+"""Settings with which a server logs the parse tree of each statement of a role that has
+`debug_print_parse`. The tree has the number of each function, even if it is never executed."""

@@ -1,6 +1,6 @@
-"""What the tests of a failing PostgreSQL share: a server of their own, and how to wait for it.
+"""Helpers for tests of a failing PostgreSQL: a separate server, and waiting for it.
 
-Fixtures have two names: one to import, and the one by which tests ask for them.
+Fixtures have two names: one to import, and one that tests use.
 """
 
 import asyncio
@@ -62,9 +62,9 @@ async def a_proxy(server: PostgresServer) -> AsyncIterator[Proxy]:
 
 
 async def until(is_so: Callable[[], Awaitable[bool]]) -> None:
-    """Ask the server until it says so: there is no event to wait on."""
+    """Ask the server until a condition holds: there is no event to wait on."""
     async with asyncio.timeout(LONG_S):
-        while not await is_so():  # noqa: ASYNC110 - another process's doing
+        while not await is_so():  # noqa: ASYNC110 - another process does it
             await asyncio.sleep(0.005)
 
 
@@ -73,11 +73,11 @@ async def add(history: HistoryManager, text: str) -> None:
 
 
 async def taken_into_a_batch(history: HistoryManager) -> None:
-    """Return when the call that was just made is no longer queued."""
+    """Return once the call that was just made has left the queue."""
     assert isinstance(history, PostgresHistoryManager)
     async with asyncio.timeout(LONG_S):
         await asyncio.sleep(0)
-        while history.store.writer.stats().queued_records:  # noqa: ASYNC110 - nothing tells
+        while history.store.writer.stats().queued_records:  # noqa: ASYNC110 - there is no event
             await asyncio.sleep(0)
 
 
@@ -91,13 +91,13 @@ async def until_others_are(connection: Any, wanted: int) -> None:
 
 
 async def waiting_for_locks(connection: Any) -> int:
-    """Return how many wait for a lock."""
+    """Return how many sessions wait for a lock."""
     waiting: int = await connection.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted")
     return waiting
 
 
 async def until_more_wait(connection: Any, before: int = 0) -> None:
-    """Return when more wait for a lock than did before."""
+    """Return once more sessions wait for a lock than before."""
 
     async def do() -> bool:
         return await waiting_for_locks(connection) > before
@@ -114,7 +114,7 @@ async def connected(server: PostgresServer) -> AsyncIterator[Any]:
 
 @contextlib.contextmanager
 def paused(server: PostgresServer) -> Iterator[None]:
-    """A server that stands still."""
+    """Stop a server during the block."""
     server.pause()
     try:
         yield
@@ -123,7 +123,7 @@ def paused(server: PostgresServer) -> Iterator[None]:
 
 
 def submission(number: int, size: int, *, named: bool) -> list[dict[str, Any]]:
-    """Return so many records of one memory, whose texts tell their places."""
+    """Return so many records of one memory, whose texts are their positions."""
     return [
         {
             "id": f"{number}.{index}" if named else None,
@@ -136,13 +136,13 @@ def submission(number: int, size: int, *, named: bool) -> list[dict[str, Any]]:
 
 
 def again(number: int, unknown: CommitUnknown) -> list[dict[str, Any]]:
-    """Return the records of a submission under the ids that an unnamed one was given."""
+    """Return the records of a submission with the ids that the library gave them."""
     items = submission(number, len(unknown.ids), named=False)
     return [item | {"id": id} for item, id in zip(items, unknown.ids, strict=True)]
 
 
 def load_full_disk(server: PostgresServer) -> None:
-    """Have the server's disk be full whenever `full_disk` says so."""
+    """Make the server's disk full whenever `full_disk` says so."""
     source = Path(__file__).parents[1] / "subprocesses/full_disk.c"
     library = server.folder / "full_disk.so"
     options = ("-shared", "-fPIC", "-O1", "-o", library, source, "-ldl")

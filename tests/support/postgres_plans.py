@@ -1,6 +1,6 @@
-"""What PostgreSQL does for a question: the plans of a reader's statements, and the buffers touched.
+"""What PostgreSQL does for a query: the plans of a reader's statements, and the buffers touched.
 
-Nothing is timed. The server fills the tables itself, with times that are in order, or not at all.
+No time is measured. The server itself fills the tables, with times in order or without times.
 """
 
 import json
@@ -18,7 +18,7 @@ from tests.support.questions import PAGE, START, Question
 IN_ORDER: Final = "n"
 SHUFFLED: Final = "n * 7919::bigint % {rows}"
 REPEATED: Final = "n % 5000"
-"""Seconds after `START`, of the record of a number."""
+"""The time of the record of a number, in seconds after `START`."""
 
 _FILL: Final = """
 INSERT INTO {schema}.history
@@ -34,7 +34,7 @@ SELECT 'id-' || n,
     '{{"request_id":"' || n / 20 || '"}}', ({requests})[n / 20 + 1]
 FROM generate_series(1, {rows}) AS n
 """
-"""No user adds, and each actor does one kind of change: what is often may never be together."""
+"""No user adds, and each actor makes one kind of change, so that frequent values never coincide."""
 
 
 async def fill(connection: Any, schema: str, rows: int, seconds: str = IN_ORDER) -> None:
@@ -67,12 +67,12 @@ async def fill_alike(connection: Any, schema: str, rows: int, *, is_one: bool) -
 
 
 class Explainer:
-    """Reads through plans: asks as a manager does, and adds up what the server touched.
+    """Reads as a manager does, and adds up the buffers that the server touched.
 
     Args:
         connection: of the test's own.
         schema: the quoted schema.
-        is_generic: take the plan that the server keeps, made for any argument.
+        is_generic: use the generic plan, made for any argument.
     """
 
     def __init__(self, connection: Any, schema: str, *, is_generic: bool = False) -> None:
@@ -86,11 +86,11 @@ class Explainer:
         mode = "force_generic_plan" if self._is_generic else "force_custom_plan"
         await self._connection.execute(f"SET plan_cache_mode = {mode}; PREPARE asked AS {sql}")
         given = f"({', '.join(map(_literal, arguments))})" if arguments else ""
-        told = await self._connection.fetchval(
+        explained = await self._connection.fetchval(
             f"EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) EXECUTE asked {given}"
         )
         await self._connection.execute("DEALLOCATE asked")
-        self.plans += json.loads(told)
+        self.plans += json.loads(explained)
         return list(await self._connection.fetch(sql, *arguments))
 
     @property

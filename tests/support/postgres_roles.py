@@ -1,4 +1,4 @@
-"""Roles of a PostgreSQL server, and what a role may do with a history."""
+"""Roles of a PostgreSQL server, and the calls that a role may make."""
 
 import re
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from typing import Final
 from async_history import HistoryManager
 
 NewSchema = Callable[[], str]
-ROLE_PASSWORD = "agentsecret"  # noqa: S105 - of a role that lives as long as a test
+ROLE_PASSWORD = "agentsecret"  # noqa: S105 - of a role that exists during a test
 
 
 def server_of(url: str) -> str:
@@ -28,7 +28,7 @@ async def make_records(history: HistoryManager) -> None:
     await history.update_history("m", "mate")
     await history.add_history("new", None, "x", "ADD", owner=BOB, cause={"request_id": "r"})
     await history.add_history("late", None, "x", "ADD")
-    await history.add_history("late", "x", "y", "UPDATE", owner=BOB)  # an owner that comes late
+    await history.add_history("late", "x", "y", "UPDATE", owner=BOB)  # an owner given later
     await history.save_messages([{"role": "user", "content": "x"}] * 12, "s")
 
 

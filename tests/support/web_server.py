@@ -1,4 +1,4 @@
-"""The page of a history in memory, served by uvicorn on 127.0.0.1 from a thread of its own."""
+"""The page of a history in memory, served by uvicorn on 127.0.0.1 from another thread."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ Fill = Callable[[HistoryManager], Awaitable[None]]
 
 
 class WebServer:
-    """A page that is served: its URL, and its history, on the loop of its thread."""
+    """A served page: its URL, and its history on the loop of its thread."""
 
     def __init__(self, history: HistoryManager, url: str) -> None:
         self.url = url
@@ -26,7 +26,7 @@ class WebServer:
         self._loop = asyncio.get_running_loop()
 
     def run(self, work: Callable[[HistoryManager], Awaitable[Any]]) -> Any:
-        """Do work with the history on its loop, and return its result."""
+        """Run work with the history on its loop, and return the result."""
 
         async def done() -> Any:
             return await work(self._history)
@@ -36,7 +36,7 @@ class WebServer:
 
 @contextlib.contextmanager
 def web_server(fill: Fill) -> Iterator[WebServer]:
-    """Serve a history that `fill` has filled; callers on this computer may change it."""
+    """Serve a history that `fill` fills. Callers on this computer may change it."""
     begun: Future[tuple[WebServer, uvicorn.Server]] = Future()
     thread = threading.Thread(target=_run, args=(fill, begun))
     thread.start()

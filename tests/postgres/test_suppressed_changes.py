@@ -1,7 +1,7 @@
-"""Where a trigger or a policy lets a statement change nothing, and says nothing, we do not ack.
+"""If a trigger or a policy silently keeps a statement from changing rows, the call is not acked.
 
-Of all that changes rows of ours besides adding records (`test_neighbours`): erasing, messages,
-owners that come late.
+For calls that change rows other than by adding records (see `test_neighbours`): erasing, messages,
+owners given later.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -81,7 +81,7 @@ async def owner(server: PostgresServer) -> AsyncIterator[Any]:
         ("messages", "INSERT", save_messages),
     ],
 )
-async def test_what_changes_nothing_is_refused(
+async def test_a_statement_that_changes_nothing_is_refused(
     server: PostgresServer,
     owner: Any,
     obstacle: str,

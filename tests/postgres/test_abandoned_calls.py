@@ -1,4 +1,4 @@
-"""What we leave in the server when we give up: no more than the pool's size and a few."""
+"""Sessions left in the server by calls that gave up: no more than the pool's size and a few."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ from async_history.postgres import PostgresHistoryManager
 from tests.conftest import stores
 from tests.support.patience import LONG_S
 from tests.support.pgbouncer import pgbouncer
-from tests.support.postgres_faults import (  # noqa: F401 - fixtures are imported to be asked for
+from tests.support.postgres_faults import (  # noqa: F401 - fixtures are used by name
     a_admin,
     a_schema,
     a_server,
@@ -92,7 +92,7 @@ async def _opened(
 async def _locked(
     server: PostgresServer, schema: str, table: str = "history"
 ) -> AsyncIterator[None]:
-    """A table is locked, as by VACUUM FULL or ALTER TABLE."""
+    """Lock a table, as VACUUM FULL or ALTER TABLE does."""
     owner = await asyncpg.connect(server.url())
     try:
         await owner.execute(f"BEGIN; LOCK TABLE {schema}.{table} IN ACCESS EXCLUSIVE MODE")
@@ -109,10 +109,10 @@ async def _locked(
         *(pytest.param(read, "pooler", marks=pytest.mark.pgbouncer) for read in ("get", "dump")),
     ],
 )
-async def test_reads_that_are_given_up(
+async def test_reads_that_time_out(
     read: str, how: str, server: PostgresServer, schema: str, admin: Any
 ) -> None:
-    """Their places in the pool are free when the server is done with them, and not before."""
+    """Their places in the pool are free only once the server is done with them."""
     options: dict[str, Any] = {"retry_timeout_s": 2} if how == "pooler" else {}
     async with _opened(how, server, schema, **options) as history:
         await history.add_history("m", None, "x", "ADD")
@@ -127,7 +127,7 @@ async def test_reads_that_are_given_up(
                 reading.cancel()
                 await asyncio.wait([reading])
                 assert await waiting_for_locks(admin) <= _POOL_SIZE
-            if how != "pooler":  # which is not asked to cancel
+            if how != "pooler":  # which gets no request to cancel
                 await until(lambda: _none_waits(admin))
         assert len(await asyncio.wait_for(history.get_history("m"), LONG_S)) == 1
 
@@ -137,10 +137,10 @@ async def _none_waits(admin: Any) -> bool:
 
 
 @pytest.mark.parametrize("how", stores("own", "pool", "pooler"))
-async def test_calls_that_are_cut_off(
+async def test_calls_that_wait_for_a_lock_and_time_out(
     how: str, server: PostgresServer, schema: str, admin: Any
 ) -> None:
-    """They say that another session has a lock, and leave no session that waits for it."""
+    """The error names another session's lock, and no session waits for it any more."""
     async with _opened(how, server, schema, retry_timeout_s=0.9) as history:
         await history.add_history("m", None, "x", "ADD")
         async with _locked(server, schema):
@@ -148,22 +148,22 @@ async def test_calls_that_are_cut_off(
                 calls: list[Awaitable[object]] = [history.get_history("m") for _ in range(6)]
                 calls.append(history.add_history("m", None, "x", "UPDATE"))
                 calls.append(history.add_history("m", None, "x", "UPDATE", id="named"))
-                told = await asyncio.gather(*calls, return_exceptions=True)
-                assert all(isinstance(one, HistoryError) for one in told), told
-                # Unknown where the machine is so slow that the server did not give up in time.
-                assert isinstance(told[-1], StorageLocked | CommitUnknown), told[-1]
+                results = await asyncio.gather(*calls, return_exceptions=True)
+                assert all(isinstance(one, HistoryError) for one in results), results
+                # Unknown if the machine is so slow that the server did not give up in time.
+                assert isinstance(results[-1], StorageLocked | CommitUnknown), results[-1]
                 assert await waiting_for_locks(admin) <= _POOL_SIZE + _A_FEW
             await until(lambda: _none_waits(admin))
         await history.add_history("m", None, "y", "UPDATE")
         assert len(await history.get_history("m")) == 2
 
 
-async def test_an_opening_that_is_given_up(
+async def test_an_opening_that_times_out(
     server: PostgresServer, schema: str, url: str, admin: Any
 ) -> None:
-    """As while somebody migrates."""
+    """As during a migration by another."""
     if server.version < 14:
-        pytest.skip("the server does not look whether its client is there")
+        pytest.skip("this server does not check for its client")
     async with open_history(url):
         pass
     async with _locked(server, schema, "migrations"):
@@ -180,9 +180,7 @@ async def _open(url: str) -> None:
         pass
 
 
-async def test_a_user_s_sessions_are_given_back_as_they_were(
-    server: PostgresServer, schema: str
-) -> None:
+async def test_a_users_sessions_are_returned_unchanged(server: PostgresServer, schema: str) -> None:
     async def settle(connection: Any) -> None:
         await connection.execute("SET lock_timeout TO '7min'; SET statement_timeout TO '9min'")
 
@@ -211,10 +209,10 @@ async def test_a_user_s_sessions_are_given_back_as_they_were(
 
 @pytest.mark.parametrize("how", stores("own", "pooler"))
 @pytest.mark.parametrize("is_named", [False, True])
-async def test_a_large_call_has_the_time_it_takes(
+async def test_a_large_call_has_the_time_that_it_needs(
     is_named: bool, how: str, server: PostgresServer, schema: str, admin: Any
 ) -> None:
-    """A server that is well and needs longer than a try of a record is not cut off."""
+    """A working server that needs longer than a small call may take is not cut off."""
     async with _opened(how, server, schema, retry_timeout_s=0.9) as history:
         await admin.execute(
             f"""CREATE FUNCTION {schema}.slow() RETURNS trigger LANGUAGE plpgsql AS
@@ -231,12 +229,12 @@ async def test_a_large_call_has_the_time_it_takes(
 
 
 @pytest.mark.subprocess
-async def test_a_killed_program_leaves_nobody_waiting(
+async def test_a_killed_program_leaves_no_session_that_others_wait_for(
     server: PostgresServer, schema: str, url: str, admin: Any
 ) -> None:
-    """The server looks whether its client is still there, from PostgreSQL 14 on."""
+    """From PostgreSQL 14 on the server checks whether its client is still there."""
     if server.version < 14:
-        pytest.skip("it ends what waits by lock_timeout alone")
+        pytest.skip("this server ends waiting sessions by lock_timeout alone")
     async with open_history(url) as history:
         await history.add_history("m", None, "x", "ADD")
     source = f"""
