@@ -1,4 +1,4 @@
-"""What every test may use: the stores of the contract, and a guard against a blocked loop."""
+"""Fixtures for every test: the stores of the contract, and a guard against a blocked loop."""
 
 import faulthandler
 import gc
@@ -18,7 +18,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-# Imported here, or the first test to open a store would be blamed for reading the modules.
+# Imported here: the guard must not see the first test that opens a store read the modules.
 import async_history._null
 import async_history._postgres.manager
 import async_history._sql.manager
@@ -34,14 +34,14 @@ from tests.support.postgres_server import VERSIONS, PostgresServer, drop_schemas
 # pytest rewrites the assertions of test modules and no others by itself.
 pytest.register_assert_rewrite("tests.contract")
 
-# A shell's background job ignores SIGINT, and so would the programs that tests interrupt.
+# A shell's background job ignores SIGINT, and so would programs that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-os.environ["MEM0_TELEMETRY"] = "False"  # mem0 looks at it as it is imported, by whichever test
+os.environ["MEM0_TELEMETRY"] = "False"  # mem0 reads it when it is first imported
 
 OpenStore = Callable[..., HistoryManager]
 _LAST_S = 120
-"""A process that has run its tests ends within this time, or fails."""
+"""A process that has run its tests must end within this time."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -55,7 +55,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.timeout = float(config.getini("timeout")) * PATIENCE
 
 
-@pytest.hookimpl(tryfirst=True)  # before those are chosen that have a marker
+@pytest.hookimpl(tryfirst=True)  # before pytest selects tests by marker
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         for fixture, marker in (
@@ -76,7 +76,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _repeats_statements(item: pytest.Item) -> bool:
-    """Return whether a test is of statements alone, on a store that runs another store's."""
+    """Return whether a test only checks SQL, on a store that runs another store's SQL."""
     callspec = getattr(item, "callspec", None)
     return (
         "statements" in item.keywords
@@ -86,7 +86,7 @@ def _repeats_statements(item: pytest.Item) -> bool:
 
 
 def pytest_unconfigure() -> None:
-    """End a process that its threads keep from ending, after it has told where each of them is."""
+    """End a process that its threads keep alive, after a traceback of each of them."""
     faulthandler.dump_traceback_later(_LAST_S * PATIENCE, exit=True)
 
 
@@ -103,7 +103,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture
 def stride(request: pytest.FixtureRequest) -> int:
-    """Of a life's many writes, one in so many is tried: with `--nightly` each."""
+    """One in how many of a program's writes is tried: every one with `--nightly`."""
     return 1 if request.config.getoption("--nightly") else 7
 
 
@@ -111,11 +111,11 @@ def stride(request: pytest.FixtureRequest) -> int:
 def blocking_calls() -> Iterator[BlockBuster]:
     """Fail a test whose event loop makes a blocking call inside the library.
 
-    To wrap all that blocks takes longer than many a test: once a module is enough.
+    Wrapping all blocking calls takes longer than many tests, so it is done once a module.
     """
     with blockbuster_ctx("async_history", excluded_modules=["async_history.testing"]) as guard:
         for blocking in guard.functions.values():
-            # asyncpg looks for ~/.pgpass and certificates as it connects.
+            # asyncpg looks for ~/.pgpass and certificates when it connects.
             blocking.can_block_in("asyncpg/connect_utils.py", _CONNECTING)
             # One stat, which `require_writable` makes for its caller.
             blocking.can_block_in("async_history/_sqlite/pool.py", "require_file")
@@ -129,7 +129,7 @@ _CONNECTING = {"_read_password_file", "_parse_connect_dsn_and_args", "_create_ss
 def nothing_left_open() -> Iterator[None]:
     """Let a connection that was not closed warn in the test that forgot it.
 
-    What is left then stays (imports, mostly): to look at that after each test took a third of
+    What is left then stays (mostly imports). Collecting it after each test took a third of
     the time.
     """
     yield
@@ -139,7 +139,7 @@ def nothing_left_open() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
-    """The URL of a PostgreSQL whose database the tests may fill: see `postgres_server`."""
+    """The URL of a PostgreSQL database for the tests: see `postgres_server`."""
     url = os.environ.get("TEST_POSTGRES_URL")
     if url:
         yield url
@@ -159,7 +159,7 @@ def pooled(postgres: str) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def mariadb() -> Iterator[URL]:
-    """The URL of a MariaDB whose databases the tests may fill."""
+    """The URL of a MariaDB server for the tests."""
     url = os.environ.get("TEST_MARIADB_URL")
     if url:
         yield make_url(url)
@@ -181,7 +181,7 @@ def new_database(mariadb: URL) -> Iterator[Callable[[], URL]]:
         return mariadb.set(database=names[-1])
 
     yield url
-    if names and "TEST_MARIADB_URL" in os.environ:  # a server of our own is removed at the end
+    if names and "TEST_MARIADB_URL" in os.environ:  # the tests' own server is removed at the end
         run_sql(mariadb, *(f"DROP DATABASE {name}" for name in names))
 
 
@@ -207,7 +207,7 @@ _MARKS = {
     "sqlalchemy postgres": [pytest.mark.postgres, pytest.mark.once],
     "pooler": [pytest.mark.postgres, pytest.mark.pgbouncer, pytest.mark.once],
     "pgbouncer": [pytest.mark.postgres, pytest.mark.pgbouncer, pytest.mark.once],
-    # The statements and the writer are a file's: one CPython shows that a store runs them.
+    # They run a file's statements and writer, so one CPython version is enough.
     "memory": [pytest.mark.once],
     "null": [pytest.mark.once],
     "rollback": [pytest.mark.once],
@@ -221,10 +221,9 @@ def stores(*names: str) -> list[Any]:
 
 
 def examples(store: str, count: int) -> int:
-    """Return how many random histories to try in a store: a quarter in one that adds no statement.
+    """Return how many random histories to try: a quarter on a store without SQL of its own.
 
-    Memory and a rollback journal run the same statements as a file in WAL, PgBouncer those of a
-    server.
+    Memory and a rollback journal run the same SQL as a file in WAL, PgBouncer that of a server.
     """
     return count // 4 if store in ("memory", "rollback", "pgbouncer") else count
 
@@ -257,7 +256,7 @@ def new_stores(store: str, request: pytest.FixtureRequest, folder: Path) -> Call
         own_folder.mkdir()
         if store == "sqlalchemy":
             file = f"sqlite+aiosqlite:///{own_folder / 'history.db'}"
-            # Without a pool, which would keep connections of an engine that nobody disposes of.
+            # Without a pool, whose connections would stay open: nothing disposes of the engine.
             engine = partial(create_async_engine, file, poolclass=NullPool)
             return lambda **options: open_history(engine=engine(), **options)
         if store == "sqlalchemy postgres":

@@ -1,4 +1,4 @@
-"""The synchronous face: mem0's calls and answers, from any thread, until any kind of end."""
+"""The blocking manager: mem0's calls and answers, on any thread, until any kind of exit."""
 
 import asyncio
 import gc
@@ -54,7 +54,7 @@ def url(store: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def opened() -> Iterator[Open]:
-    """A function that opens one; whatever a test leaves open is closed after it."""
+    """A function that opens a manager. What a test leaves open is closed after it."""
     all_of_them: list[BlockingHistoryManager] = []
 
     def open_one(*arguments: Any, **options: Any) -> BlockingHistoryManager:
@@ -72,7 +72,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def in_threads(work: Callable[[int], None], count: int) -> None:
-    """Run work in threads of its own, and raise what any of them raised."""
+    """Run work in new threads, and raise the error of any of them."""
     with ThreadPoolExecutor(count) as executor:
         for done in [executor.submit(work, n) for n in range(count)]:
             done.result(LONG_S)
@@ -95,7 +95,7 @@ def tables(connection: sqlite3.Connection | None) -> set[str]:
 class TestInPlaceOfMem0s:
     @pytest.mark.subprocess
     @pytest.mark.skipif("MEM0_TESTS" not in os.environ, reason="MEM0_TESTS names no checkout")
-    def test_its_own_tests(self, tmp_path: Path) -> None:
+    def test_mem0s_own_tests_pass(self, tmp_path: Path) -> None:
         """mem0's package ships no tests: MEM0_TESTS is the folder `tests` of a checkout."""
         file = Path(os.environ["MEM0_TESTS"], "memory", "test_storage.py")
         ours = Path(__file__).parents[2]
@@ -121,7 +121,7 @@ class TestInPlaceOfMem0s:
             *("get_last_messages", "reset", "close"),
         ],
     )
-    def test_signatures(self, name: str) -> None:
+    def test_methods_have_mem0s_parameters(self, name: str) -> None:
         def shape(owner: type) -> list[tuple[str, Any, Any]]:
             parameters = inspect.signature(getattr(owner, name)).parameters.values()
             named = [p for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD]
@@ -213,7 +213,7 @@ class TestInPlaceOfMem0s:
             assert len({row[0] for row in found}) == n + 1
 
     @pytest.mark.once
-    def test_many_records(self, opened: Open, path: Path) -> None:
+    def test_many_records_one_by_one(self, opened: Open, path: Path) -> None:
         history = opened(path)
         for n in range(1000):
             history.add_history(f"m{n}", None, f"memory {n}", "ADD")
@@ -221,7 +221,7 @@ class TestInPlaceOfMem0s:
         assert history.connection.execute("SELECT count(*) FROM history").fetchone() == (1000,)
         assert texts(history, "m7") == ["memory 7"]
 
-    def test_what_an_earlier_one_wrote(self, opened: Open, path: Path) -> None:
+    def test_a_manager_reads_what_an_earlier_one_wrote(self, opened: Open, path: Path) -> None:
         first = opened(path)
         first.add_history("m", None, "x", "ADD")
         written = first.get_history("m")
@@ -240,7 +240,7 @@ class TestInPlaceOfMem0s:
         assert record["actor_id"] is None
         assert record["is_deleted"] is False
 
-    def test_a_default_is_in_memory(self, opened: Open) -> None:
+    def test_the_default_is_in_memory(self, opened: Open) -> None:
         history = opened()
         assert history.db_path == ":memory:"
         history.add_history("m", None, "x", "ADD")
@@ -260,7 +260,7 @@ class TestEveryStore:
         )
         assert (history.connection is None) == (store in ("null", "postgres"))
 
-    def test_a_reset_leaves_nothing_and_the_next_write_begins_anew(
+    def test_a_reset_leaves_nothing_and_the_next_write_makes_the_tables_again(
         self, opened: Open, url: str, store: str
     ) -> None:
         history = opened(url)
@@ -281,7 +281,7 @@ class TestEveryStore:
             assert [m["content"] for m in history.get_last_messages("s")] == [text]
 
     def test_twenty_threads_through_ten_resets_and_a_close(self, opened: Open, url: str) -> None:
-        """Every call answers as if it had been alone, or says that the history is closed."""
+        """Every call returns as if it were the only one, or raises HistoryClosed."""
         history = opened(url)
         begun = threading.Barrier(21)
         closed: list[int] = []
@@ -311,7 +311,7 @@ class TestEveryStore:
 
 class TestThreads:
     @pytest.mark.parametrize("store", stores("file", "memory", "postgres"))
-    def test_twenty_threads(self, opened: Open, url: str) -> None:
+    def test_twenty_threads_each_read_what_they_wrote(self, opened: Open, url: str) -> None:
         history = opened(url)
 
         def write(name: int) -> None:
@@ -321,7 +321,7 @@ class TestThreads:
 
         in_threads(write, 20)
 
-    def test_what_is_acked_after_a_reset_is_there(self, opened: Open, path: Path) -> None:
+    def test_records_acknowledged_after_a_reset_stay(self, opened: Open, path: Path) -> None:
         history = opened(path)
         acked: set[str] = set()
         go_on = threading.Event()
@@ -350,8 +350,8 @@ class TestThreads:
         found = {text for n in range(8) for text in texts(history, f"m{n}")}
         assert acked <= found
 
-    def test_several_on_one_file(self, opened: Open, path: Path) -> None:
-        """They also open a new file all at once."""
+    def test_several_managers_of_one_file(self, opened: Open, path: Path) -> None:
+        """They also open a new file at the same time."""
 
         def use(name: int) -> None:
             ready.wait()
@@ -364,7 +364,7 @@ class TestThreads:
         ready = threading.Barrier(6)
         in_threads(use, 6)
 
-    def test_two_that_reset_one_file(self, opened: Open, path: Path) -> None:
+    def test_two_managers_that_reset_one_file(self, opened: Open, path: Path) -> None:
         one, other = opened(path), opened(path)
         for n in range(5):
             one.reset()
@@ -375,7 +375,7 @@ class TestThreads:
             one.add_history("m", None, f"one's {n}", "ADD")
             assert texts(other, "m") == [f"one's {n}"]
 
-    def test_the_connection_is_for_any_thread(self, opened: Open, path: Path) -> None:
+    def test_the_connection_works_on_any_thread(self, opened: Open, path: Path) -> None:
         history = opened(path)
         history.add_history("m", None, "x", "ADD")
         counts: list[Any] = []
@@ -407,10 +407,10 @@ class TestThreads:
 
 
 class TestLoops:
-    def test_inside_running_loops(
+    def test_calls_within_a_running_loop(
         self, url: str, blocking_calls: BlockBuster, request: pytest.FixtureRequest
     ) -> None:
-        """It blocks them, as mem0's does: it must not wait for them."""
+        """It blocks the loops, as mem0's manager does: it must not wait for them."""
         blocking_calls.deactivate()
         request.addfinalizer(blocking_calls.activate)
 
@@ -435,8 +435,8 @@ class TestLoops:
             history.get_history("m")
             history.close()
 
-    def test_the_loop_is_left_alone(self, url: str, opened: Open) -> None:
-        """The guard of these tests watches its loop thread too: nothing blocks there."""
+    def test_nothing_blocks_the_managers_own_loop(self, url: str, opened: Open) -> None:
+        """The tests' guard against blocking calls watches that loop's thread too."""
         history = opened(url)
         history.add_history("m", None, "x", "ADD")
         assert history.connection is None or tables(history.connection)
@@ -448,7 +448,7 @@ class TestLoops:
 class TestForks:
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
     @pytest.mark.parametrize("ending", ["os._exit(refused)", "sys.exit(refused)"])
-    def test_a_child_is_refused_and_ends(self, path: Path, ending: str) -> None:
+    def test_a_forked_child_is_refused_and_ends(self, path: Path, ending: str) -> None:
         done = run_source(
             f"""
             import os, sys, threading, warnings
@@ -572,10 +572,10 @@ class TestExit:
             str(path) if place == "file" else ":memory:",
         )
         ended = time.time()
-        begun, *told = done.stdout.split()
+        begun, *printed = done.stdout.split()
         codes = {"an error": 3, "interrupted": -signal.SIGINT}
         assert done.returncode == codes.get(ending, 0), done.stderr
-        assert told == (["50"] if ending == "in a thread that is waited for" else [])
+        assert printed == (["50"] if ending == "in a thread that is waited for" else [])
         assert done.stderr == "" or ending == "interrupted"
         assert ended - float(begun) < SOON_S
         if place == "file":
@@ -586,7 +586,9 @@ class TestExit:
                 assert kept.fetchone() == (1,)
 
     @pytest.mark.postgres
-    def test_an_unclosed_postgres(self, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    def test_a_program_that_does_not_close_a_postgres_history_ends(
+        self, request: pytest.FixtureRequest, tmp_path: Path
+    ) -> None:
         done = run_source(
             """
             import sys
@@ -600,7 +602,7 @@ class TestExit:
 
 
 class TestClosing:
-    def test_twice_and_from_many_threads(self, url: str, opened: Open) -> None:
+    def test_closing_twice_and_from_many_threads(self, url: str, opened: Open) -> None:
         history = opened(url)
         history.add_history("m", None, "x", "ADD")
         in_threads(lambda _: history.close(), 10)
@@ -618,10 +620,10 @@ class TestClosing:
                 call()
         assert loop_threads() == []
         assert history._store._manager is not None
-        assert history._store._manager._closing is not None, "in good order, not by cancelling it"
+        assert history._store._manager._closing is not None, "closed in order, not cancelled"
 
-    def test_it_completes_what_was_called(self, opened: Open, path: Path) -> None:
-        """Calls held up by a lock are on disk when close returns, and their callers know."""
+    def test_closing_completes_pending_calls(self, opened: Open, path: Path) -> None:
+        """Calls that a lock delays are on disk when close returns, and their callers return."""
         history = opened(path)
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
@@ -643,9 +645,9 @@ class TestClosing:
                 outcomes = [call.exception(LONG_S) for call in calls]
         assert count == (5,)
         assert outcomes == [None] * 5
-        assert not path.with_name("history.db-wal").exists(), "the last one out copied the log"
+        assert not path.with_name("history.db-wal").exists(), "the last connection copied the log"
 
-    def test_a_file_that_stays_locked(self, opened: Open, path: Path) -> None:
+    def test_closing_a_file_that_stays_locked(self, opened: Open, path: Path) -> None:
         history = opened(path, close_timeout_s=0.05)
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
@@ -656,7 +658,7 @@ class TestClosing:
                 executor.submit(history.close).result(LONG_S)
                 assert isinstance(call.exception(LONG_S), HistoryError)
 
-    def test_a_call_that_does_not_end(self, opened: Open) -> None:
+    def test_closing_fails_a_call_that_does_not_end(self, opened: Open) -> None:
         history = opened()
         history._thread.longest_close_s = 0.05
 
@@ -671,13 +673,13 @@ class TestClosing:
             with pytest.raises(CommitUnknown):
                 call.result(LONG_S)
 
-    def test_in_the_middle_of_anything(self, opened: Open) -> None:
-        """As a signal handler may: on a thread that holds whatever lock there is."""
+    def test_closing_while_the_thread_holds_every_lock(self, opened: Open) -> None:
+        """As in a signal handler: it runs on a thread that may hold any lock."""
         history = opened()
         with history._lock, history._thread._lock:
             history.close()
 
-    def test_after_its_loop_thread_died(
+    def test_closing_after_the_loop_thread_died(
         self, opened: Open, caplog: pytest.LogCaptureFixture
     ) -> None:
         history = opened("null://")
@@ -695,7 +697,7 @@ class TestClosing:
         assert "the history's loop thread died" in [r.getMessage() for r in caplog.records]
 
     @pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="this system has no alarms")
-    def test_in_a_signal_handler_while_a_call_waits(self, opened: Open, path: Path) -> None:
+    def test_closing_in_a_signal_handler_while_a_call_waits(self, opened: Open, path: Path) -> None:
         history = opened(path)
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
@@ -718,7 +720,7 @@ class TestClosing:
         assert other.execute("SELECT count(*) FROM history").fetchone() == (1,)
         other.close()
 
-    def test_one_that_is_dropped_closes_itself(self, path: Path) -> None:
+    def test_a_dropped_manager_closes_itself(self, path: Path) -> None:
         history = BlockingHistoryManager(path)
         history.add_history("m", None, "x", "ADD")
         connection = history.connection
@@ -734,14 +736,14 @@ class TestClosing:
 
 
 class TestOpening:
-    def test_a_url_that_is_none(self) -> None:
+    def test_bad_urls_and_options_are_refused(self) -> None:
         with pytest.raises(InvalidInput):
             BlockingHistoryManager("oracle://somewhere")
         with pytest.raises(InvalidInput):
             BlockingHistoryManager(":memory:", no_such_option=1)  # type: ignore[call-arg]
         assert loop_threads() == []
 
-    def test_a_file_that_is_no_database(self, path: Path) -> None:
+    def test_a_file_that_is_not_a_database_is_refused(self, path: Path) -> None:
         path.write_text("not a database, but longer than a header of one hundred bytes" * 5)
         with pytest.raises(StorageCorrupt):
             BlockingHistoryManager(path)
@@ -751,7 +753,7 @@ class TestOpening:
         with pytest.raises(InvalidInput, match="durability"):
             opened(path, durability="some")
 
-    def test_a_relative_path_stays_where_it_was(
+    def test_a_relative_path_is_resolved_once(
         self, opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.chdir(tmp_path)
@@ -769,7 +771,9 @@ class TestOpening:
 
 
 class TestResets:
-    def test_one_that_finds_the_file_locked(self, opened: Open, path: Path) -> None:
+    def test_a_reset_of_a_locked_file_fails_and_changes_nothing(
+        self, opened: Open, path: Path
+    ) -> None:
         history = opened(path, lock_timeout_s=0)
         history.add_history("m", None, "x", "ADD")
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
@@ -780,8 +784,8 @@ class TestResets:
         history.add_history("m", "x", "y", "UPDATE")
         assert texts(history, "m") == ["x", "y"]
 
-    def test_what_mem0_1_does(self, opened: Open, path: Path) -> None:
-        """Its Memory.reset sends the statement itself, while the history is open."""
+    def test_the_statement_of_mem0_1s_reset(self, opened: Open, path: Path) -> None:
+        """Its Memory.reset runs the SQL itself, while the history is open."""
         history = opened(path)
         history.add_history("m", None, "x", "ADD")
         connection = history.connection
@@ -793,7 +797,7 @@ class TestResets:
         history.add_history("m", None, "y", "ADD")
         assert texts(again, "m") == ["y"]
 
-    def test_beside_others_on_the_file(self, opened: Open, path: Path) -> None:
+    def test_resets_are_seen_by_every_user_of_the_file(self, opened: Open, path: Path) -> None:
         history = opened(path)
         history.add_history("m", None, "x", "ADD")
         plain = plain_mem0().SQLiteManager(str(path))
@@ -818,7 +822,7 @@ class TestValues:
     UNSTORABLE = "a\0b\ud800c\udfff\0"
 
     @pytest.mark.parametrize("store", stores("file", "memory", "postgres"))
-    def test_text_no_database_holds(
+    def test_text_that_no_database_stores_is_replaced(
         self, opened: Open, url: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         history = opened(url)
@@ -844,7 +848,7 @@ class TestValues:
         assert texts(history, "m") == ["clean, \U0001f375 too"]
         assert len(caplog.records) == 3
 
-    def test_times_to_the_letter_and_what_is_none(
+    def test_times_are_kept_as_given_and_bad_ones_replaced(
         self, opened: Open, caplog: pytest.LogCaptureFixture
     ) -> None:
         history = opened()
@@ -867,7 +871,9 @@ class TestValues:
             assert datetime.fromisoformat(record["created_at"]).tzinfo is not None
             assert record["updated_at"] is None
 
-    def test_numbers_and_flags(self, opened: Open, tmp_path: Path) -> None:
+    def test_numbers_and_flags_are_stored_as_mem0_stores_them(
+        self, opened: Open, tmp_path: Path
+    ) -> None:
         def answers(manager: Any) -> list[Any]:
             for flag in (0, 1, True, None, 5):
                 manager.add_history("m", 1, 2.5, "DELETE", is_deleted=flag, actor_id=True)
@@ -881,7 +887,7 @@ class TestValues:
         expected = answers(plain_mem0().SQLiteManager(str(tmp_path / "plain.db")))
         assert answers(opened(tmp_path / "ours.db")) == expected
 
-    def test_what_is_refused_is_not_written(self, opened: Open) -> None:
+    def test_a_refused_call_writes_nothing(self, opened: Open) -> None:
         history = opened()
         calls: list[Callable[[], None]] = [
             lambda: history.add_history("m", None, "x", "NONE"),

@@ -1,4 +1,4 @@
-"""Owner, context and cause by the synchronous face: mem0's calls, and ours."""
+"""Owner, context and cause through the blocking manager: mem0's calls, and ours."""
 
 import asyncio
 import inspect
@@ -54,7 +54,9 @@ def details(found: list[HistoryRecord]) -> list[tuple[object, object, object]]:
     return [(record.owner, record.context, record.cause) for record in found]
 
 
-def test_each_way_of_recording_takes_them(history: BlockingHistoryManager, url: str) -> None:
+def test_every_call_that_records_takes_an_owner_context_and_cause(
+    history: BlockingHistoryManager, url: str
+) -> None:
     given: dict[str, Any] = {"context": {"n": [1, None]}, "cause": {"request_id": "q"}}
     history.add_history("m", None, "a", "ADD", owner=ALICE, **given)
     history.batch_add_history(
@@ -78,8 +80,10 @@ def test_each_way_of_recording_takes_them(history: BlockingHistoryManager, url: 
     assert set(shown) == set(found[0].as_dict())
 
 
-def test_what_can_not_be_used_is_refused(history: BlockingHistoryManager, url: str) -> None:
-    """Unlike values of mem0's, which are made storable: these come from who knows this library."""
+def test_bad_owners_contexts_and_causes_are_refused(
+    history: BlockingHistoryManager, url: str
+) -> None:
+    """mem0's values are made storable instead. These are given by users of this library."""
     refused: tuple[dict[str, Any], ...] = (
         {"owner": {"user": "alice"}},
         {"owner": {"user_id": 7}},
@@ -132,8 +136,8 @@ def test_the_arguments_are_those_of_the_asyncio_manager() -> None:
         assert not inspect.iscoroutinefunction(getattr(BlockingHistoryManager, name))
 
 
-def test_each_question_is_answered(history: BlockingHistoryManager, url: str) -> None:
-    """Also where the answer is longer than what is taken from the loop at once."""
+def test_every_query_is_answered(history: BlockingHistoryManager, url: str) -> None:
+    """Also when the answer is longer than one transfer from the loop."""
     changes = [
         {"memory_id": f"m{n % 120}", "event": "ADD" if n < 120 else "UPDATE", "new_memory": f"{n}"}
         for n in range(230)
@@ -146,11 +150,11 @@ def test_each_question_is_answered(history: BlockingHistoryManager, url: str) ->
     assert list(history.query_history()) == records(url)
     assert [one.memory_id for one in history.query_history(cause={"request_id": "q"})] == ["other"]
     assert history.count_history(user_id="alice") == 230
-    living = list(history.memories(user_id="alice"))
-    assert living == records(url, user_id="alice", order="newest")[:120]
+    existing = list(history.memories(user_id="alice"))
+    assert existing == records(url, user_id="alice", order="newest")[:120]
     now = datetime.now(UTC)
     assert sorted(r.memory_id for r in history.memories_at(now, user_id="alice")) == sorted(
-        {record.memory_id for record in living}
+        {record.memory_id for record in existing}
     )
     latest = history.memory_at("m1", now)
     assert latest is not None
@@ -197,7 +201,7 @@ def test_memories_are_taken_back_and_erased(history: BlockingHistoryManager, url
     assert {record.new_memory for record in stored} == {None}
 
 
-def test_an_iteration_ends_with_what_it_reads(history: BlockingHistoryManager) -> None:
+def test_an_iteration_fails_after_a_reset_or_a_close(history: BlockingHistoryManager) -> None:
     history.batch_add_history({"memory_id": f"m{n}", "event": "ADD"} for n in range(300))
     reset, closed, dropped = (history.query_history(page_size=10) for _ in range(3))
     for each in (reset, closed, dropped):

@@ -19,7 +19,7 @@ _UNSET = ("ASYNC_HISTORY_URL", "MEM0_DIR", "COLUMNS", "NO_COLOR", "FORCE_COLOR")
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """A newcomer's environment: nothing set, a home folder of its own."""
+    """An environment with no settings and an own home folder."""
     kept = {name: value for name, value in os.environ.items() if name not in _UNSET}
     return kept | {
         "HOME": str(tmp_path / "home"),

@@ -1,4 +1,4 @@
-"""The command as tests start, end and answer it."""
+"""Starting the command, ending it and answering its questions."""
 
 import json
 import os
@@ -17,7 +17,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 ENDS = [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")]
-"""What ends a command early, and the word for it."""
+"""The signals that end a command early, and the word that it prints."""
 
 Run = Callable[..., Result]
 """Run the command in a process of its own until it ends."""
@@ -49,9 +49,9 @@ def interrupted(
     process.send_signal(number)
     out, err = process.communicate(timeout=LONG_S)
     assert process.returncode == 128 + number
-    told, last = err.splitlines()
+    hint, last = err.splitlines()
     assert last == f"async-history: {word}"
-    said, _, cursor = told.rpartition(" ")
+    said, _, cursor = hint.rpartition(" ")
     assert said == "async-history: to continue from here: --after"
     return out, cursor
 
@@ -73,7 +73,7 @@ def run_in_terminal(folder: Path, answer: str, *arguments: str, columns: int = 8
             while select.select([ours], [], [], LONG_S)[0]:
                 try:
                     chunk = os.read(ours, 1 << 16)
-                except OSError:  # Linux's way to tell that the last one has let go
+                except OSError:  # Linux's error once no process has the other end open
                     break
                 if not chunk:
                     break
@@ -81,7 +81,7 @@ def run_in_terminal(folder: Path, answer: str, *arguments: str, columns: int = 8
                 if b"[y/N]" in shown and not typed:
                     typed = True
                     os.write(ours, answer.encode())
-            process.kill()  # does nothing to one that has ended
+            process.kill()  # has no effect on a process that has ended
         assert typed
         return Result(process.args, process.returncode, shown.decode(), "")
     finally:

@@ -1,4 +1,4 @@
-"""The command, as people and scripts meet it: mostly in processes of its own."""
+"""The command as people and scripts run it: mostly in new processes."""
 
 import asyncio
 import contextlib
@@ -55,7 +55,7 @@ def texts_of(result: Result) -> list[str | None]:
 
 
 def state_of(folder: Path) -> dict[str, str]:
-    """What is in a folder: names and digests."""
+    """Return the names and digests of the files in a folder."""
     return {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.iterdir())
@@ -137,13 +137,13 @@ def test_ctrl_c_anywhere_is_a_line_and_a_status(monkeypatch: pytest.MonkeyPatch)
     assert (result.exit_code, result.stderr) == (130, "async-history: interrupted\n")
 
 
-def test_secrets_are_blotted_out() -> None:
+def test_secrets_are_masked() -> None:
     shown = without_secrets("at postgresql://ann:p/a:s@s@host/db?sslpassword=word&x=1, failed")
     assert shown == "at postgresql://ann:***@host/db?sslpassword=***&x=1, failed"
     assert without_secrets("sqlite:////home/a:b@c.db") == "sqlite:////home/a:b@c.db"
 
 
-def test_the_url_comes_from_the_option_then_the_environment(run: Run, tmp_path: Path) -> None:
+def test_the_url_is_the_options_else_the_environments(run: Run, tmp_path: Path) -> None:
     run("record", stdin=lines_of(TEA), ASYNC_HISTORY_URL="sqlite:///by-name.db")
     run("record", "--db", "by-option.db", stdin=lines_of(TEA), ASYNC_HISTORY_URL="by-name.db")
     run("record", stdin=lines_of(TEA), ASYNC_HISTORY_URL="")
@@ -191,7 +191,7 @@ def test_demo_refuses_a_link_to_nowhere(run: Run, tmp_path: Path) -> None:
     assert not (tmp_path / "elsewhere.db").exists()
 
 
-def test_demo_refuses_a_file_made_while_it_looked(
+def test_demo_refuses_a_file_made_after_its_check(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "history.db"
@@ -202,7 +202,7 @@ def test_demo_refuses_a_file_made_while_it_looked(
 
 
 async def test_demo_adds_nothing_to_a_history_without_a_file(tmp_path: Path) -> None:
-    """As a server's would be; here the part behind the look at the file."""
+    """As for a server. This tries the part after the check for a file."""
     url = str(tmp_path / "history.db")
     async with open_history(url) as history:
         await history.add_history("m", None, "tea", "ADD")
@@ -346,7 +346,7 @@ def test_lines_are_recorded_as_they_come_and_ctrl_c_keeps_them(
     assert recording.wait(timeout=LONG_S) == 128 + number
     said, complained = recording.communicate()
     assert said == "recorded 1 line in history.db\n"
-    # What looks at the file here may have been noticed, and named, before.
+    # This check's own connection may have been noticed, and warned of, before.
     assert complained.splitlines()[-1] == f"async-history: {word}"
 
 
@@ -363,7 +363,7 @@ def _count(file: Path) -> int:
 
 
 async def _record_until_full(source: io.FileIO) -> Recording:
-    """Record into a history that takes two records and then has no room."""
+    """Record into a history that has room for two records."""
     async with open_history("memory://") as history:
         add_history = history.add_history
         calls = 0
@@ -398,7 +398,7 @@ async def test_a_storage_failure_ends_recording_from_an_open_pipe(
     assert capsys.readouterr().err == ENDED
 
 
-async def test_after_a_storage_failure_no_line_is_looked_at(
+async def test_after_a_storage_failure_no_further_line_is_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "many.jsonl"
@@ -409,8 +409,8 @@ async def test_after_a_storage_failure_no_line_is_looked_at(
     assert capsys.readouterr().err == ENDED
 
 
-async def test_a_file_that_is_closed_while_it_is_read_has_ended(tmp_path: Path) -> None:
-    """The thread that reads waits for room meanwhile; what it had read already comes."""
+async def test_a_file_that_is_closed_while_it_is_read_ends_there(tmp_path: Path) -> None:
+    """The reading thread waits for room meanwhile. The lines that it had read are returned."""
     file = tmp_path / "many.jsonl"
     file.write_bytes(b"\n" * 256 * 1024 * 6)
     with io.FileIO(file) as source:
@@ -457,8 +457,8 @@ def test_log_for_a_person(run: Run) -> None:
     assert re.fullmatch(r"v3  \d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}\+00:00  DELETE", heads[2])
 
 
-def test_log_numbers_the_versions_that_others_take(run: Run) -> None:
-    """Also where an event comes twice, and after a deletion."""
+def test_log_numbers_versions_as_at_and_restore_do(run: Run) -> None:
+    """Also when an event occurs twice, and after a deletion."""
     texts = ["one", "two", None, "four"]
     events = ["ADD", "UPDATE", "DELETE", "ADD"]
     changes = zip(events, texts, strict=True)
@@ -528,7 +528,7 @@ def test_stored_text_cannot_command_the_terminal(run: Run) -> None:
 
 
 def test_a_stored_name_stays_in_its_line(run: Run) -> None:
-    """Names with line breaks and escapes neither command the terminal nor show other records."""
+    """Names with line breaks and escapes neither control the terminal nor look like records."""
     evil = "x\x1b]0;owned\x07\nforged"
     named = {"owner": {"user_id": evil}, "cause": {"run_id": evil}, "actor_id": evil, "role": evil}
     run("record", stdin=lines_of(add(evil, "tea", **named), add(evil, "mate", **named)))
@@ -556,7 +556,7 @@ def test_a_stored_name_stays_in_its_line(run: Run) -> None:
 
 
 def test_json_has_no_character_that_controls_a_terminal(run: Run) -> None:
-    """JSON escapes the first 32 itself. These are C1 controls, DEL, and turns of the direction."""
+    """JSON escapes the first 32 itself. These are C1 controls, DEL and changes of direction."""
     evil = "x\x9b2J\u202eforged\x7f\u2066"
     named = {"owner": {"user_id": evil}, "cause": {"run_id": evil}, "actor_id": evil, "role": evil}
     run("record", stdin=lines_of(add(evil, evil, **named), add(evil, f"{evil}!", **named)))
@@ -600,7 +600,7 @@ def test_log_into_a_closed_pipe(option: list[str], run: Run, start: Start) -> No
     log.stdout.close()
     assert log.stderr is not None
     assert log.stderr.read() == ""
-    assert log.wait(timeout=LONG_S) == 0, "it has what it wanted"
+    assert log.wait(timeout=LONG_S) == 0, "a reader that left is not an error"
 
 
 def test_log_leaves_mem0s_file_as_it_is(run: Run, tmp_path: Path) -> None:
@@ -682,14 +682,14 @@ def _plain(line: Any) -> str:
     return f"{line.sign} {text.replace('|][|', '|')}"
 
 
-def test_a_long_difference_takes_no_time() -> None:
+def test_a_difference_of_long_texts_is_fast() -> None:
     text = "a b " * 200_000
     assert [line.sign for line in difference(text, text + "c")] == ["-", "+"]
     many = "\n" * 20_000
     assert len(difference(many, many + "x")) == 40_002
 
 
-def test_migrate_tells_what_it_does_to_a_file(run: Run, tmp_path: Path) -> None:
+def test_migrate_says_what_it_does_to_a_file(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "old.db"
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute(
@@ -713,8 +713,8 @@ def test_migrate_tells_what_it_does_to_a_file(run: Run, tmp_path: Path) -> None:
     assert "missing.db" in missing.stderr
 
 
-def test_a_database_is_imported_only_where_it_is_used() -> None:
-    """Each takes a fifth of the time in which a command starts."""
+def test_a_driver_is_imported_only_when_it_is_used() -> None:
+    """Each takes a fifth of a command's start time."""
     loaded = (
         "import sys, async_history.cli.app; "
         "sys.exit(bool({'asyncpg', 'aiosqlite', 'async_history._sqlite'} & sys.modules.keys()))"

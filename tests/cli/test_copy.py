@@ -1,4 +1,4 @@
-"""`async-history copy` and `backup`, as people and scripts meet them."""
+"""`async-history copy` and `backup`, as people and scripts run them."""
 
 import asyncio
 import base64
@@ -94,7 +94,7 @@ async def _empty(file: Path) -> None:
         pass
 
 
-def test_what_cannot_be_copied_is_one_line(recorded: Run, tmp_path: Path) -> None:
+def test_an_error_of_copy_is_one_line(recorded: Run, tmp_path: Path) -> None:
     for arguments, status, words in (
         (("copy", "nowhere.db", "x.db"), 1, "no history in nowhere.db: it does not exist"),
         (("copy", "nowhere.jsonl", "x.db"), 1, "nowhere.jsonl: No such file"),
@@ -128,7 +128,7 @@ def test_a_backup(recorded: Run, tmp_path: Path) -> None:
     assert recorded("copy", "copy.db", "-").stdout == recorded("copy", "history.db", "-").stdout
 
 
-def test_ctrl_c_says_how_to_go_on(start: Start, run: Run, tmp_path: Path) -> None:
+def test_ctrl_c_says_how_to_continue(start: Start, run: Run, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "slow.jsonl")
     process = start("copy", "slow.jsonl", "copy.db")
     with open(tmp_path / "slow.jsonl", "w") as pipe:

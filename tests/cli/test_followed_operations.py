@@ -1,4 +1,4 @@
-"""Operations as they are followed: each that begins or ends is shown once, and little is read."""
+"""Following operations: each start and end is shown once, and each read is small."""
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -51,7 +51,9 @@ def states(operations: list[StoreOperation]) -> dict[str, str]:
     return found
 
 
-async def test_each_change_is_returned_once(history: HistoryManager, read: list[int]) -> None:
+async def test_each_start_and_end_is_returned_once(
+    history: HistoryManager, read: list[int]
+) -> None:
     followed = FollowedOperations(history)
     assert await followed.changed() == []
     ids = [await begin(history) for _ in range(450)]
@@ -71,10 +73,10 @@ async def test_each_change_is_returned_once(history: HistoryManager, read: list[
     await end(history, new[0])
     assert states(await followed.changed()) == {new[0]: "finished"}
     assert max(read) <= 100
-    assert len(read) <= 9, "the end of the log, and one by one what has not ended"
+    assert len(read) <= 9, "the end of the log, and each unfinished operation"
 
 
-async def test_erasures_alone_are_read_where_they_are_asked_for(
+async def test_only_erasures_are_read_where_only_they_are_wanted(
     history: HistoryManager, read: list[int]
 ) -> None:
     for _ in range(20):

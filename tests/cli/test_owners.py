@@ -1,4 +1,4 @@
-"""Owners, metadata and causes on the command line: recorded, asked for, shown."""
+"""Owners, metadata and causes on the command line: recorded, filtered by, shown."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.once
 
 ANN = {"user_id": "ann", "run_id": "r1"}
 START = datetime(2026, 1, 1, tzinfo=UTC)
-LIFE: list[dict[str, Any]] = [
+CHANGES: list[dict[str, Any]] = [
     {
         "event": "ADD",
         "new_memory": "likes tea",
@@ -47,7 +47,7 @@ def url(tmp_path: Path) -> str:
         async with open_history(path) as history:
             for n, change in enumerate(
                 [
-                    *({"memory_id": "m", **change} for change in LIFE),
+                    *({"memory_id": "m", **change} for change in CHANGES),
                     *({**change, "event": "ADD", "new_memory": "x"} for change in others),
                 ]
             ):
@@ -79,7 +79,9 @@ def records(url: str, **wanted: Any) -> list[HistoryRecord]:
         (["--memory", "m", "--cause", "request_id=q2"], "m"),
     ],
 )
-def test_what_matches(options: list[str], found: str, invoke: Invoke, url: str) -> None:
+def test_filters_by_owner_and_cause(
+    options: list[str], found: str, invoke: Invoke, url: str
+) -> None:
     done = invoke("query", *options, "--json")
     assert "".join(json.loads(line)["memory_id"] for line in done.stdout.splitlines()) == found
     assert invoke("query", *options, "--count").stdout == f"{len(found)}\n"
@@ -94,7 +96,7 @@ def test_what_matches(options: list[str], found: str, invoke: Invoke, url: str) 
         (["--user", ""], "user_id must not be empty"),
     ],
 )
-def test_what_can_not_be_asked(options: list[str], words: str, invoke: Invoke, url: str) -> None:
+def test_bad_filters_are_refused(options: list[str], words: str, invoke: Invoke, url: str) -> None:
     for command in ("query", "tail"):
         done = invoke(command, *options)
         assert done.exit_code == 2
@@ -102,7 +104,7 @@ def test_what_can_not_be_asked(options: list[str], words: str, invoke: Invoke, u
         assert done.stderr.count("\n") == 1
 
 
-def test_a_log_for_a_person(invoke: Invoke, url: str) -> None:
+def test_log_shows_owner_cause_and_metadata(invoke: Invoke, url: str) -> None:
     assert invoke("log", "m").stdout.splitlines() == [
         "m  3 changes in history.db",
         "of user_id=ann  run_id=r1",
@@ -126,12 +128,12 @@ def test_a_log_for_a_person(invoke: Invoke, url: str) -> None:
     assert "of " not in invoke("log", "o").stdout
 
 
-def test_lines_can_be_recorded_again(invoke: Invoke, url: str) -> None:
-    """What `log`, `query` and `at` give as JSON is what `record` takes."""
+def test_record_takes_the_lines_of_log_query_and_at(invoke: Invoke, url: str) -> None:
+    """`record` takes the JSON of `log`, `query` and `at`."""
     log = invoke("log", "m", "--json").stdout
     first = json.loads(log.splitlines()[0])
     assert {name: first[name] for name in ("owner", "context", "cause")} == {
-        name: LIFE[0][name] for name in ("owner", "context", "cause")
+        name: CHANGES[0][name] for name in ("owner", "context", "cause")
     }
     everything = invoke("query", "--json", "--limit", "0").stdout
     assert everything.startswith(log)
@@ -145,7 +147,7 @@ def test_lines_can_be_recorded_again(invoke: Invoke, url: str) -> None:
     ]
 
 
-def test_lines_that_can_not_be_recorded(invoke: Invoke, url: str) -> None:
+def test_bad_lines_are_refused_and_the_others_recorded(invoke: Invoke, url: str) -> None:
     given: list[dict[str, Any]] = [
         {"owner": {"user_id": "bob"}},
         {"owner": {"user": "ann"}},
@@ -166,7 +168,7 @@ def test_lines_that_can_not_be_recorded(invoke: Invoke, url: str) -> None:
     assert (last.context, last.cause) == ({"n": 1}, {"n": "1"})
 
 
-def test_the_memories_of_an_owner(invoke: Invoke, url: str) -> None:
+def test_memories_lists_those_of_an_owner(invoke: Invoke, url: str) -> None:
     shown = invoke("memories", "--user", "ann").stdout.splitlines()
     assert shown == [
         "n",
@@ -189,11 +191,11 @@ def test_the_memories_of_an_owner(invoke: Invoke, url: str) -> None:
 
 def test_restoring_shows_and_records_the_metadata(invoke: Invoke, url: str) -> None:
     dry = invoke("restore", "m", "--to", "1", "--dry-run", "--json")
-    assert json.loads(dry.stdout)["context"] == LIFE[0]["context"]
+    assert json.loads(dry.stdout)["context"] == CHANGES[0]["context"]
     shown = invoke("restore", "m", "--to", "1", "--dry-run").stdout
     assert "~ metadata score: [-4-]{+3+}" in shown
     done = invoke("restore", "m", "--to", "1", "--yes", "--json")
-    assert json.loads(done.stdout)["context"] == LIFE[0]["context"]
+    assert json.loads(done.stdout)["context"] == CHANGES[0]["context"]
     assert json.loads(done.stdout)["owner"] == ANN
 
 
@@ -201,7 +203,7 @@ def test_restoring_shows_and_records_the_metadata(invoke: Invoke, url: str) -> N
     ("scope", "name", "memories"),
     [("user", "ann", "mn"), ("agent", "bot", "n"), ("run", "r1", "m"), ("app", "shop", "n")],
 )
-def test_an_owner_is_forgotten(
+def test_erase_forgets_an_owner(
     scope: str, name: str, memories: str, invoke: Invoke, url: str
 ) -> None:
     before = records(url)
@@ -221,7 +223,7 @@ def test_an_owner_is_forgotten(
     assert "line 1: " in recorded.stderr
 
 
-def test_a_record_is_erased(invoke: Invoke, url: str) -> None:
+def test_records_are_erased_by_id(invoke: Invoke, url: str) -> None:
     first, second = (record.id for record in records(url, memory_id="m")[:2])
     erased = invoke("erase", "--record", first, "--record", second, "--reason", "asked", "--yes")
     assert erased.exit_code == 0, erased.stderr
@@ -234,7 +236,7 @@ def test_a_record_is_erased(invoke: Invoke, url: str) -> None:
 def test_a_tail_of_an_owner(url: str, start: Start) -> None:
     tail = start("tail", "--db", url, "--user", "ann", "--cause", "request_id=q2", "--json")
     (first,) = lines(tail, 1)
-    assert json.loads(first)["context"] == LIFE[2]["context"]
+    assert json.loads(first)["context"] == CHANGES[2]["context"]
 
     async def change() -> None:
         async with open_history(url) as history:

@@ -1,4 +1,4 @@
-"""`async-history query`, as people and scripts meet it."""
+"""`async-history query`, as people and scripts run it."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 
 @pytest.fixture
 def db(tmp_path: Path) -> str:
-    """Twelve changes: of three memories, by two actors, an hour apart."""
+    """Twelve changes of three memories by two actors, an hour apart."""
 
     async def fill(path: Path) -> None:
         async with open_history(path) as history:
@@ -45,7 +45,7 @@ def db(tmp_path: Path) -> str:
 
 
 def numbers(*arguments: str, run: Run, db: str) -> list[int]:
-    """Return which of the changes `query` gives."""
+    """Return the numbers of the changes that `query` prints."""
     result = run("query", "--db", db, "--json", *arguments)
     assert (result.returncode, result.stderr) == (0, "")
     found: list[dict[str, Any]] = [json.loads(line) for line in result.stdout.splitlines()]
@@ -69,7 +69,9 @@ def numbers(*arguments: str, run: Run, db: str) -> list[int]:
         (["--since", "2026-01-01T03:00", "--until", "2026-01-01T06:00+01:00"], [3, 4]),
     ],
 )
-def test_what_matches(arguments: list[str], expected: list[int], run: Run, db: str) -> None:
+def test_filters_print_the_matching_changes(
+    arguments: list[str], expected: list[int], run: Run, db: str
+) -> None:
     assert numbers(*arguments, run=run, db=db) == expected
     filters = [a for a in arguments if a != "--newest"]
     if "--limit" not in arguments:
@@ -80,7 +82,7 @@ def test_what_matches(arguments: list[str], expected: list[int], run: Run, db: s
 @pytest.mark.parametrize("order", [[], ["--newest"]])
 @pytest.mark.parametrize("output", [[], ["--json"]])
 @pytest.mark.parametrize(
-    ("limit", "default", "shown", "is_told"),
+    ("limit", "default", "shown", "says_so"),
     [
         ([], 12, 12, False),
         ([], 11, 11, True),
@@ -89,11 +91,11 @@ def test_what_matches(arguments: list[str], expected: list[int], run: Run, db: s
         (["--limit", "0"], 11, 12, False),
     ],
 )
-def test_what_the_default_limit_cuts_off_is_told(
+def test_the_default_limit_says_that_there_is_more(
     limit: list[str],
     default: int,
     shown: int,
-    is_told: bool,
+    says_so: bool,
     output: list[str],
     order: list[str],
     db: str,
@@ -103,18 +105,18 @@ def test_what_the_default_limit_cuts_off_is_told(
     result = CliRunner().invoke(app, ["query", "--db", db, *output, *order, *limit])
     assert result.exit_code == 0
     assert len(result.stdout.splitlines()) == (shown if output else 2 * shown)
-    told = f"async-history: there are more than these {default}; --limit 0 shows all\n"
-    assert result.stderr == (told if is_told else "")
+    message = f"async-history: there are more than these {default}; --limit 0 shows all\n"
+    assert result.stderr == (message if says_so else "")
 
 
 @pytest.mark.parametrize("columns", [None, "1000"])
 @pytest.mark.parametrize(
     "arguments", [["query"], ["log", "m1"], ["at", "2027-01-01"], ["diff", "m1", "1", "2"]]
 )
-def test_a_pipe_gets_text_without_a_layout(
+def test_output_to_a_pipe_has_no_layout(
     arguments: list[str], columns: str | None, db: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What lays out lines for a screen took most of the time."""
+    """Laying out lines for a screen took most of the time."""
     for name in ("FORCE_COLOR", "TTY_COMPATIBLE"):
         monkeypatch.delenv(name, raising=False)
     printed: list[object] = []
@@ -123,10 +125,10 @@ def test_a_pipe_gets_text_without_a_layout(
     assert (result.exit_code, printed) == (0, [])
     assert "tea" in result.stdout
     CliRunner().invoke(app, [*arguments, "--db", db], env={"COLUMNS": "20"})
-    assert printed, "where a line is too long"
+    assert printed, "a line is too long"
 
 
-def test_a_person_sees_memory_actor_and_change(run: Run, db: str) -> None:
+def test_the_output_shows_memory_actor_and_change(run: Run, db: str) -> None:
     result = run("query", "--db", db, "--memory", "m1", "--limit", "2")
     assert result.stdout.splitlines() == [
         "m1  2026-01-01 01:00:00.000+00:00  ADD     a1 (user)",
@@ -153,7 +155,7 @@ def test_nothing_matches(run: Run, db: str) -> None:
         (["--limit", "-1"], "Invalid value"),
     ],
 )
-def test_what_is_not_understood(arguments: list[str], words: str, run: Run, db: str) -> None:
+def test_bad_arguments_are_refused(arguments: list[str], words: str, run: Run, db: str) -> None:
     result = run("query", "--db", db, *arguments)
     assert (result.returncode, result.stdout) == (2, "")
     assert words in result.stderr

@@ -1,4 +1,4 @@
-"""`prune` and `erase` on the command line: nothing goes without a yes."""
+"""`prune` and `erase` on the command line: nothing is removed without a confirmation."""
 
 import asyncio
 import hashlib
@@ -25,7 +25,7 @@ def run(folder: Path, *arguments: str) -> Result:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with a history: two records that are old and one that is not, and a message."""
+    """A folder with a history of two old records, a new one and a message."""
 
     async def fill() -> None:
         async with open_history(tmp_path / "history.db") as history:
@@ -56,7 +56,7 @@ ERASE = ("erase", "--memory", "m", "--reason", "asked")
 
 @pytest.mark.subprocess
 @pytest.mark.parametrize("command", [PRUNE, ERASE])
-class TestNobodyAgreed:
+class TestConfirmation:
     def test_without_a_terminal_it_refuses(self, command: tuple[str, ...], folder: Path) -> None:
         result = run(folder, *command)
         assert (result.returncode, result.stdout) == (2, "")
@@ -81,12 +81,12 @@ class TestNobodyAgreed:
         assert "nothing was removed" in result.stdout
         assert left(folder) == EVERYTHING
 
-    def test_and_goes_on_when_told_to(self, command: tuple[str, ...], folder: Path) -> None:
+    def test_it_goes_on_after_a_yes(self, command: tuple[str, ...], folder: Path) -> None:
         result = run_in_terminal(folder, "y\n", *command, columns=30)
         assert result.returncode == 0
         assert left(folder) != EVERYTHING
 
-    def test_no_history_is_no_history(self, command: tuple[str, ...], tmp_path: Path) -> None:
+    def test_a_missing_history_is_an_error(self, command: tuple[str, ...], tmp_path: Path) -> None:
         for more in ("--yes", "--dry-run"):
             result = run(tmp_path, *command, more)
             assert result.returncode == 1
@@ -110,7 +110,7 @@ class TestNobodyAgreed:
 
 
 @pytest.mark.subprocess
-def test_prune_tells_what_it_removed(folder: Path) -> None:
+def test_prune_says_what_it_removed(folder: Path) -> None:
     result = run(folder, *PRUNE, "--yes", "--keep-last", "2")
     assert result.returncode == 0
     assert result.stdout.startswith("history.db: removed 1 record from before ")
@@ -127,7 +127,7 @@ def test_prune_tells_what_it_removed(folder: Path) -> None:
 
 
 @pytest.mark.subprocess
-def test_erase_tells_what_it_erased_and_what_is_left_to_do(folder: Path) -> None:
+def test_erase_says_what_it_erased_and_what_is_left_to_do(folder: Path) -> None:
     (folder / "history.db.before-adoption-1.bak").touch()
     result = run(folder, "erase", "--actor", "ann", "--scope", "scope", "--reason", "x", "--yes")
     assert result.returncode == 0
@@ -156,7 +156,7 @@ def test_an_erasure_that_matches_nothing_says_so(folder: Path, how: str) -> None
 
 
 @pytest.mark.subprocess
-def test_what_is_not_understood(folder: Path) -> None:
+def test_bad_arguments_are_refused(folder: Path) -> None:
     for arguments, said in (
         (("prune", "--older-than", "soon", "--yes"), "neither an age like 90d"),
         (("prune", "--older-than", "99999999w", "--yes"), "before year 1"),
@@ -169,7 +169,7 @@ def test_what_is_not_understood(folder: Path) -> None:
     assert left(folder) == EVERYTHING
 
 
-def test_ages_and_times() -> None:
+def test_older_than_takes_ages_and_times() -> None:
     for text, age in (
         ("90d", timedelta(days=90)),
         ("2w", timedelta(weeks=2)),
@@ -189,7 +189,7 @@ def test_ages_and_times() -> None:
 class TestErasures:
     """`async-history erasures`."""
 
-    def test_what_was_erased_is_listed(self, folder: Path) -> None:
+    def test_erasures_are_listed(self, folder: Path) -> None:
         for arguments in (
             ["--memory", "m", "--reason", "asked \x1b"],
             ["--actor", "ann", "--reason", "left"],
@@ -218,14 +218,14 @@ class TestErasures:
         assert hashlib.sha256(b"ann").hexdigest() in shown
         assert "not finished" not in shown
 
-    def test_one_that_was_interrupted_says_so(self, folder: Path) -> None:
+    def test_an_interrupted_erasure_is_listed_as_such(self, folder: Path) -> None:
         run(folder, *ERASE, "--yes")
         with closing(sqlite3.connect(folder / "history.db", isolation_level=None)) as connection:
             connection.execute("UPDATE async_history_operations SET ended_at = NULL")
         assert "not finished" in run(folder, "erasures").stdout
         assert "unfinished" in run(folder, "operations").stdout
 
-    def test_it_is_among_the_operations(self, folder: Path) -> None:
+    def test_an_erasure_is_among_the_operations(self, folder: Path) -> None:
         run(folder, *ERASE, "--yes")
         (line,) = run(folder, "operations", "--json").stdout.splitlines()
         fields = json.loads(line)
@@ -234,7 +234,7 @@ class TestErasures:
         assert f"id: {fields['id']}\n" in shown
         assert f"process: {fields['process_id']} on " in shown
 
-    def test_where_nothing_was_erased(self, folder: Path) -> None:
+    def test_a_history_without_erasures(self, folder: Path) -> None:
         for output in ([], ["--json"]):
             listed = run(folder, "erasures", *output)
             assert (listed.returncode, listed.stdout) == (0, "")

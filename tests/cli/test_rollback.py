@@ -1,4 +1,4 @@
-"""`rollback` and `undo` on the command line: the plan, the answer, what is done or left."""
+"""`rollback` and `undo` on the command line: the plan, the question, the result."""
 
 import asyncio
 import json
@@ -125,7 +125,7 @@ def test_the_plan_is_shown_and_carried_out(
     assert len(records(url)) == len(CHANGES) + 1 + len(written)
 
 
-def test_conflicts_that_are_left_are_named_and_make_the_status(invoke: Invoke, url: str) -> None:
+def test_conflicts_are_listed_and_set_the_exit_status(invoke: Invoke, url: str) -> None:
     erase_record(url)
     record(
         url, {"memory_id": "kept", "event": "UPDATE", "new_memory": "rum", "cause": {"run_id": "2"}}
@@ -148,7 +148,7 @@ def test_conflicts_that_are_left_are_named_and_make_the_status(invoke: Invoke, u
 
 
 @pytest.mark.parametrize("how", ["--dry-run", "--yes"])
-def test_what_is_not_there(how: str, invoke: Invoke, url: str) -> None:
+def test_an_empty_plan_and_a_missing_history(how: str, invoke: Invoke, url: str) -> None:
     for command in (
         ("rollback", "--to", THEN, "--user", "bob"),
         ("undo", "--run", "r2"),
@@ -162,7 +162,7 @@ def test_what_is_not_there(how: str, invoke: Invoke, url: str) -> None:
         assert not Path("nowhere.db").exists()
 
 
-def test_what_is_not_understood(invoke: Invoke, url: str) -> None:
+def test_bad_arguments_are_refused(invoke: Invoke, url: str) -> None:
     before = texts(url)
     for arguments, said in (
         (("rollback", "--to", "2", "--user", "ann"), "is not a time such as"),
@@ -221,7 +221,7 @@ main()
 
 
 @pytest.mark.subprocess
-def test_ctrl_c_says_what_is_done_and_the_same_command_goes_on(
+def test_ctrl_c_says_what_is_done_and_the_command_can_be_repeated(
     invoke: Invoke, url: str, tmp_path: Path
 ) -> None:
     born = [{**STRANGER, "memory_id": f"b{n}", "owner": {"user_id": "bob"}} for n in range(600)]

@@ -34,7 +34,7 @@ def page_of(process: "subprocess.Popen[str]") -> str:
 
 
 def ended(process: "subprocess.Popen[str]", number: int, word: str) -> list[str]:
-    """End it; return what it logged."""
+    """End the server; return its log."""
     process.send_signal(number)
     _, err = process.communicate(timeout=LONG_S)
     assert process.returncode == 128 + number, err
@@ -69,7 +69,7 @@ def test_it_is_read_only_on_this_computer_and_logs_no_text(start: Start, url: st
     ]
 
 
-def test_with_a_token_it_may_write(start: Start, url: str, tmp_path: Path) -> None:
+def test_a_token_allows_writes(start: Start, url: str, tmp_path: Path) -> None:
     (tmp_path / "token").write_text(f"{TOKEN}\n")
     token = str(tmp_path / "token")
     process = start("serve", "--db", url, "--port", "0", "--write", "--token-file", token)
@@ -82,7 +82,7 @@ def test_with_a_token_it_may_write(start: Start, url: str, tmp_path: Path) -> No
     assert not any(TOKEN in line for line in ended(process, signal.SIGTERM, "terminated"))
 
 
-def test_a_token_of_the_environment(start: Start, url: str, environment: dict[str, str]) -> None:
+def test_a_token_from_the_environment(start: Start, url: str, environment: dict[str, str]) -> None:
     environment["ASYNC_HISTORY_TOKEN"] = TOKEN
     process = start("serve", "--db", url, "--port", "0")
     page = page_of(process)
@@ -108,7 +108,7 @@ def test_pages_of_an_allowed_origin_read(
     ended(process, signal.SIGINT, "interrupted")
 
 
-def test_elsewhere_it_needs_a_token(run: Run, url: str, tmp_path: Path) -> None:
+def test_other_addresses_need_a_token(run: Run, url: str, tmp_path: Path) -> None:
     (tmp_path / "short").write_text("short")
     for more, said in (
         (("--host", "0.0.0.0"), "others can reach 0.0.0.0: give a token"),  # noqa: S104 - refused

@@ -29,7 +29,9 @@ async def filled(url: str) -> HistoryStats:
 
 
 @pytest.mark.parametrize("store", stores("file", "rollback", "postgres"))
-def test_the_state_of_a_store(store: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+def test_stats_show_the_state_of_a_store(
+    store: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     url = url_of(store, request, tmp_path)
     expected = asyncio.run(filled(url))
     result = CliRunner().invoke(app, ["stats", "--db", url, "--json"])
@@ -48,7 +50,7 @@ def test_the_state_of_a_store(store: str, request: pytest.FixtureRequest, tmp_pa
     assert ("SQLite 3." in shown.stdout) == (store != "postgres")
 
 
-def test_worries_are_shown_with_their_severity(
+def test_warnings_are_shown_with_their_severity(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = str(tmp_path / "history.db")
@@ -70,10 +72,8 @@ def test_worries_are_shown_with_their_severity(
     assert "no warnings" in CliRunner().invoke(app, ["stats", "--db", url]).stdout
 
 
-def test_a_store_that_does_not_answer_at_once_is_asked_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """`stats()` answers before a slow store does, without figures."""
+def test_a_slow_store_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`stats()` returns without figures before a slow store answers."""
     url = str(tmp_path / "history.db")
     stats = asyncio.run(filled(url))
     away = StoreWarning("store-unreachable", "critical", "it does not answer")
@@ -88,14 +88,14 @@ def test_a_store_that_does_not_answer_at_once_is_asked_again(
     assert (json.loads(shown)["file_bytes"], answers) == (77, [])
 
 
-def test_a_store_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_store(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["stats", "--db", str(tmp_path / "nowhere.db")])
     assert (result.exit_code, result.stdout) == (1, "")
     assert not list(tmp_path.iterdir())
 
 
-def test_prometheus_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the format's own parser; a label's value may hold what the format uses."""
+def test_prometheus_parses_the_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the format's own parser. A label's value may have the format's own characters."""
     url = str(tmp_path / 'a "quoted" name.db')
     stats = asyncio.run(filled(url))
     warnings = (StoreWarning("log-long", "warning", "the log is long"),)
@@ -122,8 +122,8 @@ def test_prometheus_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert (refused.exit_code, refused.stdout) == (2, "")
 
 
-def test_watching_goes_on_until_it_is_interrupted(tmp_path: Path) -> None:
-    """Each time with what others have written since."""
+def test_watch_repeats_until_it_is_interrupted(tmp_path: Path) -> None:
+    """Each time with the records that others have written since."""
     url = str(tmp_path / "history.db")
     asyncio.run(filled(url))
     command = [sys.executable, "-m", "async_history", "stats", "--db", url]

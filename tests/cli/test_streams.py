@@ -1,4 +1,4 @@
-"""The command where its streams end early, and as a module."""
+"""The command when its streams end early, and as a module."""
 
 import asyncio
 import subprocess
@@ -20,7 +20,7 @@ ADDED: dict[str, Any] = {"memory_id": "m", "event": "ADD", "new_memory": "tea"}
 
 
 def fill(folder: Path, count: int = 1) -> None:
-    """Make the history that a command opens in a folder."""
+    """Make the history that the command opens in a folder."""
 
     async def filled() -> None:
         async with open_history(folder / "history.db") as history:
@@ -40,11 +40,11 @@ def shell(script: str, folder: Path) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def test_as_a_module(tmp_path: Path) -> None:
+def test_the_command_runs_as_a_module(tmp_path: Path) -> None:
     assert shell(f"{COMMAND} --version", tmp_path).stdout == f"async-history {__version__}\n"
 
 
-def test_a_reader_that_has_enough_and_one_that_is_not_there(tmp_path: Path) -> None:
+def test_a_reader_that_leaves_and_a_closed_output(tmp_path: Path) -> None:
     fill(tmp_path, 3_000)
     for reading in ("query --limit 0", "query --limit 0 --json", "log m", "at 2999-01-01 --json"):
         reader = "head -1 >/dev/null; echo ${PIPESTATUS[0]}"
@@ -54,14 +54,14 @@ def test_a_reader_that_has_enough_and_one_that_is_not_there(tmp_path: Path) -> N
     assert (done.returncode, done.stderr) == (1, "async-history: stdout: stdout is closed\n")
 
 
-def test_no_columns_are_no_width(tmp_path: Path) -> None:
+def test_zero_columns_count_as_unknown(tmp_path: Path) -> None:
     fill(tmp_path)
     for reading in ("query", "log m", "at 2999-01-01"):
         wide = shell(f"{COMMAND} {reading}", tmp_path).stdout
         assert shell(f"COLUMNS=0 {COMMAND} {reading}", tmp_path).stdout == wide != "", reading
 
 
-def test_a_change_whose_outcome_nobody_reads_is_not_said_to_be_done(tmp_path: Path) -> None:
+def test_a_change_whose_report_is_not_read_ends_with_status_141(tmp_path: Path) -> None:
     """The pipe has no reader before the command begins."""
     fill(tmp_path)
     program = (
@@ -78,12 +78,12 @@ def test_a_change_whose_outcome_nobody_reads_is_not_said_to_be_done(tmp_path: Pa
         assert (done.stdout, done.stderr) == (f"{status}\n", ""), arguments
 
 
-def test_stdin_and_stderr_that_are_closed_or_full(tmp_path: Path) -> None:
-    """The status is the same as where they are open; what isn't there isn't read."""
+def test_closed_or_full_stdin_and_stderr(tmp_path: Path) -> None:
+    """The exit status is the same as with open streams. A closed stdin is not read."""
     fill(tmp_path, 101)
     is_closed = "async-history: stdin: stdin is closed\n"
     for arguments, status, said in (
-        ("query 2>/dev/full", 0, ""),  # it says on stderr that there are more
+        ("query 2>/dev/full", 0, ""),  # stderr says that there are more
         ("query 2>&-", 0, ""),
         ("undo --run r <&- 2>&-", 2, ""),
         ("record <&-", 1, is_closed),
@@ -102,7 +102,7 @@ def test_help(asked: str, run: Run) -> None:
 
 
 @pytest.mark.parametrize("asked", ["--help", "--version", "erase -h"])
-def test_help_that_nobody_can_read(asked: str, tmp_path: Path) -> None:
+def test_help_into_a_closed_output(asked: str, tmp_path: Path) -> None:
     for stderr, said in (("", "async-history: stdout: No space left on device\n"), ("2>&-", "")):
         done = shell(f"{COMMAND} {asked} >/dev/full {stderr}", tmp_path)
         assert (done.returncode, done.stderr) == (1, said)
@@ -128,7 +128,7 @@ def test_completion(tmp_path: Path) -> None:
     ],
 )
 def test_a_copy_onto_itself_is_refused(source: str, target: str, tmp_path: Path, run: Run) -> None:
-    """However either is named."""
+    """By any name of either."""
     fill(tmp_path)
     (tmp_path / "link.db").symlink_to("history.db")
     (tmp_path / "hard.db").hardlink_to(tmp_path / "history.db")

@@ -1,4 +1,4 @@
-"""`async-history tail`, as people and scripts meet it: in processes of its own."""
+"""`async-history tail`, as people and scripts run it: in new processes."""
 
 import asyncio
 import json
@@ -57,7 +57,7 @@ def url(tmp_path: Path) -> str:
 
 
 class TestTail:
-    def test_a_person_sees_what_changes(self, url: str, start: Start) -> None:
+    def test_changes_are_shown_as_they_are_committed(self, url: str, start: Start) -> None:
         add(url, "likes tea", actor_id="ann", role="user", created_at="2026-11-20T09:41:15+00:00")
         tail = start("tail", "--db", url)
         first = ["tea  2026-11-20 09:41:15.000+00:00  ADD     ann (user)", "  + likes tea"]
@@ -75,7 +75,7 @@ class TestTail:
             pytest.param(*ENDS[1], "postgres", marks=pytest.mark.postgres),
         ],
     )
-    def test_runs_go_on_where_the_last_ended(
+    def test_a_run_continues_where_the_last_one_ended(
         self,
         store: str,
         number: int,
@@ -84,7 +84,7 @@ class TestTail:
         tmp_path: Path,
         start: Start,
     ) -> None:
-        """All once, in order, over runs that were interrupted, whoever wrote meanwhile."""
+        """Each record once, in order, over interrupted runs, during writes of several processes."""
         url = url_of(store, request, tmp_path)
         add(url, *map(str, range(5)))
         options = ["--json", "-n", "3"]
@@ -102,7 +102,7 @@ class TestTail:
         assert shown == [str(n) for n in range(2, 12)]
 
     def test_sigterm_ends_a_background_job(self, url: str, tmp_path: Path) -> None:
-        """Where a shell's script lets SIGINT be ignored, and stdout is a file."""
+        """A shell script ignores SIGINT for it, and stdout is a file."""
         add(url, "1")
         out, err = tmp_path / "out", tmp_path / "err"
         with open(out, "w") as stdout, open(err, "w") as stderr:
@@ -126,7 +126,7 @@ class TestTail:
         assert [json.loads(line)["new_memory"] for line in _whole_lines(out)] == ["1", "2", "3"]
         assert "--after" in err.read_text()
 
-    def test_a_line_is_what_record_takes(self, url: str, start: Start) -> None:
+    def test_record_takes_the_lines_of_tail(self, url: str, start: Start) -> None:
         add(url, "grün")
         tail = start("tail", "--db", url, "--json")
         (line,) = map(json.loads, lines(tail, 1))
@@ -148,8 +148,8 @@ class TestTail:
         assert json.loads(lines(tail, 1)[0])["new_memory"] == "3"
         interrupted(tail)
 
-    def test_nothing_of_the_past(self, url: str, start: Start) -> None:
-        """-n 0; the second line is of what was committed since the first was awaited."""
+    def test_only_new_records_are_shown(self, url: str, start: Start) -> None:
+        """-n 0. The second line shows a record that was committed after the first was awaited."""
         add(url, "old")
         before = start("tail", "--db", url, "-n", "1", "--json")
         lines(before, 1)
@@ -163,7 +163,7 @@ class TestTail:
                 [*COMMAND, "tail", "--db", url, "-n", "0", "--json"], stdout=out
             )
             wanted: list[str] = []
-            while not wanted:  # until it has begun: then the next is shown
+            while not wanted:  # until tail has begun: then the next record is shown
                 add(url, "later")
                 out.seek(0)
                 wanted = out.readlines()
@@ -171,7 +171,7 @@ class TestTail:
             assert nothing.wait(LONG_S) == 130
         assert {json.loads(line)["new_memory"] for line in wanted} == {"later"}
 
-    def test_a_place_that_is_gone_ends_it(self, url: str, start: Start) -> None:
+    def test_tail_ends_when_its_cursor_is_gone(self, url: str, start: Start) -> None:
         add(url, "1")
         tail = start("tail", "--db", url, "--json")
         lines(tail, 1)
@@ -186,7 +186,7 @@ class TestTail:
         assert "is gone or has moved" in err
         assert len(err.splitlines()) == 1
 
-    def test_what_is_not_understood(self, url: str, run: Run) -> None:
+    def test_bad_arguments_are_refused(self, url: str, run: Run) -> None:
         missing = run("tail", "--db", url)
         assert (missing.returncode, missing.stdout) == (1, "")
         assert "does not exist" in missing.stderr

@@ -1,4 +1,4 @@
-"""The files of keys, tokens, checkpoints and proofs that a command is given."""
+"""Files of keys, tokens, checkpoints and proofs that a command reads."""
 
 from contextlib import closing
 from pathlib import Path
@@ -24,8 +24,8 @@ pytestmark = [pytest.mark.once, pytest.mark.filterwarnings("ignore")]  # mem0's 
         "check --mem0 FILE",
     ],
 )
-def test_one_that_is_not_text_is_told_in_one_line(command: str, tmp_path: Path) -> None:
-    """Nothing of it is shown."""
+def test_a_file_that_is_not_text_is_an_error_of_one_line(command: str, tmp_path: Path) -> None:
+    """Nothing of its content is shown."""
     file, store = tmp_path / "file", tmp_path / "history.db"
     file.write_bytes(b"geheim \xff\xfe\0")
     with closing(BlockingHistoryManager(store)) as history:

@@ -1,4 +1,4 @@
-"""The commands that go back: `at`, `diff` and `restore`."""
+"""The commands `at`, `diff` and `restore`."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ from tests.support.legacy_files import TODAY, build
 
 pytestmark = pytest.mark.once
 
-LIFE: list[dict[str, Any]] = [
+CHANGES: list[dict[str, Any]] = [
     {"event": "ADD", "new_memory": "likes green tea", "created_at": "2026-11-20T10:00:00+00:00"},
     {"event": "UPDATE", "new_memory": "likes black tea", "updated_at": "2026-11-20T11:00:00+00:00"},
     {"event": "DELETE", "old_memory": "likes black tea", "updated_at": "2026-11-20T12:00:00+00:00"},
@@ -24,13 +24,13 @@ LIFE: list[dict[str, Any]] = [
 
 @pytest.fixture
 def url(tmp_path: Path) -> str:
-    """A history in which `m` lives and dies, and another memory was added past all limits."""
+    """A history in which `m` is added and deleted, and another memory has control characters."""
     path = str(tmp_path / "history.db")
     other = {"memory_id": "other", "event": "ADD", "new_memory": "two\nlines \x1b[31m"}
 
     async def fill() -> None:
         async with open_history(path) as history:
-            await history.batch_add_history([{"memory_id": "m", **change} for change in LIFE])
+            await history.batch_add_history([{"memory_id": "m", **change} for change in CHANGES])
             await history.batch_add_history([{**other, "created_at": "2026-11-20T10:30:00Z"}])
 
     asyncio.run(fill())
@@ -45,7 +45,7 @@ def records(url: str, memory_id: str = "m") -> list[HistoryRecord]:
     return asyncio.run(read())
 
 
-def test_at_a_time_and_a_version(invoke: Invoke, url: str) -> None:
+def test_at_prints_a_memory_at_a_time_or_version(invoke: Invoke, url: str) -> None:
     for when in ("2026-11-20T10:59:59", "2026-11-20T11:30:00+01:00", "1"):
         done = invoke("at", when, "m")
         assert (done.exit_code, done.stderr) == (0, "")
@@ -92,7 +92,7 @@ def test_at_shows_all_memories(invoke: Invoke, url: str) -> None:
         (("check", "--db", "missing.db"), 1, "no history in missing.db"),
     ],
 )
-def test_what_can_not_be_done_is_said_in_one_line(
+def test_an_error_is_one_line(
     invoke: Invoke, url: str, arguments: tuple[str, ...], status: int, words: str
 ) -> None:
     done = invoke(*arguments)
@@ -102,7 +102,7 @@ def test_what_can_not_be_done_is_said_in_one_line(
     assert done.stderr.count("\n") == 1
 
 
-def test_diff(invoke: Invoke, url: str) -> None:
+def test_diff_shows_what_changed_between_two_states(invoke: Invoke, url: str) -> None:
     done = invoke("diff", "m", "1", "2026-11-20T11:30:00")
     assert done.exit_code == 0
     assert done.stdout.splitlines() == [
@@ -114,9 +114,9 @@ def test_diff(invoke: Invoke, url: str) -> None:
     back = invoke("diff", "m", "2", "2020-01-01").stdout.splitlines()
     assert back[2:] == ["+ not there", "  - likes black tea"]
     assert invoke("diff", "m", "2", "2").stdout.splitlines()[-1] == "    text unchanged"
-    told = json.loads(invoke("diff", "m", "2", "3", "--json").stdout)
+    printed = json.loads(invoke("diff", "m", "2", "3", "--json").stdout)
     before, gone = records(url)[1:]
-    assert told == {
+    assert printed == {
         "memory_id": "m",
         "old_memory": "likes black tea",
         "new_memory": None,
@@ -126,7 +126,7 @@ def test_diff(invoke: Invoke, url: str) -> None:
     }
 
 
-def test_a_narrow_screen(invoke: Invoke, url: str) -> None:
+def test_output_fits_a_narrow_screen(invoke: Invoke, url: str) -> None:
     lines = invoke("diff", "m", "1", "2", env={"COLUMNS": "24"}).stdout.splitlines()
     assert max(map(len, lines)) <= 24
     lines = invoke("at", "1", "m", env={"COLUMNS": "24"}).stdout.splitlines()
@@ -152,7 +152,7 @@ def test_restore_asks_first(invoke: Invoke, url: str) -> None:
     assert again.stdout == "m says that already: nothing to restore\n"
 
 
-def test_restore_for_programs(invoke: Invoke, url: str) -> None:
+def test_restore_prints_the_record_as_json(invoke: Invoke, url: str) -> None:
     dry = invoke("restore", "m", "--to", "1", "--dry-run", "--json")
     assert json.loads(dry.stdout)["event"] == "ADD"
     assert json.loads(dry.stdout)["new_memory"] == "likes green tea"
@@ -167,7 +167,7 @@ def test_restore_for_programs(invoke: Invoke, url: str) -> None:
     assert json.loads(dry.stdout)["old_memory"] == "likes green tea"
 
 
-def test_restore_does_what_it_showed_or_nothing(
+def test_restore_writes_what_it_showed_or_nothing(
     invoke: Invoke, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def confirm(*_: Any, **__: Any) -> bool:
@@ -183,7 +183,7 @@ def test_restore_does_what_it_showed_or_nothing(
     assert len(records(url)) == 4
 
 
-def test_an_old_file_is_only_read_until_it_is_to_be_written(invoke: Invoke, tmp_path: Path) -> None:
+def test_an_old_file_is_rewritten_only_by_a_write(invoke: Invoke, tmp_path: Path) -> None:
     path = build(tmp_path / "old.db", history_old=TODAY)
     before = path.read_bytes()
     assert invoke("at", "2026-01-01", "--db", "old.db").exit_code == 0

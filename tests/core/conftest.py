@@ -1,4 +1,4 @@
-"""The writer that the tests of the core make."""
+"""The store and the writer of the core's tests."""
 
 from collections.abc import AsyncIterator
 from typing import Any

@@ -16,8 +16,8 @@ def cases_of(topic: type) -> set[str]:
     return {name for name in vars(topic) if name.startswith("test_")}
 
 
-def test_all_cases_are_those_of_every_topic() -> None:
-    """No topic is left out, and no case hides another of its name."""
+def test_all_cases_has_every_topic_and_case() -> None:
+    """No topic is left out, and no case hides another of the same name."""
     topics = [
         value
         for name in testing.__all__
@@ -31,7 +31,7 @@ def test_all_cases_are_those_of_every_topic() -> None:
 
 @pytest.mark.subprocess
 @pytest.mark.once
-def test_a_repository_without_settings_of_ours_runs_them(tmp_path: Path) -> None:
+def test_a_repository_without_our_settings_runs_the_cases(tmp_path: Path) -> None:
     """A copy of the example, with no configuration, and pytest-asyncio in its strict mode."""
     folder = tmp_path / "elsewhere"
     shutil.copytree(REPOSITORY / "examples" / "dict_backend", folder)

@@ -1,4 +1,4 @@
-"""Reads that gather, with a read function that is slow or fails on demand."""
+"""Coalesced reads, with a read function that is slow or fails on demand."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -14,9 +14,9 @@ AT_ONCE = 2
 
 
 class Reading:
-    """Notes what is read together; each read waits until it is let go.
+    """Notes what is read together. Each read waits until `may_end` is set.
 
-    No read takes so long that it is a long one unless a test says so: the machine may be busy.
+    No read counts as long unless a test says so: the machine may be busy.
     """
 
     def __init__(self, *, long_s: float = 600.0) -> None:
@@ -53,29 +53,29 @@ async def turns() -> None:
         await asyncio.sleep(0)
 
 
-async def test_a_lone_read_goes_at_once_and_a_crowd_together() -> None:
+async def test_a_lone_read_starts_at_once_and_later_reads_share_one() -> None:
     reading = Reading()
     tasks = [reading.ask("a")]
     await turns()
     assert reading.reads == [["a"]]
     tasks += [reading.ask(name) for name in ("b", "c", "b", "d")]
     await turns()
-    assert reading.reads == [["a"]], "they gather as long as a read is under way"
+    assert reading.reads == [["a"]], "they gather while a read is running"
     reading.may_end.set()
     found = await asyncio.gather(*tasks)
     assert reading.reads == [["a"], ["b", "c", "b", "d"]]
     assert found == [[record(name)] for name in ("a", "b", "c", "b", "d")]
 
 
-async def test_who_asks_in_the_same_turn_of_the_loop_is_read_together() -> None:
-    """As those whom one commit woke: a read for the first alone would keep the others waiting."""
+async def test_calls_of_one_turn_of_the_loop_share_a_read() -> None:
+    """As the callers that one commit woke. A read for the first alone would delay the others."""
     reading = Reading()
     reading.may_end.set()
     await asyncio.gather(*(reading.ask(name) for name in "abc"))
     assert reading.reads == [["a", "b", "c"]]
 
 
-async def test_a_crowd_is_read_in_parts() -> None:
+async def test_many_calls_are_read_in_parts() -> None:
     reading = Reading()
     reading.may_end.set()
     names = [str(n) for n in range(200)]
@@ -85,13 +85,13 @@ async def test_a_crowd_is_read_in_parts() -> None:
     assert len(reading.reads) > 2
 
 
-async def test_nobody_waits_for_a_long_read_as_long_as_there_is_a_connection() -> None:
+async def test_a_long_read_delays_nothing_while_a_connection_is_free() -> None:
     reading = Reading(long_s=0.001)
     tasks = [reading.ask("a")]
     await turns()
     tasks += [reading.ask("b"), reading.ask("c")]
     async with asyncio.timeout(LONG_S):
-        while len(reading.reads) < AT_ONCE:  # noqa: ASYNC110 - a timer begins it
+        while len(reading.reads) < AT_ONCE:  # noqa: ASYNC110 - a timer starts the read
             await asyncio.sleep(0.001)
     assert reading.reads[1][0] == "b"
     tasks.append(reading.ask("d"))
@@ -101,7 +101,7 @@ async def test_nobody_waits_for_a_long_read_as_long_as_there_is_a_connection() -
     assert [one[0].memory_id for one in await asyncio.gather(*tasks)] == ["a", "b", "c", "d"]
 
 
-async def test_who_comes_when_a_read_is_long_already_does_not_wait_for_it() -> None:
+async def test_a_call_that_comes_during_a_long_read_does_not_wait_for_it() -> None:
     reading = Reading(long_s=0.001)
     tasks = [reading.ask("a")]
     await asyncio.sleep(0.05)
@@ -112,7 +112,7 @@ async def test_who_comes_when_a_read_is_long_already_does_not_wait_for_it() -> N
     await asyncio.gather(*tasks)
 
 
-async def test_what_fails_for_one_is_read_for_the_others() -> None:
+async def test_an_error_of_one_call_does_not_fail_the_others() -> None:
     reading = Reading()
     reading.may_end.set()
     reading.broken = {"b"}
@@ -127,7 +127,7 @@ async def test_what_fails_for_one_is_read_for_the_others() -> None:
 
 
 @pytest.mark.parametrize("broken", [set(), {"a"}], ids=["fine", "broken"])
-async def test_who_is_cancelled_leaves_the_others_their_answer(broken: set[str]) -> None:
+async def test_a_cancelled_call_leaves_the_others_their_answer(broken: set[str]) -> None:
     reading = Reading()
     reading.broken = broken
     tasks = [reading.ask("x")]
@@ -143,7 +143,7 @@ async def test_who_is_cancelled_leaves_the_others_their_answer(broken: set[str])
     assert found[2] == [record("b")]
 
 
-async def test_nobody_is_read_for_who_was_cancelled_before() -> None:
+async def test_a_call_that_was_cancelled_before_is_not_read() -> None:
     reading = Reading()
     tasks = [reading.ask("x")]
     await turns()
@@ -155,8 +155,8 @@ async def test_nobody_is_read_for_who_was_cancelled_before() -> None:
     assert reading.reads == [["x"], ["b"]]
 
 
-async def test_where_all_fail_nobody_waits_for_the_others_failures() -> None:
-    """As behind a lock that stays: each read takes as long as it may."""
+async def test_calls_that_all_fail_do_so_at_the_same_time() -> None:
+    """As when a lock stays: each read takes its whole time limit."""
     reading = Reading()
     reading.may_end.set()
     reading.broken = {"a", "b", "c"}
@@ -166,8 +166,8 @@ async def test_where_all_fail_nobody_waits_for_the_others_failures() -> None:
     assert reading.most_at_once == 3
 
 
-async def test_a_store_that_is_away_is_not_asked_for_each_of_them() -> None:
-    """That has taken the time for all tries already."""
+async def test_an_unreachable_store_is_not_read_for_each_call() -> None:
+    """The first read has used up the time for all attempts."""
     reading = Reading()
     reading.is_away = True
     reading.may_end.set()
@@ -178,8 +178,8 @@ async def test_a_store_that_is_away_is_not_asked_for_each_of_them() -> None:
     assert len(set(map(id, found))) == 3
 
 
-async def test_a_read_that_is_cancelled_leaves_nobody_waiting() -> None:
-    """As when a loop ends, and cancels every task there is."""
+async def test_a_cancelled_read_leaves_no_call_waiting() -> None:
+    """As at the end of a loop, which cancels every task."""
     reading = Reading()
     asked = [reading.ask("a")]
     await turns()
@@ -193,15 +193,15 @@ async def test_a_read_that_is_cancelled_leaves_nobody_waiting() -> None:
     assert await asyncio.wait_for(asked[1], LONG_S) == [record("b")]
 
 
-async def test_a_read_that_nobody_waits_for_is_cancelled() -> None:
+async def test_a_read_without_callers_is_cancelled() -> None:
     reading = Reading()
     tasks = [reading.ask("x")]
     await turns()
     tasks += [reading.ask(name) for name in ("a", "b")]
     tasks[0].cancel()
     await turns()
-    assert reading.reads == [["x"], ["a", "b"]], "the next begins when it has ended"
+    assert reading.reads == [["x"], ["a", "b"]], "the next read begins when it has ended"
     tasks[1].cancel()
     await turns()
     reading.may_end.set()
-    assert await tasks[2] == [record("b")], "somebody waits still"
+    assert await tasks[2] == [record("b")], "a caller still waits"

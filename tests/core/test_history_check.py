@@ -1,4 +1,4 @@
-"""A check of more memories than it keeps: it reads more often, and finds the same."""
+"""A check of more memories than it keeps reads more often, and finds the same."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from tests.support.limits import limited
 pytestmark = pytest.mark.once
 
 
-async def test_more_memories_than_are_kept() -> None:
+async def test_more_memories_than_a_check_keeps() -> None:
     reads = 0
     async with limited(
         open_history("memory://"), check=CheckLimits(rows=7, memories=9, suspects=3, named=5)

@@ -15,7 +15,7 @@ from async_history._core.rows import record_of, row_of
 from async_history.blocking._sanitize import Sanitizer
 
 
-def test_an_object_is_equal_to_what_has_the_same_content() -> None:
+def test_an_object_equals_a_mapping_with_the_same_content() -> None:
     one = json_object("context", {"b": [1, {"c": None}], "a": "ü"})
     assert one == {"a": "ü", "b": [1, {"c": None}]}
     assert one == JsonObject('{"a": "ü", "b": [1, {"c": null}]}')
@@ -29,7 +29,7 @@ def test_an_object_is_equal_to_what_has_the_same_content() -> None:
         assert again == one
 
 
-def test_what_is_equal_and_not_the_same_is_kept_apart() -> None:
+def test_values_that_are_equal_but_differ_in_json_stay_apart() -> None:
     values = (1, True, 1.0, "1", 0, False, 0.0, -0.0, None, [1], [True], {"x": 1}, {"x": True})
     given = [{"a": "ü", "b": value} for value in values]
     for one in given * 2:
@@ -38,7 +38,7 @@ def test_what_is_equal_and_not_the_same_is_kept_apart() -> None:
         )
 
 
-def test_an_object_stays_as_it_was_given() -> None:
+def test_an_object_does_not_change_with_what_was_given() -> None:
     given = {"a": "x", "b": "y"}
     first, cause = json_object("context", given), new_cause(given)
     given["a"] = "z"
@@ -54,7 +54,7 @@ def nested(levels: int) -> Any:
 
 
 @pytest.mark.parametrize("levels", [98, 99, 100, 500, 100_000])
-def test_how_deep_an_object_is_nested(levels: int) -> None:
+def test_the_depth_of_an_object_is_bounded(levels: int) -> None:
     given = {"x": nested(levels), "y": '[{"' * 200}
     if levels < 100:
         assert json_object("context", given) == given
@@ -67,7 +67,7 @@ def test_how_deep_an_object_is_nested(levels: int) -> None:
 
 
 @pytest.mark.parametrize("text", ['{"x":' * 100_000 + "1" + "}" * 100_000, "{", ""])
-def test_what_others_stored_that_can_not_be_read(text: str) -> None:
+def test_unreadable_json_of_other_programs(text: str) -> None:
     with pytest.raises(StorageCorrupt, match="can't be read as JSON"):
         JsonObject(text).get("x")
 
@@ -84,7 +84,7 @@ def test_an_owner_has_at_least_one_scope() -> None:
         new_owner({"agent_id": ["a"]})  # type: ignore[dict-item]
 
 
-def test_a_row_has_all_of_a_record() -> None:
+def test_a_row_has_every_field_of_a_record() -> None:
     record = HistoryRecord(
         "1", "m", None, "x", "ADD", owner=Owner(app_id="a"), context=JsonObject('{"x":1}')
     )
@@ -98,5 +98,5 @@ def test_a_row_has_all_of_a_record() -> None:
 @pytest.mark.parametrize(
     "record_id", ["", "1", "x" * 32, "018f" * 8, "zzzzzzzz-zzzz-7zzz-zzzz-" + "z" * 12]
 )
-def test_other_ids_say_nothing_of_time(record_id: str) -> None:
+def test_ids_that_are_not_uuid7_have_no_time(record_id: str) -> None:
     assert HistoryRecord(record_id, "m", None, "x", "ADD").recorded_at is None

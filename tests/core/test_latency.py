@@ -1,4 +1,4 @@
-"""Latencies of the last minute: near the true figures, in constant memory, and then forgotten."""
+"""Latencies of the last minute: near the true figures, in constant memory, forgotten later."""
 
 import math
 
@@ -35,7 +35,7 @@ def test_figures_are_near_the_true_ones(measured: list[tuple[float, int]], now: 
 
 
 @given(starts, st.floats(0, 200))
-def test_they_are_of_the_last_minute(now: float, passed: float) -> None:
+def test_only_the_last_minute_counts(now: float, passed: float) -> None:
     latencies = Latencies()
     latencies.add(now, 3.0)
     found = latencies.quantiles(now + passed)
@@ -47,7 +47,7 @@ def test_they_are_of_the_last_minute(now: float, passed: float) -> None:
 
 @given(st.lists(st.floats(allow_nan=False), max_size=5))
 def test_memory_is_bounded(odd: list[float]) -> None:
-    """Whatever is measured, for however long."""
+    """Whatever is measured, however long."""
     latencies = Latencies()
     values = [*odd, *(10.0**exponent for exponent in range(-12, 13))]
     for second in range(300):
@@ -69,16 +69,16 @@ class Counted(Latencies):
 
 class TestOfAWriter:
     @pytest.mark.parametrize("calls", [1, 2, 3, 4, 5, 100, 500])
-    async def test_a_batch_is_measured_in_few_places(
+    async def test_a_batch_is_counted_in_few_buckets(
         self, calls: int, store: Store, make_writer: MakeWriter
     ) -> None:
-        """Each of its calls counts, and none costs anything by itself."""
+        """Each of its calls counts, and no call costs a measurement."""
         writer: GroupCommitWriter[Item] = make_writer(batch_records=500)
         acks, commits = Counted(), Counted()
         writer._counters.acks, writer._counters.commits = acks, commits
         store.gate.clear()
         tasks = submit(writer, *(Item(str(n)) for n in range(calls + 1)))
-        await turn()  # the first is committed alone or with all others
+        await turn()  # the first is committed alone or with the others
         store.gate.set()
         for task in tasks:
             await task
@@ -86,7 +86,9 @@ class TestOfAWriter:
         assert len(commits.counts) == len(store.batches) <= 2
         assert len(acks.counts) <= 4 * len(store.batches)
 
-    async def test_a_wait_has_the_commit_in_it(self, store: Store, make_writer: MakeWriter) -> None:
+    async def test_the_ack_latency_includes_the_commit(
+        self, store: Store, make_writer: MakeWriter
+    ) -> None:
         writer = make_writer()
         before = writer.stats()
         assert (before.ack_p50_s, before.ack_p99_s) == (None, None)
@@ -102,7 +104,7 @@ class TestOfAWriter:
         assert stats.ack_p99_s >= stats.ack_p50_s
         assert stats.commit_p99_s >= stats.commit_p50_s
 
-    async def test_what_failed_or_ran_alone_is_not_an_ack(
+    async def test_failures_and_operations_are_not_measured(
         self, store: Store, make_writer: MakeWriter
     ) -> None:
         writer = make_writer()
@@ -116,7 +118,7 @@ class TestOfAWriter:
         assert (writer.stats().ack_p50_s, writer.stats().commit_p50_s) == (None, None)
 
 
-async def test_a_manager_tells_them() -> None:
+async def test_a_managers_stats_have_latencies() -> None:
     async with open_history("memory://") as history:
         await history.add_history("m", None, "tea", "ADD")
         writer = (await history.stats()).writer

@@ -1,4 +1,4 @@
-"""What the layout promises and no type checker sees."""
+"""Rules of the layout that no other check enforces."""
 
 import ast
 import re
@@ -27,7 +27,7 @@ def modules_outside(package: str) -> Iterator[tuple[Path, str]]:
 
 
 def imported(text: str) -> Iterator[str]:
-    """Yield the modules that a module imports, and what it imports from them."""
+    """Yield the modules that a module imports, and the names that it imports from them."""
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -43,6 +43,6 @@ def test_the_index_is_used_through_its_package() -> None:
         assert not inner & set(imported(text)), file
 
 
-def test_the_index_alone_names_its_tables() -> None:
+def test_only_the_index_names_its_tables() -> None:
     for file, text in modules_outside(INDEX):
         assert not TABLES.findall(text), file

@@ -1,4 +1,4 @@
-"""Records of what has happened already are written, whatever owner they come with."""
+"""Records of changes that have already happened are written, whatever owner they name."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -68,7 +68,7 @@ def submission(*owners: Owner | None, memory_id: str = "m", must_match: bool) ->
     return checked_records(made, must_match_owner=must_match)
 
 
-async def test_what_contradicts_is_left_out_or_refused(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_conflicting_owner_is_left_out_or_refused(caplog: pytest.LogCaptureFixture) -> None:
     steps = Steps({"m": ALICE})
     batch = [
         submission(BOB, must_match=False),
@@ -92,7 +92,7 @@ async def test_what_contradicts_is_left_out_or_refused(caplog: pytest.LogCapture
     assert "'m'" in warning.getMessage()
 
 
-async def test_nothing_is_said_where_nothing_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+async def test_without_a_conflict_there_is_no_warning(caplog: pytest.LogCaptureFixture) -> None:
     steps = Steps({})
     assert not await commit_in_steps([submission(BOB, BOB, None, must_match=False)], steps)
     assert [record.owner for record in steps.records] == [BOB] * 3

@@ -1,4 +1,4 @@
-"""`stats()` answers whatever the store does, and says so."""
+"""`stats()` returns whatever the store does, and warns if the store does not answer."""
 
 import asyncio
 from pathlib import Path
@@ -29,7 +29,7 @@ class Store:
         return Measured(self.asked, 7, (KNOWN,))
 
 
-async def test_figures_are_fresh_while_the_store_answers() -> None:
+async def test_figures_are_new_while_the_store_answers() -> None:
     store = Store()
     store.may_answer.set()
     measurements = Measurements(store.measure)
@@ -39,16 +39,16 @@ async def test_figures_are_fresh_while_the_store_answers() -> None:
     ]
 
 
-async def test_a_store_that_hangs_is_asked_once_and_its_last_figures_are_told() -> None:
+async def test_a_store_that_hangs_is_measured_once_and_its_last_figures_returned() -> None:
     store = Store()
     store.may_answer.set()
     measurements = Measurements(store.measure)
     await measurements.latest()
     store.may_answer.clear()
     for _ in range(3):
-        told = await measurements.latest()
-        assert (told.file_bytes, told.wal_bytes) == (1, 7)
-        assert [(one.code, one.severity) for one in told.warnings] == [
+        figures = await measurements.latest()
+        assert (figures.file_bytes, figures.wal_bytes) == (1, 7)
+        assert [(one.code, one.severity) for one in figures.warnings] == [
             ("store-unreachable", "critical"),
             ("known", "warning"),
         ]
@@ -60,13 +60,13 @@ async def test_a_store_that_hangs_is_asked_once_and_its_last_figures_are_told() 
     measurements.close()
 
 
-async def test_an_error_is_a_warning_and_a_fault_of_ours_is_raised() -> None:
+async def test_an_error_of_the_store_is_a_warning_and_a_bug_is_raised() -> None:
     store = Store()
     store.may_answer.set()
     measurements = Measurements(store.measure)
     store.error = StorageUnreachable("the server is gone")
-    told = await measurements.latest()
-    assert "the server is gone" in told.warnings[0]
+    figures = await measurements.latest()
+    assert "the server is gone" in figures.warnings[0]
     store.error = ValueError("a bug")
     with pytest.raises(ValueError, match="a bug"):
         await measurements.latest()

@@ -1,4 +1,4 @@
-"""A check that holds for a turn of the loop."""
+"""A check whose result holds for one turn of the loop."""
 
 import asyncio
 
@@ -7,7 +7,7 @@ import pytest
 from async_history._core.yielding import OnceATurn
 
 
-async def test_it_runs_once_in_each_turn_and_always_while_it_fails() -> None:
+async def test_it_runs_once_a_turn_and_on_every_call_while_it_fails() -> None:
     is_there = True
     checks = 0
 

@@ -44,11 +44,11 @@ BAD: Mapping[Any, tuple[Any, ...]] = {
     KeyRing: (True, "secret", b"secret" * 6, {"one": bytes(32)}),
     Literal: (None, "fulll", "FULL", 1, [], True),
 }
-"""Values of no use, by the type of the option."""
+"""Bad values, by the type of the option."""
 
 
 def options_of(manager: type[HistoryManager]) -> dict[str, Any]:
-    """Return the types of a constructor's options, by their names."""
+    """Return the types of a constructor's options, by name."""
     kinds = get_type_hints(manager.__init__)
     parameters = inspect.signature(manager).parameters.values()
     return {one.name: kinds[one.name] for one in parameters if one.kind is one.KEYWORD_ONLY}
@@ -73,10 +73,10 @@ CASES = [
 
 
 @pytest.mark.parametrize(("manager", "name", "value"), CASES)
-def test_no_option_is_taken_unchecked(
+def test_every_option_is_checked(
     manager: type[HistoryManager], name: str, value: Any, tmp_path: Path
 ) -> None:
-    """A new option is among these by itself: its type says what it must refuse."""
+    """A new option is included automatically: its type says what it must refuse."""
     with pytest.raises(InvalidInput, match=name) as refused:
         manager(*MANAGERS[manager](tmp_path), **{name: value})
     assert "secret" not in str(refused.value)
@@ -84,7 +84,7 @@ def test_no_option_is_taken_unchecked(
 
 
 def test_every_option_has_a_type() -> None:
-    """What `open_history` takes is what the managers take, to the letter."""
+    """`open_history` takes exactly the options of the managers."""
     known = get_type_hints(HistoryOptions)
     taken = {name: kind for manager in MANAGERS for name, kind in options_of(manager).items()}
     del taken["pool"]  # instead of a URL
@@ -111,7 +111,7 @@ def test_an_unknown_option_is_named(
 
 
 @pytest.mark.parametrize("pool", ["pool", 5, object(), NOWHERE])
-def test_a_pool_is_asyncpgs(pool: Any) -> None:
+def test_a_pool_must_be_asyncpgs(pool: Any) -> None:
     with pytest.raises(InvalidInput, match="pool must"):
         PostgresHistoryManager(pool=pool)
 
@@ -154,7 +154,7 @@ def test_a_path_is_text(take: Callable[..., Any], path: Any) -> None:
     ],
 )
 @pytest.mark.parametrize("path", ODD_PATHS)
-def test_what_takes_a_url_refuses_a_path_object_without_a_path(
+def test_a_path_object_without_a_path_is_refused_as_a_url(
     take: Callable[..., Any], path: Any
 ) -> None:
     with pytest.raises(InvalidInput, match=r"must|URL"):
@@ -170,7 +170,7 @@ def test_what_takes_a_url_refuses_a_path_object_without_a_path(
         ("on_progress", "print"),
     ],
 )
-def test_arguments_of_adopt(name: str, value: Any, tmp_path: Path) -> None:
+def test_bad_arguments_of_adopt_are_refused(name: str, value: Any, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=name):
         adopt(tmp_path / "history.db", **{name: value})
     assert not list(tmp_path.iterdir())
@@ -240,7 +240,7 @@ async def called(call: Callable[..., Any], *positional: Any, **arguments: Any) -
     ("call", "positional", "others", "name", "values"),
     [pytest.param(*case, id=f"{case[0]} {case[3]}") for case in ARGUMENTS],
 )
-async def test_no_argument_is_taken_unchecked(
+async def test_every_argument_is_checked(
     call: str,
     positional: tuple[Any, ...],
     others: dict[str, Any],
@@ -257,7 +257,7 @@ async def test_no_argument_is_taken_unchecked(
         assert not await history.erasures()
 
 
-async def test_arguments_of_moving(tmp_path: Path) -> None:
+async def test_bad_arguments_of_copies_and_backups_are_refused(tmp_path: Path) -> None:
     async with open_history("memory://") as source, open_history("memory://") as target:
         for value in (5, "print"):
             with pytest.raises(InvalidInput, match="on_progress"):
@@ -272,7 +272,7 @@ async def test_arguments_of_moving(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-async def test_what_another_kind_of_store_does_is_refused_by_name() -> None:
+async def test_calls_of_another_kind_of_store_are_refused() -> None:
     async with open_history("null://") as history:
         with pytest.raises(InvalidInput, match="SQLite"):
             await history.backup("backup.db")
@@ -280,8 +280,8 @@ async def test_what_another_kind_of_store_does_is_refused_by_name() -> None:
             await history.add_in_transaction(None, [])
 
 
-def test_the_tables_above_are_whole() -> None:
-    """Each argument of the contract with a number or a flag for its type is tried."""
+def test_the_tables_have_every_argument() -> None:
+    """Each argument of the contract that is a number or a flag is tried."""
     tried = {(call, name) for call, _, _, name, _ in ARGUMENTS}
     for call, function in vars(HistoryManager).items():
         if call.startswith("_") or not inspect.isfunction(function):

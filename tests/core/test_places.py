@@ -1,4 +1,4 @@
-"""Where a file is: mounted alone, for reading only, another user's; and what is left next to it."""
+"""Files that are mounted alone, read-only, or another user's; and what is left next to them."""
 
 import os
 import tempfile
@@ -29,7 +29,7 @@ def open_folder() -> Iterator[Path]:
 @pytest.mark.parametrize(
     "way", ["empty", "filled", "link", "folder link", "folder bound", "relative"]
 )
-def test_acked_records_are_in_a_file_that_is_mounted_alone(way: str, tmp_path: Path) -> None:
+def test_a_file_that_is_mounted_alone_keeps_acknowledged_records(way: str, tmp_path: Path) -> None:
     in_own_mounts("alone", tmp_path, way)
 
 
@@ -40,13 +40,13 @@ def test_a_file_mounted_alone_is_refused_while_its_log_is_elsewhere(tmp_path: Pa
 
 @needs_mounts
 @pytest.mark.parametrize("state", STATES)
-def test_whoever_looks_leaves_no_trace(state: str, open_folder: Path) -> None:
+def test_reading_as_another_user_leaves_nothing(state: str, open_folder: Path) -> None:
     in_own_mounts("looks", open_folder, state)
 
 
 @needs_mounts
 @pytest.mark.parametrize("state", STATES)
-def test_on_a_mount_that_may_not_be_written(state: str, open_folder: Path) -> None:
+def test_a_file_on_a_read_only_mount(state: str, open_folder: Path) -> None:
     in_own_mounts("read_only", open_folder, state)
 
 
@@ -76,7 +76,7 @@ def test_the_mount_of_a_file(path: str, point: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "ceph", "9p"])
-def test_a_network_file_system_is_a_worry_for_a_log_alone(kind: str) -> None:
+def test_a_network_file_system_is_warned_of_only_with_a_log(kind: str) -> None:
     file = Path("/data/history.db")
     (warning,) = location_on(Mount(Path("/data"), kind), file, file, "wal").warnings
     assert (warning.code, warning.severity) == ("network-file-system", "warning")
@@ -85,13 +85,13 @@ def test_a_network_file_system_is_a_worry_for_a_log_alone(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs", "overlay", "tmpfs", "zfs"])
-def test_a_local_file_system_is_none(kind: str) -> None:
+def test_a_local_file_system_is_not_warned_of(kind: str) -> None:
     file = Path("/data/history.db")
     place = location_on(Mount(Path("/data"), kind), file, file, "wal")
     assert (place.journal, place.warnings) == ("wal", ())
 
 
-def test_this_machine_tells_its_mounts() -> None:
+def test_this_machines_mounts_can_be_read() -> None:
     if not os.path.exists("/proc/self/mountinfo"):
         pytest.skip("only Linux does")
     table = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape")

@@ -1,4 +1,4 @@
-"""What is public: every type of a public signature has a public name, and says it is that."""
+"""The public API: every type of a public signature has a public name and module."""
 
 import ast
 import asyncio
@@ -29,7 +29,7 @@ from async_history import JsonLines, open_history
 from async_history.blocking import BlockingHistoryManager
 from async_history.postgres import ForeignTable, PostgresHistoryManager
 
-DOORS = (
+PUBLIC_MODULES = (
     async_history,
     async_history.sqlite,
     async_history.postgres,
@@ -41,7 +41,7 @@ DOORS = (
     async_history.otel,
     async_history.web,
 )
-PUBLIC = {name for door in DOORS for name in door.__all__}
+PUBLIC = {name for public_module in PUBLIC_MODULES for name in public_module.__all__}
 NOT_FOR_USERS = {
     "HistoryManager": ("__init__", "backend", "store"),
     "SQLiteHistoryManager": ("store",),
@@ -54,19 +54,19 @@ NOT_FOR_USERS = {
     "BlockingLedger": ("__init__", "call_with"),
     "HistoryQuery": ("__init__",),
 }
-"""Members for authors of a backend, and what only a manager makes."""
+"""Members for authors of a backend, and types that only a manager makes."""
 
 
 def functions() -> Iterator[tuple[str, FunctionType]]:
     """Yield the functions and methods that users call, under their public names."""
-    for door in DOORS:
-        for name in door.__all__:
-            value = getattr(door, name)
+    for public_module in PUBLIC_MODULES:
+        for name in public_module.__all__:
+            value = getattr(public_module, name)
             if inspect.isfunction(value):
-                yield f"{door.__name__}.{name}", value
+                yield f"{public_module.__name__}.{name}", value
             elif inspect.isclass(value):
                 for member, method in methods(value):
-                    yield f"{door.__name__}.{name}.{member}", method
+                    yield f"{public_module.__name__}.{name}.{member}", method
 
 
 def methods(public: type) -> Iterator[tuple[str, FunctionType]]:
@@ -102,13 +102,13 @@ def ours(tree: ast.Module) -> set[str]:
 
 
 def types_of(function: FunctionType) -> set[str]:
-    """Return the names of our types in a function's annotations, as they are written.
+    """Return the names of this package's types in a function's annotations, as written.
 
-    A method that `takes` the arguments of another function is one that has them.
+    A method that `takes` the arguments of another function counts as having them.
     """
     code = function.__code__
     if "async_history" not in code.co_filename:
-        return set()  # a dataclass's __init__: its fields are looked at
+        return set()  # a dataclass's __init__: its fields are checked
     tree = parsed(code.co_filename)
     lines = range(code.co_firstlineno, code.co_firstlineno + 12)  # below its decorators
     (node,) = [
@@ -168,13 +168,15 @@ def test_every_type_of_a_public_field_is_public() -> None:
     assert looked_at > 50
 
 
-@pytest.mark.parametrize("door", DOORS, ids=lambda door: door.__name__)
-def test_what_is_public_says_where_it_is_imported_from(door: ModuleType) -> None:
-    for name in door.__all__:
-        value = getattr(door, name)
+@pytest.mark.parametrize(
+    "public_module", PUBLIC_MODULES, ids=lambda public_module: public_module.__name__
+)
+def test_public_names_have_their_public_module(public_module: ModuleType) -> None:
+    for name in public_module.__all__:
+        value = getattr(public_module, name)
         if inspect.isclass(value) or inspect.isfunction(value):
             module = value.__module__
-            assert module in {*(one.__name__ for one in DOORS), "async_history.errors"}
+            assert module in {*(one.__name__ for one in PUBLIC_MODULES), "async_history.errors"}
             assert getattr(import_module(module), name) is value
 
 
@@ -220,7 +222,7 @@ class TestRepr:
             "postgresql+asyncpg://ann:s3c%23s3cret@one,two/app",
         ],
     )
-    def test_of_nothing_with_a_password(self, url: str) -> None:
+    def test_a_repr_has_no_password(self, url: str) -> None:
         for thing in (open_history(url), ForeignTable(url), open_history(url).backend.where):
             assert "s3cret" not in repr(thing)
             assert "host" in repr(thing) or "one" in repr(thing)
@@ -255,15 +257,15 @@ class TestRepr:
         assert repr(table).startswith('<ForeignTable "public"."memory_history" in ')
 
 
-def test_everything_public_is_there() -> None:
-    for door in DOORS:
-        assert sorted(set(door.__all__)) == sorted(door.__all__)
-        names: Any = vars(door)
-        assert all(name in names for name in door.__all__)
+def test_every_public_name_exists() -> None:
+    for public_module in PUBLIC_MODULES:
+        assert sorted(set(public_module.__all__)) == sorted(public_module.__all__)
+        names: Any = vars(public_module)
+        assert all(name in names for name in public_module.__all__)
 
 
 def test_every_parameter_is_described() -> None:
-    """In the docstring, or where that refers to. Fields of dataclasses have their own."""
+    """In the docstring, or in one that it refers to. Fields of dataclasses have their own."""
     missing: dict[str, list[str]] = {}
     looked_at = 0
     for name, function in functions():

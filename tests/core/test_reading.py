@@ -1,4 +1,4 @@
-"""What is decided once for every database, tried without one: pages of states, kinds of cursors."""
+"""Code that is shared by every database, tried without one: pages of states, kinds of cursors."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -17,7 +17,7 @@ CODEC = CursorCodec("kind", "a test's history")
 
 
 class Places:
-    """A reader that has some records still."""
+    """A reader that still has some of the records."""
 
     def __init__(self, pages: Sequence[str], there: set[str]) -> None:
         self._pages = pages
@@ -44,7 +44,7 @@ async def test_states_come_page_by_page() -> None:
 
 
 @pytest.mark.parametrize("gone", ["1", "2", "7"])
-async def test_states_that_are_not_whole_are_none(gone: str) -> None:
+async def test_an_incomplete_page_of_states_raises_cursor_gone(gone: str) -> None:
     reader = Places(["1,2", "7"], {"1", "2", "7"} - {gone})
     with pytest.raises(CursorGone):
         await pages_of(reader)
@@ -76,6 +76,6 @@ def test_a_cursor_is_read_back() -> None:
         "\ud800",
     ],
 )
-def test_what_is_no_cursor_of_a_kind_is_refused(text: str) -> None:
+def test_other_texts_are_not_cursors_of_a_kind(text: str) -> None:
     with pytest.raises(InvalidInput, match="not a cursor of a test's history"):
         CODEC.place(text, read)

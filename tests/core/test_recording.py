@@ -1,4 +1,4 @@
-"""Where `recording` holds: the table of the guide on owners, row by row."""
+"""Where `recording` applies: the table of the guide on owners, row by row."""
 
 import asyncio
 import contextlib
@@ -38,7 +38,7 @@ async def change(history: HistoryManager) -> HistoryRecord:
     return await history.add_history("m", None, "x", "ADD")
 
 
-async def test_tasks_and_what_their_threads_hand_back(history: HistoryManager) -> None:
+async def test_it_applies_in_tasks_and_their_threads(history: HistoryManager) -> None:
     loop = asyncio.get_running_loop()
 
     def in_thread() -> HistoryRecord:
@@ -70,7 +70,7 @@ async def _after_a_turn(history: HistoryManager) -> HistoryRecord:
     return await change(history)
 
 
-async def test_executors_have_it_by_a_copied_context(history: HistoryManager) -> None:
+async def test_an_executor_needs_a_copied_context(history: HistoryManager) -> None:
     loop = asyncio.get_running_loop()
 
     def in_thread() -> HistoryRecord:
@@ -82,7 +82,7 @@ async def test_executors_have_it_by_a_copied_context(history: HistoryManager) ->
     assert (plain.cause, copied.cause) == (None, CAUSE)
 
 
-async def test_what_was_started_before_has_it_not(history: HistoryManager) -> None:
+async def test_it_does_not_apply_to_tasks_started_before(history: HistoryManager) -> None:
     work: asyncio.Queue[Callable[[], object]] = asyncio.Queue()
     made: list[HistoryRecord] = []
 
@@ -109,13 +109,13 @@ async def test_a_generator_that_yields_inside(history: HistoryManager) -> None:
     assert (await change(history)).cause is None
 
 
-def test_a_generator_that_another_context_closes() -> None:
+def test_a_generator_that_another_context_closes_raises() -> None:
     def items() -> Generator[int]:
         with recording(cause=CAUSE):
             yield 1
 
     given = items()
-    copy_context().run(next, given)  # where the cause stays
+    copy_context().run(next, given)  # the cause stays in this context
     failed: list[BaseException] = []
 
     def close() -> None:
@@ -135,7 +135,7 @@ def keys(prefix: str, count: int) -> dict[str, str]:
 
 
 async def test_causes_that_are_joined_have_no_more_keys_than_one(history: HistoryManager) -> None:
-    """However a cause is put together, what is recorded can be read back from JSON lines."""
+    """However a cause is merged, the record can be read back from JSON lines."""
     undone, two = {"request_id": "1"}, keys("c", 2)
     await history.add_history("m", None, "w", "ADD", cause=undone)
     calls: tuple[Callable[[], Awaitable[object]], ...] = (

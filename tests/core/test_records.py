@@ -1,4 +1,4 @@
-"""Records that the library makes are like those that a caller makes."""
+"""Records that the library makes are like records that a caller makes."""
 
 import copy
 import dataclasses
@@ -18,7 +18,7 @@ from async_history._core.values import check_name, check_text, now_text
 from async_history.errors import InvalidInput
 
 
-def test_a_new_record_is_one_like_any_other() -> None:
+def test_a_record_that_the_library_makes_is_like_any_other() -> None:
     made = made_record(
         *new_fields("m", "x", "y", "UPDATE", owner={"user_id": "ann"}, cause={"reason": "asked"})
     )
@@ -32,7 +32,7 @@ def test_a_new_record_is_one_like_any_other() -> None:
         made.role = "user"  # type: ignore[misc]
 
 
-def test_a_queued_record_is_made_once_when_it_is_looked_at() -> None:
+def test_a_queued_record_is_made_once_when_it_is_read() -> None:
     fields = new_fields("m", "x", "y", "UPDATE", context={"a": 1}, actor_id="ann")
     queued = one_record(fields, None, None)
     assert queued.records is queued.records
@@ -51,7 +51,7 @@ class Spelled(str, Enum):  # noqa: UP042 - a str that is not only one
 
 
 def _checked(name: str, given: Any) -> tuple[str, str | None]:
-    """Return the text that a field has, or why it is refused."""
+    """Return the text of a field, or why it is refused."""
     try:
         return (check_name if name in ("id", "memory_id") else check_text)(name, given), None
     except InvalidInput as error:
@@ -63,7 +63,7 @@ def _checked(name: str, given: Any) -> tuple[str, str | None]:
     ["tea", "", "é", "日本", "a\0b", "é\0", "\ud800", Spelled.TEA, 5, b"tea", True],
     ids=ascii,
 )
-def test_each_text_is_checked_alike_one_by_one_and_in_a_batch(given: Any) -> None:
+def test_texts_are_checked_in_the_same_way_alone_and_in_a_batch(given: Any) -> None:
     usual = {"memory_id": "m", "old_memory": "x", "new_memory": "y", "event": "UPDATE"}
     for name in ("id", "memory_id", "old_memory", "new_memory", "actor_id", "role"):
         call = {**usual, name: given}
@@ -88,5 +88,5 @@ def test_now_is_the_clocks_time_to_the_microsecond(monkeypatch: pytest.MonkeyPat
     for step in steps:
         moment = begun + timedelta(microseconds=step)
         since_1970 = (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
-        monkeypatch.setattr(time, "time_ns", lambda told=since_1970: told * 1_000 + 999)
+        monkeypatch.setattr(time, "time_ns", lambda now=since_1970: now * 1_000 + 999)
         assert now_text() == moment.isoformat(timespec="microseconds")

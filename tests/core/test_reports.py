@@ -1,4 +1,4 @@
-"""What calls return: keyword-only frozen dataclasses, each field of which has a docstring."""
+"""Reports: keyword-only frozen dataclasses with a docstring for each field."""
 
 import ast
 import dataclasses
@@ -17,7 +17,7 @@ import async_history.sqlite
 from async_history import HistoryRecord, Message, PruneReport
 
 WITH_MEM0S_FIELDS = (HistoryRecord, Message)
-"""Made by users, with mem0's columns in mem0's order."""
+"""Users make these, with mem0's columns in mem0's order."""
 REPORTS = sorted(
     {
         value
@@ -57,7 +57,7 @@ def documented(report: type) -> set[str]:
 
 
 @pytest.mark.parametrize("report", REPORTS, ids=lambda one: one.__name__)
-def test_a_report(report: Any) -> None:
+def test_a_report_is_frozen_keyword_only_and_documented(report: Any) -> None:
     parameters = report.__dataclass_params__
     assert parameters.frozen
     names = {field.name for field in dataclasses.fields(report)}
@@ -66,7 +66,7 @@ def test_a_report(report: Any) -> None:
     assert "__dict__" not in dir(report), "it has slots"
 
 
-def test_which_reports_there_are() -> None:
+def test_every_report_is_checked() -> None:
     assert {getattr(report, "__name__", "") for report in REPORTS} >= {
         *("AdoptionReport", "CheckReport", "CopyReport", "Erasure", "ErasureReport"),
         *("HistoryStats", "MemoryDiff", "Page", "PruneReport", "WriterStats"),

@@ -1,4 +1,4 @@
-"""Methods whose arguments are said where their request is checked."""
+"""Methods whose arguments are declared where their request is checked."""
 
 import inspect
 from typing import get_type_hints
@@ -27,7 +27,7 @@ class Calls:
 
 
 @pytest.mark.parametrize("name", ["call", "wait"])
-def test_a_method_looks_like_one_that_has_the_arguments(name: str) -> None:
+def test_a_method_has_the_signature_of_its_request(name: str) -> None:
     method = getattr(Calls, name)
     assert str(inspect.signature(method)) == (
         "(self, *, to: int, reason: str | None = None) -> list[str]"
@@ -37,7 +37,7 @@ def test_a_method_looks_like_one_that_has_the_arguments(name: str) -> None:
     assert inspect.iscoroutinefunction(method) == (name == "wait")
 
 
-async def test_its_request_is_made_when_it_runs() -> None:
+async def test_a_request_is_made_when_its_method_runs() -> None:
     assert Calls().call(to=1) == await Calls().wait(to=1) == ["1 None"]
     with pytest.raises(ValueError, match="to"):
         Calls().call(to=-1)

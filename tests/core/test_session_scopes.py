@@ -1,4 +1,4 @@
-"""Which owners a session scope of mem0's names."""
+"""The owners that a session scope of mem0's names."""
 
 from itertools import product
 
@@ -13,12 +13,12 @@ IDS = ("al", "a&user_id=al", "al&run_id=al", "al&x", "a=l", "%26", "a&agent_id=a
 
 
 def unescaped(**ids: str | None) -> str:
-    """The scope as mem0 makes it before 2.2."""
+    """Return the scope as mem0 before 2.2 makes it."""
     return "&".join(f"{name}={value}" for name, value in sorted(ids.items()) if value)
 
 
 @pytest.mark.parametrize("make", [unescaped, lambda **ids: _build_session_scope(ids)])
-def test_no_owner_is_missed(make: object) -> None:
+def test_every_owner_is_found(make: object) -> None:
     for user, agent, run in product(IDS, repeat=3):
         ids = {"user_id": user, "agent_id": agent, "run_id": run}
         scope = make(**ids)  # type: ignore[operator]
@@ -28,7 +28,7 @@ def test_no_owner_is_missed(make: object) -> None:
                 assert (kind, value) in names_of_session(scope)
 
 
-def test_what_an_id_looks_like_is_not_named() -> None:
+def test_an_id_that_looks_like_a_scope_is_not_an_owner() -> None:
     for user, other in (("a&user_id=al", "al"), ("al&x", "al"), ("al", "a"), ("a=l", "a")):
         for scope in (unescaped(user_id=user), _build_session_scope({"user_id": user})):
             assert not session_names(scope, ("user_id", other))

@@ -1,4 +1,4 @@
-"""What an undo leaves out: changes that were taken back, and the undos that did so."""
+"""Changes that an undo leaves out: those that were undone, and the undos themselves."""
 
 import asyncio
 from itertools import permutations
@@ -16,7 +16,7 @@ WHO: dict[str, dict[str, Any]] = {
     "run": {"run_id": "é&r=a"},
     "odd": {"cause": {"k": "1,x=2&y=%20+", "=": ""}},
 }
-"""Who changes a memory, as `undo` is asked for it."""
+"""Who changes a memory, as arguments of `undo`."""
 STEPS = st.lists(
     st.tuples(st.sampled_from(["do", "undo", "undo and undo that"]), st.sampled_from(list(WHO))),
     max_size=12,
@@ -29,10 +29,10 @@ def cause_of(who: str) -> dict[str, str]:
 
 
 async def example(history: HistoryManager, memory_id: str, steps: list[tuple[str, str]]) -> None:
-    """Compare a memory with a list of the changes that are in it."""
+    """Compare a memory with a list of the changes that it contains."""
     await history.add_history(memory_id, None, "0", "ADD")
     changes = [("nobody", "0")]
-    floors = dict.fromkeys(WHO, 0)  # what an undo has once gone back to, it does not go beyond
+    floors = dict.fromkeys(WHO, 0)  # an undo does not go back beyond what it once restored
     for number, (what, who) in enumerate(steps, 1):
         if what == "do":
             await history.add_history(
@@ -56,8 +56,8 @@ async def example(history: HistoryManager, memory_id: str, steps: list[tuple[str
         assert latest.new_memory == changes[-1][1], (what, who, changes)
 
 
-async def test_an_undo_that_goes_back_beyond_another() -> None:
-    """What it took back stays taken back, though the other had left some of it."""
+async def test_an_undo_that_goes_back_further_than_another() -> None:
+    """What it undid stays undone, although the other undo had kept some of it."""
     async with open_history("memory://") as history:
         for one, other in permutations(WHO, 2):
             steps = [("do", one), ("do", other), ("undo", other), ("do", one), ("undo", one)]
@@ -65,7 +65,7 @@ async def test_an_undo_that_goes_back_beyond_another() -> None:
 
 
 @pytest.mark.once
-def test_what_was_taken_back_stands_in_no_undos_way() -> None:
+def test_undone_changes_do_not_affect_later_undos() -> None:
     with asyncio.Runner() as runner:
         history = runner.run(open_history("memory://").__aenter__())
 
@@ -86,8 +86,8 @@ def test_what_was_taken_back_stands_in_no_undos_way() -> None:
             runner.run(history.aclose())
 
 
-async def test_an_undo_is_known_by_what_it_was_asked() -> None:
-    """The run of a memory's owner and a cause that names the run are not the same."""
+async def test_undos_with_different_arguments_are_different() -> None:
+    """A run in a memory's owner and a cause that names the run are not the same."""
     async with open_history("memory://") as history:
         await history.add_history("m", None, "a", "ADD", owner={"run_id": "r"})
         await history.add_history("m", "a", "b", "UPDATE", cause={"run_id": "r"})
@@ -96,7 +96,7 @@ async def test_an_undo_is_known_by_what_it_was_asked() -> None:
 
 
 @pytest.mark.parametrize("undo_of", ["", "x", "run:", "blake2b:x", "=", "a=b&%"])
-async def test_a_cause_of_others_that_looks_like_an_undo_is_a_change(undo_of: str) -> None:
+async def test_another_programs_cause_that_looks_like_an_undo_is_a_change(undo_of: str) -> None:
     async with open_history("memory://") as history:
         await history.add_history("m", None, "a", "ADD")
         await history.add_history("m", "a", "b", "UPDATE", cause={"request_id": "q"})

@@ -1,4 +1,4 @@
-"""URLs and paths as people paste them: understood or refused by name, and never a password told."""
+"""URLs and paths as people paste them: understood, or refused by name; no password is shown."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import asyncmy  # noqa: F401 - or the first test to use it would be blamed for reading it
+import asyncmy  # noqa: F401 - the guard must not see the first test that uses it read it
 import asyncpg
 import pytest
 
@@ -32,17 +32,17 @@ NewSchema = Callable[[], str]
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder to be in, and a home."""
+    """Work in an empty folder, with a home."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     return tmp_path
 
 
-# What is sent to a server
+# What clients send to a server
 
 
 class FakeServer:
-    """Takes down what clients send at first, and refuses each."""
+    """Notes the first messages of clients, and refuses each client."""
 
     def __init__(self) -> None:
         self.asked_for_tls = False
@@ -64,8 +64,8 @@ class FakeServer:
                 texts = body[4:].rstrip(b"\0").split(b"\0")
                 pairs = zip(texts[::2], texts[1::2], strict=False)
                 self.sent = {name.decode(): value.decode() for name, value in pairs}
-                told = b"SFATAL\0VFATAL\0C28000\0Mno\0\0"
-                writer.write(b"E" + struct.pack("!I", len(told) + 4) + told)
+                refusal = b"SFATAL\0VFATAL\0C28000\0Mno\0\0"
+                writer.write(b"E" + struct.pack("!I", len(refusal) + 4) + refusal)
                 return
 
 
@@ -101,7 +101,7 @@ PROVIDERS: Mapping[str, Mapping[str, str]] = {
     "ssl=prefer&prepared_statement_cache_size=0": {},
     "ssl=disable": {},
     "ssl=false": {},
-    # settings of the server's that are meant
+    # settings of the server that are given on purpose
     "synchronous_commit=local&TimeZone=UTC": {"synchronous_commit": "local", "timezone": "UTC"},
     "app.tenant=7&lock_timeout=5000": {"app.tenant": "7", "lock_timeout": "5000"},
     # several hosts, SQLAlchemy's way, and empty values
@@ -111,7 +111,7 @@ PROVIDERS: Mapping[str, Mapping[str, str]] = {
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+asyncpg"])
 @pytest.mark.parametrize("query", PROVIDERS)
-async def test_no_parameter_reaches_the_server_by_accident(
+async def test_only_settings_given_on_purpose_reach_the_server(
     scheme: str, query: str, fake: FakeServer
 ) -> None:
     with pytest.raises(StorageError):
@@ -132,10 +132,10 @@ async def test_no_parameter_reaches_the_server_by_accident(
         "postgresql://?service=mine",
     ],
 )
-async def test_the_environment_says_what_the_url_does_not(
+async def test_the_environment_fills_in_what_the_url_leaves_out(
     url: str, fake: FakeServer, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also the database: it is not the one with the user's name, which may be another's."""
+    """Also the database. By default it would be the one with the user's name."""
     said = {"HOST": "127.0.0.1", "PORT": str(fake.port), "USER": "agent", "DATABASE": "app"}
     if "service" in url:
         lines = [f"{name.lower()}={value}" for name, value in said.items()]
@@ -163,7 +163,7 @@ async def test_the_environment_says_what_the_url_does_not(
         "sslmode=verify_full&sslrootcert=system",
     ],
 )
-async def test_who_asks_for_tls_sends_nothing_without(query: str, fake: FakeServer) -> None:
+async def test_with_tls_required_nothing_is_sent_in_clear(query: str, fake: FakeServer) -> None:
     with pytest.raises(StorageError, match="TLS"):
         await open_history(f"postgresql://agent:geheim@127.0.0.1:{fake.port}/app?{query}")
     assert fake.asked_for_tls
@@ -173,15 +173,17 @@ async def test_who_asks_for_tls_sends_nothing_without(query: str, fake: FakeServ
 @pytest.mark.parametrize(
     ("query", "is_verified", "mode"),
     [
-        ("sslmode=require&channel_binding=require", True, None),  # Neon, as it prints it
+        ("sslmode=require&channel_binding=require", True, None),  # as Neon prints it
         ("sslmode=require&channel_binding=require&sslrootcert=%2Fca.pem", False, "verify-full"),
         ("ssl=require", False, "require"),
         ("ssl=true", True, None),
         ("sslmode=verify-full&sslrootcert=%2Fca.pem", False, "verify-full"),
     ],
 )
-def test_who_the_server_must_be(query: str, is_verified: bool, mode: str | None) -> None:
-    """asyncpg can't bind to the server's certificate: where that is asked for, it is verified."""
+def test_the_servers_certificate_is_verified_as_the_url_says(
+    query: str, is_verified: bool, mode: str | None
+) -> None:
+    """asyncpg can't use channel binding. A URL that requires it gets a verified certificate."""
     server = server_url(f"postgresql://u:p@h/d?{query}")
     assert (server.is_verified, server.parameters.get("sslmode")) == (is_verified, mode)
 
@@ -227,13 +229,13 @@ def test_who_the_server_must_be(query: str, is_verified: bool, mode: str | None)
         ("schema=" + "x" * 64, "63 bytes"),
     ],
 )
-def test_what_is_not_understood_is_refused_by_name(query: str, words: str) -> None:
+def test_unknown_parameters_are_refused_by_name(query: str, words: str) -> None:
     with pytest.raises(InvalidInput, match=words) as refused:
         open_history(f"postgresql://agent:geheim@host/app?{query}")
     assert "geheim" not in str(refused.value)
 
 
-def test_what_an_option_says_counts_before_the_url() -> None:
+def test_an_option_overrides_the_url() -> None:
     url = "postgresql://agent@host/app?schema=a&connection_limit=1&connect_timeout=3"
     history: Any = open_history(url, schema="b", pool_size=4, acquire_timeout_s=7)
     assert history.backend.schema_name == "b"
@@ -257,7 +259,7 @@ def test_what_an_option_says_counts_before_the_url() -> None:
         ("postgresql://u%40x:a%2Fb@h/my%20db", ["h"], "postgresql://u@x@h/my db"),
     ],
 )
-def test_hosts(url: str, hosts: list[str], where: str) -> None:
+def test_hosts_of_a_url_are_read(url: str, hosts: list[str], where: str) -> None:
     server = server_url(url)
     assert server.hosts == hosts
     assert where in server.where
@@ -268,7 +270,7 @@ def test_hosts(url: str, hosts: list[str], where: str) -> None:
     "hosts",
     ["h:99999", "h:0", "h:x", "h:", "h1,,h2", "h1:1:2", "[::1", "::1", "a b", "h\n", "[nohost]"],
 )
-def test_hosts_that_are_none(hosts: str) -> None:
+def test_bad_hosts_are_refused(hosts: str) -> None:
     with pytest.raises(InvalidInput):
         open_history(f"postgresql://agent@{hosts}/app")
 
@@ -312,44 +314,44 @@ def pieces(password: str) -> list[str]:
         "DATABASE_URL=postgresql://agent:{}@127.0.0.1:1/app",
     ],
 )
-async def test_no_part_of_a_password_is_told(
+async def test_no_part_of_a_password_is_shown(
     url: str, home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("PGHOST", str(home))
     caplog.set_level(logging.DEBUG)
     for password in PASSWORDS:
         if url.endswith("{}") and "@" in password:
-            continue  # a user and a host, by all that can be known
-        told = await complaint(url.format(password))
+            continue  # looks like a user and a host
+        shown = await complaint(url.format(password))
         if re.fullmatch(r"[^\s&'\"\0]*", password):
-            told.append(without_secrets(url.format(password)))
+            shown.append(without_secrets(url.format(password)))
         pieces = [piece for piece in ("geheim", "wort", "ort@") if piece in password]
-        told.append(caplog.text)
-        assert not [text for text in told if any(piece in text for piece in pieces)], password
+        shown.append(caplog.text)
+        assert not [text for text in shown if any(piece in text for piece in pieces)], password
     assert not list(home.iterdir())
 
 
 async def complaint(url: str) -> list[str]:
-    """Return all that a URL's user gets to see."""
-    told: list[str] = []
+    """Return every text that the user of a URL sees."""
+    shown: list[str] = []
     try:
         history = open_history(url, acquire_timeout_s=1)
-        told.append(repr(history))
+        shown.append(repr(history))
         await history
     except HistoryError as failed:
-        told += traceback.format_exception_only(failed)
+        shown += traceback.format_exception_only(failed)
         error: BaseException | None = failed
         while error is not None:
-            told += [str(error), repr(error), repr(error.args)]
+            shown += [str(error), repr(error), repr(error.args)]
             error = error.__cause__ or error.__context__
     else:
         await history.aclose()
         raise AssertionError("it opened")
-    return told
+    return shown
 
 
 @pytest.mark.parametrize("take", [server_url, ForeignTable])
-def test_whatever_takes_a_servers_url_takes_it_the_same_way(take: Callable[[Any], object]) -> None:
+def test_every_function_reads_a_servers_url_in_the_same_way(take: Callable[[Any], object]) -> None:
     take("postgresql+asyncpg://agent:geheim@host/app?ssl=require&supa=x")
     for url in (5, b"postgresql://host", "mysql://host", "host", "postgresql://a:geheim#b@host"):
         with pytest.raises(InvalidInput) as refused:
@@ -357,7 +359,7 @@ def test_whatever_takes_a_servers_url_takes_it_the_same_way(take: Callable[[Any]
         assert "geheim" not in str(refused.value)
 
 
-async def test_a_replicas_url_is_understood_as_the_primarys(new_schema: NewSchema) -> None:
+async def test_a_replicas_url_is_read_as_the_primarys(new_schema: NewSchema) -> None:
     url = new_schema()
     read_url = url.replace("postgresql:", "postgresql+asyncpg:") + "&supa=x&connect_timeout=5"
     async with open_history(url, read_url=read_url) as history:
@@ -367,7 +369,7 @@ async def test_a_replicas_url_is_understood_as_the_primarys(new_schema: NewSchem
         open_history(url, read_url=f"{url}&nothing=known")
 
 
-# Connections that come to their end
+# Connections that are closed
 
 
 async def backends(server: str, name: str) -> set[int]:
@@ -383,14 +385,14 @@ async def backends(server: str, name: str) -> set[int]:
 
 
 async def test_idle_connections_are_closed(postgres: str, new_schema: NewSchema) -> None:
-    """That which writes too; the next call gets another."""
+    """Also the writer's connection. The next call opens another."""
     url = with_query(new_schema(), application_name="idler")
     async with open_history(url, connection_idle_s=0.05) as history:
         for number in range(1, 3):
             await history.add_history("m", None, "x", "ADD")
             assert len(await history.get_history("m")) == number
             async with asyncio.timeout(LONG_S):
-                while await backends(postgres, "idler"):  # noqa: ASYNC110 - of another process
+                while await backends(postgres, "idler"):  # noqa: ASYNC110 - another process sets it
                     await asyncio.sleep(0.01)
 
 
@@ -468,7 +470,7 @@ async def test_files_by_any_spelling(spelling: str | Path, file: str, home: Path
     ],
 )
 @pytest.mark.parametrize("options", [{}, {"create": False}, {"migrate": False}])
-def test_what_is_no_file_is_refused_before_anything_is_made(
+def test_bad_paths_are_refused_before_anything_is_made(
     spelling: str | Path, options: dict[str, Any], home: Path
 ) -> None:
     with pytest.raises(InvalidInput) as refused:
@@ -478,7 +480,7 @@ def test_what_is_no_file_is_refused_before_anything_is_made(
 
 
 @pytest.mark.parametrize("options", [{}, {"create": False}, {"migrate": False}])
-async def test_a_folder_is_called_a_folder(options: dict[str, Any], home: Path) -> None:
+async def test_a_folder_is_refused_as_such(options: dict[str, Any], home: Path) -> None:
     (home / "folder").mkdir()
     for path in ("folder", str(home / "folder"), "sqlite:///folder"):
         with pytest.raises(StorageError, match="is a folder"):
@@ -493,8 +495,8 @@ async def test_a_folder_is_called_a_folder(options: dict[str, Any], home: Path) 
     assert not list((home / "folder").iterdir())
 
 
-async def test_a_link_to_what_is_not_there_yet(home: Path) -> None:
-    """As with sqlite3 itself: the file that it names is made."""
+async def test_a_link_to_a_missing_file_makes_the_file(home: Path) -> None:
+    """As sqlite3 does."""
     (home / "link.db").symlink_to("elsewhere/later.db")
     async with open_history("link.db") as history:
         await history.add_history("m", None, "x", "ADD")
@@ -502,7 +504,7 @@ async def test_a_link_to_what_is_not_there_yet(home: Path) -> None:
     assert (home / "link.db").is_symlink()
 
 
-async def test_every_store_tells_where_it_is(open_store: OpenStore) -> None:
+async def test_every_store_has_its_location(open_store: OpenStore) -> None:
     async with open_store() as history:
         assert isinstance(history, HistoryManager)
         store = (await history.stats()).store

@@ -1,4 +1,4 @@
-"""The group-commit writer alone, against a commit function that fails, stalls or dies on demand."""
+"""The group-commit writer alone, with a commit function that fails, stalls or dies on demand."""
 
 import asyncio
 import gc
@@ -28,7 +28,7 @@ from tests.support.patience import LONG_S
 async def committed_before_a_stall(
     store: Store, writer: GroupCommitWriter[Item], others: int = 100
 ) -> list[asyncio.Task[None]]:
-    """Return a crowd of 100 whose batch is committed, while the commit of others stalls."""
+    """Return 100 callers whose batch is committed, while the commit of others stalls."""
     store.gate.clear()
     tasks = submit(writer, *(Item(str(n)) for n in range(100 + others)))
     await store.begun.wait()
@@ -47,17 +47,17 @@ class TestBatches:
         await writer.submit(Item("a"))
         assert store.batches == [["a"]]
 
-    async def test_a_crowd_shares_the_next_commit(
+    async def test_calls_during_a_commit_share_the_next(
         self, store: Store, make_writer: MakeWriter
     ) -> None:
         store.gate.clear()
         writer = make_writer()
         first = submit(writer, Item("first"))
         await store.begun.wait()
-        crowd = submit(writer, *(Item(str(n)) for n in range(200)))
+        callers = submit(writer, *(Item(str(n)) for n in range(200)))
         await turn()
         store.gate.set()
-        await asyncio.gather(*first, *crowd)
+        await asyncio.gather(*first, *callers)
         assert store.batches == [["first"], [str(n) for n in range(200)]]
 
     @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ class TestBatches:
         assert [len(batch) for batch in store.batches] == sizes
         assert store.log == [str(n) for n in range(10)]
 
-    async def test_a_submission_larger_than_a_batch_is_one(
+    async def test_a_submission_larger_than_a_batch_is_one_batch(
         self, store: Store, make_writer: MakeWriter
     ) -> None:
         writer = make_writer(batch_records=3)
@@ -95,10 +95,8 @@ class TestBatches:
         store.gate.set()
         await task
 
-    async def test_a_woken_crowd_gets_every_ack(
-        self, store: Store, make_writer: MakeWriter
-    ) -> None:
-        """Many callers are woken a moment after the next commit began: none may be forgotten."""
+    async def test_many_callers_get_every_ack(self, store: Store, make_writer: MakeWriter) -> None:
+        """Many callers are woken just after the next commit began: none may be forgotten."""
         writer = make_writer(batch_records=100)
 
         async def agent(name: int) -> None:
@@ -113,19 +111,21 @@ class TestBatches:
         stats = writer.stats()
         assert (stats.acked_submissions, stats.acked_records) == (1_500, 1_500)
 
-    async def test_a_crowd_is_woken_when_the_next_commit_has_begun(
+    async def test_many_callers_are_woken_when_the_next_commit_has_begun(
         self, store: Store, make_writer: MakeWriter
     ) -> None:
         writer = make_writer(batch_records=100, head_start_s=3_600)
-        crowd = await committed_before_a_stall(store, writer)
+        callers = await committed_before_a_stall(store, writer)
         await turn()
-        assert not any(task.done() for task in crowd)
+        assert not any(task.done() for task in callers)
         assert store.has_begun is not None
         await asyncio.to_thread(store.has_begun)
-        await asyncio.gather(*crowd)
+        await asyncio.gather(*callers)
         store.gate.set()
 
-    async def test_a_crowd_is_woken_in_slices(self, store: Store, make_writer: MakeWriter) -> None:
+    async def test_many_callers_are_woken_in_slices(
+        self, store: Store, make_writer: MakeWriter
+    ) -> None:
         writer = make_writer()
         tasks = submit(writer, *(Item(str(n)) for n in range(3 * SLICE)))
         woken = [0]
@@ -135,10 +135,10 @@ class TestBatches:
         assert woken[-1] == len(tasks)
         assert max(b - a for a, b in pairwise(woken)) == SLICE
 
-    async def test_a_crowd_that_comes_again_is_one_batch_again(
+    async def test_callers_that_call_again_form_one_batch_again(
         self, store: Store, make_writer: MakeWriter
     ) -> None:
-        """Though it is woken in slices, while the writer has nothing else to do."""
+        """Although they are woken in slices, while the writer has nothing else to do."""
         writer = make_writer()
 
         async def agent(name: int) -> None:
@@ -148,29 +148,27 @@ class TestBatches:
         await asyncio.gather(*(agent(n) for n in range(3 * SLICE)))
         assert [len(batch) for batch in store.batches] == [3 * SLICE] * 3
 
-    async def test_a_crowd_does_not_wait_for_the_commit_of_a_few(
+    async def test_many_callers_do_not_wait_for_the_commit_of_a_few(
         self, store: Store, make_writer: MakeWriter
     ) -> None:
         writer = make_writer(batch_records=100, head_start_s=3_600)
-        crowd = await committed_before_a_stall(store, writer, others=5)
-        await asyncio.wait_for(asyncio.gather(*crowd), LONG_S)
+        callers = await committed_before_a_stall(store, writer, others=5)
+        await asyncio.wait_for(asyncio.gather(*callers), LONG_S)
         store.gate.set()
 
-    async def test_a_crowd_is_woken_though_the_next_commit_stalls(
+    async def test_many_callers_are_woken_even_if_the_next_commit_stalls(
         self, store: Store, make_writer: MakeWriter
     ) -> None:
-        crowd = await committed_before_a_stall(store, make_writer(batch_records=100))
-        await asyncio.wait_for(asyncio.gather(*crowd), LONG_S)
+        callers = await committed_before_a_stall(store, make_writer(batch_records=100))
+        await asyncio.wait_for(asyncio.gather(*callers), LONG_S)
         store.gate.set()
 
-    async def test_each_crowd_has_a_head_start_of_its_own(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """That of an earlier one, which was woken before its end, does not shorten it."""
+    async def test_each_batch_has_its_own_head_start(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The head start of an earlier batch, which was woken sooner, does not shorten it."""
         now, woken = 0.0, list[str]()
 
-        def wake(crowd: str) -> Iterator[None]:
-            woken.append(crowd)
+        def wake(callers: str) -> Iterator[None]:
+            woken.append(callers)
             yield from ()
 
         monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now)
@@ -190,7 +188,7 @@ class TestBatches:
 
 
 class TestFaults:
-    async def test_a_refused_submission_is_alone(
+    async def test_a_refused_submission_does_not_fail_its_neighbours(
         self, store: Store, make_writer: MakeWriter
     ) -> None:
         store.script = [{1: IdConflict("taken")}]
@@ -214,7 +212,7 @@ class TestFaults:
         )
         assert store.calls == 1, "never one by one"
         assert all(isinstance(result, StorageError) for result in results)
-        assert results[0] is not results[1], "each caller raises an error of its own"
+        assert results[0] is not results[1], "each caller gets its own error object"
         assert all(isinstance(r, BaseException) and r.__cause__ is error for r in results)
         await writer.submit(Item("later"))
         assert store.batches == [["later"]]
@@ -227,7 +225,7 @@ class TestFaults:
         await writer.submit(Item("a"))
         assert (store.calls, store.batches) == (3, [["a"]])
 
-    async def test_past_the_deadline_the_outcome_is_told_unknown(
+    async def test_past_the_deadline_commit_unknown_is_raised(
         self, store: Store, make_writer: MakeWriter
     ) -> None:
         store.script = [OutcomeUnknown("lost")] * 100
@@ -239,7 +237,7 @@ class TestFaults:
         assert all(isinstance(result, CommitUnknown) for result in results)
         assert "ids: a" in str(results[0])
 
-    async def test_a_dying_writer_tells_everyone_why(self, store: Store) -> None:
+    async def test_a_dying_writer_gives_every_caller_the_reason(self, store: Store) -> None:
         class Died(BaseException):
             pass
 
@@ -265,7 +263,9 @@ class TestFaults:
 
 
 class TestCancellation:
-    async def test_queued_is_withdrawn(self, store: Store, make_writer: MakeWriter) -> None:
+    async def test_a_cancelled_queued_submission_is_withdrawn(
+        self, store: Store, make_writer: MakeWriter
+    ) -> None:
         store.gate.clear()
         writer = make_writer()
         first = submit(writer, Item("first"))
@@ -274,16 +274,16 @@ class TestCancellation:
         await turn()
         b.cancel()
         await turn()
-        assert b.cancelled(), "at once, though the store stalls"
+        assert b.cancelled(), "at once, even while the store stalls"
         assert writer.stats().queued_records == 2
         store.gate.set()
         await asyncio.gather(*first, a, c)
         assert store.batches == [["first"], ["a", "c"]]
 
-    async def test_cancelled_at_the_moment_of_its_turn(
+    async def test_a_submission_cancelled_just_before_its_turn_is_withdrawn(
         self, store: Store, make_writer: MakeWriter
     ) -> None:
-        """Its caller has not run yet since it was cancelled: still it is withdrawn."""
+        """Its caller has not run since it was cancelled."""
         store.gate.clear()
         writer = make_writer()
         first = submit(writer, Item("first"))
@@ -296,7 +296,9 @@ class TestCancellation:
         assert store.log == ["first", "b"]
         assert writer.stats().queued_records == 0
 
-    async def test_in_a_batch_it_completes(self, store: Store, make_writer: MakeWriter) -> None:
+    async def test_a_cancelled_submission_in_a_batch_completes(
+        self, store: Store, make_writer: MakeWriter
+    ) -> None:
         store.gate.clear()
         writer = make_writer()
         (task,) = submit(writer, Item("a"))
@@ -308,7 +310,7 @@ class TestCancellation:
         await writer.submit(Item("b"))
         assert store.log == ["a", "b"]
 
-    async def test_what_nobody_waits_for_is_logged_if_it_fails(
+    async def test_a_failure_without_a_waiting_caller_is_logged(
         self, store: Store, make_writer: MakeWriter, caplog: pytest.LogCaptureFixture
     ) -> None:
         store.gate.clear()
@@ -324,7 +326,7 @@ class TestCancellation:
         assert "was cancelled was not written" in caplog.text
         assert "no room" in caplog.text
 
-    async def test_a_waiting_caller_leaves_the_line(
+    async def test_a_cancelled_waiting_caller_leaves_the_queue(
         self, store: Store, make_writer: MakeWriter
     ) -> None:
         store.gate.clear()
@@ -338,7 +340,9 @@ class TestCancellation:
         await asyncio.gather(*tasks, return_exceptions=True)
         assert store.log == ["0", "1", "3"]
 
-    async def test_withdrawing_makes_room(self, store: Store, make_writer: MakeWriter) -> None:
+    async def test_a_withdrawn_submission_makes_room(
+        self, store: Store, make_writer: MakeWriter
+    ) -> None:
         store.gate.clear()
         writer = make_writer(queue_records=1)
         tasks = submit(writer, *(Item(str(n)) for n in range(3)))
@@ -351,7 +355,7 @@ class TestCancellation:
         assert writer.stats().queued_records == 1
 
     async def test_the_writers_own_cancellation_means_close(self, store: Store) -> None:
-        """As when `asyncio.run` ends: every task is cancelled once, the batch completes."""
+        """As at the end of `asyncio.run`: every task is cancelled once, and the batch completes."""
         store.gate.clear()
         writer = GroupCommitWriter(store.commit, finish=store.finish)
         tasks = submit(writer, Item("a"))
@@ -402,10 +406,10 @@ class TestBackpressure:
         await writer.submit(Item("later"))
         assert store.log == ["0", "1", "later"]
 
-    async def test_what_was_refused_is_not_kept(
+    async def test_a_refused_submission_is_not_kept(
         self, store: Store, make_writer: MakeWriter
     ) -> None:
-        """At once, not at the next collection: thousands of refused texts may be large."""
+        """It is freed at once, not at the next garbage collection: refused texts may be large."""
         store.gate.clear()
         writer = make_writer(queue_records=1, queue_timeout_s=0.01)
         tasks = submit(writer, Item("in the batch"), Item("queued"))
@@ -428,7 +432,7 @@ class TestBackpressure:
         store.gate.set()
         await asyncio.gather(*tasks)
 
-    async def test_a_giant_is_let_in_alone_when_the_queue_is_empty(
+    async def test_a_submission_larger_than_the_queue_enters_alone_when_it_is_empty(
         self, store: Store, make_writer: MakeWriter
     ) -> None:
         store.gate.clear()
@@ -436,18 +440,18 @@ class TestBackpressure:
         tasks = submit(writer, Item("a", size_bytes=50), Item("b", size_bytes=50))
         await store.begun.wait()
         tasks += submit(
-            writer, Item("c", size_bytes=50), Item("giant", size_bytes=10_000), Item("d")
+            writer, Item("c", size_bytes=50), Item("large", size_bytes=10_000), Item("d")
         )
         await turn()
         assert writer.stats().queued_bytes <= 100
         assert writer.stats().waiting_callers == 2, "no call overtakes the large one"
         store.gate.set()
         await asyncio.gather(*tasks)
-        assert store.log == ["a", "b", "c", "giant", "d"]
+        assert store.log == ["a", "b", "c", "large", "d"]
 
 
 class TestReservedPlaces:
-    """A submission that takes a while to prepare keeps the place of its call."""
+    """A submission that takes long to prepare keeps its call's place in the queue."""
 
     @pytest.fixture
     def ready(self) -> asyncio.Event:
@@ -465,7 +469,7 @@ class TestReservedPlaces:
 
         return asyncio.create_task(writer.submit_when_ready(prepare))
 
-    async def test_nobody_overtakes_it(
+    async def test_no_later_call_overtakes_it(
         self, store: Store, make_writer: MakeWriter, ready: asyncio.Event
     ) -> None:
         writer = make_writer()
@@ -487,7 +491,7 @@ class TestReservedPlaces:
         assert store.log == ["a", "b", "reset", "c"]
 
     @pytest.mark.parametrize("how", ["invalid", "cancelled"])
-    async def test_withdrawn_it_lets_the_others_in(
+    async def test_once_withdrawn_it_lets_the_others_in(
         self, store: Store, make_writer: MakeWriter, ready: asyncio.Event, how: str
     ) -> None:
         writer = make_writer()
@@ -506,7 +510,7 @@ class TestReservedPlaces:
             await slow
         assert writer.stats().queued_records == writer.stats().waiting_callers == 0
 
-    async def test_it_waits_for_room_like_everyone(
+    async def test_it_waits_for_room_like_any_other(
         self, store: Store, make_writer: MakeWriter, ready: asyncio.Event
     ) -> None:
         store.gate.clear()
@@ -540,7 +544,7 @@ class TestReservedPlaces:
         await asyncio.gather(*tasks)
         assert store.log == ["a", "b"]
 
-    async def test_who_waits_behind_it_is_not_overloaded_while_there_is_room(
+    async def test_callers_behind_it_are_not_overloaded_while_there_is_room(
         self, store: Store, make_writer: MakeWriter, ready: asyncio.Event
     ) -> None:
         writer = make_writer(queue_timeout_s=0.0)
@@ -552,7 +556,7 @@ class TestReservedPlaces:
         await asyncio.gather(slow, *after)
         assert store.log == ["a", "b"]
 
-    async def test_closing_refuses_it_and_drains_those_behind_it(
+    async def test_closing_refuses_it_and_commits_those_behind_it(
         self, store: Store, make_writer: MakeWriter, ready: asyncio.Event
     ) -> None:
         writer = make_writer()
@@ -571,10 +575,10 @@ class TestReservedPlaces:
 
 
 class TestErrorsWhileEntering:
-    """A caller that gets an error has left nothing in the queue."""
+    """A caller that gets an error leaves nothing in the queue."""
 
     @pytest.mark.parametrize("is_prepared", [False, True])
-    async def test_where_the_loop_takes_no_timer(
+    async def test_if_the_loop_takes_no_timer(
         self, store: Store, make_writer: MakeWriter, is_prepared: bool
     ) -> None:
         store.gate.clear()
@@ -595,7 +599,7 @@ class TestErrorsWhileEntering:
         await writer.submit(Item("d"))
         assert store.log == ["a", "b", "d"]
 
-    async def test_where_the_writer_cannot_be_told(self) -> None:
+    async def test_if_the_writer_cannot_be_woken(self) -> None:
         def fail() -> None:
             raise StorageFull("no")
 
@@ -606,7 +610,7 @@ class TestErrorsWhileEntering:
 
 
 class TestTurns:
-    async def test_an_operation_takes_its_turn_alone(
+    async def test_an_operation_runs_alone_in_its_turn(
         self, store: Store, make_writer: MakeWriter
     ) -> None:
         store.gate.clear()
@@ -629,7 +633,7 @@ class TestTurns:
         assert results[2] == "done"
         assert store.batches == [["a"], ["b"], ["c", "d"]]
 
-    async def test_an_operation_that_fails_tells_its_caller_alone(
+    async def test_an_operation_that_fails_fails_only_its_caller(
         self, store: Store, make_writer: MakeWriter
     ) -> None:
         async def fail() -> None:

@@ -1,4 +1,4 @@
-"""A call that has nothing to wait for gives the event loop its turn now and then, all the same."""
+"""A call that has nothing to wait for still yields to the event loop now and then."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -73,7 +73,7 @@ async def counted() -> AsyncIterator[Turns]:
 
 
 async def check_turns(history: HistoryManager, call: Call) -> None:
-    """Many tasks that do nothing else: between two turns each makes one call, and one a few."""
+    """Many tasks that only make calls: between two turns of the loop each makes one or a few."""
     tasks, calls = 20, 20 * CALLS_AT_ONCE
     most = made = last = 0
 
@@ -93,12 +93,12 @@ async def check_turns(history: HistoryManager, call: Call) -> None:
 
 
 @pytest.mark.parametrize("name", OF_NULL)
-async def test_where_nothing_is_kept(name: str) -> None:
+async def test_calls_on_the_null_manager_yield(name: str) -> None:
     async with open_history("null://") as history:
         await check_turns(history, OF_NULL[name])
 
 
-async def test_calls_whose_caller_was_cancelled_keep_no_other_waiting() -> None:
+async def test_cancelled_calls_do_not_delay_others() -> None:
     async with open_history("null://") as history:
         for _ in range(2):
             calls = [asyncio.create_task(history.get_history("m")) for _ in range(60)]
@@ -112,12 +112,12 @@ async def test_calls_whose_caller_was_cancelled_keep_no_other_waiting() -> None:
 
 
 @pytest.mark.parametrize("name", EMPTY)
-async def test_where_there_is_nothing_to_write(open_store: OpenStore, name: str) -> None:
+async def test_calls_that_write_nothing_yield(open_store: OpenStore, name: str) -> None:
     async with open_store() as history:
         await check_turns(history, EMPTY[name])
 
 
-async def test_within_a_page(open_keeping_store: OpenStore) -> None:
+async def test_iterating_within_a_page_yields(open_keeping_store: OpenStore) -> None:
     many = 5 * RECORDS_AT_ONCE
     async with open_keeping_store() as history:
         await history.batch_add_history(

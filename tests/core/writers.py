@@ -23,7 +23,7 @@ class Item:
 
 @dataclass
 class Store:
-    """Commits into a list; `gate` holds commits back, `script` says what the next ones do."""
+    """Commits into a list. `gate` holds commits back, `script` says what the next commits do."""
 
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     begun: asyncio.Event = field(default_factory=asyncio.Event)
@@ -57,7 +57,7 @@ MakeWriter = Callable[..., GroupCommitWriter[Item]]
 
 
 async def turn() -> None:
-    """Let everything that is ready run, a few times over."""
+    """Run everything that is ready, a few times."""
     for _ in range(5):
         await asyncio.sleep(0)
 

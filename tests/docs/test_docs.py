@@ -1,4 +1,4 @@
-"""Every example of the README and of `docs/` runs, and all that users can name is documented.
+"""Every example of the README and of `docs/` runs, and everything that users name is documented.
 
 The examples of mem0 run in test_mem0, the rights on PostgreSQL in test_postgres, and type checkers
 see all of them in test_typing.
@@ -63,7 +63,7 @@ DOCS = REPOSITORY / "docs"
 
 
 def run(name: str, folder: Path) -> str:
-    """Run an example as a program, and return what it prints."""
+    """Run an example as a program; return its output."""
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", example(name)],
         capture_output=True,
@@ -76,7 +76,7 @@ def run(name: str, folder: Path) -> str:
 
 
 def shell(name: str, folder: Path) -> str:
-    """Run an example in a shell where the command is found, and return what it prints."""
+    """Run an example in a shell that finds the command; return its output."""
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", example(name)],
         capture_output=True,
@@ -90,7 +90,7 @@ def shell(name: str, folder: Path) -> str:
 
 
 def scope_of(name: str) -> dict[str, Any]:
-    """Return what an example defines."""
+    """Return the names that an example defines."""
     scope: dict[str, Any] = {"__name__": name}
     exec(example(name), scope)
     return scope
@@ -112,8 +112,8 @@ class TestExamples:
         assert second.endswith("UPDATE Ann likes tea -> Ann likes green tea")
         assert "agent-2 wrote: Ann likes green tea" in others
         assert others[-1].startswith("['agent-")
-        *told, cursor = run("tutorial-follow", tmp_path).splitlines()
-        assert told == ["ADD Ann likes tea", "UPDATE Ann likes green tea"]
+        *output, cursor = run("tutorial-follow", tmp_path).splitlines()
+        assert output == ["ADD Ann likes tea", "UPDATE Ann likes green tea"]
         assert cursor.startswith("continue later with ")
         printed = shell("tutorial-shell", tmp_path)
         assert "v2" in printed
@@ -143,7 +143,7 @@ class TestExamples:
         assert b"Ann likes" not in (tmp_path / "history.db").read_bytes()
 
     async def test_following(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        """Run twice, it goes on where it was."""
+        """When it is run again it continues where it was."""
         scope = scope_of("following")
         place = tmp_path / "place"
         async with open_history("memory://") as history:
@@ -337,8 +337,8 @@ class TestExamples:
             )
             connection.execute("INSERT INTO history VALUES ('1', 'm', NULL, 'x', 'ADD', '2024', 0)")
         connection.close()
-        told = run("adoption", tmp_path)
-        assert "1 record of history (mem0 0.0.2) would be rewritten" in told
+        output = run("adoption", tmp_path)
+        assert "1 record of history (mem0 0.0.2) would be rewritten" in output
         assert sorted(file.name for file in tmp_path.iterdir()) == ["history.db"]
         assert "1 records, nothing is wrong" in run("check", tmp_path)
 
@@ -382,7 +382,7 @@ class TestExamples:
 
     async def test_an_unknown_commit(self) -> None:
         class Failing:
-            """A manager whose first commit is unknown, though it was made."""
+            """A manager whose first commit has an unknown outcome, but was made."""
 
             def __init__(self, history: HistoryManager) -> None:
                 self._history = history
@@ -423,7 +423,7 @@ def test_every_example_has_a_test() -> None:
     assert set(EXAMPLES) - called == set()
 
 
-# All that users can name is documented
+# Everything that users name is documented
 
 
 def text_of(page: str) -> str:
@@ -538,7 +538,7 @@ async def test_every_table_and_index(
     assert names - known == set()
 
 
-def test_modules_that_the_documentation_names_are_there() -> None:
+def test_modules_named_in_the_documentation_exist() -> None:
     named = re.compile(r"`((?:_core|_sqlite|_postgres|_transfer|blocking|mem0|cli)/[\w./]*)`")
     missing = [
         (page.name, path)
@@ -549,15 +549,15 @@ def test_modules_that_the_documentation_names_are_there() -> None:
     assert missing == []
 
 
-def test_links_lead_somewhere() -> None:
-    """Those of the README, which Sphinx does not see."""
+def test_links_in_the_readme_have_targets() -> None:
+    """Sphinx does not check the README."""
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     links = [link for link in re.findall(r"\]\(([^)#]+)", readme) if "://" not in link]
     assert len(links) >= 20
     assert [link for link in links if not (REPOSITORY / link).exists()] == []
 
 
-def test_the_readme_is_short_and_its_figures_are_those_of_the_results() -> None:
+def test_the_readme_is_short_and_has_the_figures_of_the_results() -> None:
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     assert len(readme.splitlines()) <= 150
     found = json.loads((REPOSITORY / "benchmarks/results/peers.json").read_text(encoding="utf-8"))
@@ -567,7 +567,7 @@ def test_the_readme_is_short_and_its_figures_are_those_of_the_results() -> None:
     assert f"{reached['1,000 tasks: events/s against the ceiling']:.2f} times as many as a" in flat
 
 
-def test_results_are_made_of_every_file() -> None:
+def test_the_page_of_results_has_every_file() -> None:
     page = results_page()
     for path in RESULTS.glob("*.json"):
         assert f"`python -m benchmarks.{path.stem}`" in page

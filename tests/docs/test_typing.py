@@ -1,6 +1,6 @@
-"""What a type checker says of programs that use the library, as mypy --strict does.
+"""What type checkers say of programs that use the library.
 
-Without this repository's settings: a program has its own, and may hold the library's source.
+Without this repository's settings: a program has its own.
 """
 
 import os
@@ -97,7 +97,7 @@ FILES = PYTHON_EXAMPLES | {"right": RIGHT, "wrong": "\n".join([*WRONG_IMPORTS, *
 
 
 def complaints(folder: Path, **files: str) -> list[str]:
-    """Return mypy's complaints about files, a line each."""
+    """Return mypy's errors in files, one a line."""
     for name, text in files.items():
         (folder / f"{name}.py").write_text(text)
     done = subprocess.run(
@@ -112,11 +112,11 @@ def complaints(folder: Path, **files: str) -> list[str]:
     return [line for line in done.stdout.splitlines() if ": error:" in line]
 
 
-def test_what_is_right_passes_and_what_is_wrong_is_named(tmp_path: Path) -> None:
-    """All in one run, for most of its time goes into the library's own modules."""
+def test_mypy_accepts_right_programs_and_names_each_error(tmp_path: Path) -> None:
+    """All in one run, since checking the library's own modules takes most of the time."""
     assert len(PYTHON_EXAMPLES) >= 20
     found = complaints(tmp_path, **FILES)
-    # That asyncpg and mem0 have no type information is for whoever imports them to know.
+    # asyncpg and mem0 have no type information.
     others = [
         line
         for line in found
@@ -126,11 +126,11 @@ def test_what_is_right_passes_and_what_is_wrong_is_named(tmp_path: Path) -> None
     assert others == []
     for number, (line, word) in enumerate(WRONG.items(), len(WRONG_IMPORTS) + 1):
         about = [one for one in found if f"/wrong.py:{number}:" in one]
-        assert any(word in one for one in about), f"nothing said of {line}"
+        assert any(word in one for one in about), f"no error for {line}"
 
 
-def test_pyright_says_the_same(tmp_path: Path) -> None:
-    """pyright's package brings its node, and fetches pyright itself when it is first run."""
+def test_pyright_accepts_and_names_the_same(tmp_path: Path) -> None:
+    """pyright's package brings Node.js, and fetches pyright itself on its first run."""
     pyright = [sys.executable, "-m", "pyright"]
     there = subprocess.run(
         [*pyright, "--version"], capture_output=True, text=True, timeout=2 * LONG_S
@@ -154,5 +154,5 @@ def test_pyright_says_the_same(tmp_path: Path) -> None:
     assert silent == set(), done.stdout
 
 
-def test_the_package_tells_that_it_has_types() -> None:
+def test_the_package_is_marked_as_typed() -> None:
     assert (REPOSITORY / "async_history" / "py.typed").exists()

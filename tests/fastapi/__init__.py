@@ -1,1 +1,1 @@
-"""The tests of what FastAPI applications get."""
+"""Tests of the support for FastAPI."""

@@ -1,4 +1,4 @@
-"""What FastAPI's applications get: the history as a dependency, ids of requests, health."""
+"""FastAPI: the history as a dependency, ids of requests, health."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -41,7 +41,7 @@ def new_app(path: Path, header: str | None = None) -> FastAPI:
 
 
 def ids(answer: Any) -> tuple[str, list[str]]:
-    """Return the id that an answer has, and those that the records have."""
+    """Return the request id of a response, and the ids that the records have."""
     return answer.headers["X-Request-ID"], [cause["request_id"] for cause in answer.json()]
 
 
@@ -63,7 +63,7 @@ def test_the_application_opens_and_closes_its_history(tmp_path: Path) -> None:
             None,
         )
     assert "closed" in repr(managers[0])
-    with TestClient(app) as client:  # it can be started again
+    with TestClient(app) as client:  # the application can be started again
         assert client.post("/m2").status_code == 200
 
     async def count() -> int:
@@ -73,7 +73,7 @@ def test_the_application_opens_and_closes_its_history(tmp_path: Path) -> None:
     assert asyncio.run(count()) == 4
 
 
-def test_an_application_of_more_than_a_history(tmp_path: Path) -> None:
+def test_an_application_with_a_lifespan_of_its_own(tmp_path: Path) -> None:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         async with history_lifespan(tmp_path / "h.db")(app) as state:
@@ -93,7 +93,7 @@ def test_an_application_of_more_than_a_history(tmp_path: Path) -> None:
         assert socket.receive_text() == "1 0"
 
 
-def test_without_a_history(tmp_path: Path) -> None:
+def test_an_application_without_a_history(tmp_path: Path) -> None:
     app = FastAPI()
     app.include_router(health_router)
     with TestClient(app) as client, pytest.raises(InvalidInput, match="lifespan"):
@@ -104,7 +104,7 @@ def test_without_a_history(tmp_path: Path) -> None:
 
 
 def test_each_request_has_an_id(tmp_path: Path) -> None:
-    """Which its tasks, threads, background tasks and streams have too, and no other request."""
+    """Its tasks, threads, background tasks and streams have it too; no other request has."""
     app = new_app(tmp_path / "h.db")
 
     @app.get("/late")
@@ -130,7 +130,7 @@ def test_each_request_has_an_id(tmp_path: Path) -> None:
         assert client.get("/causes").json() == [{"request_id": request_id}] * 2
 
 
-def test_the_id_that_a_proxy_says(tmp_path: Path) -> None:
+def test_the_request_id_of_a_proxy(tmp_path: Path) -> None:
     app = new_app(tmp_path / "h.db", header="X-Trace")
     with TestClient(app) as client:
         assert ids(client.post("/m", headers={"X-Trace": "abc 1"})) == ("abc 1", ["abc 1"] * 2)
@@ -140,7 +140,7 @@ def test_the_id_that_a_proxy_says(tmp_path: Path) -> None:
             assert causes == [found] * 2
 
 
-def test_health_says_what_fails(tmp_path: Path) -> None:
+def test_health_names_the_error(tmp_path: Path) -> None:
     path = tmp_path / "h.db"
     with TestClient(new_app(path)) as client:
         assert client.post("/m").status_code == 200

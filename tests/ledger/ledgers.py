@@ -1,4 +1,4 @@
-"""Ledgers as the tests fill, change, verify and count them."""
+"""Filling, changing, verifying and counting ledgers."""
 
 import asyncio
 import sqlite3
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 class Raw:
-    """A ledger through one connection, without a manager: a thousand files are verified."""
+    """Open a ledger through one connection, without a manager: thousands of files are verified."""
 
     def __init__(self, connection: sqlite3.Connection, seal: Seal) -> None:
         self._tables = tables(connection, seal)
@@ -50,7 +50,7 @@ async def leaves_of(history: HistoryManager, size: int) -> Mapping[int, Leaf]:
 
 
 async def fill(history: HistoryManager, count: int = 40) -> None:
-    """Record through each way in."""
+    """Record through every call that records."""
     await asyncio.gather(
         *(
             history.add_history(f"m{n % 5}", None, f"likes {n}", "ADD", context={"n": n})
@@ -67,7 +67,7 @@ async def fill(history: HistoryManager, count: int = 40) -> None:
 
 
 async def operate(history: HistoryManager) -> list[StoreOperation]:
-    """Do some operations, one of them by an actor; return what the log has."""
+    """Do some operations, one by an actor; return the log."""
     await history.add_history("m", None, "likes tea", "ADD", actor_id="bo")
     await history.update_history("m", "likes milk")
     await history.restore("m", to=1, actor_id="bo")
@@ -92,7 +92,7 @@ def verified_here(path: Path, *checkpoints: Checkpoint, seal: Seal = IN_CLEAR) -
 
 
 def change(path: Path, *statements: str) -> None:
-    """Run statements as someone with a shell does, who also knows our triggers."""
+    """Run SQL as someone with a shell does who also knows the library's triggers."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         triggers = connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'")
         for (name,) in triggers.fetchall():
@@ -102,7 +102,7 @@ def change(path: Path, *statements: str) -> None:
 
 
 def what_is_found(report: LedgerReport) -> set[tuple[str, str | None]]:
-    """Return what a report says: kinds, and whose."""
+    """Return the kinds and the subjects of a report's findings."""
     return {
         *((one.kind, one.record_id or one.memory_id or one.operation_id) for one in report.faults),
         *(("unattested", name) for name in report.unattested),
@@ -112,7 +112,7 @@ def what_is_found(report: LedgerReport) -> set[tuple[str, str | None]]:
 
 
 def naive_root(leaves: list[bytes]) -> bytes:
-    """The root, word by word as RFC 9162 defines it (2.1.1)."""
+    """Return the root, computed exactly as RFC 9162 defines it (2.1.1)."""
     if not leaves:
         return sha256(b"").digest()
     if len(leaves) == 1:

@@ -14,7 +14,9 @@ pytestmark = pytest.mark.once
 
 
 @pytest.mark.parametrize("store", stores("postgres", "mariadb"))
-def test_the_commands(store: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+def test_each_command_of_the_ledger(
+    store: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     url = url_of(store, request, tmp_path)
 
     def ran(*arguments: object) -> str:

@@ -1,4 +1,4 @@
-"""A ledger of an encrypted history: it attests what was recorded, and tells nothing of it."""
+"""A ledger of an encrypted history proves what was recorded, and reveals nothing of it."""
 
 import json
 import sqlite3
@@ -26,7 +26,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> OpenStore:
     return new_stores(request.param, request, tmp_path)()
 
 
-async def test_what_was_recorded_is_proven(store: OpenStore) -> None:
+async def test_records_are_proven_in_clear(store: OpenStore) -> None:
     async with store(ledger=True, keys=ring("one")) as history:
         await fill(history)
         kept = await history.ledger.checkpoint(KEY)
@@ -119,8 +119,8 @@ async def test_a_text_that_does_not_open_is_found(tmp_path: Path) -> None:
             assert report.records == 3
 
 
-async def test_a_thief_can_not_try_what_a_record_says(store: OpenStore) -> None:
-    """Who has the tables, and guesses a record to the last column, can't tell if that is it."""
+async def test_a_guessed_record_cannot_be_confirmed(store: OpenStore) -> None:
+    """Someone with the tables who guesses a record exactly can't find out whether it is right."""
     async with store(ledger=True, keys=ring("one")) as history:
         await fill(history)
         records = {one.id: one async for one in history.query_history()}
@@ -136,7 +136,7 @@ async def test_a_thief_can_not_try_what_a_record_says(store: OpenStore) -> None:
 
 
 async def test_only_records_need_the_keys(tmp_path: Path) -> None:
-    """Leaves of others that say so are told, as are records that say they don't."""
+    """Leaves of other kinds that claim to need a key are found, and records that claim not to."""
     path = tmp_path / "history.db"
     async with open_history(path, ledger=True, journal="delete", keys=ring("one")) as history:
         await history.add_history("m", None, "likes tea", "ADD", id="1", owner={"user_id": "ann"})
@@ -156,7 +156,7 @@ async def test_only_records_need_the_keys(tmp_path: Path) -> None:
         assert {(one.kind, one.record_id) for one in report.faults} == found, kind
 
 
-async def test_who_opened_it_before_it_was_encrypted_is_told_to_open_it_again(
+async def test_a_manager_from_before_the_encryption_must_open_again(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "history.db"
@@ -171,10 +171,10 @@ async def test_who_opened_it_before_it_was_encrypted_is_told_to_open_it_again(
 
 
 @pytest.mark.parametrize("name", ["1", "2"])
-async def test_who_opened_it_before_its_records_were_encrypted_is_told_as_well(
+async def test_a_manager_from_before_an_encryption_in_place_must_open_again(
     store: OpenStore, name: str
 ) -> None:
-    """Their leaves are those of before. SQL databases refuse all calls of it."""
+    """It would write leaves of the earlier kind. SQL databases refuse all of its calls."""
     async with store(ledger=True) as clear:
         await clear.add_history("m", None, "likes tea", "ADD", id="1")
         await clear.add_history("m", "likes tea", "likes milk", "UPDATE", id="2")
@@ -192,7 +192,7 @@ async def test_who_opened_it_before_its_records_were_encrypted_is_told_as_well(
         assert (report.records, report.erased) == (2, 0)
 
 
-async def test_leaves_of_before_hold_after(store: OpenStore) -> None:
+async def test_leaves_from_before_the_encryption_stay_valid(store: OpenStore) -> None:
     async with store(ledger=True) as history:
         await history.add_history("m", None, "likes tea", "ADD", id="1")
         old = await history.ledger.checkpoint(KEY)

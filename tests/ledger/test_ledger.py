@@ -1,4 +1,4 @@
-"""The ledger of a store: what has a leaf, what is proven, and what is found when it is changed."""
+"""The ledger of a store: its leaves, proofs and checkpoints."""
 
 import json
 from collections.abc import Awaitable, Callable
@@ -40,7 +40,7 @@ def counts(report: LedgerReport) -> tuple[int, ...]:
 
 
 class TestLeaves:
-    async def test_all_that_is_recorded_has_one(self, open_store: OpenStore) -> None:
+    async def test_every_record_and_owner_has_a_leaf(self, open_store: OpenStore) -> None:
         async with open_store() as history:
             await fill(history)
             before = await history.ledger.checkpoint(KEY)
@@ -50,12 +50,14 @@ class TestLeaves:
             assert report.records == await history.count_history()
             assert report.owners == 1
             assert before.size == report.records + report.owners
-            # The checkpoint was entered in the log, and that verifying began.
+            # The checkpoint and the start of the verification are in the log.
             assert (report.operations, report.unattested_operations) == (2, 0)
             assert report.size == before.size + 3
 
-    async def test_the_tree_is_that_of_the_commitments(self, open_store: OpenStore) -> None:
-        """Computed as the documentation tells, and nothing else."""
+    async def test_the_tree_can_be_computed_from_the_commitments(
+        self, open_store: OpenStore
+    ) -> None:
+        """Computed only as the documentation describes it."""
         async with open_store() as history:
             await fill(history)
             checkpoint = await history.ledger.checkpoint(KEY)
@@ -71,7 +73,7 @@ class TestLeaves:
             assert naive_root([leaf.commitment for leaf in leaves.values()]) == checkpoint.root
             assert len({leaf.kept for leaf in leaves.values()}) == len(leaves)
 
-    async def test_an_owner_given_late_has_a_leaf_of_its_own(self, open_store: OpenStore) -> None:
+    async def test_an_owner_given_later_has_its_own_leaf(self, open_store: OpenStore) -> None:
         async with open_store() as history:
             await history.add_history("m", None, "likes tea", "ADD")
             checkpoint = await history.ledger.checkpoint(KEY)
@@ -92,7 +94,7 @@ class TestLeaves:
             report = await history.ledger.verify(*kept)
             assert report.is_intact
             assert not report.unattested
-            # What is left of an erased record has a leaf of its own; so has each owner, erased.
+            # The rest of an erased record has its own leaf, and so has the rest of an erased owner.
             assert counts(report) == (total, erased.records + 1, 0, 0)
             pruned = await history.prune(older_than=datetime.now(UTC) + timedelta(days=1))
             report = await history.ledger.verify(*kept)
@@ -108,9 +110,7 @@ class TestLeaves:
             assert report.is_intact
             assert report.records == 1
 
-    async def test_copies_have_leaves_of_their_own(
-        self, open_store: OpenStore, tmp_path: Path
-    ) -> None:
+    async def test_copied_records_have_leaves(self, open_store: OpenStore, tmp_path: Path) -> None:
         source = tmp_path / "source.db"
         async with open_history(source) as history:
             await fill(history)
@@ -121,7 +121,7 @@ class TestLeaves:
             assert not report.unattested
             assert report.records == await history.count_history()
 
-    async def test_what_was_there_before_has_none(self, tmp_path: Path) -> None:
+    async def test_records_from_before_the_ledger_have_no_leaf(self, tmp_path: Path) -> None:
         path = tmp_path / "history.db"
         async with open_history(path) as history:
             await history.add_history("m", None, "likes tea", "ADD", id="before", owner=OWNER)
@@ -132,7 +132,7 @@ class TestLeaves:
             report = await history.ledger.verify()
             assert report.unattested == ("before",)
             assert (report.records, report.unattested_owners) == (1, 1)
-        async with open_history(path) as history:  # a ledger stays on
+        async with open_history(path) as history:  # the ledger stays turned on
             await history.add_history("m", "likes milk", "likes ale", "UPDATE")
             assert (await history.ledger.verify()).records == 2
 
@@ -153,7 +153,7 @@ class TestLeaves:
         assert report.is_intact
         assert (set(report.unattested), report.records) == ({"a", "c"}, 2)
 
-    async def test_a_backup_has_that_of_its_file(self, tmp_path: Path) -> None:
+    async def test_a_backup_has_its_files_ledger(self, tmp_path: Path) -> None:
         copy = tmp_path / "copy.db"
         async with open_history(tmp_path / "history.db", ledger=True) as history:
             await fill(history)
@@ -169,7 +169,7 @@ class TestLeaves:
             (fault,) = (await history.ledger.verify(checkpoint, later)).faults
             assert fault.kind in ("cut", "rewritten")
 
-    async def test_with_stores_that_have_none_it_is_refused(self) -> None:
+    async def test_stores_without_ledgers_refuse_one(self) -> None:
         with pytest.raises(InvalidInput, match="no option 'ledger'"):
             open_history("null://", ledger=True)
         async with open_history("null://") as history:
@@ -178,7 +178,7 @@ class TestLeaves:
 
 
 class TestProofs:
-    async def test_one_is_checked_without_a_store(self, open_store: OpenStore) -> None:
+    async def test_a_proof_is_checked_without_a_store(self, open_store: OpenStore) -> None:
         async with open_store() as history:
             await fill(history)
             records = [record async for record in history.query_history(limit=60)]
@@ -197,7 +197,7 @@ class TestProofs:
             with pytest.raises(NotProven, match="not signed"):
                 verify_proof(text, LedgerKey.generate(KEY.name).verifier)
 
-    async def test_none_holds_with_a_value_changed(self, open_store: OpenStore) -> None:
+    async def test_a_proof_with_a_changed_value_does_not_hold(self, open_store: OpenStore) -> None:
         async with open_store() as history:
             await fill(history)
             checkpoint = await history.ledger.checkpoint(KEY)
@@ -219,7 +219,9 @@ class TestProofs:
                 with pytest.raises((NotProven, InvalidInput)):
                     verify_proof(json.dumps(changed), KEY.verifier)
 
-    async def test_of_an_erased_record_it_says_that_it_existed(self, open_store: OpenStore) -> None:
+    async def test_a_proof_of_an_erased_record_says_that_it_existed(
+        self, open_store: OpenStore
+    ) -> None:
         async with open_store() as history:
             record = await history.add_history("m", None, "likes tea", "ADD")
             old = await history.ledger.checkpoint(KEY)
@@ -233,7 +235,7 @@ class TestProofs:
             assert rest.record is not None
             assert rest.record["new_memory"] is None
 
-    async def test_what_can_not_be_proven_is_refused(self, open_store: OpenStore) -> None:
+    async def test_a_record_that_cannot_be_proven_is_refused(self, open_store: OpenStore) -> None:
         async with open_store() as history:
             empty = await history.ledger.checkpoint(KEY)
             record = await history.add_history("m", None, "likes tea", "ADD")
@@ -257,14 +259,16 @@ def _size(checkpoint: Checkpoint) -> int:
 
 
 class TestCheckpoints:
-    async def test_they_come_as_the_ledger_grows(self, open_store: OpenStore) -> None:
+    async def test_a_checkpoint_is_made_whenever_the_ledger_has_grown(
+        self, open_store: OpenStore
+    ) -> None:
         async with open_store() as history:
             made = history.ledger.checkpoints(KEY, every_s=0.001)
             sizes = [(await anext(made)).size]
             for number in range(2):
                 await history.add_history("m", None, f"likes {number}", "ADD")
                 sizes.append((await anext(made)).size)
-            assert sizes == [0, 3, 6]  # the record, and that a checkpoint was made
+            assert sizes == [0, 3, 6]  # a record, and the operation of the last checkpoint
 
     async def test_arguments_are_checked(self, open_store: OpenStore) -> None:
         async with open_store() as history:
@@ -282,7 +286,9 @@ class TestCheckpoints:
 
 class TestBlocking:
     @pytest.mark.parametrize("store", stores("file", "postgres", "mariadb"))
-    def test_it_waits(self, store: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    def test_a_blocking_manager_has_a_ledger(
+        self, store: str, request: pytest.FixtureRequest, tmp_path: Path
+    ) -> None:
         history = BlockingHistoryManager(url_of(store, request, tmp_path), ledger=True)
         history.add_history("m", None, "likes tea", "ADD")
         (record,) = history.query_history()

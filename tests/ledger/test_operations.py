@@ -1,4 +1,4 @@
-"""The log of operations, as the ledger covers it."""
+"""The ledger of the log of operations."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +18,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> OpenStore:
     return new_stores(request.param, request, tmp_path)()
 
 
-async def test_what_was_done_has_leaves(store: OpenStore) -> None:
+async def test_operations_have_leaves(store: OpenStore) -> None:
     async with store(ledger=True) as history:
         done = await operate(history)
         assert [one.kind for one in done] == ["restore", "prune", "checkpoint"]
@@ -68,7 +68,7 @@ async def test_a_change_of_the_log_is_found(tmp_path: Path) -> None:
     assert report.unattested_operations == 1
 
 
-async def test_an_end_that_was_put_in_is_counted(tmp_path: Path) -> None:
+async def test_a_forged_end_of_an_operation_is_counted(tmp_path: Path) -> None:
     path = tmp_path / "history.db"
     async with open_history(path, ledger=True, journal="delete") as history:
         await history.store.operations.begin(new_operation("prune"))
@@ -77,7 +77,7 @@ async def test_an_end_that_was_put_in_is_counted(tmp_path: Path) -> None:
     assert (await verified(path)).unattested_operations == 1
 
 
-async def test_an_actor_who_is_erased_is_forgotten(store: OpenStore) -> None:
+async def test_an_erased_actor_is_removed_from_the_log(store: OpenStore) -> None:
     async with store(ledger=True) as history:
         await operate(history)
         size = (await history.ledger.checkpoint(KEY)).size
@@ -92,7 +92,7 @@ async def test_an_actor_who_is_erased_is_forgotten(store: OpenStore) -> None:
         assert erased == {begun[0].name}
 
 
-async def test_an_actor_put_in_after_that_is_found(tmp_path: Path) -> None:
+async def test_an_actor_that_is_inserted_after_that_is_found(tmp_path: Path) -> None:
     path = tmp_path / "history.db"
     async with open_history(path, ledger=True, journal="delete") as history:
         await operate(history)
@@ -101,7 +101,7 @@ async def test_an_actor_put_in_after_that_is_found(tmp_path: Path) -> None:
     assert [one.kind for one in (await verified(path)).faults] == ["changed"]
 
 
-async def test_a_reset_leaves_it(store: OpenStore) -> None:
+async def test_a_reset_keeps_the_log(store: OpenStore) -> None:
     async with store(ledger=True) as history:
         await operate(history)
         kept = await history.ledger.checkpoint(KEY)
@@ -112,8 +112,8 @@ async def test_a_reset_leaves_it(store: OpenStore) -> None:
         assert (report.operations, report.unattested_operations) == (6, 0)
 
 
-async def test_what_is_left_of_a_changed_record_is_not_attested(tmp_path: Path) -> None:
-    """An erasure, of a text or an owner, takes nothing as recorded that was not."""
+async def test_the_rest_of_a_changed_record_is_not_attested(tmp_path: Path) -> None:
+    """An erasure of a text or an owner attests nothing that was not recorded."""
     path = tmp_path / "history.db"
     async with open_history(path, ledger=True, journal="delete") as history:
         for name in ("a", "b"):

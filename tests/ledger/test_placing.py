@@ -1,6 +1,7 @@
-"""Leaves get their places in transactions of their own before something is removed from a file.
+"""Leaves get their places in separate transactions before records are removed from a file.
 
-All leaves since the last checkpoint would keep the file locked too long in the one that removes.
+Placing all leaves since the last checkpoint in the removing transaction would lock the file too
+long.
 """
 
 import sqlite3
@@ -35,14 +36,14 @@ def run(path: Path, sql: str) -> list[tuple[int]]:
 
 
 def unplaced(path: Path) -> list[tuple[int]]:
-    """Return the sizes of the rows of leaves of records that have no place yet."""
+    """Return the sizes of the rows of records' leaves that have no place yet."""
     return run(
         path, "SELECT size FROM async_history_ledger WHERE first IS NULL AND kind = 'record'"
     )
 
 
 @pytest.mark.parametrize("name", REMOVALS)
-async def test_they_have_them_also_where_the_removal_fails(name: str, tmp_path: Path) -> None:
+async def test_leaves_have_places_even_if_the_removal_fails(name: str, tmp_path: Path) -> None:
     path = tmp_path / "history.db"
     remove, trigger = REMOVALS[name]
     async with open_history(path, ledger=True) as history:
@@ -58,7 +59,7 @@ async def test_they_have_them_also_where_the_removal_fails(name: str, tmp_path: 
         assert (await history.ledger.verify()).is_intact
 
 
-def test_they_have_them_before_mem0s_reset(tmp_path: Path) -> None:
+def test_leaves_have_places_before_mem0s_reset(tmp_path: Path) -> None:
     path = tmp_path / "history.db"
     with closing(BlockingHistoryManager(path, ledger=True)) as history:
         history.add_history("m", None, "likes tea", "ADD")

@@ -1,4 +1,4 @@
-"""The ledger of a history on PostgreSQL: what only a server has, and what is found there."""
+"""The ledger of a history on PostgreSQL: what only a server has, and which changes are found."""
 
 import asyncio
 from typing import Any, Final
@@ -31,8 +31,10 @@ async def small(url: str) -> None:
             )
 
 
-class TestWhatIsFound:
-    async def test_each_change_of_a_row_and_nothing_else(self, url: str, owner: Any) -> None:
+class TestTampering:
+    async def test_each_change_of_a_row_is_found_and_nothing_else(
+        self, url: str, owner: Any
+    ) -> None:
         await small(url)
         async with opened(url) as history:
             kept = await history.ledger.checkpoint(KEY)
@@ -54,7 +56,9 @@ class TestWhatIsFound:
                 await owner.execute(f"UPDATE {table} SET {column} = $1 WHERE id = '4'", before)
             assert (await history.ledger.verify(kept)).is_intact
 
-    async def test_of_rows_put_in_dropped_or_given_to_another(self, url: str, owner: Any) -> None:
+    async def test_rows_that_are_inserted_dropped_or_moved_to_another_memory_are_found(
+        self, url: str, owner: Any
+    ) -> None:
         await small(url)
         async with opened(url) as history:
             kept = await history.ledger.checkpoint(KEY)
@@ -72,7 +76,7 @@ class TestWhatIsFound:
             await owner.execute("UPDATE owners SET run_id = 'eve' WHERE memory_id = 'm0'")
             assert ("changed", "m0") in what_is_found(await history.ledger.verify(kept))
 
-    async def test_of_the_order(self, url: str, owner: Any) -> None:
+    async def test_a_change_of_the_order_is_found(self, url: str, owner: Any) -> None:
         await small(url)
         places = "SELECT seq FROM history WHERE id = ANY($1) ORDER BY seq"
         first, other = [row[0] for row in await owner.fetch(places, ["2", "8"])]
@@ -83,7 +87,7 @@ class TestWhatIsFound:
         async with opened(url, migrate=False) as history:
             assert {kind for kind, _ in what_is_found(await history.ledger.verify())} == {"moved"}
 
-    async def test_of_the_log(self, url: str, owner: Any) -> None:
+    async def test_changes_of_the_log_are_found(self, url: str, owner: Any) -> None:
         async with opened(url) as history:
             restored = (await operate(history))[0].id
             for column, value in (("database_role", "eve"), ("actor_id", None), ("kind", "prune")):
@@ -113,7 +117,9 @@ class TestWhatIsFound:
             "DELETE FROM history_ledger_tiles",
         ],
     )
-    async def test_of_the_ledgers_tables(self, url: str, owner: Any, change: str) -> None:
+    async def test_changes_of_the_ledgers_tables_are_found(
+        self, url: str, owner: Any, change: str
+    ) -> None:
         await small(url)
         async with opened(url) as history:
             kept = await history.ledger.checkpoint(KEY)
@@ -138,7 +144,7 @@ class TestTransactions:
             assert report.is_intact
             assert (report.records, report.owners, report.unattested_owners) == (1, 1, 0)
 
-    async def test_one_that_commits_late_comes_after_what_has_a_place(
+    async def test_a_leaf_that_commits_late_comes_after_those_with_places(
         self, url: str, owner: Any
     ) -> None:
         async with opened(url) as history:
@@ -160,7 +166,7 @@ class TestTransactions:
             assert report.records == 5
             await history.ledger.prove_growth(kept[0], kept[-1])
 
-    async def test_writers_do_not_wait_for_who_gives_places(self, url: str, owner: Any) -> None:
+    async def test_writers_do_not_wait_while_leaves_are_placed(self, url: str, owner: Any) -> None:
         async with opened(url) as history:
             assert history.store.ledger is not None
             async with owner.transaction():
@@ -195,7 +201,7 @@ class TestTransactions:
         sizes = "SELECT array_agg(DISTINCT size ORDER BY size) FROM history_ledger"
         assert await owner.fetchval(f"{sizes} WHERE kind IN ('record', 'owner')") == [76, 512]
 
-    async def test_what_a_trigger_refuses_has_no_leaf(self, url: str, owner: Any) -> None:
+    async def test_a_record_that_a_trigger_refuses_has_no_leaf(self, url: str, owner: Any) -> None:
         async with opened(url) as history:
             await owner.execute(
                 """CREATE FUNCTION leave_out() RETURNS trigger LANGUAGE plpgsql AS
@@ -211,11 +217,11 @@ class TestTransactions:
             await history.add_history("m", None, "likes tea", "ADD")
             report = await history.ledger.verify()
             assert report.is_intact
-            assert (report.records, report.size) == (1, 2)  # and that verifying began
+            assert (report.records, report.size) == (1, 2)  # and the start of the verification
 
 
 class TestReset:
-    async def test_names_and_salts_go_and_those_of_operations_stay(
+    async def test_a_reset_removes_names_and_salts_but_those_of_operations(
         self, url: str, owner: Any
     ) -> None:
         async with opened(url) as history:
@@ -236,7 +242,7 @@ class TestReset:
             assert await owner.fetchval("SELECT count(*) FROM history_ledger_names") <= 6
 
 
-async def test_salts_go_from_the_tables_file_as_texts_do(url: str, owner: Any) -> None:
+async def test_salts_are_removed_from_the_tables_file_as_texts_are(url: str, owner: Any) -> None:
     file = "pg_read_binary_file(pg_relation_filepath('history_ledger'))"
     async with opened(url) as history:
         for text in ("likes tea", "likes milk"):
@@ -252,7 +258,7 @@ async def test_salts_go_from_the_tables_file_as_texts_do(url: str, owner: Any) -
 
 
 class TestOpening:
-    async def test_it_stays_as_it_is_where_that_is_asked(self, url: str, owner: Any) -> None:
+    async def test_no_ledger_is_added_where_migration_is_off(self, url: str, owner: Any) -> None:
         async with open_history(url) as history:
             await history.add_history("m", None, "likes tea", "ADD", id="before")
             with pytest.raises(InvalidInput, match="ledger=True"):
@@ -267,7 +273,7 @@ class TestOpening:
             report = await other.ledger.verify()
             assert (report.records, report.unattested) == (2, ("before",))
 
-    async def test_a_name_that_is_taken_is_told(self, url: str, owner: Any) -> None:
+    async def test_a_taken_table_name_is_named(self, url: str, owner: Any) -> None:
         async with open_history(url):
             await owner.execute("CREATE TABLE history_ledger (number int)")
         with pytest.raises(MigrationError, match="history_ledger"):
@@ -275,7 +281,7 @@ class TestOpening:
         async with open_history(url) as history:
             await history.add_history("m", None, "likes tea", "ADD")
 
-    async def test_a_cluster_has_none(self, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_a_cluster_has_no_ledger(self, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
         async def is_distributed(*_: object) -> bool:
             return True
 
@@ -308,7 +314,9 @@ class TestOpening:
             await owner.execute("DROP OWNED BY attested; DROP ROLE attested")
 
 
-async def test_an_encrypted_one_attests_what_was_recorded(url: str, owner: Any) -> None:
+async def test_a_ledger_of_an_encrypted_history_attests_records_in_clear(
+    url: str, owner: Any
+) -> None:
     async with opened(url, keys=ring("one")) as history:
         await fill(history)
         kept = await history.ledger.checkpoint(KEY)
@@ -329,7 +337,7 @@ async def test_an_encrypted_one_attests_what_was_recorded(url: str, owner: Any) 
         assert report.erased == erased.records + 1
 
 
-async def test_nothing_is_read_or_written_without_one(url: str, owner: Any) -> None:
+async def test_without_a_ledger_its_tables_are_not_used(url: str, owner: Any) -> None:
     async with open_history(url) as history:
         await history.add_history("m", None, "likes tea", "ADD")
         await history.erase(memory_ids=["m"], reason="asked")
@@ -337,7 +345,7 @@ async def test_nothing_is_read_or_written_without_one(url: str, owner: Any) -> N
     assert not await migrations.has_ledger(owner, schema_of(url))
 
 
-async def test_verifying_goes_on_when_its_connections_are_lost(url: str, owner: Any) -> None:
+async def test_verifying_continues_after_lost_connections(url: str, owner: Any) -> None:
     async with opened(url) as history:
         for _ in range(8):
             await fill(history, 500)

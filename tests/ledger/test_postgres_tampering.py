@@ -1,6 +1,6 @@
-"""What the owner of a server's tables can change, and whether verifying finds it.
+"""Changes that the owner of a server's tables can make, and whether verifying finds them.
 
-Each change is made in a transaction of its own, verified there, and rolled back.
+Each change is made and verified in a transaction that is rolled back.
 """
 
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class Raw:
-    """A ledger through one connection, in the transaction that is open there."""
+    """Open a ledger through one connection, in its open transaction."""
 
     def __init__(self, connection: Any, schema: str) -> None:
         self._tables = Attestation(quoted(schema), InClear()).tables(connection.fetch)
@@ -38,7 +38,7 @@ class Raw:
 
 
 class Store:
-    """A small history with a checkpoint, and its tables' owner."""
+    """A small history with a checkpoint, and a connection of its tables' owner."""
 
     def __init__(self, connection: Any, url: str, kept: Checkpoint) -> None:
         self.connection = connection
@@ -50,7 +50,7 @@ class Store:
 
     @asynccontextmanager
     async def changed(self, *statements: str) -> AsyncIterator[None]:
-        """Run statements, and undo them at the end."""
+        """Run statements, and roll them back at the end."""
         transaction = self.connection.transaction()
         await transaction.start()
         try:
@@ -62,7 +62,7 @@ class Store:
             await transaction.rollback()
 
     async def found(self, *statements: str) -> set[tuple[str, str | None]]:
-        """Return what is found of a change: kinds, and whose."""
+        """Return the kinds and the subjects of what verifying finds."""
         async with self.changed(*statements):
             return what_is_found(await self.verified(self.kept))
 
@@ -114,7 +114,7 @@ OTHERS = {
         "''",
     ),
 }
-"""Other values than a column has, by its type."""
+"""Other values than a column's, by its type."""
 UNCOVERED = {
     ("history", "occurred_at"),
     ("history", "cause_run_id"),
@@ -124,7 +124,7 @@ UNCOVERED = {
     ("history_ledger_names", "key"),
     ("history_ledger_names", "place"),
 }
-"""What only says how records and leaves are found; and the number that a placed bundle had."""
+"""Columns that only serve to find records and leaves, and a placed bundle's former number."""
 ROWS = {
     "history": "WHERE id = '4'",
     "owners": "WHERE memory_id = 'm1'",
@@ -160,10 +160,10 @@ LEAVES_AGAIN = (
     "DELETE FROM history_ledger_names",
     "UPDATE history_ledger SET first = NULL",
 )
-"""Has the tree computed again, of the leaves that there are."""
+"""Make the library compute the tree again from the leaves that there are."""
 
 
-async def test_leaves_that_say_they_need_a_key_are_told_and_verified(store: Store) -> None:
+async def test_leaves_that_claim_to_need_a_key_are_reported_and_verified(store: Store) -> None:
     marked = "UPDATE history_ledger SET is_keyed = true WHERE kind = '{}'"
     for kind in ("record", "rest", "owner", "begun", "ended", "entry"):
         assert await store.found(marked.format(kind)) == {("damaged", None)}
@@ -171,7 +171,7 @@ async def test_leaves_that_say_they_need_a_key_are_told_and_verified(store: Stor
     assert await store.found(*both) == {("damaged", None), ("changed", "4")}
 
 
-async def test_rows_that_are_swapped_dropped_or_put_in(store: Store) -> None:
+async def test_rows_that_are_swapped_dropped_or_inserted_are_found(store: Store) -> None:
     ids = [NEW_ID.format(*pair) for pair in (("x", "3"), ("3", "6"), ("6", "x"))]
     assert {("changed", "3"), ("changed", "6")} <= await store.found(*ids)
     texts = f"""UPDATE history SET new_memory = CASE id WHEN '3' THEN {TEXT_OF.format("6")}
@@ -189,13 +189,13 @@ async def test_rows_that_are_swapped_dropped_or_put_in(store: Store) -> None:
     assert await store.found("DELETE FROM history_ledger_tiles")
 
 
-async def test_a_text_from_a_backup_of_before_an_erasure(store: Store) -> None:
+async def test_a_text_from_a_backup_before_an_erasure_is_found(store: Store) -> None:
     replayed = "UPDATE history SET new_memory = 'likes 8', old_memory = 'likes nothing'"
     assert ("changed", "8") in await store.found(f"{replayed} WHERE id = '8'")
 
 
-async def test_the_newest_cut_off_is_found_by_a_checkpoint_and_only_by_that(store: Store) -> None:
-    """All of it, with the tree made to fit."""
+async def test_a_removal_of_the_newest_is_found_only_by_a_checkpoint(store: Store) -> None:
+    """Everything about them is removed, and the tree made to fit."""
     cut = (
         "DELETE FROM operations",
         "DELETE FROM history WHERE id NOT IN ('0', '1')",
@@ -210,8 +210,8 @@ async def test_the_newest_cut_off_is_found_by_a_checkpoint_and_only_by_that(stor
     assert ("cut", None) in await store.found(*cut)
 
 
-async def test_a_leaf_made_to_fit_is_found_by_a_checkpoint_and_only_by_that(store: Store) -> None:
-    """A record goes, and its leaf with it, as if it had never been."""
+async def test_a_removed_leaf_is_found_only_by_a_checkpoint(store: Store) -> None:
+    """A record and its leaf are removed, as if they had never existed."""
     leaf = "names::json ->> 0 = '5' AND kind = 'record'"
     gone = (
         "DELETE FROM history WHERE id = '5'",

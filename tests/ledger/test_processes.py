@@ -1,4 +1,4 @@
-"""Several processes that write one ledger, and are killed."""
+"""Several processes write one ledger, and are killed."""
 
 import asyncio
 import random
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.once, pytest.mark.subprocess]
 
 @contextmanager
 def doomed(url: str, name: str) -> "Iterator[subprocess.Popen[str]]":
-    """A program that writes, and is killed in the end if it was not before."""
+    """Start a program that writes; it is killed at the end if not before."""
     with subprocess.Popen(
         command("ledger", url, name),
         stdin=subprocess.PIPE,
@@ -38,7 +38,7 @@ def doomed(url: str, name: str) -> "Iterator[subprocess.Popen[str]]":
 
 
 @pytest.mark.parametrize("store", stores("file", "postgres", "mariadb"))
-async def test_they_share_one_tree(
+async def test_processes_share_one_tree(
     store: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     url = url_of(store, request, tmp_path)
@@ -65,11 +65,11 @@ async def test_they_share_one_tree(
 @pytest.mark.parametrize(
     "rounds", [1, pytest.param(12, marks=[pytest.mark.nightly, pytest.mark.timeout(3_600)])]
 )
-async def test_four_are_killed_at_any_moment(
+async def test_four_processes_are_killed_at_any_moment(
     store: str, request: pytest.FixtureRequest, tmp_path: Path, rounds: int
 ) -> None:
     url = url_of(store, request, tmp_path)
-    chance = random.Random("kills")  # noqa: S311 - a test's dice
+    chance = random.Random("kills")  # noqa: S311 - a test's random choices
     async with open_history(url, ledger=True) as history:
         kept = [await history.ledger.checkpoint(KEY)]
         for turn in range(rounds):
@@ -88,7 +88,7 @@ async def test_four_are_killed_at_any_moment(
 
 
 async def _recorded(history: HistoryManager, wanted: int) -> None:
-    """Wait until the others have recorded so many more."""
+    """Wait until the others have recorded so many more records."""
     new = history.follow(after=await history.end_cursor())
     async with asyncio.timeout(LONG_S):
         for _ in range(wanted):

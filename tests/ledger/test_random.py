@@ -1,4 +1,4 @@
-"""Random operations: the ledger is the naive tree of what they did, on every store."""
+"""Random operations: on every store the ledger equals a naive tree of what they did."""
 
 import itertools
 from datetime import UTC, datetime, timedelta
@@ -32,20 +32,24 @@ def tried(most: int) -> settings:
 class TestRandomOperations:
     @tried(12)
     @given(operations=OPERATIONS)
-    async def test_the_ledger_is_the_naive_tree(self, operations: list[tuple[str, int]]) -> None:
+    async def test_the_ledger_equals_the_naive_tree(
+        self, operations: list[tuple[str, int]]
+    ) -> None:
         await check_random(open_history("memory://", ledger=True), operations)
 
     @pytest.mark.nightly
     @pytest.mark.timeout(1_200)
     @tried(300)
     @given(operations=OPERATIONS)
-    async def test_it_is_of_many(self, operations: list[tuple[str, int]]) -> None:
+    async def test_the_ledger_equals_the_naive_tree_after_many_operations(
+        self, operations: list[tuple[str, int]]
+    ) -> None:
         await check_random(open_history("memory://", ledger=True, keys=ring("one")), operations)
 
     @pytest.mark.parametrize("name", ON_SERVERS)
     @tried(3)
     @given(operations=OPERATIONS)
-    async def test_it_is_on_a_server(
+    async def test_the_ledger_equals_the_naive_tree_on_a_server(
         self,
         name: str,
         request: pytest.FixtureRequest,
@@ -60,7 +64,7 @@ class TestRandomOperations:
     @pytest.mark.timeout(1_200)
     @tried(100)
     @given(operations=OPERATIONS)
-    async def test_it_is_of_many_on_a_server(
+    async def test_the_ledger_equals_the_naive_tree_after_many_operations_on_a_server(
         self,
         name: str,
         request: pytest.FixtureRequest,

@@ -1,6 +1,6 @@
-"""What the owner of a MariaDB's tables can change, and whether verifying finds it.
+"""Changes that the owner of MariaDB's tables can make, and whether verifying finds them.
 
-Each change is made in a transaction of its own, verified there, and rolled back.
+Each change is made and verified in a transaction that is rolled back.
 """
 
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -31,7 +31,7 @@ HISTORY, LEDGER, NAMES = TABLES.history, TABLES.ledger, TABLES.ledger_names
 
 
 class Raw:
-    """A ledger through one connection, in the transaction that is open there."""
+    """Open a ledger through one connection, in its open transaction."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         attestation = Attestation(TABLES, InClear("MariaDB"))
@@ -56,7 +56,7 @@ class Store:
 
     @asynccontextmanager
     async def changed(self, *statements: Executable) -> AsyncIterator[None]:
-        """Run statements, and undo them at the end."""
+        """Run statements, and roll them back at the end."""
         try:
             for statement in statements:
                 await self.connection.execute(statement)
@@ -65,7 +65,7 @@ class Store:
             await self.connection.rollback()
 
     async def found(self, *statements: Executable) -> set[tuple[str, str | None]]:
-        """Return what is found of a change: kinds, and whose."""
+        """Return the kinds and the subjects of what verifying finds."""
         async with self.changed(*statements):
             return what_is_found(await self.verified(self.kept))
 
@@ -98,7 +98,7 @@ async def store(new_database: Callable[[], URL]) -> AsyncIterator[Store]:
 
 
 def others(value: object) -> Iterator[object]:
-    """Yield other values than a column has."""
+    """Yield other values than a column's."""
     if isinstance(value, bytes):
         yield bytes([value[0] ^ 1]) + value[1:]
         yield value[:-1] + bytes([value[-1] ^ 1])
@@ -115,10 +115,10 @@ def others(value: object) -> Iterator[object]:
 
 UNCOVERED = {
     ("async_history_records", "occurred_at"),
-    # Of no meaning where no name is long.
+    # Without meaning unless a name is long.
     ("async_history_records", "long_names"),
     ("async_history_owners", "long_names"),
-    # What only says how leaves are found; and the number that a placed bundle had.
+    # Columns that only serve to find leaves, and a placed bundle's former number.
     ("async_history_ledger", "number"),
     ("async_history_ledger_names", "key"),
     ("async_history_ledger_names", "place"),
@@ -144,7 +144,7 @@ async def test_each_column_of_each_table(store: Store, table: Table) -> None:
             change = update(table).where(where).values({column: other})
             try:
                 is_found = bool(await store.found(change))
-            except DBAPIError:  # the column does not take it
+            except DBAPIError:  # the column does not accept it
                 await store.connection.rollback()
                 continue
             assert is_found or (table.name, column) in UNCOVERED, (column, other)
@@ -153,21 +153,21 @@ async def test_each_column_of_each_table(store: Store, table: Table) -> None:
 
 
 @pytest.mark.parametrize("table", [HISTORY, TABLES.owners], ids=lambda table: table.name)
-async def test_long_names(store: Store, table: Table) -> None:
+async def test_a_changed_long_name_is_found(store: Store, table: Table) -> None:
     is_long = table.c.long_names.is_not(None)
     for other in ("x", "7", "{}", text("replace(long_names, 'a long', 'A long')")):
         change = update(table).where(is_long).values(long_names=other)
         assert await store.found(change), other
 
 
-async def test_texts_of_hashes_that_can_not_be_read(store: Store) -> None:
+async def test_unreadable_hashes_are_found(store: Store) -> None:
     for table, where in ((LEDGER, "first = 4"), (TABLES.ledger_tiles, "level = 0")):
         for damage in ("concat('*', hashes)", "left(hashes, 3)", "concat(hashes, 'AAAA')", "'ä'"):
             change = f"UPDATE {table.name} SET hashes = {damage} WHERE {where}"
             assert await store.found(text(change)), change
 
 
-async def test_rows_that_are_swapped_dropped_or_put_in(store: Store) -> None:
+async def test_rows_that_are_swapped_dropped_or_inserted_are_found(store: Store) -> None:
     def moved(column: str, old: object, new: object) -> Executable:
         return update(HISTORY).where(HISTORY.c[column] == old).values({column: new})
 
@@ -193,13 +193,13 @@ async def test_rows_that_are_swapped_dropped_or_put_in(store: Store) -> None:
     assert await store.found(delete(TABLES.ledger_tiles))
 
 
-async def test_a_text_from_a_backup_of_before_an_erasure(store: Store) -> None:
+async def test_a_text_from_a_backup_before_an_erasure_is_found(store: Store) -> None:
     replayed = update(HISTORY).where(HISTORY.c.id == "8").values(new_memory="likes 8")
     assert ("changed", "8") in await store.found(replayed)
 
 
-async def test_the_newest_cut_off_is_found_by_a_checkpoint_and_only_by_that(store: Store) -> None:
-    """All of it, with the tree made to fit."""
+async def test_a_removal_of_the_newest_is_found_only_by_a_checkpoint(store: Store) -> None:
+    """Everything about them is removed, and the tree made to fit."""
     cut = (
         delete(TABLES.operations),
         delete(HISTORY).where(HISTORY.c.id.not_in(["0", "1"])),

@@ -1,4 +1,4 @@
-"""What someone with the file in hand can change, and whether verifying finds it."""
+"""Changes that someone with the file can make, and whether verifying finds them."""
 
 import asyncio
 import json
@@ -61,7 +61,7 @@ class TestRecords:
             assert [(one.kind, one.record_id) for one in report.faults] == [("changed", ids[4])]
             assert report.records == 11
 
-    async def test_a_value_that_no_record_has_is_found(self, store: Store) -> None:
+    async def test_a_value_of_another_type_is_found(self, store: Store) -> None:
         path, ids, checkpoint = store
         change(path, f"UPDATE history SET new_memory = x'00ff' WHERE id = '{ids[4]}'")
         report = await verified(path, checkpoint)
@@ -81,20 +81,20 @@ class TestRecords:
         found = [(one.kind, one.record_id) for one in (await verified(path)).faults]
         assert found == [("changed", "1"), ("changed", "2")]
 
-    async def test_one_that_is_gone_is_found(self, store: Store) -> None:
+    async def test_a_removed_record_is_found(self, store: Store) -> None:
         path, ids, checkpoint = store
         change(path, f"DELETE FROM history WHERE id = '{ids[4]}'")
         report = await verified(path, checkpoint)
         assert [(one.kind, one.record_id) for one in report.faults] == [("lost", ids[4])]
 
-    async def test_one_that_was_put_in_is_listed(self, store: Store) -> None:
+    async def test_an_inserted_record_is_listed(self, store: Store) -> None:
         path, _, checkpoint = store
         change(path, "INSERT INTO history (id, memory_id, event) VALUES ('new', 'm1', 'ADD')")
         report = await verified(path, checkpoint)
         assert report.is_intact
         assert report.unattested == ("new",)
 
-    async def test_two_whose_ids_were_swapped_are_found(self, store: Store) -> None:
+    async def test_records_with_swapped_ids_are_found(self, store: Store) -> None:
         path, ids, checkpoint = store
         a, b = ids[1], ids[7]
         swap = "UPDATE history SET id = '{}' WHERE id = '{}'"
@@ -102,7 +102,7 @@ class TestRecords:
         kinds = {(one.kind, one.record_id) for one in (await verified(path, checkpoint)).faults}
         assert {("changed", ids[1]), ("changed", ids[7])} <= kinds
 
-    async def test_two_in_the_other_order_are_found(self, store: Store) -> None:
+    async def test_records_in_another_order_are_found(self, store: Store) -> None:
         path, _, checkpoint = store
         swap = "UPDATE history SET rowid = {} WHERE rowid = {}"
         change(path, swap.format(99, 2), swap.format(2, 8), swap.format(8, 99))
@@ -121,7 +121,7 @@ class TestRecords:
 
 
 class TestBackups:
-    async def test_the_newest_cut_off_is_found_by_a_checkpoint(self, store: Store) -> None:
+    async def test_a_removal_of_the_newest_is_found_by_a_checkpoint(self, store: Store) -> None:
         path, _, old = store
         backup = path.with_name("backup.db")
         shutil.copy(path, backup)
@@ -167,10 +167,8 @@ CHANGES = (
 
 
 class TestLedgerTables:
-    async def test_a_rewritten_store_is_found_by_a_checkpoint_and_only_by_that(
-        self, store: Store
-    ) -> None:
-        """All of it made again, with one record else: by our own code."""
+    async def test_a_rewritten_store_is_found_only_by_a_checkpoint(self, store: Store) -> None:
+        """The store is made again by the library's own code, with one other record."""
         path, ids, checkpoint = store
         other = path.with_name("other.db")
         async with open_history(path, migrate=False) as true:
@@ -190,7 +188,7 @@ class TestLedgerTables:
             with pytest.raises(NotProven):
                 await false.ledger.prove_growth(checkpoint, await false.ledger.checkpoint(KEY))
 
-    async def test_a_change_of_them_is_found(self, store: Store) -> None:
+    async def test_changes_of_the_ledgers_tables_are_found(self, store: Store) -> None:
         path, _, checkpoint = store
         whole = path.read_bytes()
         for statement in CHANGES:
@@ -199,10 +197,10 @@ class TestLedgerTables:
             report = await verified(path, checkpoint)
             assert not report.is_intact, statement
 
-    async def test_leaves_that_say_they_need_a_key_are_told_and_verified(
+    async def test_leaves_that_claim_to_need_a_key_are_reported_and_verified(
         self, tmp_path: Path
     ) -> None:
-        """What they say of that is not believed: all that needs salts goes on."""
+        """The claim is not trusted: everything that needs salts is still checked."""
         path = tmp_path / "history.db"
         ids, checkpoint = await small(path)
         async with open_history(path) as history:
@@ -227,8 +225,10 @@ class TestLedgerTables:
                 report = await history.ledger.verify(checkpoint)
             assert {one.kind for one in report.faults} == {"damaged"}
 
-    async def test_an_entry_does_not_reach_before_a_checkpoint(self, store: Store) -> None:
-        """Who removes a record can enter that it was pruned, but the entry shows, and when."""
+    async def test_a_forged_entry_does_not_change_what_a_checkpoint_covers(
+        self, store: Store
+    ) -> None:
+        """Someone who removes a record can enter that it was pruned. The entry shows, and when."""
         path, ids, checkpoint = store
         change(path, f"DELETE FROM history WHERE id = '{ids[4]}'")
 
@@ -255,12 +255,12 @@ def flips(path: Path, places: Places) -> Iterator[tuple[int, Path]]:
             file.seek(at)
             file.write(bytes([whole[at] ^ 0xFF]))
         yield at, copy
-        # Verifying may have written, where the flipped byte let it.
+        # Verifying may have written, if the flipped byte allowed it.
         copy.write_bytes(whole)
 
 
 def seen(connection: sqlite3.Connection, ids: list[str], seal: Seal) -> Any:
-    """What a store says of its records, and of their owners."""
+    """Return what a store says of its records and their owners."""
     found = tables(connection, seal)
     records = run_to_completion(found.records(ids))
     rows = connection.execute("SELECT rowid, id, memory_id FROM history ORDER BY rowid").fetchall()
@@ -298,7 +298,7 @@ def flip_each(
 class TestEachByte:
     @in_parts(401, nightly=16)
     @pytest.mark.parametrize("keys", [None, ring("one")], ids=["clear", "encrypted"])
-    async def test_a_flipped_one_is_found_or_harmless(
+    async def test_a_flipped_byte_is_found_or_harmless(
         self, tmp_path: Path, places: Places, keys: KeyRing | None
     ) -> None:
         path = tmp_path / "history.db"
@@ -320,9 +320,9 @@ class TestEachByte:
         assert harmless > 0
 
 
-async def test_verifying_tells_how_far_it_is(tmp_path: Path) -> None:
+async def test_verifying_reports_its_progress(tmp_path: Path) -> None:
     async with open_history(tmp_path / "history.db", ledger=True) as history:
         await fill(history)
-        told: list[tuple[int, int]] = []
-        report = await history.ledger.verify(on_progress=lambda *each: told.append(each))
-        assert told[-1] == (report.size, report.size)
+        progress: list[tuple[int, int]] = []
+        report = await history.ledger.verify(on_progress=lambda *each: progress.append(each))
+        assert progress[-1] == (report.size, report.size)

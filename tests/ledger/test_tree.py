@@ -1,4 +1,4 @@
-"""The tree, its proofs and the texts of checkpoints, against other implementations of them."""
+"""The tree, its proofs and the texts of checkpoints, compared with other implementations."""
 
 import json
 from dataclasses import replace
@@ -44,7 +44,7 @@ LEAVES = tuple(
         ),
     )
 )
-# Of Certificate Transparency's reference implementation (certificate-transparency/go/merkletree).
+# From Certificate Transparency's reference implementation (certificate-transparency/go/merkletree).
 ROOTS = (
     "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
     "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d",
@@ -59,7 +59,7 @@ ROOTS = (
 
 
 def stored(leaves: list[bytes], parts: list[int]) -> dict[Tile, bytes]:
-    """The tiles of a tree to which leaves were appended in parts."""
+    """Return the tiles of a tree to which leaves were appended in parts."""
     tiles: dict[Tile, bytes] = {}
     size = 0
     for part in parts:
@@ -74,13 +74,13 @@ def roots(ranges: list[Range], tiles: dict[Tile, bytes]) -> list[bytes]:
 
 
 class TestTree:
-    def test_its_roots_are_those_of_certificate_transparency(self) -> None:
+    def test_its_roots_equal_those_of_certificate_transparency(self) -> None:
         for size, root in enumerate(ROOTS):
             leaves = list(LEAVES[:size])
             (computed,) = roots([(0, size)], stored(leaves, [1] * size))
             assert computed.hex() == root == naive_root(leaves).hex()
 
-    def test_a_tree_of_any_size_grown_in_any_parts_is_the_naive_one(self) -> None:
+    def test_a_tree_grown_in_any_parts_equals_the_naive_one(self) -> None:
         parts = [256, 1, 700, 255, 40, 1, 257, 3, 511, 600]
         leaves = [b"%d" % number for number in range(sum(parts))]
         tiles = stored(leaves, parts)
@@ -95,7 +95,7 @@ class TestTree:
             level = node_hash(level, level)
         assert root == node_hash(level, leaf_hash(b""))
 
-    def test_each_proof_holds_and_none_with_anything_else(self) -> None:
+    def test_each_proof_holds_and_no_changed_one_does(self) -> None:
         leaves = [b"%d" % number for number in range(600)]
         tiles = stored(leaves, [600])
         sizes = [*range(1, 18), 255, 256, 257, 512, 599, 600]
@@ -122,7 +122,7 @@ class TestTree:
                 assert not path or not has_grown(old, size, path[:-1], whole[old], whole[size])
 
 
-# Of golang.org/x/mod/sumdb/note, note_test.go.
+# From golang.org/x/mod/sumdb/note, note_test.go.
 VERIFIER = "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW"
 SIGNER = "PRIVATE+KEY+PeterNeumann+c74f20a3+AYEKFALVFGyNhPJEMzD1QIDr+Y7hfZx09iUvxdXHKDFz"
 NOTE = (
@@ -137,8 +137,8 @@ SIGNATURE = (
 
 class TestCommitment:
     @given(st.lists(VALUES, min_size=12, max_size=12), st.binary(min_size=16, max_size=16))
-    def test_a_bundle_has_that_of_each_leaf(self, values: list[Any], salt: bytes) -> None:
-        """Those of many records are written out by a function of their own."""
+    def test_a_bundle_has_the_commitment_of_each_leaf(self, values: list[Any], salt: bytes) -> None:
+        """The commitments of many records have their own function."""
         bundle = values_bundle(RECORD, ["one", "two"], [values, TEXTS], salt)
         assert bundle.holds([values, TEXTS], salt)
         for leaf, row in zip(bundle.leaves(), ([*values], TEXTS), strict=True):
@@ -148,7 +148,9 @@ class TestCommitment:
 
     @pytest.mark.parametrize("place", range(12))
     @pytest.mark.parametrize("other", ["1", None, True, 1.0, "another"])
-    def test_a_value_of_another_type_is_another(self, place: int, other: object) -> None:
+    def test_a_value_of_another_type_changes_the_commitment(
+        self, place: int, other: object
+    ) -> None:
         bundle = values_bundle(RECORD, ["one"], [TEXTS])
         changed: list[Any] = [*TEXTS]
         changed[place] = other
@@ -157,7 +159,7 @@ class TestCommitment:
 
 
 class TestCheckpoint:
-    def test_keys_and_signatures_are_those_of_go(self) -> None:
+    def test_keys_and_signatures_equal_those_of_go(self) -> None:
         key = LedgerKey.parse(SIGNER)
         assert key.export() == SIGNER
         assert str(key.verifier) == VERIFIER
@@ -174,14 +176,14 @@ class TestCheckpoint:
         assert made.made_at is not None
         made.require_signed(key.verifier)
         changes = [(at, "B" if character != "B" else "A") for at, character in enumerate(text)]
-        last = text.rindex("=") - 1  # two of its bits are those of no byte
+        last = text.rindex("=") - 1  # two of its bits belong to no byte
         changes += [(last, letter) for letter in ascii_letters + digits if letter != text[last]]
         for at, character in changes:
             changed = f"{text[:at]}{character}{text[at + 1 :]}"
             with pytest.raises((InvalidInput, NotProven)):
                 Checkpoint.parse(changed).require_signed(key.verifier)
 
-    def test_a_witness_signs_too(self) -> None:
+    def test_a_witness_can_sign_too(self) -> None:
         key, witness = LedgerKey.generate("example.org/log"), LedgerKey.generate("witness")
         made = Checkpoint.make(key, 0, bytes(32))
         signed = replace(made, signatures=(*made.signatures, witness.sign(made.signed_text)))
@@ -194,7 +196,7 @@ class TestCheckpoint:
     @pytest.mark.parametrize(
         "text", ["", "a?", "a?+b+c", VERIFIER[:-1], VERIFIER.replace("c7", "c8")]
     )
-    def test_what_is_not_a_key_is_refused(self, text: str) -> None:
+    def test_a_text_that_is_not_a_key_is_refused(self, text: str) -> None:
         with pytest.raises(InvalidInput):
             LedgerVerifier.parse(text)
         with pytest.raises(InvalidInput) as refused:

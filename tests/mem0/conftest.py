@@ -1,4 +1,4 @@
-"""What the tests of mem0 need."""
+"""Fixtures for the tests of mem0."""
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -19,7 +19,7 @@ from tests.subprocesses.openai_server import DIMENSIONS, Model, openai_server
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of one certificate."""
+    """A file with one certificate."""
     file = tmp_path_factory.mktemp("certificates") / "one.pem"
     trustme.CA().cert_pem.write_to_path(str(file))
     return file
@@ -27,14 +27,14 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def one_certificate(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have clients of HTTPS know one certificate: to read the system's takes four fifths of the
-    time in which a Memory is made."""
+    """Let HTTPS clients load one certificate: reading the system's takes four fifths of the time
+    of making a Memory."""
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
 
 
 @pytest.fixture(scope="module", autouse=True)
 def mem0_blocks(blocking_calls: BlockBuster) -> None:
-    """mem0's constructor and reset open files on the loop."""
+    """mem0's constructor and reset may open files on the loop."""
     for blocking in blocking_calls.functions.values():
         blocking.can_block_in("mem0/memory/main.py", {"__init__", "from_config", "reset"})
 
@@ -54,7 +54,7 @@ def model(server: Model) -> Iterator[Model]:
 
 @pytest.fixture
 def configured(model: Model, tmp_path: Path, one_certificate: None) -> Configured:
-    """Makes mem0's configuration: everything in `tmp_path`, the model on loopback."""
+    """Makes a configuration of mem0: everything in `tmp_path`, the model on loopback."""
 
     def configuration(**more: Any) -> dict[str, Any]:
         openai = {"api_key": "none", "openai_base_url": model.url}
@@ -123,7 +123,7 @@ def instant(kind: Kind) -> Kind:
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[HistoryManager]:
-    """Collects the managers of files that are opened."""
+    """Collects the managers of opened files."""
     managers: list[HistoryManager] = []
     open_ = SQLiteHistoryManager._opening
 

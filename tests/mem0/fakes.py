@@ -1,4 +1,4 @@
-"""Vector stores, embedders and answers of a model for mem0, all in memory."""
+"""Vector stores, embedders and model answers for mem0, all in memory."""
 
 import json
 import threading
@@ -10,7 +10,7 @@ from tests.support.patience import LONG_S
 
 
 class InstantStore:
-    """A vector store in memory. `gate`, where set, holds every change back once it is made."""
+    """A vector store in memory. If `gate` is set, each change is made and then waits for it."""
 
     def __init__(self) -> None:
         self.rows: dict[str, dict[str, Any]] = {}
@@ -85,7 +85,7 @@ class CountingStore(InstantStore):
 
 
 class FailingStore(InstantStore):
-    """Fails to change, or to read, some memories."""
+    """A vector store that fails to change, or to read, some memories."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ class InstantEmbedder:
 
 
 class GatedEmbedder(InstantEmbedder):
-    """Does not answer until its gate is open."""
+    """An embedder that does not answer until its gate is open."""
 
     def __init__(self) -> None:
         self.gate = threading.Event()
@@ -137,6 +137,6 @@ class GatedEmbedder(InstantEmbedder):
 
 
 def answer(*values: object) -> Callable[[Any], str]:
-    """Return a script that gives these answers in turn."""
+    """Return a script for the model that gives these answers in turn."""
     texts = iter([json.dumps(value) for value in values])
     return lambda _: next(texts)

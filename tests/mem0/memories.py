@@ -1,4 +1,4 @@
-"""mem0's memories as the tests make, call and hold them."""
+"""Making, calling and holding mem0's memories."""
 
 import asyncio
 import functools
@@ -45,7 +45,7 @@ def make_instant(memory: Any) -> InstantStore:
 
 
 async def add(memory: Any, text: str, **options: Any) -> str:
-    """Add a text as it is; return its memory's id."""
+    """Add a text without inference; return its memory's id."""
     result = await memory.add(text, user_id="u", infer=False, **options)
     memory_id: str = result["results"][0]["id"]
     return memory_id
@@ -63,7 +63,7 @@ CHANGES: dict[str, Callable[[Any, str], Awaitable[Any]]] = {
 
 
 async def held_update(memory: Any) -> tuple[str, "asyncio.Task[Any]"]:
-    """Add a memory and begin an update that has changed the vector store, and is held there."""
+    """Add a memory and begin an update. It has changed the vector store and is held there."""
     memory_id = await add(memory, "tea")
     store = memory.vector_store
     store.gate = threading.Event()
@@ -84,7 +84,7 @@ async def held_before_its_change(
 
 
 def release_all(memory: Any) -> None:
-    """Let what is held in the vector store go on."""
+    """Release what is held in the vector store."""
     memory.vector_store.gate.set()
     memory.vector_store.gate = None
 
@@ -100,7 +100,7 @@ def assert_chain(history: list[dict[str, Any]]) -> None:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(LONG_S):
-        while not condition():  # noqa: ASYNC110 - threads and mem0 set it, not we
+        while not condition():  # noqa: ASYNC110 - threads and mem0 set it
             await asyncio.sleep(0.005)
 
 
@@ -140,7 +140,7 @@ class Used:
         return await call(self.memory, name, *arguments, **options)
 
     async def add(self, text: object = "tea", **options: Any) -> str:
-        """Add a text as it is; return its memory's id."""
+        """Add a text without inference; return its memory's id."""
         result = await self.call("add", text, **{**WHOSE, "infer": False, **options})
         memory_id: str = result["results"][0]["id"]
         return memory_id
@@ -165,14 +165,14 @@ class Kind:
         self.store: Any = None
 
     def be_instant(self) -> None:
-        """Keep the vectors in memory."""
+        """Keep a memory's vectors in memory."""
         self.memory.vector_store = self.store = FailingStore()
         self.memory.embedding_model = InstantEmbedder()
         if not IS_V1:
             self.memory._entity_store = InstantStore()
 
     async def reopen(self) -> None:
-        """Go on in another memory on the same files, as another process does."""
+        """Continue with another memory on the same files, as another process would."""
         await self.close()
         close = getattr(getattr(self.memory.vector_store, "client", None), "close", None)
         if close is not None:
@@ -191,7 +191,7 @@ class Kind:
         await self.call("update", memory_id, text, metadata=metadata)
 
     async def listed(self, user: str = "ann") -> dict[str, tuple[str, Any]]:
-        """Return what the owner's own question finds: texts and metadata."""
+        """Return the texts and metadata that a query by owner finds."""
         whose = {"user_id": user} if IS_V1 else {"filters": {"user_id": user}}
         rows = (await self.call("get_all", **whose))["results"]
         return {row["id"]: (row["memory"], row.get("metadata")) for row in rows}
@@ -207,7 +207,7 @@ class Kind:
             return await history.get_history(memory_id)
 
     async def check(self) -> None:
-        """Each memory's records follow from one another, up to what the vector store has."""
+        """Check that each memory's records continue each other, up to what the vector store has."""
         async with open_history(self.path, migrate=False) as history:
             known = {record.memory_id async for record in history.query_history()}
             for memory_id in known | set(self.store.rows):
@@ -225,7 +225,7 @@ def actions(report: RollbackReport) -> dict[str, str]:
 
 
 class Awaited:
-    """A Memory whose calls are awaited, each in a thread; or an AsyncMemory as it is."""
+    """Return a Memory whose calls are awaited, each in a thread; or an AsyncMemory unchanged."""
 
     def __init__(self, memory: Any) -> None:
         self._memory = memory
@@ -238,6 +238,6 @@ class Awaited:
 
 
 def shell(path: Path, statement: str) -> list[Any]:
-    """Run a statement in a file from outside."""
+    """Run a statement on a file's own connection."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         return connection.execute(statement).fetchall()

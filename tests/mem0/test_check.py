@@ -1,4 +1,4 @@
-"""The vector store compared with the history: each fault is named, and repaired either way."""
+"""Comparing the vector store with the history: each difference is named and can be repaired."""
 
 import asyncio
 import json
@@ -34,7 +34,7 @@ def named(report: MemoryCheck) -> dict[str, tuple[Difference, ...]]:
 
 
 class Planted:
-    """Memories of either class, each with a fault of another kind."""
+    """Memories of either class, each with a different kind of fault."""
 
     def __init__(self, kind: Kind) -> None:
         self.kind = kind
@@ -71,7 +71,7 @@ class Planted:
         )
 
     def held(self, name: str) -> dict[str, Any]:
-        """Return a payload; nothing where there is none."""
+        """Return a payload, or None."""
         row = self.kind.memory.vector_store.get(vector_id=self.ids[name])
         return {} if row is None else dict(row.payload)
 
@@ -97,11 +97,11 @@ async def planted(kind: Kind) -> Planted:
     return await Planted(kind).plant()
 
 
-async def test_nothing_differs_after_a_busy_life(instant: Kind) -> None:
-    """All operations at once, and checks during them: nothing is taken for a fault."""
+async def test_nothing_differs_after_and_during_all_operations(instant: Kind) -> None:
+    """All operations at the same time, with checks during them: a check reports no fault."""
     is_over = False
 
-    async def live(number: int) -> None:
+    async def use_memory(number: int) -> None:
         user = f"user-{number % 2}"
         kept = await instant.add(f"{number} tea", user, n=number, deep={"x": [1.5, None]})
         for text in ("mate", "milk"):
@@ -118,7 +118,7 @@ async def test_nothing_differs_after_a_busy_life(instant: Kind) -> None:
 
     async with asyncio.TaskGroup() as tasks:
         checking = [tasks.create_task(check()) for _ in range(2)]
-        await asyncio.gather(*(live(number) for number in range(12)))
+        await asyncio.gather(*(use_memory(number) for number in range(12)))
         is_over = True
         await asyncio.gather(*checking)
     report = await instant.call("check")
@@ -129,7 +129,7 @@ async def test_nothing_differs_after_a_busy_life(instant: Kind) -> None:
 
 @pytest.mark.mem0
 async def test_nothing_differs_whatever_mem0_records(kind: Kind, model: Model) -> None:
-    """What is inferred, named speakers, values that no database holds."""
+    """Inferred texts, named speakers, values that no database stores."""
     infers(model, "likes tea", "likes mate")
     ann = {"role": "user", "content": "I am Ann", "name": "ann"}
     bot = {"role": "assistant", "content": "Hello"}
@@ -151,7 +151,7 @@ async def test_each_fault_is_named(planted: Planted) -> None:
     assert report.memories == 8
     (broken,) = report.history.broken
     assert (broken.memory_id, broken.fault) == (ids["well"], ChainFault.TEXT)
-    assert len(report.problems) == 6, "an owner that the history does not know is a note"
+    assert len(report.problems) == 6, "an owner that only the vector store has is a note"
     assert len(report.notes) == 2
     assert not report.done
     reasons = {one.memory_id: one.reason for one in report.differences if not one.repaired}
@@ -166,7 +166,7 @@ async def test_each_fault_is_named(planted: Planted) -> None:
         await kind.call("check", repair="both")
 
 
-async def test_the_history_follows(planted: Planted) -> None:
+async def test_repairing_the_history(planted: Planted) -> None:
     kind, ids = planted.kind, planted.ids
     was = {name: planted.held(name) for name in ids}
     report = await kind.call("check", repair="history", dry_run=False)
@@ -185,11 +185,11 @@ async def test_the_history_follows(planted: Planted) -> None:
         assert times == sorted(times), name
     assert (await kind.records(OLD))[0].owner is not None
     again = await kind.call("check", user_id="ann")
-    assert again.history.notes == (), "the chains go on, in order"
+    assert again.history.notes == (), "the chains continue, in order"
 
 
 @pytest.mark.mem0
-async def test_the_vector_store_follows(planted: Planted) -> None:
+async def test_repairing_the_vector_store(planted: Planted) -> None:
     kind, ids = planted.kind, planted.ids
     records = {name: await kind.records(ids[name]) for name in ids}
     report = await kind.call("check", repair="vector", dry_run=False)
@@ -210,8 +210,8 @@ async def test_the_vector_store_follows(planted: Planted) -> None:
     assert STRANGER in listed
 
 
-async def test_what_fails_for_one_memory_leaves_the_others_right(instant: Kind) -> None:
-    """It is told; a call again does what is missing. If all fail, the error is raised."""
+async def test_a_repair_that_fails_for_one_memory_repairs_the_others(instant: Kind) -> None:
+    """The report names it. A second call repairs the rest. If all fail, the error is raised."""
     ids = [await instant.add(text) for text in ("tea", "mate", "milk")]
     for memory_id in ids:
         instant.store.rows[memory_id]["data"] = "another"
@@ -228,8 +228,8 @@ async def test_what_fails_for_one_memory_leaves_the_others_right(instant: Kind) 
     assert [instant.store.rows[one]["data"] for one in ids] == ["tea", "mate", "milk"]
 
 
-async def test_operations_on_their_way_are_waited_for(instant: Kind) -> None:
-    """An update that has changed the vector store, and an add that has."""
+async def test_a_check_waits_for_running_operations(instant: Kind) -> None:
+    """An update and an add that have changed the vector store."""
     memory_id = await instant.add("tea")
     store = instant.store
     for begin in (instant.update(memory_id, "mate"), instant.add("milk")):
@@ -237,7 +237,7 @@ async def test_operations_on_their_way_are_waited_for(instant: Kind) -> None:
         operation = asyncio.create_task(begin)
         await asyncio.to_thread(store.changed.wait, 20)
         checking = asyncio.create_task(instant.call("check", repair="history", dry_run=False))
-        await asyncio.wait([checking], timeout=0.3)  # long enough for one that does not wait
+        await asyncio.wait([checking], timeout=0.3)  # long enough for a check that does not wait
         assert not checking.done()
         release_all(instant.memory)
         report = await checking
@@ -247,8 +247,8 @@ async def test_operations_on_their_way_are_waited_for(instant: Kind) -> None:
         assert await history.count_history() == 3
 
 
-async def test_texts_that_were_erased_stay_erased(instant: Kind) -> None:
-    """What the history has forgotten does not differ, and no repair brings it back."""
+async def test_erased_texts_stay_erased(instant: Kind) -> None:
+    """An erased text is not a difference, and no repair brings it back."""
     ids = [await instant.add(text) for text in ("tea", "mate")]
     async with open_history(instant.path) as history:
         await history.erase(memory_ids=ids[:1], reason="asked", vacuum=False)
@@ -273,8 +273,8 @@ async def test_the_example_in_the_documentation(configured: Configured, tmp_path
     await kind.close()
 
 
-async def test_a_vector_store_that_lists_only_some(instant: Kind) -> None:
-    """Each memory of the history is compared all the same."""
+async def test_a_vector_store_that_lists_some_memories_only(instant: Kind) -> None:
+    """Each memory of the history is compared anyway."""
     names = [str(number) for number in range(102)]
     payload = {"data": "tea", "user_id": "ann", "created_at": LONG_AGO}
     added = {"new_memory": "tea", "event": "ADD", "created_at": LONG_AGO}
@@ -293,7 +293,7 @@ async def test_a_vector_store_that_lists_only_some(instant: Kind) -> None:
 
 
 class Rows:
-    """A vector store that lists up to a bound: it refuses more, or cuts in silence."""
+    """A vector store that lists up to a bound: it refuses more, or cuts silently."""
 
     def __init__(self, rows: int, bound: int, refuses: bool) -> None:
         self._rows = [
@@ -348,23 +348,23 @@ def test_the_command(configured: Configured, tmp_path: Path) -> None:
         memory.vector_store.client.close()
 
     end()
-    told = run.invoke(app, ["check", "--mem0", str(file)])
-    assert (told.exit_code, "Nothing is wrong" in told.stdout) == (0, True), told.output
+    result = run.invoke(app, ["check", "--mem0", str(file)])
+    assert (result.exit_code, "Nothing is wrong" in result.stdout) == (0, True), result.output
     memory = Memory.from_config(config)
     memory.vector_store.delete(added)
     end()
     assert run.invoke(app, ["check", "--mem0", str(file), "--user", "bob"]).exit_code == 0
-    told = run.invoke(app, ["check", "--mem0", str(file), "--user", "ann", "--json"])
-    report = json.loads(told.stdout)
-    assert (told.exit_code, len(report["problems"])) == (1, 1)
+    result = run.invoke(app, ["check", "--mem0", str(file), "--user", "ann", "--json"])
+    report = json.loads(result.stdout)
+    assert (result.exit_code, len(report["problems"])) == (1, 1)
     assert report["differences"][0]["differences"] == ["missing"]
     repair = ["check", "--mem0", str(file), "--repair-vector"]
-    told = run.invoke(app, [*repair, "--dry-run"])
-    assert (told.exit_code, added in told.stdout) == (1, True)
+    result = run.invoke(app, [*repair, "--dry-run"])
+    assert (result.exit_code, added in result.stdout) == (1, True)
     refused = run.invoke(app, repair)
     assert (refused.exit_code, "--yes" in refused.stderr) == (2, True)
-    told = run.invoke(app, [*repair, "--yes"])
-    assert (told.exit_code, "1 memory repaired" in told.stdout) == (0, True), told.output
+    result = run.invoke(app, [*repair, "--yes"])
+    assert (result.exit_code, "1 memory repaired" in result.stdout) == (0, True), result.output
     memory = Memory.from_config(config)
     assert memory.vector_store.get(added).payload["data"] == "likes tea"
     end()

@@ -1,4 +1,4 @@
-"""An owner forgotten in mem0: vector store, entities, history; and changes that come too late."""
+"""Forgetting an owner in mem0: vector store, entities, history; and changes that come too late."""
 
 import asyncio
 import contextlib
@@ -40,18 +40,18 @@ SECRETS = (ANN, "secret text", "secret context", "secret cause", "secret message
 
 
 class Interrupted(Exception):
-    """What ends a call in the middle."""
+    """Raised in the middle of a call."""
 
 
 class PagingStore(CountingStore):
-    """Lists three rows at most."""
+    """A vector store that lists at most three rows."""
 
     def list(self, *arguments: Any, **options: Any) -> Any:
         return [super().list(*arguments, **options)[0][:3]]
 
 
 def paged(used: Used) -> PagingStore:
-    """Give a memory a vector store that lists little, and such a store of entities."""
+    """Give a memory a vector store and a store of entities that list few rows."""
     used.memory.vector_store = used.store = store = PagingStore()
     if not IS_V1:
         used.memory._entity_store = PagingStore()
@@ -63,7 +63,7 @@ def entities_of(used: Used) -> dict[str, Any]:
 
 
 async def fill(used: Used) -> tuple[str, ...]:
-    """Fill a memory with what is known of two users; return the memories of the other one."""
+    """Fill a memory with texts of two users; return the memories of the second."""
     metadata = {"note": "secret context"}
     mine = [
         await used.add(f"secret text {n}", user_id=ANN, run_id=f"r{n % 2}", metadata=metadata)
@@ -73,7 +73,7 @@ async def fill(used: Used) -> tuple[str, ...]:
     await used.call("delete", mine[1])
     alone = await used.add("secret text, no run", user_id=ANN, run_id=None, agent_id=None)
     theirs = [await used.add(f"bob's {n}", user_id="bob") for n in range(4)]
-    # What the history does not know as hers: nothing at all, no owner, another owner, deleted.
+    # Cases that the history does not have as hers: none, no owner, another owner, deleted.
     for memory_id in ("unknown", "unowned", "moved", "deleted"):
         payload = {"data": f"secret text {memory_id}", "user_id": ANN}
         used.store.insert([[]], [payload], [memory_id])
@@ -101,7 +101,7 @@ def bytes_of(folder: Path) -> bytes:
 
 
 async def assert_forgotten(used: Used, theirs: tuple[str, ...]) -> None:
-    """Check that nothing of the one is left, and everything of the other."""
+    """Check that nothing of the first is left, and everything of the second."""
     assert set(used.store.rows) == set(theirs)
     assert set(entities_of(used)) <= {"b"}
     async with open_history(used.path) as history:
@@ -110,9 +110,9 @@ async def assert_forgotten(used: Used, theirs: tuple[str, ...]) -> None:
         assert await history.get_last_messages("user_id=bob")
         for scope in (f"user_id={ANN}", f"agent_id=shop&run_id=r1&user_id={ANN}"):
             assert await history.get_last_messages(scope) == []
-        living = [one async for one in history.memories(user_id="bob")]
-        assert {one.memory_id for one in living} == set(theirs)
-        assert all((one.new_memory or "").startswith("bob's") for one in living)
+        existing = [one async for one in history.memories(user_id="bob")]
+        assert {one.memory_id for one in existing} == set(theirs)
+        assert all((one.new_memory or "").startswith("bob's") for one in existing)
 
 
 @pytest.mark.mem0
@@ -127,7 +127,7 @@ async def test_nothing_of_an_owner_is_left(used: Used, tmp_path: Path) -> None:
     assert (report.messages, report.later) == (2, 0)
     assert report.records >= dry.records > 0
     assert report.remains
-    # The message of the other user has the same words.
+    # The other user's message has the same words.
     kept = bytes_of(tmp_path).replace(b"secret message", b"", 1)
     assert [word for word in SECRETS if word.encode() in kept] == []
     async with open_history(used.path) as history:
@@ -151,7 +151,7 @@ async def test_nothing_of_an_owner_is_left(used: Used, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", [AsyncMemory, Memory])
 @pytest.mark.mem0
 async def test_a_real_vector_store(kind: Any, configured: Configured, tmp_path: Path) -> None:
-    """Also memories that no history knows, and more than it lists unasked."""
+    """Also memories that no history has, and more memories than it lists by default."""
     memory = kind.from_config(configured())
     used = Used(memory, tmp_path / "history.db", is_instant=False)
     await used.add("likes tea", user_id=ANN)
@@ -179,7 +179,7 @@ async def test_a_real_vector_store(kind: Any, configured: Configured, tmp_path: 
 
 @pytest.mark.parametrize("owner", [{"agent_id": "shop"}, {"run_id": "r1"}])
 async def test_an_agent_and_a_run(used: Used, owner: dict[str, str]) -> None:
-    """What the owner has not is left, also of the same user."""
+    """Other memories stay, even of the same user."""
     paged(used)
     gone = await used.add("secret text", user_id="ann")
     kept = await used.add("kept", user_id="ann", agent_id="other", run_id="r2")
@@ -210,10 +210,10 @@ async def test_a_dry_run_changes_nothing(used: Used) -> None:
 
 
 @pytest.mark.parametrize("is_done", [False, True], ids=["before", "after"])
-async def test_interrupted_anywhere_it_goes_on(
+async def test_interrupted_anywhere_it_continues_when_called_again(
     used: Used, monkeypatch: pytest.MonkeyPatch, is_done: bool
 ) -> None:
-    """Each thing that it asks of the vector store, the entities and the history fails once."""
+    """Each call of the vector store, the entities and the history fails once."""
     store = paged(used)
     countdown = [-1]
 
@@ -270,8 +270,10 @@ async def test_the_documentations_example(used: Used, capsys: pytest.CaptureFixt
     assert remains
 
 
-async def test_what_arrives_meanwhile(used: Used, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What another process has added before the erasure is removed, what it adds after is kept."""
+async def test_memories_that_are_added_meanwhile(
+    used: Used, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memories that another process adds before the erasure are removed; later ones are kept."""
     erase = HistoryManager.erase
 
     async def add(history: HistoryManager, memory_id: str, made: datetime) -> None:
@@ -306,7 +308,7 @@ async def test_what_arrives_meanwhile(used: Used, monkeypatch: pytest.MonkeyPatc
 
 
 class HeldStore(CountingStore):
-    """Its first answer to `get`, once that is asked for, is held back until it is let go."""
+    """A vector store that holds back its first answer to `get`, once asked to."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -331,7 +333,7 @@ async def forget_here(used: Used) -> None:
 
 
 async def forget_elsewhere(used: Used) -> None:
-    """As another process does: this one learns of it when it writes."""
+    """As another process does. This one finds out when it writes."""
     for memory_id in [key for key, row in used.store.rows.items() if row["user_id"] == ANN]:
         used.store.rows.pop(memory_id)
     async with open_history(used.path) as history:
@@ -343,10 +345,10 @@ FORGET = [pytest.param(forget_here, id="here"), pytest.param(forget_elsewhere, i
 
 @pytest.mark.parametrize("forget", FORGET)
 @pytest.mark.parametrize("change", ["add", "update"])
-async def test_a_change_that_waits_across_it(
+async def test_a_change_that_waits_during_the_erasure(
     used: Used, forget: Callable[[Used], Any], change: str
 ) -> None:
-    """It is refused, and leaves nothing in the vector store."""
+    """The change is refused and leaves nothing in the vector store."""
     theirs = await used.add("bob's", user_id="bob")
     mine = await used.add("secret text", user_id=ANN)
     used.memory.embedding_model = held = GatedEmbedder()
@@ -356,7 +358,7 @@ async def test_a_change_that_waits_across_it(
     await forget(used)
     used.store.calls.clear()
     held.gate.set()
-    # A memory that is gone is not found by an update, as in mem0.
+    # As in mem0, an update does not find a removed memory.
     with pytest.raises(Erased if change == "add" else ValueError):
         await waiting
     assert list(used.store.rows) == [theirs]
@@ -369,8 +371,10 @@ async def test_a_change_that_waits_across_it(
 
 
 @pytest.mark.parametrize("forget", FORGET)
-async def test_an_update_that_has_its_turn(used: Used, forget: Callable[[Used], Any]) -> None:
-    """It has read the memory. Here forgetting waits for it; elsewhere it would be there again."""
+async def test_an_update_that_already_has_its_turn(
+    used: Used, forget: Callable[[Used], Any]
+) -> None:
+    """It has read the memory. Forgetting waits for it; otherwise it would add the memory again."""
     used.memory.vector_store = used.store = store = HeldStore()
     mine = await used.add("secret text", user_id=ANN)
     store.holds = True
@@ -389,7 +393,7 @@ async def test_an_update_that_has_its_turn(used: Used, forget: Callable[[Used], 
 
 
 @pytest.mark.parametrize("change", ["update", "restore"])
-async def test_one_that_fails_before_it_changes_anything_refuses_nothing(
+async def test_an_erasure_that_fails_before_a_change_refuses_no_change(
     used: Used, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mine = await used.add("tea", user_id=ANN)
@@ -425,7 +429,7 @@ async def test_an_update_of_a_memory_that_is_erased_by_its_id(used: Used) -> Non
 
 
 @pytest.mark.parametrize("forget", FORGET)
-async def test_a_model_that_answers_late(
+async def test_an_add_whose_model_answers_late(
     used: Used, model: Model, forget: Callable[[Used], Any]
 ) -> None:
     await used.add("bob's", user_id="bob")
@@ -452,8 +456,8 @@ async def test_a_model_that_answers_late(
 
 
 @pytest.mark.parametrize("name", ["restore", "rollback"])
-async def test_what_is_restored_meanwhile(used: Used, name: str) -> None:
-    """The history is written before the vector store, and erased between the two."""
+async def test_a_memory_that_is_restored_meanwhile(used: Used, name: str) -> None:
+    """The restore writes the history first. The erasure comes before it writes the vector store."""
     memory_id = await used.add("secret text", user_id=ANN)
     then = datetime.now(UTC)
     await used.call("delete", memory_id)
@@ -461,7 +465,7 @@ async def test_what_is_restored_meanwhile(used: Used, name: str) -> None:
 
     def overtaken(*arguments: Any, **options: Any) -> None:
         thread = threading.Thread(target=lambda: asyncio.run(forget_elsewhere(used)))
-        thread.start()  # as another process, in which none of mem0's operations runs
+        thread.start()  # as another process, without running operations of mem0
         thread.join()
         insert(*arguments, **options)
 
@@ -477,10 +481,10 @@ async def test_what_is_restored_meanwhile(used: Used, name: str) -> None:
     assert used.store.rows == {}
 
 
-# What can't be
+# Refused arguments
 
 
-async def test_what_can_not_be_forgotten_is_refused_before(used: Used, tmp_path: Path) -> None:
+async def test_bad_owners_are_refused_before_any_change(used: Used, tmp_path: Path) -> None:
     await used.add("secret text", user_id=ANN)
     used.store.calls.clear()
     for wrong, message in (

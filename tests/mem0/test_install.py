@@ -49,8 +49,8 @@ PLAIN = [PlainMemory] * 2 + [PlainAsyncMemory] * 2 + [SQLiteManager] * 2
 OURS = [Memory] * 2 + [AsyncMemory] * 2 + [BlockingHistoryManager] * 2
 
 
-def test_ours_are_found_wherever_mem0_holds_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also in another module of mem0, and in one that is imported meanwhile."""
+def test_every_module_of_mem0_gets_our_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also another module of mem0, and one that is imported later."""
     early, late = ModuleType("mem0.early"), ModuleType("mem0.late")
     vars(early)["Client"] = mem0.Memory
     monkeypatch.setitem(sys.modules, "mem0.early", early)
@@ -70,7 +70,7 @@ def test_ours_are_found_wherever_mem0_holds_its_own(monkeypatch: pytest.MonkeyPa
 async def test_a_program_records_into_any_url(
     store: str, request: pytest.FixtureRequest, tmp_path: Path, configured: Configured
 ) -> None:
-    """By mem0's classes, by subclasses of them, and by names that it imported before."""
+    """With mem0's classes, with their subclasses, and with names that it imported before."""
     url = url_of(store, request, tmp_path)
     install()
 
@@ -110,12 +110,12 @@ def test_the_example(configured: Configured, tmp_path: Path) -> None:
     memory.vector_store.client.close()
 
 
-def test_names_that_were_imported_before_are_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_names_that_were_imported_before_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(2):
         install()
-    (told,) = [entry.getMessage() for entry in caplog.records if entry.name == "async_history"]
-    assert f"{__name__}.PlainMemory" in told
-    assert "mem0.memory" not in told.partition(" imported ")[0]
+    (message,) = [entry.getMessage() for entry in caplog.records if entry.name == "async_history"]
+    assert f"{__name__}.PlainMemory" in message
+    assert "mem0.memory" not in message.partition(" imported ")[0]
 
 
 def run(
@@ -142,7 +142,7 @@ class TestCommands:
     async def test_mem0s_server_and_its_forked_workers_record_on_postgresql(
         self, new_schema: Callable[[], str], tmp_path: Path
     ) -> None:
-        """Behind the program's own sitecustomize, and with the server's exit status."""
+        """After the program's own sitecustomize, and with the server's exit status."""
         url = new_schema()
         (tmp_path / "sitecustomize.py").write_text("print('its own', flush=True)")
         path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
@@ -153,15 +153,15 @@ class TestCommands:
             HISTORY_DB_PATH=url,
             PYTHONPATH=path,
         )
-        # async-history run is a Python with that sitecustomize too.
-        told = '[["ADD", "likes tea"], ["UPDATE", "likes mate"]]'
-        assert done.stdout.splitlines() == ["its own", "its own", told, told]
+        # `async-history run` is a Python with that sitecustomize too.
+        expected = '[["ADD", "likes tea"], ["UPDATE", "likes mate"]]'
+        assert done.stdout.splitlines() == ["its own", "its own", expected, expected]
         async with open_history(url) as history:
             for user_id in ("ann", "ben"):
                 found = [record.new_memory async for record in history.memories(user_id=user_id)]
                 assert found == ["likes mate"]
 
-    def test_a_program_has_ours_whatever_it_imports_first(self, tmp_path: Path) -> None:
+    def test_a_program_has_our_classes_whatever_it_imports_first(self, tmp_path: Path) -> None:
         """`python -m async_history.mem0`: Python's options, and the program's arguments."""
         program = tmp_path / "program.py"
         program.write_text(
@@ -180,12 +180,12 @@ class TestCommands:
         )
         assert done.stdout == f"['-m', 'x'] 1 {tmp_path}\n", done.stderr
 
-    def test_a_signal_ends_the_command_itself(self, tmp_path: Path) -> None:
-        """Also one that Python ignores."""
+    def test_a_signal_ends_the_command(self, tmp_path: Path) -> None:
+        """Also a signal that Python ignores."""
         command = ("run", "--", "sh", "-c", "kill -PIPE $$")
         run("async_history.cli", *command, folder=tmp_path, check=-13)
 
-    def test_a_command_that_is_not_there(self, tmp_path: Path) -> None:
+    def test_a_missing_command(self, tmp_path: Path) -> None:
         done = run("async_history.cli", "run", "nothing-there", folder=tmp_path, check=127)
         assert done.stderr.strip().endswith("nothing-there: No such file or directory")
         run("async_history.cli", "run", str(tmp_path), folder=tmp_path, check=126)

@@ -1,4 +1,4 @@
-"""Whose an AsyncMemory's history is: loops, dropped instances, cancelling, closing, refusals."""
+"""The history of an AsyncMemory: loops, dropped instances, cancelling, closing, refusals."""
 
 import asyncio
 import gc
@@ -56,7 +56,7 @@ class LoopInThread:
 
 class TestLoops:
     @pytest.mark.parametrize("where", ["file", "memory"])
-    def test_two_that_live_have_one_manager_each(
+    def test_two_running_loops_have_one_manager_each(
         self,
         where: str,
         make_memory: MakeMemory,
@@ -85,7 +85,7 @@ class TestLoops:
         assert [one["new_memory"] for one in history] == ["tea", "mate"]
         memory.close()
 
-    async def test_one_that_is_dropped_closes_what_it_opened(
+    async def test_a_dropped_memory_closes_the_manager_that_it_opened(
         self,
         make_memory: MakeMemory,
         opened: list[HistoryManager],
@@ -101,7 +101,7 @@ class TestLoops:
 
 
 class TestUntilTheFirstChange:
-    async def test_cancelling_leaves_nothing(
+    async def test_cancelling_before_the_first_change_leaves_nothing(
         self,
         memory: AsyncMemory,
         tmp_path: Path,
@@ -115,7 +115,7 @@ class TestUntilTheFirstChange:
         assert memory.vector_store.rows == {}
         assert shell(tmp_path / "history.db", "SELECT count(*) FROM history") == [(0,)]
 
-    async def test_closing_cancels_it_and_waits_for_what_has_changed(
+    async def test_closing_cancels_unchanged_operations_and_waits_for_the_others(
         self,
         memory: AsyncMemory,
         tmp_path: Path,
@@ -135,8 +135,8 @@ class TestUntilTheFirstChange:
         assert texts == [("tea",), ("mate",)]
 
 
-class TestRefusedBefore:
-    """What the history would refuse is refused before the vector store changes."""
+class TestRefusals:
+    """A record that the history would refuse is refused before the vector store changes."""
 
     @pytest.fixture
     async def filled(
@@ -150,7 +150,7 @@ class TestRefusedBefore:
 
     @pytest.mark.parametrize("change", CHANGES)
     @pytest.mark.parametrize("how", ["closed", "never opened", "another loop's"])
-    async def test_nothing_changes(
+    async def test_a_refused_call_changes_nothing(
         self,
         how: str,
         change: str,
@@ -184,7 +184,7 @@ class TestRefusedBefore:
         "change", ["add", "update", "delete", "delete_all", "restore", "rollback"]
     )
     @pytest.mark.parametrize("kind", ["async", "sync"])
-    async def test_nothing_changes_where_the_file_must_be_adopted_first(
+    async def test_a_refused_call_changes_nothing_if_the_file_must_be_adopted_first(
         self, kind: str, change: str, configured: Configured, tmp_path: Path
     ) -> None:
         path = tmp_path / "history.db"
@@ -208,7 +208,7 @@ async def _opened(history: HistoryManager) -> None:
 
 class TestNotWritten:
     @pytest.mark.parametrize("kind", ["async", "sync"])
-    async def test_its_records_can_be_handed_in_again_and_again(
+    async def test_its_records_can_be_submitted_repeatedly(
         self,
         kind: str,
         configured: Configured,
@@ -247,7 +247,7 @@ class TestNotWritten:
 
 
 class Mine:
-    """A history of somebody's own, as mem0 calls its."""
+    """A user's own history, with the methods that mem0 calls."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -260,7 +260,7 @@ class Mine:
         return called
 
 
-async def test_what_is_assigned_to_db_is_used(memory: AsyncMemory, tmp_path: Path) -> None:
+async def test_an_object_assigned_to_db_is_used(memory: AsyncMemory, tmp_path: Path) -> None:
     mine = Mine()
     memory.db = mine
     memory_id = await add(memory, "tea")

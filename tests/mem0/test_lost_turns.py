@@ -1,4 +1,4 @@
-"""A turn that another process may have by now: nothing of that memory changes any more."""
+"""A turn that another process may have taken: that memory is not changed any more."""
 
 import asyncio
 import threading
@@ -24,16 +24,16 @@ Call = Callable[..., Awaitable[Any]]
 
 @pytest.fixture
 def lost(monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """Something in here, and the turns of every memory are lost."""
+    """If this set has an entry, the turns of all memories are lost."""
     lost: set[str] = set()
     monkeypatch.setattr(FileLocks, "is_lost", lambda _, number: bool(lost))
     return lost
 
 
 class LosingStore(InstantStore):
-    """Loses the turn when it is asked for, or has just changed, a certain memory.
+    """A vector store that loses the turn when it reads, or has just changed, a given memory.
 
-    `before`, where set, is an event that this waits for: that another memory was deleted.
+    If `before` is set, this first waits for it: another memory must be deleted.
     """
 
     def __init__(self, lost: set[str]) -> None:
@@ -110,7 +110,7 @@ CHANGES: dict[str, Callable[[Call, str], Awaitable[Any]]] = {
 
 
 async def two_memories(call: Call) -> list[str]:
-    """Each said "tea" first, and says "mate" now."""
+    """Two memories whose text was "tea" first, and is "mate" now."""
     made = [await call("add", "tea", user_id="u", infer=False) for _ in range(2)]
     memory_ids = [one["results"][0]["id"] for one in made]
     for memory_id in memory_ids:
@@ -119,7 +119,7 @@ async def two_memories(call: Call) -> list[str]:
 
 
 @pytest.mark.parametrize("change", CHANGES)
-async def test_before_the_change_nothing_of_that_memory_changes(
+async def test_a_turn_lost_before_the_change_changes_nothing_of_that_memory(
     call: Call, store: LosingStore, lost: set[str], change: str
 ) -> None:
     memory_id, _ = await two_memories(call)
@@ -134,7 +134,7 @@ async def test_before_the_change_nothing_of_that_memory_changes(
     assert await texts(call, memory_id) == ["tea", "mate", "water"]
 
 
-async def test_neither_where_the_operation_has_changed_another_memory(
+async def test_nor_if_the_operation_has_changed_another_memory(
     call: Call, store: LosingStore
 ) -> None:
     other, memory_id = await two_memories(call)
@@ -147,7 +147,7 @@ async def test_neither_where_the_operation_has_changed_another_memory(
 
 
 @pytest.mark.parametrize("change", ["update", "delete", "restore"])
-async def test_after_the_change_it_gets_its_record(
+async def test_a_turn_lost_after_the_change_still_records_it(
     call: Call, store: LosingStore, change: str
 ) -> None:
     memory_id, _ = await two_memories(call)
@@ -157,7 +157,7 @@ async def test_after_the_change_it_gets_its_record(
     assert await texts(call, memory_id) == ["tea", "mate", expected]
 
 
-async def test_the_vector_store_is_the_one_that_was_set(memory: Any) -> None:
+async def test_the_vector_store_is_the_assigned_object(memory: Any) -> None:
     mine = InstantStore()
     memory.vector_store = mine
     assert memory.vector_store is mine

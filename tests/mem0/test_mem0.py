@@ -65,23 +65,23 @@ class TestLikePlainMem0:
     async def test_results_and_history_are_the_same(
         self, configured: Configured, tmp_path: Path
     ) -> None:
-        """The same calls on both: all that is not an id or a time must be equal."""
+        """The same calls on both: everything but ids and times must be equal."""
 
         async def use(memory: Any) -> list[Any]:
-            told: list[Any] = []
+            returned: list[Any] = []
             first = await add(memory, "likes tea", metadata={"role": "x"})
             messages = [
                 {"role": "user", "content": "I am Ann", "name": "ann"},
                 {"role": "assistant", "content": "Hello"},
                 {"role": "system", "content": "ignored"},
             ]
-            told.append(await memory.add(messages, agent_id="a", infer=False))
-            told.append(await memory.update(first, "likes mate"))
-            told.append(await memory.history(first))
-            told.append(await memory.delete(first))
-            told.append(await memory.history(first))
-            told.append(await memory.delete_all(agent_id="a"))
-            told.append(await memory.history("nothing"))
+            returned.append(await memory.add(messages, agent_id="a", infer=False))
+            returned.append(await memory.update(first, "likes mate"))
+            returned.append(await memory.history(first))
+            returned.append(await memory.delete(first))
+            returned.append(await memory.history(first))
+            returned.append(await memory.delete_all(agent_id="a"))
+            returned.append(await memory.history("nothing"))
             for wrong in (
                 memory.delete(first),
                 memory.update(first, "x"),
@@ -90,8 +90,10 @@ class TestLikePlainMem0:
             ):
                 with pytest.raises(Exception, match=r".") as failed:
                     await wrong
-                told.append((type(failed.value).__name__, str(failed.value).replace(first, "ID")))
-            return told
+                returned.append(
+                    (type(failed.value).__name__, str(failed.value).replace(first, "ID"))
+                )
+            return returned
 
         plain = PlainAsyncMemory.from_config(configured())
         make_instant(plain)
@@ -102,7 +104,7 @@ class TestLikePlainMem0:
         async with ours:
             assert without_chance(await use(ours)) == expected
 
-    async def test_only_the_file_that_was_named_is_touched(
+    async def test_only_the_named_file_is_touched(
         self, configured: Configured, tmp_path: Path
     ) -> None:
         config = configured()
@@ -115,7 +117,7 @@ class TestLikePlainMem0:
         assert (tmp_path / "elsewhere.db").exists()
         assert not Path(config["history_db_path"]).exists()
 
-    async def test_the_history_path_of_mem0_counts(
+    async def test_mem0s_history_path_is_used(
         self, make_memory: MakeMemory, tmp_path: Path
     ) -> None:
         async with make_memory() as memory:
@@ -123,7 +125,9 @@ class TestLikePlainMem0:
         async with open_history(tmp_path / "history.db") as history:
             assert [r.new_memory for r in await history.get_history(memory_id)] == ["x"]
 
-    async def test_switched_off(self, configured: Configured, tmp_path: Path) -> None:
+    async def test_a_history_that_is_turned_off(
+        self, configured: Configured, tmp_path: Path
+    ) -> None:
         for off in ("null://", ""):
             memory = AsyncMemory.from_config(configured(), history=off)
             make_instant(memory)
@@ -131,7 +135,7 @@ class TestLikePlainMem0:
                 assert await memory.history(await add(memory, "x")) == []
         assert not (tmp_path / "history.db").exists()
 
-    async def test_a_file_of_the_first_days_keeps_its_texts(
+    async def test_a_file_of_mem0_0_0_2_keeps_its_texts(
         self, make_memory: MakeMemory, tmp_path: Path
     ) -> None:
         with contextlib.closing(sqlite3.connect(tmp_path / "history.db")) as old:
@@ -162,7 +166,7 @@ class TestLikePlainMem0:
 
 
 def without_chance(value: Any) -> Any:
-    """Return what was told without ids and times."""
+    """Return results without ids and times."""
     if isinstance(value, dict):
         return {
             key: "…"
@@ -175,16 +179,16 @@ def without_chance(value: Any) -> Any:
 
 @pytest.mark.once
 class TestRecords:
-    async def test_what_no_database_holds_is_replaced(self, memory: AsyncMemory) -> None:
+    async def test_text_that_no_database_stores_is_replaced(self, memory: AsyncMemory) -> None:
         memory_id = await add(memory, "a\0b")
         assert [r["new_memory"] for r in await memory.history(memory_id)] == ["a\ufffdb"]
 
-    async def test_times_that_are_none_cost_no_record(self, memory: AsyncMemory) -> None:
+    async def test_a_bad_time_does_not_lose_the_record(self, memory: AsyncMemory) -> None:
         memory_id = await add(memory, "x", metadata={"created_at": "yesterday"})
         assert len(await memory.history(memory_id)) == 1
 
     @pytest.mark.skipif(IS_V1, reason="mem0 1.0 has no message buffer")
-    async def test_messages_that_are_no_text_come_back_as_they_were(
+    async def test_messages_that_are_not_text_come_back_unchanged(
         self, make_memory: MakeMemory, model: Model
     ) -> None:
         contents: list[Any] = ["plain", '["json text"]']
@@ -201,7 +205,7 @@ class TestRecords:
                 assert message_as_given(last)["content"] == content
 
     @pytest.mark.skipif(IS_V1, reason="mem0 1.0 has no batches")
-    async def test_a_batch_knows_actor_role_and_time(
+    async def test_records_of_a_batch_have_actor_role_and_time(
         self, make_memory: MakeMemory, model: Model
     ) -> None:
         model.script = lambda _: json.dumps({"memory": [{"text": "likes tea"}, {"text": "is Ann"}]})
@@ -225,7 +229,7 @@ class TestRecords:
 
 
 async def all_operations(memory: Any) -> str:
-    """Call what reaches the history, once each; return a memory's id."""
+    """Make every call that uses the history once; return a memory's id."""
     memory_id = await add(memory, "tea")
     await memory.update(memory_id, "mate")
     await memory.delete(memory_id)
@@ -235,7 +239,7 @@ async def all_operations(memory: Any) -> str:
 
 
 class Threads:
-    """Which threads an object's methods are called in."""
+    """Notes which threads call an object's methods."""
 
     def __init__(self, patch: pytest.MonkeyPatch, watched: type, *names: str) -> None:
         self.by_name: dict[str, set[int]] = {}
@@ -255,7 +259,7 @@ NAMES += [] if IS_V1 else ["batch_add_history", "save_messages", "get_last_messa
 
 
 class TestThreads:
-    async def test_none_is_asked_for_the_history(
+    async def test_the_history_uses_no_thread(
         self, memory: AsyncMemory, model: Model, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         model.script = lambda messages: '{"memory": [{"text": "likes cocoa"}], "facts": []}'
@@ -265,7 +269,7 @@ class TestThreads:
         assert threads.by_name == {name: {threading.get_ident()} for name in NAMES}
         assert threading.get_ident() not in embedding.by_name["embed"]
 
-    async def test_plain_mem0_keeps_its_own(
+    async def test_plain_mem0_keeps_using_threads(
         self, configured: Configured, model: Model, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         threads = Threads(monkeypatch, SQLiteManager, *NAMES)
@@ -276,7 +280,7 @@ class TestThreads:
         assert threads.by_name.keys() >= {"add_history", "get_history"}
         assert threading.get_ident() not in set().union(*threads.by_name.values())
 
-    async def test_a_mem0_that_asks_threads_all_the_same_is_served(
+    async def test_a_mem0_that_still_calls_in_threads_works(
         self, memory: AsyncMemory, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(mem0_main, "asyncio", asyncio)
@@ -287,7 +291,9 @@ class TestThreads:
         assert [record["event"] for record in history] == ["ADD", "UPDATE", "DELETE"]
         assert_chain(history)
 
-    async def test_what_is_handed_in_at_once_keeps_its_order(self, memory: AsyncMemory) -> None:
+    async def test_records_submitted_at_the_same_time_keep_their_order(
+        self, memory: AsyncMemory
+    ) -> None:
         def change(old: str | None, new: str) -> dict[str, Any]:
             event = "UPDATE" if old else "ADD"
             return {"memory_id": "m", "old_memory": old, "new_memory": new, "event": event}
@@ -303,7 +309,7 @@ class TestThreads:
         history = await memory.history("m")
         assert [record["new_memory"] for record in history] == ["a", "b", "c", "d"]
 
-    async def test_an_operation_leaves_nothing_for_the_garbage_collector(
+    async def test_an_operation_makes_no_reference_cycle(
         self, memory: AsyncMemory, model: Model
     ) -> None:
         model.script = lambda messages: '{"memory": [{"text": "likes cocoa"}], "facts": []}'
@@ -312,7 +318,7 @@ class TestThreads:
         gc.disable()
         try:
             await all_operations(memory)
-            # A worker thread lets go of its call a moment after it has told how that ended.
+            # A worker thread drops its call a moment after it has set the result.
             await until(lambda: not any(isinstance(one, Operation) for one in gc.get_objects()))
         finally:
             gc.enable()
@@ -322,7 +328,7 @@ class TestConcurrency:
     async def test_no_thread_waits_for_the_disk(
         self, make_memory: MakeMemory, tmp_path: Path
     ) -> None:
-        """64 operations wait for a file that another holds; two threads serve all the others."""
+        """64 operations wait for a locked file; two threads serve all others."""
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2))
         async with make_memory() as memory:
             ids = [await add(memory, str(n)) for n in range(64)]
@@ -331,7 +337,7 @@ class TestConcurrency:
             updates = [asyncio.create_task(memory.update(i, "changed")) for i in ids]
             await until(lambda: all(memory.vector_store.rows[i]["data"] == "changed" for i in ids))
             await asyncio.wait_for(asyncio.to_thread(lambda: None), SOON_S)
-            assert len(await memory.history(ids[0])) == 1, "reads do not wait either"
+            assert len(await memory.history(ids[0])) == 1, "reads do not wait"
             assert not any(update.done() for update in updates)
             holder.execute("COMMIT")
             holder.close()
@@ -343,7 +349,7 @@ class TestConcurrency:
     async def test_a_manager_that_is_closed_while_the_vector_store_changes(
         self, make_memory: MakeMemory, url: str
     ) -> None:
-        """The change is in the vector store: it is told like any other that can't be written."""
+        """The vector store has the change. The error is that of a record that can't be written."""
         async with open_history(url) as manager:
             memory = make_memory(history=manager)
             memory_id, update = await held_update(memory)
@@ -356,10 +362,10 @@ class TestConcurrency:
         assert failed.value.unknown_ids == ()
         assert memory.vector_store.rows[memory_id]["data"] == "mate"
 
-    async def test_operations_report_their_own_records_only(
+    async def test_an_operations_error_has_only_its_own_records(
         self, make_memory: MakeMemory, tmp_path: Path
     ) -> None:
-        """The file's owner refuses some texts: those operations raise, with what mem0 returned."""
+        """A trigger refuses some texts: those operations raise, with mem0's result."""
         async with make_memory() as memory:
             await add(memory, "first")
             with contextlib.closing(sqlite3.connect(tmp_path / "history.db")) as owner:
@@ -408,7 +414,7 @@ class TestConcurrency:
             assert history[-1]["event"] == "DELETE"
         assert memory._state().turns.queues.is_idle, "turns without waiters are forgotten"
 
-    async def test_a_deletion_looks_once_at_what_is_there(
+    async def test_a_deletion_reads_the_memory_once(
         self, memory: AsyncMemory, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         memory_id = await add(memory, "tea")
@@ -424,7 +430,7 @@ class TestConcurrency:
         await memory.delete(memory_id)
         assert looks == 1
 
-    async def test_what_was_read_before_a_turn_is_read_again_in_it(
+    async def test_a_memory_read_before_a_turn_is_read_again_in_it(
         self, memory: AsyncMemory
     ) -> None:
         memory_id = await add(memory, "tea")
@@ -432,8 +438,8 @@ class TestConcurrency:
         await memory._run(lambda: memory._delete_memory(memory_id, before))
         assert_chain(await memory.history(memory_id))
 
-    async def test_a_turn_ends_with_its_deletion(self, memory: AsyncMemory) -> None:
-        """Also where mem0 deletes inside another operation of its own."""
+    async def test_a_turn_ends_with_the_deletion(self, memory: AsyncMemory) -> None:
+        """Also when mem0 deletes within another operation."""
         memory_id = await add(memory, "tea")
 
         async def body() -> tuple[bool, str]:
@@ -467,7 +473,7 @@ class TestConcurrency:
     async def test_operations_that_change_several_memories_in_any_order_all_end(
         self, memory: AsyncMemory
     ) -> None:
-        """As one `add` of mem0 1.0 may, the same memory twice."""
+        """As one `add` of mem0 1.0 may, even one memory twice."""
         one, other = await add(memory, "one"), await add(memory, "other")
 
         async def change(*memory_ids: str) -> None:
@@ -484,7 +490,7 @@ class TestConcurrency:
             assert len(history) == 16
             assert_chain(history)
 
-    async def test_a_cancelled_operation_whose_change_was_made_has_its_record(
+    async def test_a_cancelled_operation_that_changed_the_store_has_its_record(
         self, make_memory: MakeMemory
     ) -> None:
         async with make_memory() as memory:
@@ -498,10 +504,10 @@ class TestConcurrency:
         async with make_memory() as memory:
             assert [r["new_memory"] for r in await memory.history(memory_id)] == ["tea", "mate"]
 
-    async def test_an_operation_whose_task_is_cancelled_tells_its_caller(
+    async def test_an_operation_whose_task_is_cancelled_cancels_its_caller(
         self, make_memory: MakeMemory
     ) -> None:
-        """As when a loop ends, and cancels every task there is."""
+        """As at the end of a loop, which cancels every task."""
         async with make_memory() as memory:
             _, update = await held_update(memory)
             for task in memory._state().running:
@@ -510,7 +516,7 @@ class TestConcurrency:
             await asyncio.wait([update], timeout=LONG_S)
             assert update.cancelled()
 
-    async def test_what_fails_after_its_caller_was_cancelled_is_logged(
+    async def test_a_failure_after_its_caller_was_cancelled_is_logged(
         self, make_memory: MakeMemory, caplog: pytest.LogCaptureFixture
     ) -> None:
         async with make_memory() as memory:
@@ -523,7 +529,7 @@ class TestConcurrency:
             release_all(memory)
         assert "an operation whose caller was cancelled failed" in caplog.text
 
-    async def test_a_read_leaves_no_operation_behind(self, memory: AsyncMemory) -> None:
+    async def test_a_read_leaves_no_current_operation(self, memory: AsyncMemory) -> None:
         memory_id = await add(memory, "tea")
         await memory.history(memory_id)
         with pytest.raises(HistoryError, match="outside of an operation"):
@@ -542,7 +548,7 @@ class TestConcurrency:
         async def write(number: int) -> None:
             for n in range(30):
                 memory_id = await add(memory, f"{number}.{n}")
-                with contextlib.suppress(ValueError):  # another's reset took it away
+                with contextlib.suppress(ValueError):  # another task's reset removed it
                     await memory.update(memory_id, "changed")
 
         async def reset() -> None:
@@ -566,7 +572,7 @@ class TestConcurrency:
 
 @pytest.mark.once
 class TestRestore:
-    async def test_an_earlier_text(self, memory: AsyncMemory) -> None:
+    async def test_restoring_an_earlier_text(self, memory: AsyncMemory) -> None:
         memory_id = await add(memory, "tea", metadata={"mood": "calm"})
         made = dict(memory.vector_store.rows[memory_id])
         await memory.update(memory_id, "mate", **({"metadata": made} if IS_V1 else {}))
@@ -608,14 +614,18 @@ class TestRestore:
         texts = [record["new_memory"] for record in await memory.history(memory_id)]
         assert texts == ["tea", "mate", None, "tea", "water"]
 
-    async def test_whose_a_memory_is_stays_while_it_is_there(self, memory: AsyncMemory) -> None:
+    async def test_a_restore_does_not_change_the_owner_of_an_existing_memory(
+        self, memory: AsyncMemory
+    ) -> None:
         memory_id = await add(memory, "tea")
         await memory.update(memory_id, "mate")
-        await memory.restore(memory_id, to=1, metadata={"user_id": "thief", "mood": "calm"})
+        await memory.restore(memory_id, to=1, metadata={"user_id": "another", "mood": "calm"})
         payload = memory.vector_store.rows[memory_id]
         assert (payload["user_id"], payload["mood"]) == ("u", "calm")
 
-    async def test_a_vector_store_that_fails_can_follow_later(self, memory: AsyncMemory) -> None:
+    async def test_a_vector_store_that_failed_can_be_repaired_by_another_call(
+        self, memory: AsyncMemory
+    ) -> None:
         memory_id = await add(memory, "tea")
         await memory.delete(memory_id)
         store = memory.vector_store
@@ -647,7 +657,7 @@ class TestRestore:
         assert len(await memory.history(memory_id)) == 2
         assert memory.vector_store.rows[memory_id]["data"] == "mate"
 
-    async def test_a_memory_that_another_process_changed_meanwhile(
+    async def test_a_restore_conflicts_with_another_processs_change(
         self, make_memory: MakeMemory, tmp_path: Path
     ) -> None:
         async with (
@@ -673,10 +683,10 @@ class TestRestore:
             assert memory.vector_store.rows[memory_id]["data"] == "mate"
             assert [r["new_memory"] for r in await memory.history(memory_id)][2:] == ["wine"]
 
-    async def test_beside_updates_of_this_process_it_takes_its_turn(
+    async def test_a_restore_takes_turns_with_updates_of_this_process(
         self, memory: AsyncMemory
     ) -> None:
-        """No conflict: what they handed in before is waited for."""
+        """There is no conflict: it waits for the records that they submitted before."""
         memory_id = await add(memory, "tea")
         await memory.update(memory_id, "mate")
         for _ in range(5):
@@ -689,10 +699,10 @@ class TestRestore:
         assert memory.vector_store.rows[memory_id]["data"] == history[-1]["new_memory"]
         assert sum(record["new_memory"] in ("tea", "mate") for record in history) > 2
 
-    async def test_it_waits_for_what_was_handed_in_before(
+    async def test_a_restore_waits_for_records_submitted_before(
         self, make_memory: MakeMemory, tmp_path: Path
     ) -> None:
-        """An update whose record is not durable yet comes before, and does not conflict."""
+        """An update whose record is not durable yet comes first and does not conflict."""
         async with make_memory() as memory:
             memory_id = await add(memory, "tea")
             await memory.update(memory_id, "mate")
@@ -710,7 +720,9 @@ class TestRestore:
             assert memory.vector_store.rows[memory_id]["data"] == "tea"
             assert_chain(await memory.history(memory_id))
 
-    async def test_a_close_waits_for_it(self, make_memory: MakeMemory, tmp_path: Path) -> None:
+    async def test_a_close_waits_for_a_restore(
+        self, make_memory: MakeMemory, tmp_path: Path
+    ) -> None:
         async with make_memory() as memory:
             memory_id = await add(memory, "tea")
             await memory.delete(memory_id)
@@ -727,7 +739,7 @@ class TestRestore:
         async with open_history(tmp_path / "history.db") as history:
             assert len(await history.get_history(memory_id)) == 3
 
-    async def test_what_can_not_be_restored(self, memory: AsyncMemory) -> None:
+    async def test_bad_restores_are_refused(self, memory: AsyncMemory) -> None:
         memory_id = await add(memory, "tea")
         bad: list[tuple[str, dict[str, Any], str]] = [
             ("unknown", {"to": 1}, "there is no history of 'unknown'"),
@@ -746,15 +758,15 @@ class TestRestore:
     ) -> None:
         memory_id = await add(memory, "tea")
         await memory.update(memory_id, "mate")
-        told: list[Any] = []
+        returned: list[Any] = []
 
         async def note(*arguments: Any) -> None:
-            told.append(arguments)
+            returned.append(arguments)
 
         monkeypatch.setattr(memory, "_remove_memory_from_entity_store", note)
         monkeypatch.setattr(memory, "_link_entities_for_memory", note)
         await memory.restore(memory_id, to=1)
-        assert told == [(memory_id, {"user_id": "u"}), (memory_id, "tea", {"user_id": "u"})]
+        assert returned == [(memory_id, {"user_id": "u"}), (memory_id, "tea", {"user_id": "u"})]
 
     def test_the_synchronous_memory(self, configured: Configured) -> None:
         memory = Memory.from_config(configured())
@@ -792,7 +804,7 @@ class TestRestore:
 MINE = {"user_id": "u"}
 
 
-class TestLife:
+class TestLifecycle:
     async def test_a_manager_that_is_handed_in_is_shared_and_never_closed(
         self, make_memory: MakeMemory, tmp_path: Path
     ) -> None:
@@ -803,7 +815,7 @@ class TestLife:
                 assert len(await history.get_history(memory_id)) == 1
             await history.add_history("m", None, "still open", "ADD")
 
-    def test_several_runs_as_with_plain_mem0(self, make_memory: MakeMemory) -> None:
+    def test_a_memory_works_across_several_asyncio_runs(self, make_memory: MakeMemory) -> None:
         memory = make_memory()
         memory_id = asyncio.run(add(memory, "one"))
         asyncio.run(memory.update(memory_id, "two"))
@@ -812,7 +824,7 @@ class TestLife:
         with pytest.raises(HistoryClosed):
             asyncio.run(memory.history(memory_id))
 
-    def test_a_manager_of_another_loop_says_so(
+    def test_a_manager_of_another_loop_is_refused(
         self, make_memory: MakeMemory, tmp_path: Path
     ) -> None:
         async def opened() -> AsyncMemory:
@@ -823,7 +835,7 @@ class TestLife:
             asyncio.run(add(memory, "x"))
 
     @pytest.mark.parametrize("where", ["loop", "thread", "async with", "twice"])
-    async def test_closing_anywhere_keeps_what_was_accepted(
+    async def test_closing_in_any_way_keeps_what_was_accepted(
         self, make_memory: MakeMemory, tmp_path: Path, where: str
     ) -> None:
         memory = make_memory()
@@ -889,9 +901,7 @@ asyncio.run(main())
 
         assert [len(records) for records in asyncio.run(read())] == [1] * 20
 
-    async def test_outside_of_an_operation_its_db_says_what_to_use(
-        self, memory: AsyncMemory
-    ) -> None:
+    async def test_outside_of_an_operation_db_says_what_to_use(self, memory: AsyncMemory) -> None:
         with pytest.raises(HistoryError, match=r"memory\.history"):
             memory.db.get_history("m")
 
@@ -901,7 +911,7 @@ asyncio.run(main())
 def test_options_of_the_history_are_not_part_of_mem0s_configuration(
     kind: type[Any], configured: Configured, tmp_path: Path
 ) -> None:
-    """mem0 ignores what it does not know: with `keys` there, the history would be in clear."""
+    """mem0 ignores unknown options: a history with `keys` there would be in clear."""
     options = (*HistoryOptions.__annotations__, "history", "threads", "turns_between_processes")
     before = sorted(tmp_path.iterdir())
     for option in options:
@@ -911,8 +921,8 @@ def test_options_of_the_history_are_not_part_of_mem0s_configuration(
 
 
 @pytest.mark.once
-class TestTheSynchronousMemory:
-    """mem0's `Memory`, whose calls wait for the disk anyway."""
+class TestSynchronousMemory:
+    """mem0's `Memory`, whose calls wait for the disk."""
 
     @pytest.fixture
     def sync_memory(self, configured: Configured) -> Iterator[Memory]:
@@ -932,7 +942,7 @@ class TestTheSynchronousMemory:
         assert [record["event"] for record in history] == ["ADD", "UPDATE", "DELETE"]
         assert (tmp_path / "history.db").exists()
 
-    def test_reset_keeps_it_open(
+    def test_a_reset_keeps_the_history_open(
         self, sync_memory: Memory, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         store = sync_memory.vector_store
@@ -963,7 +973,7 @@ class TestTheSynchronousMemory:
     def test_a_path_object_without_a_path_is_refused(
         self, kind: Any, path: Any, configured: Configured, tmp_path: Path
     ) -> None:
-        """Before mem0 makes anything."""
+        """It is refused before mem0 makes anything."""
         odd = type("OddPath", (), {"__fspath__": lambda _: path})()
         with pytest.raises(InvalidInput, match="path must be text"):
             kind.from_config(configured(), history=odd)
@@ -974,11 +984,11 @@ class TestTheSynchronousMemory:
 
 @pytest.mark.once
 class TestDocumentation:
-    """The documentation's own lines, and its application through its real lifespan."""
+    """The examples of the documentation, and its application with its real lifespan."""
 
     @staticmethod
     def scope_of(name: str) -> dict[str, Any]:
-        """Return what an example defines."""
+        """Return the names that an example defines."""
         scope: dict[str, Any] = {"__name__": name}
         exec(example(name), scope)
         return scope
@@ -1038,8 +1048,8 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.mark.once
-class TestTheWholeWorkflow:
-    """A long conversation, and then: the history tells all that the vector store went through."""
+class TestWholeWorkflow:
+    """After a long conversation the history has every change of the vector store."""
 
     async def test_history_and_vector_store_agree(
         self, configured: Configured, model: Model, store_url: str
@@ -1090,7 +1100,7 @@ def watch(store: Any, held: dict[str, list[str | None]]) -> None:
 
 
 async def converse_v2(memory: AsyncMemory, model: Model) -> None:
-    """Facts that a model infers, a batch a message; refined, contradicted, deleted by calls."""
+    """Facts that a model infers, one batch a message; later refined, contradicted, deleted."""
     kept: list[str] = []
     for round_ in range(8):
         texts = [f"fact {round_}.{n} about tea" for n in range(3)]
@@ -1110,7 +1120,7 @@ async def converse_v2(memory: AsyncMemory, model: Model) -> None:
 
 
 async def converse_v1(memory: AsyncMemory, model: Model) -> None:
-    """Facts about which the model decides: ADD, UPDATE, DELETE, NONE, the same one twice."""
+    """Facts about which the model decides: ADD, UPDATE, DELETE, NONE, one memory twice."""
     for round_ in range(10):
         decisions: list[dict[str, str]] = [
             {"id": "9", "text": f"new {round_}.{n}", "event": "ADD"} for n in range(3)
@@ -1129,7 +1139,7 @@ async def converse_v1(memory: AsyncMemory, model: Model) -> None:
 
 @pytest.mark.once
 class TestRelativePath:
-    """The program changes its folder between making a memory and its first use, and later."""
+    """The program changes its folder before a memory's first use, and later."""
 
     @pytest.fixture
     def folders(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
@@ -1140,7 +1150,7 @@ class TestRelativePath:
         return given, other
 
     @pytest.mark.parametrize("history", ["history.db", "sqlite:///history.db", Path("history.db")])
-    def test_of_async_memory(
+    def test_a_relative_path_of_async_memory(
         self, make_memory: MakeMemory, folders: tuple[Path, Path], history: Any
     ) -> None:
         given, other = folders
@@ -1155,7 +1165,9 @@ class TestRelativePath:
         assert [each.name for each in given.iterdir()] == ["history.db"]
         assert not list(other.iterdir())
 
-    def test_of_memory(self, configured: Configured, folders: tuple[Path, Path]) -> None:
+    def test_a_relative_path_of_memory(
+        self, configured: Configured, folders: tuple[Path, Path]
+    ) -> None:
         given, other = folders
         memory = Memory.from_config(configured(), history="history.db")
         os.chdir(other)
@@ -1185,7 +1197,7 @@ _CALLS = {
 def _outcome_without_constructor(
     kind: Any, name: str, call: tuple[str | None, dict[str, Any]], folder: Path
 ) -> tuple[str, Any]:
-    """Return what a call on an object without its constructor came to, and the object."""
+    """Return the outcome of a call on an object whose constructor did not run, and the object."""
     memory = kind.__new__(kind)
     parts = ("db", "vector_store", "llm", "embedding_model", "_entity_store", "graph")
     for part in (*parts, "custom_instructions", "collection_name"):
@@ -1212,7 +1224,7 @@ def _outcome_without_constructor(
 
 class TestAsMem0sOwnTestsUseIt:
     @pytest.mark.parametrize("kind", [AsyncMemory, Memory])
-    def test_one_without_its_constructor_uses_what_is_assigned(self, kind: Any) -> None:
+    def test_an_object_without_its_constructor_uses_what_is_assigned(self, kind: Any) -> None:
         memory = kind.__new__(kind)
         assert memory.db is None
         memory.db = assigned = MagicMock()
@@ -1222,7 +1234,7 @@ class TestAsMem0sOwnTestsUseIt:
         memory.close()
 
     @pytest.mark.parametrize("kind", [AsyncMemory, Memory])
-    def test_one_without_its_constructor_answers_every_call_as_mem0(
+    def test_an_object_without_its_constructor_answers_every_call_as_mem0s(
         self, kind: Any, tmp_path: Path
     ) -> None:
         of_mem0 = next(each for each in kind.__mro__ if each.__module__.startswith("mem0."))
@@ -1235,9 +1247,7 @@ class TestAsMem0sOwnTestsUseIt:
             memory.close()
 
     @pytest.mark.parametrize("kind", [AsyncMemory, Memory])
-    def test_whatever_it_has_can_be_replaced_for_a_while(
-        self, kind: Any, configured: Configured
-    ) -> None:
+    def test_every_attribute_can_be_patched(self, kind: Any, configured: Configured) -> None:
         of_mem0 = next(each for each in kind.__mro__ if each.__module__.startswith("mem0."))
         plain = of_mem0.from_config(configured())
         fixed = {name for name in dir(plain) if isinstance(getattr(type(plain), name, 0), property)}
@@ -1260,7 +1270,7 @@ class TestAsMem0sOwnTestsUseIt:
         assert not hasattr(memory, "db")
         memory.close()
 
-    async def test_the_history_called_outside_of_an_operation_writes(
+    async def test_calls_of_the_history_outside_of_an_operation_write(
         self, make_memory: MakeMemory
     ) -> None:
         memory = make_memory()

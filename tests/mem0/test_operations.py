@@ -1,4 +1,4 @@
-"""What an operation still does: cancelled, closed, refused, after its end, in a forked child."""
+"""Operations that are cancelled, closed, refused, outlived, or run in a forked child."""
 
 import asyncio
 import logging
@@ -43,10 +43,10 @@ pytestmark = [
 ]
 
 
-async def test_what_was_cancelled_ends_by_itself_without_a_change(
+async def test_a_cancelled_operation_ends_without_a_change(
     memory: AsyncMemory, tmp_path: Path
 ) -> None:
-    """Not by closing: the memory stays open until the operation has ended."""
+    """The memory stays open until the operation has ended, so closing does not end it."""
     embedder, task = await held_before_its_change(memory)
     running = list(memory._state().running)
     task.cancel()
@@ -58,7 +58,7 @@ async def test_what_was_cancelled_ends_by_itself_without_a_change(
     assert shell(tmp_path / "history.db", "SELECT count(*) FROM history") == [(0,)]
 
 
-async def test_closing_does_not_wait_for_what_has_changed_nothing(
+async def test_closing_does_not_wait_for_operations_without_a_change(
     memory: AsyncMemory, caplog: pytest.LogCaptureFixture
 ) -> None:
     embedder, task = await held_before_its_change(memory)
@@ -76,7 +76,7 @@ async def test_closing_does_not_wait_for_what_has_changed_nothing(
 async def test_a_manager_that_is_closed_before_the_first_change(
     change: str, make_memory: MakeMemory, tmp_path: Path
 ) -> None:
-    """It was open when the operation began, which is held while it asks for an embedding."""
+    """The operation began with an open manager, and is held while it waits for an embedding."""
     async with open_history(tmp_path / "history.db") as history:
         memory = make_memory(history=history)
         memory_id = await add(memory, "tea")
@@ -91,7 +91,7 @@ async def test_a_manager_that_is_closed_before_the_first_change(
     assert memory.vector_store.rows == before
 
 
-async def test_closing_says_what_it_left(
+async def test_closing_logs_the_operations_that_it_left(
     make_memory: MakeMemory, caplog: pytest.LogCaptureFixture
 ) -> None:
     memory = make_memory()
@@ -114,9 +114,9 @@ async def test_the_error_names_what_may_have_been_written(
 
     def unsure(self: GroupCommitWriter[Any], submission: Any) -> "asyncio.Future[None]":
         submit(self, submission)
-        told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        told.set_exception(CommitUnknown("the server went away"))
-        return told
+        unknown: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        unknown.set_exception(CommitUnknown("the server went away"))
+        return unknown
 
     with monkeypatch.context() as patched:
         patched.setattr(GroupCommitWriter, "submit", unsure)
@@ -129,7 +129,7 @@ async def test_the_error_names_what_may_have_been_written(
 @pytest.mark.subprocess
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.parametrize("where", ["file", "memory"])
-def test_a_forked_child_goes_on(where: str, make_memory: MakeMemory) -> None:
+def test_a_forked_child_can_use_the_memory(where: str, make_memory: MakeMemory) -> None:
     memory = make_memory(**({"history": ":memory:"} if where == "memory" else {}))
     asyncio.run(add(memory, "tea"))
     child = os.fork()
@@ -151,7 +151,7 @@ def test_a_forked_child_goes_on(where: str, make_memory: MakeMemory) -> None:
 async def test_a_manager_that_is_closed_while_the_model_is_asked(
     make_memory: MakeMemory, model: Model, tmp_path: Path
 ) -> None:
-    """What it answers is stored without parts: many memories at once."""
+    """Its answer is stored in one step: many memories at once."""
     asked, go_on = threading.Event(), threading.Event()
 
     def answer(_: Any) -> str:
@@ -178,7 +178,7 @@ def remove_log(path: Path) -> None:
 
 @pytest.mark.parametrize("go", [move_away, replace_with_a_copy, remove_log])
 @pytest.mark.parametrize("kind", ["async", "sync"])
-async def test_nothing_changes_where_the_file_is_gone(
+async def test_nothing_changes_if_the_file_is_gone(
     kind: str, go: Callable[[Path], None], configured: Configured, tmp_path: Path
 ) -> None:
     memory: Any = (AsyncMemory if kind == "async" else Memory).from_config(configured())
@@ -195,16 +195,16 @@ async def test_nothing_changes_where_the_file_is_gone(
     await awaited.close()
 
 
-async def test_a_further_memory_is_not_added_where_the_file_is_gone(
+async def test_no_further_memory_is_added_once_the_file_is_gone(
     make_memory: MakeMemory, tmp_path: Path
 ) -> None:
-    """Also of an operation that has changed something before."""
+    """Even in an operation that has already made a change."""
     async with make_memory() as memory:
 
         async def add_two() -> None:
             await memory._create_memory("tea", {"tea": []}, {"user_id": "u"})
             acks = memory._recorder.require_operation().acks
-            while not acks:  # noqa: ASYNC110 - nothing tells
+            while not acks:  # noqa: ASYNC110 - there is no event
                 await asyncio.sleep(0)
             await asyncio.wait(acks)
             await asyncio.to_thread(move_away, tmp_path / "history.db")
@@ -215,10 +215,10 @@ async def test_a_further_memory_is_not_added_where_the_file_is_gone(
         assert len(memory.vector_store.rows) == 1
 
 
-async def test_an_update_checks_its_store_twice(
+async def test_an_update_checks_for_its_file_twice(
     make_memory: MakeMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before it begins, and before the vector store changes: each time the file is looked for."""
+    """Before it begins, and before the vector store changes."""
     check = HistoryManager.require_writable
     checks = 0
 
@@ -236,10 +236,10 @@ async def test_an_update_checks_its_store_twice(
 
 
 @pytest.mark.parametrize("change", ["add", "update", "delete_all", "reset"])
-async def test_a_closed_manager_where_changes_are_not_seen(
+async def test_a_closed_manager_with_a_mem0_whose_changes_are_not_seen(
     change: str, make_memory: MakeMemory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A mem0 whose `to_thread` is not ours: what can be known before is asked before."""
+    """With a mem0 whose `to_thread` is not ours, the check comes before the operation."""
     async with open_history(tmp_path / "history.db") as history:
         memory = make_memory(history=history)
         memory_id = await add(memory, "tea")
@@ -250,7 +250,7 @@ async def test_a_closed_manager_where_changes_are_not_seen(
     assert memory.vector_store.rows == before
 
 
-async def test_a_closed_manager_asks_no_model(
+async def test_with_a_closed_manager_no_model_is_called(
     make_memory: MakeMemory, model: Model, tmp_path: Path
 ) -> None:
     async with open_history(tmp_path / "history.db") as history:
@@ -260,10 +260,10 @@ async def test_a_closed_manager_asks_no_model(
     assert model.chats == []
 
 
-async def test_what_closing_left_begins_no_further_part(
+async def test_an_operation_that_closing_left_begins_no_further_part(
     make_memory: MakeMemory,
 ) -> None:
-    """The second deletion waits for its turn meanwhile."""
+    """The second deletion is waiting for its turn then."""
     memory = make_memory()
     memory._state().close_timeout_s = 0.0
     memory_id = await add(memory, "tea")
@@ -291,7 +291,7 @@ async def test_what_closing_left_begins_no_further_part(
 
 
 class Noisy(AsyncMemory):
-    """Records what no history takes."""
+    """A memory that records values that no history accepts."""
 
     async def _create_memory(self, *arguments: Any, **options: Any) -> Any:
         memory_id = await super()._create_memory(*arguments, **options)
@@ -299,8 +299,8 @@ class Noisy(AsyncMemory):
         return memory_id
 
 
-async def test_records_that_are_refused_have_ids_too(configured: Configured) -> None:
-    """So that they can be handed in again, mended, and are then the same."""
+async def test_refused_records_have_ids(configured: Configured) -> None:
+    """So that they can be corrected and submitted again as the same records."""
     memory = Noisy.from_config(configured())
     make_instant(memory)
     async with memory:
@@ -316,7 +316,7 @@ async def test_records_that_are_refused_have_ids_too(configured: Configured) -> 
 
 
 class Lasting(AsyncMemory):
-    """Goes on in a task that outlives the operation which began it."""
+    """A memory whose operation begins a task that outlives it."""
 
     later: "asyncio.Task[Any]"
 
@@ -331,10 +331,10 @@ class Lasting(AsyncMemory):
         return await super()._add_to_vector_store(*arguments, **options)
 
 
-async def test_what_outlives_its_operation_is_one_of_its_own(
+async def test_a_task_that_outlives_its_operation_is_an_operation(
     configured: Configured, tmp_path: Path
 ) -> None:
-    """Which waits for its records, and tells when they can't be written."""
+    """It waits for its records, and raises if they can't be written."""
     path = tmp_path / "history.db"
     memory = Lasting.from_config(configured())
     make_instant(memory)
@@ -353,10 +353,10 @@ async def test_what_outlives_its_operation_is_one_of_its_own(
             await memory.later
 
 
-def test_a_loop_that_was_closed_over_its_tasks_leaves_nothing_open(
+def test_a_loop_closed_with_pending_tasks_leaves_nothing_open(
     make_memory: MakeMemory, opened: list[HistoryManager]
 ) -> None:
-    """They are never told, as `asyncio.run` tells them."""
+    """Unlike in `asyncio.run`, the tasks are never cancelled."""
     memory = make_memory()
     for _ in range(3):
         loop = asyncio.new_event_loop()
@@ -386,7 +386,7 @@ async def test_a_memory_that_is_deleted_before_its_add_has_recorded_it(
     store.gate = None
     (memory_id,) = store.rows
     deleting = asyncio.create_task(call("delete", memory_id))
-    await asyncio.wait([deleting], timeout=0.5)  # long enough to delete too early
+    await asyncio.wait([deleting], timeout=0.5)  # long enough for a deletion that does not wait
     gate.set()
     await adding
     await deleting

@@ -1,4 +1,4 @@
-"""Whose a memory is, its metadata, and why it changed: recorded on every path of mem0, restored."""
+"""Owners, metadata and causes: recorded by every call of mem0, and restored."""
 
 import asyncio
 import json
@@ -34,14 +34,14 @@ MakeUsed = Callable[..., Used]
 
 
 def metadata_of(payload: dict[str, Any]) -> dict[str, Any]:
-    """What a record's context must be, by the payload that the vector store has then."""
+    """Return the context that a record must have for a payload of the vector store."""
     known = {*OWN, *SCOPES, "actor_id", "role"}
     return {name: value for name, value in payload.items() if name not in known}
 
 
 @pytest.mark.mem0
 class TestEveryPath:
-    async def test_what_is_said(self, used: Used) -> None:
+    async def test_a_text_without_inference(self, used: Used) -> None:
         expected: list[dict[str, Any]] = []
         messages = [{"role": "user", "content": "likes tea", "name": "ann"}]
         memory_id = await used.add(messages, metadata={"category": "food", "n": [1, {"x": None}]})
@@ -59,7 +59,7 @@ class TestEveryPath:
         assert {record.cause for record in records} == {None}
         assert [record.event for record in records] == ["ADD", "UPDATE", "UPDATE", "DELETE"]
 
-    async def test_what_a_model_infers(self, used: Used, model: Model) -> None:
+    async def test_texts_that_a_model_infers(self, used: Used, model: Model) -> None:
         infers(model, "likes tea", "is Ann")
         given = {"user_id": "ann", "metadata": {"source": "chat"}}
         result = await used.call("add", "I am Ann and like tea", **given)
@@ -71,7 +71,7 @@ class TestEveryPath:
             assert record.context == {"source": "chat"}
 
     @pytest.mark.skipif(not IS_V1, reason="the model of mem0 2.x decides nothing")
-    async def test_what_a_model_decides(self, used: Used, model: Model) -> None:
+    async def test_changes_that_a_model_decides(self, used: Used, model: Model) -> None:
         kept, gone = await used.add("tea", run_id=None), await used.add("milk", run_id=None)
         decided = [
             {"id": str(list(used.store.rows).index(kept)), "text": "mate", "event": "UPDATE"},
@@ -97,7 +97,7 @@ class TestEveryPath:
         assert record.owner == Owner(agent_id="bot")
         assert record.context == {"task": 1, "memory_type": "procedural_memory"}
 
-    async def test_all_are_deleted(self, used: Used) -> None:
+    async def test_delete_all(self, used: Used) -> None:
         mine = [await used.add(str(n), metadata={"n": n}) for n in range(5)]
         other = await used.add("x", user_id="bob")
         await used.call("delete_all", user_id="ann")
@@ -109,32 +109,32 @@ class TestEveryPath:
         assert len(await used.records(other)) == 1
 
     @pytest.mark.skipif(IS_V1, reason="mem0 1.0 changes no metadata alone")
-    async def test_metadata_alone(self, used: Used) -> None:
+    async def test_a_change_of_metadata_alone(self, used: Used) -> None:
         memory_id = await used.add(metadata={"seen": False, "kept": 1})
         await used.call("update", memory_id, metadata={"seen": True})
         _, record = await used.records(memory_id)
         assert (record.event, record.old_memory, record.new_memory) == ("UPDATE", "tea", "tea")
         assert record.context == {"seen": True, "kept": 1}
 
-    async def test_the_owner_is_asked_for(self, used: Used) -> None:
+    async def test_queries_by_owner_find_the_records(self, used: Used) -> None:
         mine = [await used.add(str(n), run_id=f"r{n % 2}") for n in range(4)]
         await used.add("x", user_id="bob")
         await used.call("delete", mine[0])
         async with open_history(used.path) as history:
             found = [one async for one in history.query_history(user_id="ann", run_id="r0")]
             assert [one.memory_id for one in found] == [mine[0], mine[2], mine[0]]
-            living = [one.memory_id async for one in history.memories(user_id="ann")]
-            assert sorted(living) == sorted(mine[1:])
+            existing = [one.memory_id async for one in history.memories(user_id="ann")]
+            assert sorted(existing) == sorted(mine[1:])
 
-    async def test_many_at_once(self, used: Used) -> None:
-        """Each record has its own memory's."""
+    async def test_many_operations_at_the_same_time(self, used: Used) -> None:
+        """Each record has its own memory's owner and context."""
 
-        async def live(n: int) -> str:
+        async def use_memory(n: int) -> str:
             memory_id = await used.add(str(n), user_id=f"u{n}", metadata={"n": n})
             await used.update(memory_id, f"{n}!", metadata={"n": -n})
             return memory_id
 
-        for n, memory_id in enumerate(await asyncio.gather(*map(live, range(20)))):
+        for n, memory_id in enumerate(await asyncio.gather(*map(use_memory, range(20)))):
             added, updated = await used.records(memory_id)
             assert added.owner == updated.owner == Owner(**{**WHOSE, "user_id": f"u{n}"})
             assert (added.context, updated.context) == ({"n": n}, {"n": -n})
@@ -143,7 +143,7 @@ class TestEveryPath:
 @pytest.mark.parametrize("kind", ["async", "blocking"])
 @pytest.mark.mem0
 async def test_no_further_round_trip(configured: Configured, tmp_path: Path, kind: str) -> None:
-    """The vector store is called exactly as plain mem0 calls it."""
+    """The vector store gets exactly the calls of plain mem0."""
     kinds: dict[str, tuple[Any, Any]] = {
         "async": (PlainAsyncMemory, AsyncMemory),
         "blocking": (PlainMemory, Memory),
@@ -163,7 +163,7 @@ async def test_no_further_round_trip(configured: Configured, tmp_path: Path, kin
 
 
 class TestOddPayloads:
-    async def test_another_owner_costs_no_record(
+    async def test_a_changed_owner_does_not_lose_the_record(
         self, used: Used, caplog: pytest.LogCaptureFixture
     ) -> None:
         memory_id = await used.add()
@@ -191,7 +191,7 @@ class TestOddPayloads:
         await used.update(memory_id, "cocoa")
         assert {one.owner for one in await used.records(memory_id)} == {Owner(user_id="ann")}
 
-    async def test_what_json_can_not_hold_costs_no_record(
+    async def test_values_that_json_cannot_hold_do_not_lose_the_record(
         self, used: Used, caplog: pytest.LogCaptureFixture
     ) -> None:
         day = datetime(2026, 1, 1, tzinfo=UTC)
@@ -226,7 +226,7 @@ class TestOddPayloads:
         assert len(warnings) == 1
 
     def test_scopes_of_other_types(self) -> None:
-        """They are text in the owner, and as they were in the context."""
+        """The owner has them as text, the context unchanged."""
         payload = {
             "data": "x",
             "id": "m",
@@ -261,8 +261,8 @@ class TestOddPayloads:
             assert found == json.loads(json.dumps(odd).replace("u0000", "ufffd"))
         assert len(caplog.records) == 3
 
-    async def test_a_vector_store_is_what_it_was(self, used: Used) -> None:
-        """Outside of operations it is the object that was assigned."""
+    async def test_the_vector_store_is_the_assigned_object(self, used: Used) -> None:
+        """Outside of operations."""
         assert used.memory.vector_store is used.store
         await used.add()
         assert used.memory.vector_store is used.store
@@ -270,7 +270,7 @@ class TestOddPayloads:
 
 
 class TestCause:
-    async def test_of_a_part_of_a_program(self, used: Used, model: Model) -> None:
+    async def test_the_cause_of_a_part_of_a_program(self, used: Used, model: Model) -> None:
         async def request(n: int) -> str:
             with recording(cause={"request_id": str(n)}):
                 memory_id = await used.add(str(n))
@@ -288,7 +288,7 @@ class TestCause:
         await used.call("delete", record.memory_id)
         assert (await used.records(record.memory_id))[-1].cause is None
 
-    async def test_of_calls_outside_of_operations(self, used: Used) -> None:
+    async def test_the_cause_of_calls_outside_of_operations(self, used: Used) -> None:
         with recording(cause={"request_id": "1"}):
             if isinstance(used.memory, AsyncMemory):
                 used.memory.db.add_history("m", None, "x", "ADD")
@@ -298,7 +298,9 @@ class TestCause:
         (record,) = await used.records("m")
         assert record.cause == {"request_id": "1"}
 
-    async def test_has_the_trace(self, used: Used, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_the_cause_has_the_trace(
+        self, used: Used, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         span: ContextVar[int] = ContextVar("span", default=0)
 
         def current_span() -> Any:
@@ -331,7 +333,7 @@ class TestCause:
         assert causes[given] == [{"trace_id": "mine"}]
         assert causes[full] == [full_cause]
 
-    async def test_has_the_trace_of_the_real_api(self, used: Used) -> None:
+    async def test_the_cause_has_the_trace_of_opentelemetrys_api(self, used: Used) -> None:
         trace = pytest.importorskip("opentelemetry.trace")
         number = 0x0AF7651916CD43DD8448EB211C80319C
         span = trace.NonRecordingSpan(trace.SpanContext(number, 0xB7AD6B7169203331, is_remote=True))
@@ -347,7 +349,7 @@ def used_ids(used: Used) -> list[str]:
 
 class TestRestoring:
     @pytest.mark.mem0
-    async def test_a_deleted_memory_is_as_it_was(self, used: Used) -> None:
+    async def test_a_deleted_memory_is_restored_with_owner_and_metadata(self, used: Used) -> None:
         messages = [{"role": "user", "content": "tea", "name": "ann"}]
         options = {} if IS_V1 else {"expiration_date": "2099-01-01"}
         memory_id = await used.add(messages, metadata={"category": "food"}, **options)
@@ -366,7 +368,7 @@ class TestRestoring:
             await used.call("restore", memory_id, to=version)
             assert len(await used.records(memory_id)) == count
 
-    async def test_metadata_comes_on_top(self, used: Used) -> None:
+    async def test_given_metadata_is_added_to_the_restored(self, used: Used) -> None:
         memory_id = await used.add(metadata={"a": 1, "b": 1})
         await used.call("delete", memory_id)
         given = {"b": 2, "user_id": "ann"}
@@ -389,8 +391,8 @@ class TestRestoring:
         assert used.store.rows == {}
         assert len(await used.records(memory_id)) == 2
 
-    async def test_of_a_history_from_before(self, used: Used) -> None:
-        """It knows neither; what the DELETE has noted is next best, and what the caller says."""
+    async def test_a_deleted_memory_of_a_history_without_owners(self, used: Used) -> None:
+        """It has neither. The DELETE's payload is used, and the caller's arguments."""
         async with open_history(used.path) as history:
             for memory_id in ("noted", "unknown"):
                 await history.add_history(memory_id, None, "tea", "ADD")
@@ -406,7 +408,7 @@ class TestRestoring:
             *_, record = await used.records(memory_id)
             assert (record.owner, record.context) == (Owner(user_id="ann"), metadata)
 
-    async def test_a_living_memory_of_a_history_from_before(self, used: Used) -> None:
+    async def test_an_existing_memory_of_a_history_without_owners(self, used: Used) -> None:
         memory_id = await used.add(metadata={"n": 1})
         async with open_history(used.path) as history:
             await history.reset()
@@ -423,7 +425,7 @@ class TestRestoring:
 
 class TestLearning:
     @pytest.mark.mem0
-    async def test_what_the_vector_store_knows(self, used: Used) -> None:
+    async def test_owners_are_learned_from_the_vector_store(self, used: Used) -> None:
         known = [await used.add(str(n), user_id=f"u{n}") for n in range(450)]
         gone, nobody = await used.add("gone"), await used.add("nobody's")
         used.store.rows.pop(gone)

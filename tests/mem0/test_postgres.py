@@ -1,4 +1,4 @@
-"""What takes back, checks and forgets mem0's memories, with the history on a server."""
+"""Rolling back, checking and forgetting mem0's memories, with the history on PostgreSQL."""
 
 import asyncio
 from collections.abc import Callable
@@ -22,7 +22,7 @@ pytestmark = [
 
 
 @pytest.mark.parametrize("make", [AsyncMemory, Memory])
-async def test_taken_back_checked_and_forgotten(
+async def test_memories_are_rolled_back_checked_and_forgotten(
     make: Any, new_schema: Callable[[], str], configured: Configured
 ) -> None:
     url = new_schema()

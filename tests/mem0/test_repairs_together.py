@@ -24,11 +24,11 @@ pytestmark = [
 ]
 
 EACH = 8
-"""Memories with each fault: in all, more than are looked at closely at the same time."""
+"""How many memories have each fault: in total more than are compared at the same time."""
 
 
 class MeetingStore(InstantStore):
-    """Has two lists wait for one another: both checks have found what both are to repair."""
+    """Makes two lists wait for each other, so that both checks have found the same faults."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class MeetingStore(InstantStore):
 
 
 async def plant(kind: Kind) -> dict[str, str]:
-    """Make memories whose vector store and history differ; return each one's fault."""
+    """Make memories whose vector store and history differ; return the fault of each."""
     rows, faults = kind.store.rows, {}
     for number in range(EACH):
         for fault in ("missing", "deleted", "text", "metadata"):
@@ -63,7 +63,7 @@ async def plant(kind: Kind) -> dict[str, str]:
 
 
 def add_strangers(kind: Kind) -> dict[str, str]:
-    """Put memories into the vector store that the history does not know."""
+    """Put memories into the vector store that the history does not have."""
     names = [str(uuid4()) for _ in range(EACH)]
     payload = {"data": "tea", "user_id": "ann", "created_at": "2026-01-01T00:00:00+00:00"}
     kind.store.rows.update((name, dict(payload)) for name in names)
@@ -71,7 +71,7 @@ def add_strangers(kind: Kind) -> dict[str, str]:
 
 
 async def write(kind: Kind, written: dict[str, list[str | None]], is_over: asyncio.Event) -> None:
-    """Change a memory, and make and delete others, until it is over; note their texts."""
+    """Change a memory, and make and delete others, until the repairs end; note their texts."""
     memory_id = await kind.add("0")
     texts = written[memory_id] = ["0"]
     for number in itertools.count(1):
@@ -97,7 +97,7 @@ class Together:
             kind.memory.vector_store = kind.store = self.vectors
 
     async def repair(self, faults: Mapping[str, str]) -> None:
-        """Let both repair, and others write; check that each fault was repaired once."""
+        """Let both repair while others write; check that each fault was repaired once."""
         url = self.kinds[0].path
         async with open_history(url) as history:
             before = {name: await history.get_history(name) for name in faults}

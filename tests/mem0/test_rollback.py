@@ -1,4 +1,4 @@
-"""Memories taken back at once, to an instant or before a run: the vector store follows."""
+"""Rolling memories back to an instant, or undoing a run: the vector store follows."""
 
 import asyncio
 import threading
@@ -23,11 +23,11 @@ pytestmark = [
 
 
 class Stopped(BaseException):
-    """What no code catches, as Ctrl-C or a killed process."""
+    """Raised like Ctrl-C or a kill: no code catches it."""
 
 
 class Embedder:
-    """Counts what it is asked for; refuses one text."""
+    """An embedder that counts its calls, and refuses one text."""
 
     refused = ""
 
@@ -58,8 +58,8 @@ def now() -> datetime:
 
 
 @pytest.mark.mem0
-async def test_an_owner_finds_what_was_there_then(kind: Kind) -> None:
-    """Real vectors, real embeddings; the owner's own list and search."""
+async def test_an_owner_finds_the_memories_of_that_time(kind: Kind) -> None:
+    """With real vectors and embeddings, through the owner's list and search."""
     names = ("same", "changed", "tagged", "deleted")
     ids = {name: await kind.add(f"{name} tea", n=1, deep={"x": [1]}) for name in names}
     bobs = await kind.add("bob's tea", "bob")
@@ -105,7 +105,7 @@ async def test_an_owner_finds_what_was_there_then(kind: Kind) -> None:
 @pytest.mark.skipif(IS_V1, reason="mem0 1.0 has no entities")
 @pytest.mark.mem0
 async def test_entities_go_with_their_memory(kind: Kind) -> None:
-    """Also in a process that has not used them yet."""
+    """Also in a process that has not used entities yet."""
     memory_id = await kind.add("tea")
     entity = {"data": "Tea", "user_id": "ann", "linked_memory_ids": [memory_id]}
 
@@ -124,7 +124,7 @@ async def test_entities_go_with_their_memory(kind: Kind) -> None:
     assert await asyncio.to_thread(entities) == []
 
 
-async def test_what_others_did_after_a_run_stays(instant: Kind) -> None:
+async def test_changes_after_a_run_stay(instant: Kind) -> None:
     kind = instant
     mine, others, gone = [await kind.add(name, n=1) for name in ("mine", "others'", "gone")]
     with recording(cause={"run_id": "r"}):
@@ -154,9 +154,9 @@ async def test_what_others_did_after_a_run_stays(instant: Kind) -> None:
     await kind.check()
 
 
-class TestWhatFails:
+class TestFailures:
     async def changed(self, kind: Kind) -> tuple[datetime, dict[str, str]]:
-        """Return when, and memories that each need something else to be as they were then."""
+        """Return an instant, and memories that each need another change to be as they were then."""
         ids = {name: await kind.add(name, n=1) for name in ("a", "b", "tagged", "deleted")}
         then = now()
         for name in ("a", "b"):
@@ -169,8 +169,10 @@ class TestWhatFails:
     def texts(self, kind: Kind) -> dict[str, Any]:
         return {row["data"]: row.get("n") for row in kind.store.rows.values()}
 
-    async def test_a_vector_store_that_fails_stops_only_its_memory(self, instant: Kind) -> None:
-        """Called again it follows, without a second record."""
+    async def test_a_vector_store_that_fails_for_one_memory_stops_only_that_one(
+        self, instant: Kind
+    ) -> None:
+        """A second call changes the vector store, without a second record."""
         kind = instant
         then, ids = await self.changed(kind)
         fails = {ids[name] for name in ids if name != "a"}
@@ -194,7 +196,7 @@ class TestWhatFails:
         assert (await kind.call("rollback", to=then, user_id="ann")).unchanged == 5
         await kind.check()
 
-    async def test_what_fails_before_changes_nothing(self, instant: Kind) -> None:
+    async def test_a_failure_before_the_first_change_changes_nothing(self, instant: Kind) -> None:
         kind = instant
         then, ids = await self.changed(kind)
         kind.memory.embedding_model = embedder = Embedder()
@@ -225,7 +227,7 @@ class TestWhatFails:
         assert self.texts(kind) == {"a": 1, "b": 1, "tagged": 1, "deleted": 1}
         await kind.check()
 
-    async def test_a_vector_store_that_is_down_ends_it(self, instant: Kind) -> None:
+    async def test_a_vector_store_that_is_down_ends_the_rollback(self, instant: Kind) -> None:
         kind = instant
         ids = [str(n) for n in range(300)]
         whose = {"user_id": "ann"}
@@ -240,7 +242,7 @@ class TestWhatFails:
 
 
 class TestAtTheSameTime:
-    async def test_two_rollbacks(self, instant: Kind) -> None:
+    async def test_two_rollbacks_at_the_same_time(self, instant: Kind) -> None:
         kind = instant
         ids = [await kind.add(str(n)) for n in range(20)]
         then = now()
@@ -257,7 +259,7 @@ class TestAtTheSameTime:
             assert n < 10 or kind.store.rows[memory_id]["data"] == str(n)
             assert len(await kind.records(memory_id)) <= (5 if n < 10 else 3)
 
-    async def test_during_writes(self, instant: Kind) -> None:
+    async def test_a_rollback_during_writes(self, instant: Kind) -> None:
         kind = instant
         ids = [await kind.add(str(n)) for n in range(10)]
         then = now()
@@ -283,8 +285,8 @@ class TestAtTheSameTime:
             assert made == ([str(n)] if step.action == "restore" else [])
         await kind.check()
 
-    async def test_others_without_turns(self, instant: Kind) -> None:
-        """A record that they write just before ours: the memory is planned again."""
+    async def test_writers_without_turns(self, instant: Kind) -> None:
+        """They write a record just before ours: the memory is planned again."""
         kind = instant
         memory_id = await kind.add("tea")
         then = now()
@@ -307,8 +309,8 @@ class TestAtTheSameTime:
         assert texts == ["tea", "mate", "by others", "tea"]
         await kind.check()
 
-    async def test_an_erasure(self, instant: Kind) -> None:
-        """Of one owner, just before a memory is written: its text does not come back."""
+    async def test_an_erasure_during_a_rollback(self, instant: Kind) -> None:
+        """The owner is erased just before a memory is written: its text does not come back."""
         kind = instant
         secret, other = await kind.add("secret"), await kind.add("tea", "bob")
         then = now()
@@ -332,7 +334,7 @@ class TestAtTheSameTime:
         assert [one.new_memory for one in await kind.records(other)][-1] == "tea"
 
     @pytest.mark.parametrize("how", ["cancelled", "closed"])
-    async def test_stops_between_two_memories(
+    async def test_cancelling_or_closing_stops_it_between_two_memories(
         self, configured: Configured, tmp_path: Path, how: str
     ) -> None:
         kind = Kind(AsyncMemory, configured(), tmp_path / "history.db")
@@ -366,7 +368,7 @@ class TestAtTheSameTime:
 
 class TestEmbeddings:
     async def restored(self, kind: Kind, embedder: Any, refused: str = "") -> RollbackReport:
-        """Change twelve memories, two of which say the same, and take them back."""
+        """Change twelve memories, two with the same text, and roll them back."""
         ids = [await kind.add(str(n)) for n in [*range(11), 0]]
         then = now()
         for memory_id in ids:
@@ -381,14 +383,14 @@ class TestEmbeddings:
         return report
 
     @pytest.mark.mem0
-    async def test_are_computed_together(self, instant: Kind) -> None:
+    async def test_embeddings_are_computed_in_batches(self, instant: Kind) -> None:
         embedder = BatchEmbedder()
         assert (await self.restored(instant, embedder)).restored == 12
         assert [sorted(texts) for texts in embedder.batches] == [sorted(map(str, range(11)))]
         assert embedder.texts == []
 
-    async def test_one_by_one(self, instant: Kind) -> None:
-        """By a model without batches, and where the batch is refused for one text."""
+    async def test_embeddings_are_computed_one_by_one(self, instant: Kind) -> None:
+        """By a model without batches, and if a batch is refused for one text."""
         embedder = Embedder()
         assert (await self.restored(instant, embedder)).restored == 12
         assert len(embedder.texts) == 12
@@ -400,18 +402,20 @@ class TestEmbeddings:
 
 
 class TestUnrecordedTexts:
-    """The vector store has a text that others wrote, and the history does not."""
+    """The vector store has a text that others wrote, and that the history does not have."""
 
     @pytest.mark.mem0
-    async def test_are_recorded_before_they_go(self, instant: Kind) -> None:
+    async def test_unrecorded_texts_are_recorded_before_they_are_replaced(
+        self, instant: Kind
+    ) -> None:
         kind = instant
-        living, later, gone = [await kind.add(name, n=1) for name in ("tea", "milk", "old")]
+        existing, later, gone = [await kind.add(name, n=1) for name in ("tea", "milk", "old")]
         await kind.call("delete", gone)
         then = now()
         added = await kind.add("added", n=1)
         await kind.update(later, "recorded")
         whose = {"user_id": "ann"}
-        kind.store.rows[living] |= {"data": "by others", "n": 2}
+        kind.store.rows[existing] |= {"data": "by others", "n": 2}
         kind.store.rows[later]["data"] = "by others"
         kind.store.rows[added]["data"] = "by others"
         kind.store.rows[gone] = {"data": "by others", **whose}
@@ -421,7 +425,7 @@ class TestUnrecordedTexts:
         assert (report.restored, report.deleted) == (2, 2)
         await kind.check()
         assert {row["data"]: row["n"] for row in kind.store.rows.values()} == {"tea": 1, "milk": 1}
-        records = await kind.records(living)
+        records = await kind.records(existing)
         assert [(one.event, one.new_memory) for one in records] == [
             ("ADD", "tea"),
             ("UPDATE", "by others"),
@@ -433,7 +437,7 @@ class TestUnrecordedTexts:
         assert [row["data"] for row in kind.store.rows.values()] == ["by others"] * 4
         await kind.check()
 
-    async def test_are_recorded_by_restore_too(self, instant: Kind) -> None:
+    async def test_restore_records_unrecorded_texts_too(self, instant: Kind) -> None:
         kind = instant
         memory_id = await kind.add("tea")
         await kind.update(memory_id, "mate")
@@ -448,7 +452,7 @@ class TestUnrecordedTexts:
         assert (record["event"], record["old_memory"]) == ("UPDATE", "by others")
         await kind.check()
 
-    async def test_are_not_undone_with_a_run(self, instant: Kind) -> None:
+    async def test_unrecorded_texts_are_not_undone_with_a_run(self, instant: Kind) -> None:
         kind = instant
         with recording(cause={"run_id": "r"}):
             memory_id = await kind.add("tea")
@@ -459,8 +463,8 @@ class TestUnrecordedTexts:
         assert kind.store.rows[memory_id]["data"] == "by others"
         assert len(await kind.records(memory_id)) == 1
 
-    async def test_may_be_erased_ones(self, instant: Kind) -> None:
-        """Which are not recorded again."""
+    async def test_an_erased_text_is_not_recorded_again(self, instant: Kind) -> None:
+        """The unrecorded text may be one that was erased."""
         kind = instant
         memory_id = await kind.add("secret", n=1)
         async with open_history(kind.path) as history:

@@ -1,4 +1,4 @@
-"""Operations that are stopped at any turn of the loop: the history ends in what is held."""
+"""Operations that are stopped at any turn of the loop: the history ends with the store's text."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -16,7 +16,7 @@ pytestmark = [
 ]
 
 TURNS = (*range(8), 13, 21, 34, 55, 89, 144)
-"""After how many turns: what mem0 does in threads takes any number of them."""
+"""The numbers of turns. mem0's work in threads takes any number of turns."""
 
 Change = Callable[[Any, list[str]], Awaitable[Any]]
 CHANGES: dict[str, Change] = {
@@ -39,7 +39,7 @@ async def two_memories(memory: Any) -> list[str]:
 
 
 async def check(memory: Any, path: Path) -> None:
-    """Each memory's records follow from one another, up to what the vector store holds."""
+    """Check that each memory's records continue each other, up to the vector store's text."""
     held = memory.vector_store.rows
     async with open_history(path, migrate=False) as history:
         known = {record.memory_id async for record in history.query_history()}
@@ -51,7 +51,7 @@ async def check(memory: Any, path: Path) -> None:
 
 
 async def begun(memory: Any, change: str, turns: int) -> "asyncio.Future[Any]":
-    """Return a change that has had so many turns of the loop."""
+    """Return a running change after so many turns of the loop."""
     ids = await two_memories(memory)
     task = asyncio.ensure_future(CHANGES[change](memory, ids))
     for _ in range(turns):
@@ -73,7 +73,7 @@ async def test_cancelled_at_any_turn(change: str, make_memory: MakeMemory, tmp_p
 
 @pytest.mark.parametrize("change", CHANGES)
 async def test_closed_at_any_turn(change: str, make_memory: MakeMemory, tmp_path: Path) -> None:
-    """What had changed nothing is refused, what had is completed."""
+    """A call that had changed nothing is refused; one that had is completed."""
     for turns in TURNS[::3]:
         memory = make_memory(history=tmp_path / f"{turns}.db")
         task = await begun(memory, change, turns)

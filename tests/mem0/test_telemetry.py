@@ -1,4 +1,4 @@
-"""The operations of mem0's classes, with their history inside."""
+"""The spans of mem0's operations, with those of their history inside."""
 
 import asyncio
 from collections.abc import Callable
@@ -25,7 +25,7 @@ EXPECTED = (
     ("delete_memory", "ID"),
     ("delete_memory_store", None),
 )
-"""The operations that `use` and `use_blocking` do, and whether they are of the one memory."""
+"""The operations of `use` and `use_blocking`, and whether they concern the one memory."""
 
 
 async def use(memory: AsyncMemory) -> str:
@@ -59,7 +59,7 @@ def find_nothing_by_keyword(memory: Any) -> None:
 
 
 def asked(search: Callable[..., Any]) -> dict[str, Any]:
-    """Return how a user is named: mem0 2.x takes filters."""
+    """Return the arguments that name a user: mem0 2.x takes filters."""
     names = search.__wrapped__.__code__.co_varnames  # type: ignore[attr-defined]
     return {"user_id": "u"} if "user_id" in names else {"filters": {"user_id": "u"}}
 
@@ -109,7 +109,9 @@ async def test_operations_of_an_async_memory(
     check(exported, memory_id, "history.db")
 
 
-async def test_a_memory_of_threads(configured: Configured, instrumented: Instrumented) -> None:
+async def test_operations_of_a_synchronous_memory(
+    configured: Configured, instrumented: Instrumented
+) -> None:
     exported = instrumented("memory", "calls")
 
     def run() -> str:
@@ -124,7 +126,7 @@ async def test_a_memory_of_threads(configured: Configured, instrumented: Instrum
 
 
 async def test_the_cause_is_the_trace(make_memory: MakeMemory, instrumented: Instrumented) -> None:
-    """Of the operation's own span, where there is none around it."""
+    """The operation's own span, if there is none around it."""
     exported = instrumented("memory")
     async with make_memory() as memory:
         added = await memory.add("tea", user_id="u", infer=False)

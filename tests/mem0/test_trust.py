@@ -16,7 +16,7 @@ _KEY = LedgerKey.generate("example.org/history")
 
 
 @pytest.mark.parametrize("made", [AsyncMemory, Memory])
-async def test_its_texts_are_in_no_file_in_clear_and_its_records_are_proven(
+async def test_texts_are_encrypted_in_every_file_and_records_are_proven(
     made: Any, configured: Configured, tmp_path: Path
 ) -> None:
     path = tmp_path / "history.db"

@@ -1,4 +1,4 @@
-"""Turns: one at a time for each memory, on loops, threads, in processes, whatever dies."""
+"""Turns: one at a time for each memory, on loops, threads and in processes that may die."""
 
 import asyncio
 import multiprocessing
@@ -38,7 +38,7 @@ def turns(request: pytest.FixtureRequest, tmp_path: Path) -> Turns:
 
 
 class TestWithinAProcess:
-    async def test_tasks_come_one_by_one_in_order(self, turns: Turns) -> None:
+    async def test_tasks_take_turns_in_order(self, turns: Turns) -> None:
         together, came = Together(), []
 
         async def take(number: int) -> None:
@@ -51,7 +51,7 @@ class TestWithinAProcess:
         assert (together.most, came) == (1, list(range(50)))
         assert turns.queues.is_idle
 
-    async def test_loops_and_threads_come_one_by_one(self, turns: Turns) -> None:
+    async def test_loops_and_threads_take_turns(self, turns: Turns) -> None:
         together, done = Together(), []
 
         async def of_loop() -> None:
@@ -78,7 +78,7 @@ class TestWithinAProcess:
         assert (together.most, len(done)) == (1, 160)
         assert turns.queues.is_idle
 
-    def test_threads_that_come_first_at_the_same_time_open_one_file(
+    def test_threads_that_start_at_the_same_time_open_one_file(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         opened: list[FileLocks] = []
@@ -111,8 +111,8 @@ class TestWithinAProcess:
             pass
         assert turns.queues.is_idle
 
-    async def test_who_is_cancelled_costs_nobody_a_turn(self, turns: Turns) -> None:
-        """While it waits, just as its turn comes, or while it has it."""
+    async def test_a_cancelled_task_leaves_the_turn_to_others(self, turns: Turns) -> None:
+        """Cancelled while it waits, as its turn comes, or while it has it."""
         chance = random.Random(7)  # noqa: S311 - a test
         done = 0
 
@@ -131,7 +131,7 @@ class TestWithinAProcess:
         assert done >= 800
         assert turns.queues.is_idle
 
-    async def test_the_same_store_follows_before_the_acks_another_after_them(
+    async def test_the_next_turn_waits_for_the_acks_only_with_another_store(
         self, turns: Turns
     ) -> None:
         ack = asyncio.get_running_loop().create_future()
@@ -152,7 +152,7 @@ class TestWithinAProcess:
         assert await another
         assert turns.queues.is_idle
 
-    def test_a_loop_that_was_closed_over_a_turn_holds_up_nobody(self, turns: Turns) -> None:
+    def test_a_turn_of_a_closed_loop_holds_up_no_other(self, turns: Turns) -> None:
         async def hold() -> None:
             async with turns.of("m", "store") as turn:
                 turn.acks.append(asyncio.get_running_loop().create_future())
@@ -196,10 +196,10 @@ def holder(tmp_path: Path) -> Iterator[Holder]:
 
 
 async def asked(folder: Path) -> None:
-    """Return when somebody waits for another process's turn of the memory "m"."""
+    """Return when a process waits for another's turn of the memory "m"."""
     locks = FileLocks(str(folder / "history.db"))
     await asyncio.to_thread(locks.open)
-    while not locks.is_asked_for(number_of("m")):  # noqa: ASYNC110 - the kernel tells no event
+    while not locks.is_asked_for(number_of("m")):  # noqa: ASYNC110 - the kernel has no event for it
         await asyncio.sleep(0)
     locks.close()
 
@@ -224,7 +224,7 @@ class TestBetweenProcesses:
         await asyncio.wait_for(waiting, LONG_S)
 
     @pytest.mark.subprocess
-    async def test_a_thread_waits_too(self, holder: Holder, tmp_path: Path) -> None:
+    async def test_a_thread_waits_for_another_process(self, holder: Holder, tmp_path: Path) -> None:
         turns = Turns(TurnQueues(FileLocks(str(tmp_path / "history.db"))))
         has_it = threading.Event()
 
@@ -241,7 +241,7 @@ class TestBetweenProcesses:
         thread.join()
 
     @pytest.mark.subprocess
-    async def test_one_that_is_stopped_is_told_of_in_the_end(
+    async def test_waiting_for_a_stopped_process_raises_in_the_end(
         self, holder: Holder, tmp_path: Path
     ) -> None:
         turns = Turns(TurnQueues(FileLocks(str(tmp_path / "history.db")), timeout_s=0.01))
@@ -256,7 +256,7 @@ class TestBetweenProcesses:
             await asyncio.to_thread(take)
         assert turns.queues.is_idle
 
-    async def test_it_is_kept_until_the_acks(self, tmp_path: Path) -> None:
+    async def test_a_turn_is_kept_until_the_acks(self, tmp_path: Path) -> None:
         mine, others = (Turns(TurnQueues(FileLocks(str(tmp_path / "history.db")))) for _ in "ab")
         ack = asyncio.get_running_loop().create_future()
         async with mine.of("m", "store") as turn:
@@ -306,28 +306,26 @@ class TestBetweenProcesses:
 
     @pytest.mark.subprocess
     @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-    def test_a_forked_child_has_nothing_of_its_parents(self, tmp_path: Path) -> None:
-        """Neither its turns, nor what keeps the parent's from ending with the parent."""
+    def test_a_forked_child_has_no_turn_of_its_parent(self, tmp_path: Path) -> None:
+        """Neither the parent's turns, nor an open lock that would outlive the parent."""
         turns = Turns(TurnQueues(FileLocks(str(tmp_path / "history.db"))))
         context = multiprocessing.get_context("fork")
-        told = context.SimpleQueue()
+        results = context.SimpleQueue()
 
         def child() -> None:
             locks = FileLocks(str(tmp_path / "history.db"))
             locks.open()
-            told.put((turns.queues.is_idle, locks.take(number_of("m"))))
+            results.put((turns.queues.is_idle, locks.take(number_of("m"))))
 
         with turns.of("m", "store"):
             process = context.Process(target=child)
             process.start()
-            assert told.get() == (True, False)
+            assert results.get() == (True, False)
             process.join()
         assert turns.queues.is_idle
 
     @pytest.mark.parametrize("how", ["removed", "replaced"])
-    async def test_a_file_that_somebody_removes_takes_the_turn_along(
-        self, tmp_path: Path, how: str
-    ) -> None:
+    async def test_removing_the_lock_file_loses_the_turn(self, tmp_path: Path, how: str) -> None:
         mine, others = (Turns(TurnQueues(FileLocks(str(tmp_path / "history.db")))) for _ in "ab")
         await taken(others, "another memory")
         async with mine.of("other", "store") as kept, mine.of("m", "store") as turn:
@@ -351,10 +349,10 @@ class TestBetweenProcesses:
             turn.require_kept()
         await asyncio.wait_for(waiting, 30)
 
-    async def test_lost_locks_are_looked_for_once_in_a_turn_of_the_loop(
+    async def test_lost_locks_are_checked_for_once_a_turn_of_the_loop(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A system call for each change costs as much as the rest of a turn."""
+        """A system call for each change would cost as much as the rest of a turn."""
         asked: list[int] = []
         real = os.fstat
 
@@ -378,14 +376,14 @@ class TestBetweenProcesses:
         assert len(asked) == 2
         await taken(turns)
 
-    async def test_nothing_is_left_but_an_empty_file(self, tmp_path: Path) -> None:
+    async def test_only_an_empty_file_is_left(self, tmp_path: Path) -> None:
         await taken(Turns(TurnQueues(FileLocks(str(tmp_path / "history.db")))))
         (left,) = tmp_path.iterdir()
         assert (left.name, left.stat().st_size) == (f"history.db{SUFFIX}", 0)
         await taken(Turns(TurnQueues()))
         assert len(list(tmp_path.iterdir())) == 1
 
-    async def test_a_folder_that_takes_no_file_is_said_once(
+    async def test_a_folder_that_cannot_be_written_is_warned_of_once(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         turns = Turns(TurnQueues(FileLocks(str(tmp_path / "missing" / "history.db"))))

@@ -1,4 +1,4 @@
-"""Turns between processes on PostgreSQL: advisory locks, whatever leaves, dies or is lost."""
+"""Turns between processes on PostgreSQL: advisory locks, whichever process or connection ends."""
 
 import asyncio
 import contextlib
@@ -54,7 +54,7 @@ Side = Callable[[], tuple[Turns, SessionLocks]]
 
 @pytest.fixture
 async def side(url: str) -> AsyncIterator[Side]:
-    """Makes the turns of one more process."""
+    """Makes the turns of another process."""
     made = []
 
     def new() -> tuple[Turns, SessionLocks]:
@@ -71,7 +71,7 @@ async def side(url: str) -> AsyncIterator[Side]:
 
 @pytest.fixture
 async def admin(url: str) -> AsyncIterator[Any]:
-    """A connection of somebody's own."""
+    """A separate connection."""
     connection = await asyncpg.connect(url.partition("?")[0] + without_schema(url))
     yield connection
     connection.terminate()
@@ -83,7 +83,7 @@ def without_schema(url: str) -> str:
 
 
 def locks_of(thing: HistoryManager | AsyncMemory | Memory) -> SessionLocks:
-    """Return new ones of a manager's, or those of a memory's."""
+    """Return new turns of a manager, or the turns of a memory."""
     if isinstance(thing, HistoryManager):
         locks = thing.backend.new_locks()
     elif isinstance(thing, Memory):
@@ -101,7 +101,7 @@ Either = tuple[Any, Callable[..., Any]]
 async def either(
     request: pytest.FixtureRequest, url: str, configured: Configured
 ) -> AsyncIterator[Either]:
-    """An AsyncMemory or a Memory, and what calls it by a method's name."""
+    """An AsyncMemory or a Memory, and a function that calls a method by name."""
     kind = AsyncMemory if request.param == "async" else Memory
     memory = kind.from_config(configured(), history=url)
     make_instant(memory)
@@ -120,12 +120,12 @@ SESSIONS = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND
 
 
 async def sessions(admin: Any) -> set[int]:
-    """Return who holds locks of turns (those of transactions end with them)."""
+    """Return the processes that hold locks of turns, without those of transactions."""
     return {pid for (pid,) in await admin.fetch(SESSIONS)}
 
 
 async def asked(locks: SessionLocks) -> None:
-    """Return when a lock was refused to who waits."""
+    """Return when a lock was refused to a waiting process."""
     session = locks._session
     while session is None or not any(request.at for request in list(session._requests.values())):
         await asyncio.sleep(0)
@@ -163,7 +163,7 @@ class TestBetweenProcesses:
             assert turns.queues.is_idle
 
     @pytest.mark.subprocess
-    async def test_a_thread_waits_too(self, url: str, side: Side) -> None:
+    async def test_a_thread_waits_for_another_process(self, url: str, side: Side) -> None:
         turns, locks = side()
         has_it = threading.Event()
 
@@ -181,7 +181,9 @@ class TestBetweenProcesses:
             thread.join()
 
     @pytest.mark.subprocess
-    async def test_one_that_is_stopped_is_told_of_in_the_end(self, url: str, side: Side) -> None:
+    async def test_waiting_for_a_stopped_process_raises_in_the_end(
+        self, url: str, side: Side
+    ) -> None:
         _, locks = side()
         turns = Turns(TurnQueues(locks, timeout_s=0.2))
         late = pytest.raises(StorageLocked, match="another process has had this memory's turn")
@@ -189,7 +191,7 @@ class TestBetweenProcesses:
             await taken(turns)
         assert turns.queues.is_idle
 
-    async def test_it_is_kept_until_the_acks(self, side: Side) -> None:
+    async def test_a_turn_is_kept_until_the_acks(self, side: Side) -> None:
         (mine, _), (others, locks) = side(), side()
         ack = asyncio.get_running_loop().create_future()
         async with mine.of("m", "store") as turn:
@@ -242,10 +244,10 @@ class TestBetweenProcesses:
         assert {one.most for one in together.values()} == {1}
         assert all(turns.queues.is_idle for turns in sides)
 
-    async def test_time_that_passes_while_it_is_looked_at_loses_nobody(
+    async def test_time_that_passes_between_two_looks_skips_no_waiter(
         self, side: Side, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """As on a busy machine: a lock becomes due between two looks at the clock."""
+        """On a busy machine a lock becomes due between two reads of the clock."""
         clock = itertools.count(1_000.0, 0.0015)
         monkeypatch.setattr(lock_session, "monotonic", lambda: next(clock))
         (mine, _), (others, locks) = side(), side()
@@ -259,8 +261,8 @@ class TestBetweenProcesses:
             await asked(locks)
         await asyncio.wait_for(asyncio.gather(waiting, one(mine)), LONG_S)
 
-    async def test_who_is_cancelled_leaves_nothing_held(self, side: Side, admin: Any) -> None:
-        """While it waits, just as its turn comes, or while it has it."""
+    async def test_a_cancelled_task_leaves_no_lock(self, side: Side, admin: Any) -> None:
+        """Cancelled while it waits, as its turn comes, or while it has it."""
         (turns, _), (others, _) = side(), side()
         chance = random.Random(7)  # noqa: S311 - a test
         for _ in range(40):
@@ -273,10 +275,10 @@ class TestBetweenProcesses:
         assert turns.queues.is_idle
         assert others.queues.is_idle
         async with asyncio.timeout(LONG_S):
-            while await sessions(admin):  # noqa: ASYNC110 - what was left is left soon
+            while await sessions(admin):  # noqa: ASYNC110 - a lock is released soon after
                 await asyncio.sleep(0)
 
-    async def test_other_schemas_have_turns_of_their_own(
+    async def test_each_schema_has_its_own_turns(
         self, side: Side, new_schema: Callable[[], str]
     ) -> None:
         turns, _ = side()
@@ -303,7 +305,9 @@ class TestBetweenProcesses:
 
 
 class TestLostConnections:
-    async def test_what_nobody_took_is_had_again(self, side: Side, admin: Any) -> None:
+    async def test_a_lost_lock_that_no_other_took_is_taken_again(
+        self, side: Side, admin: Any
+    ) -> None:
         turns, locks = side()
         number = number_of("m")
         async with turns.of("m", "store") as turn:
@@ -321,7 +325,7 @@ class TestLostConnections:
             assert not waiting.done()
         await asyncio.wait_for(waiting, LONG_S)
 
-    async def test_what_another_took_is_known_before_the_change(
+    async def test_a_lost_lock_that_another_took_is_noticed_before_the_change(
         self, url: str, admin: Any, either: Either, caplog: pytest.LogCaptureFixture
     ) -> None:
         memory, call = either
@@ -341,7 +345,7 @@ class TestLostConnections:
             key = locks._of(number_of(memory_id))
             (pid,) = await sessions(admin)
             waiting = asyncio.ensure_future(admin.execute("SELECT pg_advisory_lock($1)", key))
-            # Its lock is asked for before it is lost, so that it is the first to have it.
+            # It asks for the lock before that is lost, so that it gets it first.
             other = await asyncpg.connect(url.partition("?")[0] + without_schema(url))
             while not await other.fetchval(
                 "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
@@ -351,7 +355,7 @@ class TestLostConnections:
             await waiting
             await other.close()
             assert locks._session is not None
-            while not locks._session._taken_by_others:  # noqa: ASYNC110 - nothing tells
+            while not locks._session._taken_by_others:  # noqa: ASYNC110 - there is no event
                 await asyncio.sleep(0)
 
         store.get = held
@@ -364,7 +368,7 @@ class TestLostConnections:
         history = await call("history", memory_id)
         assert [each["new_memory"] for each in history] == ["tea", "mate"]
 
-    async def test_a_server_that_is_away_is_told_before_the_change(
+    async def test_an_unreachable_server_is_noticed_before_the_change(
         self, make_memory: MakeMemory, url: str
     ) -> None:
         async with make_memory(history=url, acquire_timeout_s=1.0) as memory:
@@ -374,14 +378,16 @@ class TestLostConnections:
             locks._options = locks_of(away)._options
             with pytest.raises(StorageError):
                 await memory.update(memory_id, "mate")
-            with pytest.raises(StorageError):  # where mem0 only counts what it could not delete
+            with pytest.raises(
+                StorageError
+            ):  # where mem0 only counts the memories that it could not delete
                 await memory.delete_all(user_id="u")
             assert memory.vector_store.rows[memory_id]["data"] == "tea"
 
 
 class TestOfAMemory:
     @pytest.mark.parametrize("end", ["closed", "dropped"])
-    async def test_its_connection_goes_with_it(
+    async def test_the_connection_closes_with_its_memory(
         self, end: str, url: str, admin: Any, make_memory: MakeMemory
     ) -> None:
         begun = set(threading.enumerate())
@@ -399,7 +405,7 @@ class TestOfAMemory:
                 await asyncio.sleep(0)
 
     @pytest.mark.subprocess
-    async def test_it_may_do_without(
+    async def test_turns_between_processes_can_be_turned_off(
         self, url: str, make_memory: MakeMemory, configured: Configured
     ) -> None:
         with holding(url):
@@ -417,7 +423,7 @@ class TestOfAMemory:
                 kind.from_config(configured(), turns_between_processes="no")
 
     @pytest.mark.parametrize("kind", ["async", "sync"])
-    async def test_behind_a_pooler_it_says_that_they_hold_within_the_process(
+    async def test_behind_a_pooler_it_warns_that_turns_hold_within_the_process(
         self,
         kind: str,
         pooled: str,
@@ -467,8 +473,8 @@ def test_processes_that_change_the_same_memories_keep_the_chains(
 
 
 @pytest.mark.skipif(not are_installed(), reason="needs servers of its own")
-async def test_turns_are_the_primarys_also_after_a_failover(tmp_path: Path) -> None:
-    """A standby has locks of its own, which no other server sees."""
+async def test_turns_are_taken_on_the_primary_after_a_failover_too(tmp_path: Path) -> None:
+    """A standby has its own locks, which no other server sees."""
     primary = PostgresServer(fsync="off").create().start()
     standby = primary.standby()
     try:
@@ -490,9 +496,9 @@ async def test_turns_are_the_primarys_also_after_a_failover(tmp_path: Path) -> N
             standby.promote()
             admin = await asyncpg.connect(standby.url())
             async with asyncio.timeout(LONG_S):
-                while not await sessions(admin):  # noqa: ASYNC110 - nothing tells
+                while not await sessions(admin):  # noqa: ASYNC110 - there is no event
                     await asyncio.sleep(0)
-                while locks.is_lost(number_of("m")):  # noqa: ASYNC110 - nothing tells
+                while locks.is_lost(number_of("m")):  # noqa: ASYNC110 - there is no event
                     await asyncio.sleep(0)
             turn.require_kept()
             await admin.close()

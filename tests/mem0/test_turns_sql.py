@@ -1,4 +1,4 @@
-"""Turns between processes on MariaDB: named locks of a session of their own."""
+"""Turns between processes on MariaDB: named locks of a separate session."""
 
 import asyncio
 import contextlib
@@ -35,7 +35,7 @@ def url(new_database: Callable[[], URL]) -> str:
 
 @pytest.fixture
 async def side(url: str) -> AsyncIterator[Side]:
-    """Makes the turns of one more process."""
+    """Makes the turns of another process."""
     made: list[SessionLocks] = []
 
     def new(where: str = url) -> Turns:
@@ -78,10 +78,10 @@ async def test_another_process_waits_until_it_leaves_or_dies(
         await asyncio.wait_for(waiting, LONG_S)
 
 
-async def test_databases_of_one_server_have_turns_of_their_own(
+async def test_each_database_of_a_server_has_its_own_turns(
     side: Side, new_database: Callable[[], URL]
 ) -> None:
-    """Named locks are the server's."""
+    """Named locks are shared by all databases of a server."""
     other = new_database().render_as_string(hide_password=False)
     async with side().of("m", "store"):
         await asyncio.wait_for(taken(side(other)), LONG_S)
@@ -101,7 +101,7 @@ async def test_a_turn_whose_session_was_killed_is_lost_once_another_has_it(
                 turn.require_kept()
 
 
-async def test_a_turn_whose_session_was_killed_is_had_again(url: str, side: Side) -> None:
+async def test_a_turn_whose_session_was_killed_is_taken_again(url: str, side: Side) -> None:
     mine, others = side(), side()
     async with mine.of("m", "store") as turn:
         killed = kill_sessions(url)
@@ -134,9 +134,7 @@ def kill_sessions(url: str) -> set[int]:
     return killed
 
 
-async def test_a_server_that_is_gone_is_told_of(
-    side: Side, new_database: Callable[[], URL]
-) -> None:
+async def test_an_unreachable_server_raises(side: Side, new_database: Callable[[], URL]) -> None:
     gone = new_database().update_query_dict({"unix_socket": "/nowhere"})
     with pytest.raises(StorageUnreachable):
         await taken(side(gone.render_as_string(hide_password=False)))

@@ -1,4 +1,4 @@
-"""What mem0 may hand in that no column takes as it is: it is kept all the same, and found again."""
+"""Values from mem0 that no column takes unchanged: each is kept and found again."""
 
 import enum
 from dataclasses import replace
@@ -66,7 +66,7 @@ TEXTS = ("memory_id", "old_memory", "new_memory", "actor_id", "role")
 
 @pytest.mark.parametrize(("value", "kept"), VALUES, ids=lambda value: repr(value)[:20])
 class TestAnyValue:
-    def test_in_any_column_costs_no_record(self, value: Any, kept: str) -> None:
+    def test_a_value_in_any_column_does_not_lose_the_record(self, value: Any, kept: str) -> None:
         for column in (*TEXTS, "created_at", "updated_at", "is_deleted"):
             given = {"memory_id": "m", "new_memory": "x", "event": "ADD", column: value}
             record = Sanitizer().record(given)
@@ -76,7 +76,7 @@ class TestAnyValue:
                 assert getattr(record, column) == kept
                 assert type(getattr(record, column)) is str
 
-    def test_in_a_message_costs_no_message(self, value: Any, kept: str) -> None:
+    def test_a_value_in_a_message_does_not_lose_the_message(self, value: Any, kept: str) -> None:
         for key in ("role", "name", "content"):
             given = {"role": "user", "content": "x", "name": None, key: value}
             message = Sanitizer().message(given)
@@ -90,7 +90,7 @@ class TestAnyValue:
                 assert message.is_json
                 message_as_given(message)
 
-    def test_is_found_under_what_it_was_given_as(self, value: Any, kept: str) -> None:
+    def test_a_record_is_found_by_the_value_that_was_given(self, value: Any, kept: str) -> None:
         history = BlockingHistoryManager()
         try:
             history.add_history(value, None, "x", "ADD")
@@ -141,7 +141,7 @@ def test_any_time_is_kept_or_left_out(value: Any, event: Event) -> None:
     [{"memory_id": None}, {"memory_id": ""}, {"event": None}, {"event": "MERGE"}, {"event": 7}],
     ids=repr,
 )
-def test_what_names_no_change_is_refused_by_every_call(given: dict[str, Any]) -> None:
+def test_a_value_that_is_not_an_event_is_refused_by_every_call(given: dict[str, Any]) -> None:
     change = {"memory_id": "m", "old_memory": None, "new_memory": "x", "event": "ADD", **given}
     history = BlockingHistoryManager()
     try:
@@ -155,7 +155,7 @@ def test_what_names_no_change_is_refused_by_every_call(given: dict[str, Any]) ->
         history.close()
 
 
-def test_what_was_changed_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_changed_value_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
     with Sanitizer() as sanitizer:
         sanitizer.record({"memory_id": "m", "event": "ADD", "role": ["a"]})
         sanitizer.record({"memory_id": "n", "event": "ADD", "role": ["a"]})
@@ -165,8 +165,8 @@ def test_what_was_changed_is_said_once(caplog: pytest.LogCaptureFixture) -> None
 
 
 @pytest.mark.parametrize("value", [["admin"], {"name": "admin"}, 7, None, "", ("x",)])
-def test_an_actor_or_role_of_a_users_own_is_none_of_a_batchs(value: Any) -> None:
-    """Plain mem0 gives a batch neither; what the user keeps under the same key may be anything."""
+def test_a_batch_does_not_take_actor_and_role_from_metadata(value: Any) -> None:
+    """Plain mem0 gives a batch neither. A user's metadata may have anything under these keys."""
     batch = [{"memory_id": "m", "new_memory": "x", "event": "ADD", "created_at": "2026-11-20"}]
     (given,) = complete_records(batch, {"actor_id": value, "role": value}, [])
     assert (given["actor_id"], given["role"]) == (None, None)
@@ -175,7 +175,7 @@ def test_an_actor_or_role_of_a_users_own_is_none_of_a_batchs(value: Any) -> None
     assert (given["actor_id"], given["role"]) == (None, "user")
 
 
-def test_a_batch_knows_what_all_messages_say() -> None:
+def test_a_batch_has_the_actor_and_role_of_all_its_messages() -> None:
     batch = [{"memory_id": "m", "new_memory": "x", "event": "ADD", "created_at": "2026-11-20"}]
     spoken = [{"role": Role.USER, "content": "x", "name": "ann"}, {"role": "system"}]
     (given,) = complete_records(batch, {}, spoken)

@@ -1,4 +1,4 @@
-"""mem0's pipeline on each of its version lines, plain and ours: what both tell is the same."""
+"""mem0's pipeline on each of its version lines: plain mem0 and ours give the same results."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.subprocess, pytest.mark.once]
 ROOT = Path(__file__).parents[2]
 
 TRIED = ("1.0.0", "2.0.6", version("mem0ai"))
-"""In CI, besides 1.0.11 (all of test_mem0): the first, and the last whose reset differs."""
+"""In CI, besides 1.0.11 (all of test_mem0): the first version, and the last whose reset differs."""
 OTHERS = (
     *("1.0.1", "1.0.2", "1.0.3", "1.0.4", "1.0.5", "1.0.6", "1.0.7", "1.0.8", "1.0.9", "1.0.10"),
     *("1.0.11", "2.0.0", "2.0.1", "2.0.2", "2.0.3", "2.0.4", "2.0.5", "2.0.7", "2.0.8", "2.0.10"),
@@ -26,7 +26,9 @@ OTHERS = (
 @pytest.mark.parametrize(
     "number", [*TRIED, *(pytest.param(each, marks=pytest.mark.nightly) for each in OTHERS)]
 )
-def test_plain_and_ours_tell_the_same(number: str, tmp_path: Path, certificate: Path) -> None:
+def test_plain_mem0_and_ours_give_the_same_results(
+    number: str, tmp_path: Path, certificate: Path
+) -> None:
     done = run(
         [sys.executable, "-m", "tests.subprocesses.mem0_pipeline"],
         {
@@ -40,7 +42,7 @@ def test_plain_and_ours_tell_the_same(number: str, tmp_path: Path, certificate: 
 
 
 def mem0_of(number: str, folder: Path) -> Path:
-    """Return a folder with that mem0 alone: what it needs is what the installed one needs."""
+    """Return a folder with that mem0 alone: it needs the packages of the installed one."""
     if number == version("mem0ai"):
         return ROOT
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]

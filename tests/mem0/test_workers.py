@@ -32,14 +32,14 @@ pytestmark = [
 ]
 
 
-async def test_all_that_wait_wait_at_the_same_time() -> None:
-    """However many: each waits for all others."""
+async def test_any_number_of_calls_can_wait_at_the_same_time() -> None:
+    """Each waits for all others."""
     workers = Workers(100)
     meeting = threading.Barrier(100)
     await asyncio.gather(*(workers.run(meeting.wait, LONG_S) for _ in range(100)))
 
 
-async def test_no_more_threads_than_were_asked_for() -> None:
+async def test_no_more_threads_than_the_limit() -> None:
     workers = Workers(3)
     inside = 0
     seen: list[int] = []
@@ -73,7 +73,7 @@ async def test_idle_threads_end() -> None:
 
 @pytest.mark.parametrize("how", ["dropped", "closed", "closed on its loop"])
 async def test_threads_end_with_their_memory(make_memory: MakeMemory, how: str) -> None:
-    """As many memories as there are requests leave no thread, however long an idle one stays."""
+    """A memory for each request leaves no thread, however long idle threads stay."""
     memory: AsyncMemory | None = make_memory()
     assert memory is not None
     workers = Workers(4, idle_s=10 * LONG_S)
@@ -91,14 +91,14 @@ async def test_threads_end_with_their_memory(make_memory: MakeMemory, how: str) 
     workers.end_threads()
 
 
-async def test_no_thread_is_made_for_the_end_of_another() -> None:
-    """It would end instead of the other, which stayed as long as an idle thread does."""
+async def test_no_thread_is_started_when_another_ends() -> None:
+    """The new one would end instead, and the other would stay for the idle time."""
     workers = Workers(20, idle_s=10 * LONG_S)
     go_on = threading.Semaphore(0)
     calls = [asyncio.ensure_future(workers.run(go_on.acquire, timeout=LONG_S)) for _ in range(5)]
     await until(lambda: workers._begun == 5)
     workers.end_threads()
-    await asyncio.sleep(0.1)  # many looks at what waits
+    await asyncio.sleep(0.1)  # many checks of waiting calls
     go_on.release(5)
     await asyncio.gather(*calls)
     await until(lambda: not workers.threads)
@@ -128,7 +128,7 @@ async def test_errors_are_raised_where_the_call_is_awaited(error: BaseException)
     workers = Workers(1)
     future = asyncio.ensure_future(_outcome(workers.run(call)))
     assert await future is error
-    assert await workers.run(lambda: 1) == 1, "its thread goes on"
+    assert await workers.run(lambda: 1) == 1, "its thread continues"
 
 
 async def _outcome(call: Any) -> Any:
@@ -138,13 +138,13 @@ async def _outcome(call: Any) -> Any:
         return error
 
 
-async def test_an_error_that_no_future_can_hold() -> None:
+async def test_a_stop_iteration_is_raised_as_another_error() -> None:
     with pytest.raises(RuntimeError, match="the call raised StopIteration") as raised:
         await Workers().run(next, iter(()))
     assert isinstance(raised.value.__cause__, StopIteration)
 
 
-async def test_a_cancelled_call_that_had_not_begun_never_begins() -> None:
+async def test_a_call_that_is_cancelled_before_it_begins_never_begins() -> None:
     workers = Workers(1)
     held = threading.Event()
     begun: list[str] = []
@@ -161,7 +161,7 @@ async def test_a_cancelled_call_that_had_not_begun_never_begins() -> None:
 
 
 def test_any_number_of_loops() -> None:
-    """At once and one after the other; also one that closes while a call of it is running."""
+    """At the same time and one after another; also a loop that closes during its call."""
     workers = Workers(4)
 
     loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
@@ -196,13 +196,13 @@ def test_any_number_of_loops() -> None:
     held.set()
     assert ended.wait(LONG_S)
     assert asyncio.run(use()) == 50
-    workers.end_threads()  # one may still be letting go of the call whose result was taken
+    workers.end_threads()  # a thread may not have dropped the call yet whose result was taken
     asyncio.run(until(lambda: not workers.threads))
     gc.collect()
-    assert not loops, "it keeps none alive"
+    assert not loops, "it keeps no loop alive"
 
 
-async def test_it_keeps_nothing_alive() -> None:
+async def test_workers_keep_nothing_alive() -> None:
     class Large:
         pass
 
@@ -213,7 +213,7 @@ async def test_it_keeps_nothing_alive() -> None:
     with pytest.raises(ZeroDivisionError):
         await workers.run(lambda given: 1 / 0, large)
     del large
-    await until(lambda: not gc.collect() and held() is None)  # its thread is about to forget it
+    await until(lambda: not gc.collect() and held() is None)  # its thread is about to drop it
 
 
 async def _fork_and_use(workers: Workers) -> int:
@@ -259,7 +259,7 @@ threading.Thread(target=lambda: (sys.stdin.read(), go_on.set()), daemon=True).st
 
 
 @pytest.mark.subprocess
-def test_a_program_ends_after_the_calls_that_run() -> None:
+def test_a_program_ends_after_its_running_calls() -> None:
     done = subprocess.run(
         [sys.executable, "-c", _AT_EXIT],
         input="",
@@ -272,13 +272,13 @@ def test_a_program_ends_after_the_calls_that_run() -> None:
 
 
 @pytest.mark.parametrize("threads", [0, -1, "4", 1.5, True])
-def test_threads_that_cannot_be_used(configured: Configured, threads: Any) -> None:
+def test_bad_numbers_of_threads_are_refused(configured: Configured, threads: Any) -> None:
     with pytest.raises(InvalidInput, match="threads"):
         AsyncMemory.from_config(configured(), threads=threads)
 
 
 class _AsyncStore(InstantStore):
-    """A vector store that also has coroutine functions, for what mem0 calls most."""
+    """A vector store that also has coroutine functions for mem0's most frequent calls."""
 
     awaited: set[str]
 
@@ -295,7 +295,7 @@ class _AsyncStore(InstantStore):
         return self.get(**options)
 
     def keyword_search(self, **_: Any) -> None:
-        """It has no search of its own by words."""
+        """It has no keyword search."""
 
     async def asearch(self, **options: Any) -> Any:
         self.awaited.add("search")
@@ -311,7 +311,7 @@ class _AsyncEmbedder(InstantEmbedder):
 
 
 class _AsyncModel:
-    """A model that may only be awaited."""
+    """A model with coroutine functions only."""
 
     asked = 0
 
@@ -324,7 +324,7 @@ class _AsyncModel:
 
 
 async def test_coroutine_functions_are_awaited(memory: AsyncMemory) -> None:
-    """Their payloads are seen too: the history has owner and metadata."""
+    """Their payloads are seen too: the history has the owner and metadata."""
     make_instant(memory)
     memory.vector_store = store = _AsyncStore()
     memory.embedding_model = embedder = _AsyncEmbedder()
@@ -352,7 +352,7 @@ async def test_how_many_threads_a_memory_has(make_memory: MakeMemory) -> None:
 
 
 class QdrantLocal:
-    """As Qdrant's client calls its store in this process, by which ours know it."""
+    """Named as Qdrant's client names its store in this process, by which it is recognized."""
 
 
 class _Client:
@@ -361,7 +361,7 @@ class _Client:
 
 
 class _LocalStore(InstantStore):
-    """A store that breaks where two threads use it at the same time."""
+    """A store that breaks if two threads use it at the same time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -376,7 +376,7 @@ def _alone(function: Any) -> Any:
     @functools.wraps(function)
     def alone(self: Any, *arguments: Any, **options: Any) -> Any:
         self.inside += 1
-        time.sleep(0.001)  # others come now, if they may
+        time.sleep(0.001)  # other calls come now, if they may
         assert self.inside == 1, f"{function.__name__} during another call"
         try:
             return function(self, *arguments, **options)
@@ -418,8 +418,8 @@ async def test_a_store_in_this_process_is_called_by_one_thread_at_a_time(
 
 @pytest.mark.subprocess
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-async def test_a_forked_child_waits_for_no_thread_of_its_parent(memory: AsyncMemory) -> None:
-    """One was in the vector store when it was forked."""
+async def test_a_forked_child_does_not_wait_for_its_parents_threads(memory: AsyncMemory) -> None:
+    """A thread was in the vector store during the fork."""
     memory.vector_store = _LocalStore()
     inside, leave = threading.Event(), threading.Event()
 
@@ -439,8 +439,8 @@ async def test_a_forked_child_waits_for_no_thread_of_its_parent(memory: AsyncMem
     assert os.waitstatus_to_exitcode(status[1]) == 0
 
 
-async def test_who_gets_them(memory: AsyncMemory) -> None:
-    """Every public call of ours, and no code around it."""
+async def test_calls_of_ours_get_the_worker_threads(memory: AsyncMemory) -> None:
+    """Every public call of ours gets them, and no other code."""
     make_instant(memory).keyword_search = lambda **_: None  # type: ignore[attr-defined]
     seen: dict[str, str] = {}
     calls = "embed", "search", "get", "list"
@@ -467,16 +467,16 @@ async def test_who_gets_them(memory: AsyncMemory) -> None:
 @pytest.mark.parametrize(
     "name", ["update", "delete", "delete_all", "restore", "rollback", "undo", "forget", "check"]
 )
-async def test_the_executors_threads_may_all_wait_for_operations(
+async def test_all_threads_of_the_executor_may_wait_for_operations(
     name: str, make_memory: MakeMemory
 ) -> None:
-    """As of agents that are synchronous: none of those threads is needed for an operation."""
+    """As with synchronous agents: an operation needs none of those threads."""
     async with make_memory() as first:
         ids = [
             (await first.add("tea", user_id=f"user{n}", infer=False))["results"][0]["id"]
             for n in range(2)
         ]
-    # One that has done nothing: the first operation has the most to open.
+    # A new memory: its first operation opens the most.
     async with make_memory() as memory:
         memory.vector_store = first.vector_store
         now = datetime.now(UTC)

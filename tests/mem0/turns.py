@@ -1,4 +1,4 @@
-"""What the tests of turns share."""
+"""Helpers for the tests of turns."""
 
 import contextlib
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from async_history.mem0._turns import Turns
 
 
 class Together:
-    """How many are at it at the same time."""
+    """The number of processes or tasks that are in a turn at the same time."""
 
     def __init__(self) -> None:
         self.now = 0

@@ -1,1 +1,1 @@
-"""The tests of telemetry."""
+"""Tests of telemetry."""

@@ -13,11 +13,11 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from async_history.otel import SpanKind, instrument, uninstrument
 
 Point = tuple[dict[str, Any], Any]
-"""The attributes and the value of a data point; of a histogram its count and sum."""
+"""The attributes and the value of a data point; a histogram's value is its count and sum."""
 
 
 class Exported:
-    """What was exported."""
+    """The exported metrics and spans."""
 
     def __init__(self) -> None:
         self._reader = InMemoryMetricReader()
@@ -42,11 +42,11 @@ class Exported:
         }
 
     def kinds(self) -> list[tuple[str, str, bool]]:
-        """Collect, and return each metric's name and unit, and whether it only grows."""
+        """Collect, and return the name and unit of each metric, and whether it only grows."""
         return [(one.name, one.unit or "", isinstance(one.data, Sum)) for one in self._collect()]
 
     def spans(self, name: str | None = None) -> list[ReadableSpan]:
-        """Return the spans that have ended."""
+        """Return the ended spans."""
         return [s for s in self._spans.get_finished_spans() if name in (None, s.name)]
 
 

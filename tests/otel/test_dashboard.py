@@ -30,11 +30,11 @@ UNITS = {"s": "_seconds", "By": "_bytes"}
 
 
 def name_in_prometheus(name: str, unit: str, is_counter: bool) -> str:
-    """Return a metric's name as Prometheus writes it: its documentation of OTLP says how."""
+    """Return a metric's name in Prometheus, as its documentation of OTLP describes."""
     return name.replace(".", "_") + UNITS.get(unit, "") + "_total" * is_counter
 
 
-async def test_every_metric_of_the_dashboard(instrumented: Callable[..., Exported]) -> None:
+async def test_every_metric_of_the_dashboard_exists(instrumented: Callable[..., Exported]) -> None:
     exported = instrumented()
     async with open_history("memory://", queue_records=1, queue_timeout_s=0.01) as history:
         await asyncio.gather(
@@ -43,7 +43,7 @@ async def test_every_metric_of_the_dashboard(instrumented: Callable[..., Exporte
         with memory_operation("add", "memory://"):
             pass
         there = {name_in_prometheus(*kind) for kind in exported.kinds()}
-    # What comes only with a failure or a warning; each has a test of its own.
+    # Metrics that need a failure or a warning; each has its own test.
     there |= {
         "async_history_refusals_total",
         "async_history_retries_total",
@@ -130,7 +130,7 @@ def test_prometheus_reads_the_example_s_configuration() -> None:
 
 
 async def test_the_example_of_the_guide(instrumented: Callable[..., Exported]) -> None:
-    instrumented()  # which ends it
+    instrumented()  # which ends the program
     exec(example("otel"), {})
     async with open_history("memory://") as history:
         await history.add_history("m", None, "x", "ADD")

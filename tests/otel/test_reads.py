@@ -1,4 +1,4 @@
-"""The spans of reads."""
+"""Spans of reads."""
 
 import asyncio
 from collections.abc import Callable

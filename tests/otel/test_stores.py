@@ -1,4 +1,4 @@
-"""The metrics and spans of stores, by the SDK's own exporters."""
+"""The metrics and spans of stores, through the SDK's own exporters."""
 
 import asyncio
 import subprocess
@@ -44,7 +44,7 @@ SYSTEMS = {"file": "sqlite", "postgres": "postgresql"}
 
 
 def held(history: HistoryManager) -> tuple[asyncio.Event, "asyncio.Future[None]"]:
-    """Hold a store's writer until the event is set: what is called meanwhile is one batch."""
+    """Hold a store's writer until the event is set: the calls until then are one batch."""
     gate = asyncio.Event()
 
     async def hold() -> None:
@@ -106,7 +106,9 @@ async def test_each_warning_is_a_series(instrumented: Instrumented, tmp_path: Pa
     ] == expected
 
 
-async def test_what_the_queue_had_no_room_for(instrumented: Instrumented) -> None:
+async def test_calls_that_found_no_room_in_the_queue_are_counted(
+    instrumented: Instrumented,
+) -> None:
     exported = instrumented()
     async with open_history("memory://", queue_records=1, queue_timeout_s=0.01) as history:
         gate, holding = held(history)
@@ -121,8 +123,8 @@ async def test_what_the_queue_had_no_room_for(instrumented: Instrumented) -> Non
         await asyncio.gather(first, holding)
 
 
-async def test_tries_are_counted_by_their_reason(instrumented: Instrumented) -> None:
-    """And a batch that failed has its error, in the metric and in its span."""
+async def test_retries_are_counted_by_reason(instrumented: Instrumented) -> None:
+    """A failed batch has its error in the metric and in its span."""
     exported = instrumented("commits", "calls")
     tries = 0
 
@@ -167,7 +169,7 @@ async def test_tries_are_counted_by_their_reason(instrumented: Instrumented) -> 
 async def test_a_lost_connection_is_counted(
     instrumented: Instrumented, new_schema: Callable[[], str], postgres: str
 ) -> None:
-    """The commit is tried again on another."""
+    """The commit is retried on another connection."""
     exported = instrumented()
     url = new_schema()
     (schema,) = parse_qs(urlsplit(url).query)["schema"]
@@ -181,7 +183,7 @@ async def test_a_lost_connection_is_counted(
         async with asyncio.timeout(LONG_S), admin.transaction():
             await admin.execute(f'LOCK TABLE "{schema}".history IN SHARE MODE')
             adding = asyncio.create_task(history.add_history("m", None, "y", "ADD"))
-            while not await admin.fetchval(waiting, schema):  # noqa: ASYNC110 - the server tells none
+            while not await admin.fetchval(waiting, schema):  # noqa: ASYNC110 - the server has no event for it
                 await asyncio.sleep(0.01)
         await adding
         found = exported.metrics()["async_history.retries"]
@@ -242,10 +244,10 @@ async def test_a_trace_goes_through_the_queue(
 
 
 @pytest.mark.parametrize("kinds", [["calls"], ["calls", "commits"]])
-async def test_a_span_is_made_once_all_is_known(
+async def test_a_span_starts_with_its_name_and_attributes(
     instrumented: Instrumented, kinds: list[str]
 ) -> None:
-    """Samplers see its name and its attributes."""
+    """So samplers see them."""
     begun: dict[str, dict[str, Any]] = {}
 
     class Beginnings(SpanProcessor):
@@ -285,7 +287,7 @@ async def test_spans_that_were_not_chosen(instrumented: Instrumented) -> None:
     assert exported.spans() == []
 
 
-async def test_a_follower_that_is_behind(instrumented: Instrumented) -> None:
+async def test_the_lag_of_a_follower(instrumented: Instrumented) -> None:
     exported = instrumented()
     async with open_history("memory://") as history:
         assert (await history.stats()).followers == 0
@@ -313,8 +315,8 @@ async def test_a_closed_manager_is_not_reported(
     assert exported.metrics().get("async_history.followers", []) == []
 
 
-async def test_collecting_on_another_thread(instrumented: Instrumented) -> None:
-    """As the SDK's periodic reader does; also while the loop does not answer."""
+async def test_metrics_are_collected_on_another_thread(instrumented: Instrumented) -> None:
+    """As by the SDK's periodic reader; also while the loop does not answer."""
     exported = instrumented()
     async with open_history("memory://") as history:
         await history.add_history("m", None, "x", "ADD")
@@ -336,7 +338,7 @@ async def test_a_commit_is_counted_in_records(instrumented: Instrumented) -> Non
     assert found["async_history.submissions"][0][1] == 1
 
 
-async def test_a_collection_is_over_when_the_loop_has_answered(instrumented: Instrumented) -> None:
+async def test_a_collection_ends_when_the_loop_has_answered(instrumented: Instrumented) -> None:
     exported = instrumented()
     async with open_history("memory://") as history:
         assert history._reported is not None
@@ -367,8 +369,8 @@ async def test_collecting_measures_the_store(instrumented: Instrumented, tmp_pat
         assert found["async_history.store.log.size"][0][1] > 0
 
 
-def test_a_store_whose_loop_has_ended(instrumented: Instrumented) -> None:
-    """It is reported as it was last, by a thread that can't ask it any more."""
+def test_a_store_whose_loop_has_ended_keeps_its_last_figures(instrumented: Instrumented) -> None:
+    """The collecting thread can't ask the loop any more."""
     exported = instrumented()
     kept: list[Any] = []
 
@@ -382,13 +384,13 @@ def test_a_store_whose_loop_has_ended(instrumented: Instrumented) -> None:
     thread.start()
     thread.join(LONG_S)
     found = exported.metrics()
-    assert found["async_history.submissions"][0][1] == 1  # missing where asking raised
+    assert found["async_history.submissions"][0][1] == 1  # missing if asking raised an error
     assert found["async_history.records"][0][1] == 1
 
 
 @contextmanager
 def collector() -> Iterator[tuple[str, dict[str, list[bytes]]]]:
-    """A server that takes what OTLP sends, by path."""
+    """A server that receives OTLP's requests, by path."""
     received: dict[str, list[bytes]] = {}
 
     class Handler(BaseHTTPRequestHandler):
@@ -410,7 +412,9 @@ def collector() -> Iterator[tuple[str, dict[str, list[bytes]]]]:
             serving.join()
 
 
-async def test_what_otlp_carries(instrumented: Instrumented, tmp_path: Path) -> None:
+async def test_metrics_and_spans_are_exported_by_otlp(
+    instrumented: Instrumented, tmp_path: Path
+) -> None:
     instrumented()  # which ends it
     with collector() as (url, received):
         meters = MeterProvider(
@@ -445,7 +449,7 @@ def test_kinds_of_spans_are_checked() -> None:
             instrument(spans=wrong)  # type: ignore[arg-type]
 
 
-def test_nothing_of_it_is_imported_without_it() -> None:
+def test_opentelemetry_is_imported_only_when_it_is_used() -> None:
     program = """
 import asyncio, sys
 from async_history import open_history

@@ -1,1 +1,1 @@
-"""The tests of the plugin for pytest."""
+"""Tests of the plugin for pytest."""

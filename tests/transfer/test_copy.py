@@ -1,4 +1,4 @@
-"""Copies: in order, to the letter, interrupted everywhere, and caught where a target differs."""
+"""Copies: in order, unchanged, interrupted anywhere, and stopped if a target differs."""
 
 import asyncio
 import json
@@ -56,7 +56,7 @@ INSERT = "INSERT INTO history VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
 copy_in_small_pages = partial(copy_within, CopyLimits(records=3, compared=2))
-"""Copies pages of three records, which are read back two at a time."""
+"""Copy pages of three records, which are read back two at a time."""
 
 
 def legacy_file(path: Path, rows: Sequence[Sequence[Any]]) -> str:
@@ -102,18 +102,18 @@ class TestEveryBackend:
                 assert (await copy_in_small_pages(target, third)).records == 22
                 assert await all_of(third) == records + more
 
-    async def test_an_empty_history_is_a_copy(self, open_store: OpenStore) -> None:
+    async def test_an_empty_history_can_be_copied(self, open_store: OpenStore) -> None:
         async with open_history("memory://") as source, open_store() as target:
             report = await copy_history(source, target)
         assert (report.records, report.written, report.scopes) == (0, 0, 0)
 
-    async def test_the_null_manager_gives_nothing_back(self) -> None:
+    async def test_the_null_manager_is_not_a_target(self) -> None:
         async with open_history("memory://") as source, open_history("null://") as target:
             await filled(source, 1)
             with pytest.raises(CopyMismatch, match="r0"):
                 await copy_history(source, target)
 
-    async def test_the_targets_own_records_stay(self, open_keeping_store: OpenStore) -> None:
+    async def test_the_targets_other_records_stay(self, open_keeping_store: OpenStore) -> None:
         async with open_history("memory://") as source, open_keeping_store() as target:
             records = await filled(source, 10)
             before = await filled(target, 7, "own")
@@ -124,7 +124,7 @@ class TestEveryBackend:
             assert (report.records, report.written) == (14, 4)
             assert await all_of(target) == before + records + between + more
 
-    async def test_an_id_of_the_targets_own_is_a_conflict(
+    async def test_an_id_of_another_record_of_the_target_is_a_conflict(
         self, open_keeping_store: OpenStore
     ) -> None:
         async with open_history("memory://") as source, open_keeping_store() as target:
@@ -134,7 +134,7 @@ class TestEveryBackend:
                 await copy_in_small_pages(source, target)
             assert await all_of(target) == one + records[:6]
 
-    async def test_buffers_arrive_and_go_on(self, open_store: OpenStore) -> None:
+    async def test_message_buffers_are_copied_and_continue(self, open_store: OpenStore) -> None:
         async with open_history("memory://") as source, open_store() as target:
             for scope in range(130):
                 texts = [Message("user", f"{scope} {n}", is_json=n == 1) for n in range(3)]
@@ -151,7 +151,9 @@ class TestEveryBackend:
             kept = await source.get_last_messages("scope 007")
             assert await target.get_last_messages("scope 007") == kept
             last = [m.content for m in await target.get_last_messages("scope 008")]
-            assert last == ["8 0", "8 1", "8 2", "answer"], "another conversation has begun here"
+            assert last == ["8 0", "8 1", "8 2", "answer"], (
+                "another conversation began in this scope"
+            )
 
     async def test_scopes_are_listed_in_pages(self, open_store: OpenStore) -> None:
         names = sorted(["b", "a", "ü", "Z", "a b", "é"], key=str.encode)
@@ -161,7 +163,7 @@ class TestEveryBackend:
             assert list(await history.store.reader.scopes("", 4)) == names[:4]
             assert list(await history.store.reader.scopes(names[3], 4)) == names[4:]
 
-    async def test_what_is_no_history_is_refused(self, open_store: OpenStore) -> None:
+    async def test_sources_that_are_not_histories_are_refused(self, open_store: OpenStore) -> None:
         async with open_store() as history:
             with pytest.raises(InvalidInput, match="source must be"):
                 await copy_history("x.db", history)  # type: ignore[arg-type]
@@ -169,7 +171,7 @@ class TestEveryBackend:
                 await copy_history(history, "x.db")  # type: ignore[arg-type]
 
 
-class TestToTheLetter:
+class TestUnchanged:
     ROWS = (
         ("1", "m", None, "x", "ADD", None, None, 0, None, None),
         ("2", "m", "x", "y", "MERGE", "2025-01-01 00:00:00.5", None, None, "", ""),
@@ -181,7 +183,7 @@ class TestToTheLetter:
         ("7", "m", "z", None, "DELETE", None, None, 1, None, None),
     )
 
-    async def test_rows_of_others(self, new_schema: Urls, tmp_path: Path) -> None:
+    async def test_rows_of_other_programs(self, new_schema: Urls, tmp_path: Path) -> None:
         file = legacy_file(tmp_path / "mem0.db", self.ROWS)
         url, back = new_schema(), str(tmp_path / "back.db")
         async with (
@@ -199,7 +201,7 @@ class TestToTheLetter:
             times = [record.occurred_at for record in await source.get_history("m")]
             assert times[-1] is not None
             last = (await server.get_history("m"))[-1]
-            assert last.occurred_at == times[-1], "the time of the record before it"
+            assert last.occurred_at == times[-1], "the time of the record before"
         with closing(sqlite3.connect(file)) as connection:
             rows = connection.execute("SELECT * FROM history").fetchall()
         assert [row[:5] for row in rows] == [row[:5] for row in self.ROWS], "only read"
@@ -215,7 +217,7 @@ class TestToTheLetter:
             (("9", "m", "a\0b", "x", "ADD", None, None, 0, None, None), "'9'.*old_memory holds a"),
         ],
     )
-    async def test_what_no_store_could_hold_is_named(
+    async def test_a_record_that_the_target_cannot_store_is_named(
         self, row: Sequence[Any], words: str, tmp_path: Path
     ) -> None:
         good = [(str(n), "m", None, "x", "ADD", None, None, 0, None, None) for n in range(7)]
@@ -282,7 +284,7 @@ class TestToTheLetter:
 
 
 def cut_calls(history: HistoryManager) -> Iterator[tuple[Any, str]]:
-    """Yield all of a store that a copy calls."""
+    """Yield every method of a store that a copy calls."""
     for name in ("rows", "scopes", "newest"):
         yield history.store.reader, name
     yield history.store.writer, "submit"
@@ -290,7 +292,7 @@ def cut_calls(history: HistoryManager) -> Iterator[tuple[Any, str]]:
 
 
 class Cut:
-    """Interrupts a copy at its nth call of either store, before that or after it."""
+    """Interrupts a copy before or after its nth call of either store."""
 
     def __init__(self, step: int, *, after: bool, act: Callable[[], object]) -> None:
         self.left = step
@@ -333,17 +335,17 @@ class TestInterrupted:
     @pytest.mark.parametrize("after", [False, True])
     @pytest.mark.parametrize("kind", ["cancelled", "failed"])
     @pytest.mark.parametrize("new_keeping_store", stores("memory"), indirect=True)
-    async def test_at_every_call_and_finished(
+    async def test_interrupted_at_every_call_and_finished(
         self, open_keeping_store: OpenStore, after: bool, kind: str
     ) -> None:
         await self.interrupted(open_keeping_store, range(1, 100), after=after, kind=kind)
 
     @pytest.mark.parametrize(("kind", "after"), [("cancelled", True), ("failed", False)])
     @pytest.mark.parametrize("new_keeping_store", stores("file", "postgres"), indirect=True)
-    async def test_at_every_fifth_call_of_a_database(
+    async def test_interrupted_at_every_fifth_call_of_a_database(
         self, open_keeping_store: OpenStore, after: bool, kind: str
     ) -> None:
-        steps = range(random.randint(1, 5), 100, 5)  # noqa: S311 - a test's dice
+        steps = range(random.randint(1, 5), 100, 5)  # noqa: S311 - a test's random choices
         await self.interrupted(open_keeping_store, steps, after=after, kind=kind)
 
     async def interrupted(
@@ -372,7 +374,7 @@ class TestInterrupted:
                     break
                 assert done[0].cancelled() or isinstance(done[0].exception(), StorageError)
                 there = await all_of(target)
-                assert there == own + records[: len(there) - 3], f"no hole, at call {step}"
+                assert there == own + records[: len(there) - 3], f"no gap, at call {step}"
                 report = await copy_in_small_pages(source, target)
                 assert (report.records, report.digest) == (13, whole.digest)
                 assert report.written <= 13 - (len(there) - 3)
@@ -383,7 +385,7 @@ class TestInterrupted:
             assert step > 20
 
     @pytest.mark.subprocess
-    async def test_by_a_kill_and_finished(self, tmp_path: Path) -> None:
+    async def test_killed_and_finished(self, tmp_path: Path) -> None:
         source, target = tmp_path / "source.db", tmp_path / "target.db"
         program = (
             "import asyncio, sys\n"
@@ -415,7 +417,9 @@ class TestInterrupted:
             assert (report.records, report.written) == (2_000, 2_000 - there)
             assert await all_of(copy) == records
 
-    async def test_two_copies_at_once_are_one(self, open_keeping_store: OpenStore) -> None:
+    async def test_two_copies_at_once_copy_each_record_once(
+        self, open_keeping_store: OpenStore
+    ) -> None:
         async with open_history("memory://") as source, open_keeping_store() as target:
             records = await filled(source, 40)
             reports = await asyncio.gather(*(copy_in_small_pages(source, target) for _ in range(3)))
@@ -424,7 +428,7 @@ class TestInterrupted:
 
 
 class TestWhileOthersWrite:
-    async def test_to_the_source(self, open_keeping_store: OpenStore) -> None:
+    async def test_writes_to_the_source(self, open_keeping_store: OpenStore) -> None:
         async with open_keeping_store() as source, open_history("memory://") as target:
             before = await filled(source, 30)
             going_on = True
@@ -445,7 +449,7 @@ class TestWhileOthersWrite:
             await copy_in_small_pages(source, target)
             assert await all_of(target) == everything
 
-    async def test_to_the_target(self, new_schema: Urls) -> None:
+    async def test_writes_to_the_target(self, new_schema: Urls) -> None:
         limits = CopyLimits(records=3, compared=20)
         url = new_schema()
         async with (
@@ -476,7 +480,7 @@ class TestWhileOthersWrite:
         ],
         ids=["than a page", "than the first of a page"],
     )
-    async def test_to_the_target_with_later_numbers_that_are_there_first(
+    async def test_writes_to_the_target_with_later_numbers_that_commit_first(
         self,
         new_schema: Urls,
         postgres: str,
@@ -484,7 +488,7 @@ class TestWhileOthersWrite:
         trigger: str,
         place: int,
     ) -> None:
-        """A page waits at its commit, and somebody else's record, numbered later, is read."""
+        """A page waits at its commit while another record, numbered later, is read."""
         url = new_schema()
         schema = url.partition("schema=")[2]
         gate = await asyncpg.connect(postgres)
@@ -535,8 +539,8 @@ class TestWhileOthersWrite:
         await gate.close()
 
 
-class TestCaught:
-    """What somebody did to the target between two copies."""
+class TestChangedTargets:
+    """Changes of the target between two copies."""
 
     CHANGES = (
         ("UPDATE history SET new_memory = 'z' WHERE id = 'r7'", "r7 has another new_memory"),
@@ -551,7 +555,7 @@ class TestCaught:
 
     @pytest.mark.parametrize(("change", "words"), CHANGES)
     @pytest.mark.parametrize("store", stores("file", "postgres"))
-    async def test_a_target_that_was_changed(
+    async def test_a_changed_target_stops_the_copy(
         self,
         store: str,
         change: str,
@@ -583,7 +587,7 @@ class TestCaught:
                 with pytest.raises(CopyMismatch, match=words):
                     await copy_in_small_pages(source, target)
 
-    async def test_a_target_that_changes_what_it_is_given(self, tmp_path: Path) -> None:
+    async def test_a_target_that_changes_records_stops_the_copy(self, tmp_path: Path) -> None:
         path = tmp_path / "target.db"
         async with open_history(path):
             pass
@@ -599,7 +603,7 @@ class TestCaught:
 
 
 class TestNamedIds:
-    async def test_looking_ids_up_reads_no_table(self, new_schema: Urls, postgres: str) -> None:
+    async def test_looking_up_ids_scans_no_table(self, new_schema: Urls, postgres: str) -> None:
         url = new_schema()
         async with open_history(url) as history:
             records = [await filled(history, 300, f"{start} ") for start in range(20)]
@@ -611,11 +615,11 @@ class TestNamedIds:
             url.partition("schema=")[2],
         )
         await connection.close()
-        assert read < 6_000, "as many as there are: once would be too often"
+        assert read < 6_000, "as many as there are rows: a single scan would be too much"
 
 
 class TestLines:
-    async def test_lines_are_those_of_log(self, open_keeping_store: OpenStore) -> None:
+    async def test_lines_equal_those_of_log(self, open_keeping_store: OpenStore) -> None:
         async with open_keeping_store() as history:
             records = await filled(history, 3)
             lines = [line async for line in dump_lines(history)]
@@ -651,20 +655,22 @@ class TestLines:
             (b"\xff", "line 2: not JSON"),
         ],
     )
-    async def test_a_line_that_is_no_record_is_named(self, line: str | bytes, words: str) -> None:
+    async def test_a_line_that_is_not_a_record_is_named(
+        self, line: str | bytes, words: str
+    ) -> None:
         good = '{"id": "1", "memory_id": "m", "event": "ADD"}'
         async with open_history("memory://") as history:
             with pytest.raises(InvalidInput, match=words):
                 await copy_history(JsonLines([good, line]), history)
 
-    async def test_bytes_have_no_line(self, tmp_path: Path) -> None:
+    async def test_bytes_are_not_lines(self, tmp_path: Path) -> None:
         row = ("9", "m", None, b"x", "ADD", None, None, 0, None, None)
         file = legacy_file(tmp_path / "mem0.db", [row])
         async with open_history(file, migrate=False) as history:
             with pytest.raises(InvalidInput, match=r"'9'.*new_memory must be text"):
                 [line async for line in dump_lines(history)]
 
-    async def test_one_text_is_not_lines(self) -> None:
+    async def test_a_single_text_is_not_lines(self) -> None:
         with pytest.raises(InvalidInput, match="lines must be"):
             JsonLines("{}")
 
@@ -685,7 +691,7 @@ create table {table} (
   is_deleted integer, actor_id text, role text
 )
 """
-"""mem0-history-db-patch 1.0.3, as SQLAlchemy makes its table."""
+"""mem0-history-db-patch 1.0.3, whose table SQLAlchemy makes."""
 
 
 @pytest.fixture
@@ -758,7 +764,7 @@ class TestForeignTables:
         assert records[0].updated_at == "2025-01-01T10:00:01.500000"
         assert (records[0].actor_id, records[0].is_deleted) == ("ann", False)
 
-    async def test_what_is_no_history_is_refused(
+    async def test_tables_that_are_not_histories_are_refused(
         self, foreign: tuple[asyncpg.Connection, str], postgres: str
     ) -> None:
         connection, schema = foreign

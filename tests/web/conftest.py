@@ -1,4 +1,4 @@
-"""A page on a history in memory, and who calls it."""
+"""A page on a history in memory, and clients of it."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import httpx
 import pytest
 
-# Imported here, or the first test to make a page would be blamed for reading its files.
+# Imported here: the guard must not see the first test that makes a page read its files.
 import async_history.web._app  # noqa: F401
 from async_history import HistoryManager, Owner, open_history
 from async_history.web import Access, Authorize
@@ -21,7 +21,7 @@ ANN = Access(owner=Owner(user_id="ann"), write=True, actor_id="ann")
 
 @pytest.fixture
 async def history() -> AsyncIterator[HistoryManager]:
-    """Memories of Ann's and Bob's, and one of no one's."""
+    """Memories of Ann and Bob, and one without an owner."""
     async with open_history("memory://") as history:
         await history.add_history("tea", None, "likes tea", "ADD", owner={"user_id": "ann"})
         await history.update_history("tea", "likes mate", actor_id="agent")

@@ -1,4 +1,4 @@
-"""The JSON API: what it answers, what it describes, and what a limited caller can't reach."""
+"""The JSON API: its answers, its description, and the limits of callers."""
 
 import json
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ ARGUMENTS: Mapping[str, Any] = {
     "to": NOW,
     "reason": "asked",
 }
-"""What a call needs, by name."""
+"""Arguments that calls require, by name."""
 
 
 def problem(answer: httpx.Response) -> tuple[int, str]:
@@ -43,7 +43,7 @@ def problem(answer: httpx.Response) -> tuple[int, str]:
 
 
 async def ask(page: httpx.AsyncClient, call: Call, **given: Any) -> httpx.Response:
-    """Make a call with what it needs, and with what is given."""
+    """Make a call with its required arguments and the given ones."""
     arguments = {one.name: ARGUMENTS[one.name] for one in call.parameters if one.is_required}
     arguments |= given
     if call.changes:
@@ -67,11 +67,11 @@ EXTRA: Mapping[str, Mapping[str, Any]] = {
     "erase": {"memory_ids": ["tea"]},
     "restore": {"to": 1},
 }
-"""What a change needs to be one."""
+"""The headers that a change requires."""
 
 
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call.name)
-async def test_each_call_answers_as_it_is_described(caller: Caller, call: Call) -> None:
+async def test_each_call_answers_as_described(caller: Caller, call: Call) -> None:
     async with caller(lambda _: ALL, write=True) as page:
         description = (await page.get("/api/openapi.json")).json()
         described = description["paths"][f"/api/{call.name}"]["post" if call.changes else "get"]
@@ -85,7 +85,7 @@ async def test_each_call_answers_as_it_is_described(caller: Caller, call: Call) 
                 assert answer.json()["done"] is bool(more)
 
 
-async def test_the_description_is_one(caller: Caller) -> None:
+async def test_the_description_is_valid(caller: Caller) -> None:
     async with caller() as page:
         description = (await page.get("/api/openapi.json")).json()
     assert description["openapi"].startswith("3.1.")
@@ -96,7 +96,7 @@ async def test_the_description_is_one(caller: Caller) -> None:
 
 
 class TestReads:
-    async def test_pages_go_on_until_there_is_nothing(self, caller: Caller) -> None:
+    async def test_pages_continue_to_the_end(self, caller: Caller) -> None:
         async with caller() as page:
             seen: list[str] = []
             after: dict[str, str] = {}
@@ -116,7 +116,7 @@ class TestReads:
                 "likes tea",
             ]
 
-    async def test_filters_are_the_librarys(self, caller: Caller) -> None:
+    async def test_the_filters_equal_the_librarys(self, caller: Caller) -> None:
         async with caller() as page:
             for query, count in (
                 ({"memory_id": ["tea", "any"]}, 3),
@@ -131,7 +131,7 @@ class TestReads:
                 answer = await page.get("/api/count_history", params=query)
                 assert answer.json() == {"count": count}, query
 
-    async def test_a_page_ends_where_its_texts_are_long(
+    async def test_a_page_ends_early_if_its_texts_are_long(
         self, history: HistoryManager, caller: Caller
     ) -> None:
         await history.batch_add_history(
@@ -146,7 +146,7 @@ class TestReads:
             )
             assert len(rest.json()["records"]) == 4
 
-    async def test_what_can_not_be_used_is_said(self, caller: Caller) -> None:
+    async def test_bad_arguments_are_named(self, caller: Caller) -> None:
         async with caller(lambda _: ALL, write=True) as page:
             for path in (
                 "query_history?page_size=0",
@@ -208,7 +208,9 @@ class TestReads:
     @pytest.mark.parametrize(
         "moment", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59.999999-14:00"]
     )
-    async def test_the_ends_of_time_are_times(self, caller: Caller, moment: str) -> None:
+    async def test_the_first_and_last_instants_are_accepted(
+        self, caller: Caller, moment: str
+    ) -> None:
         async with caller(lambda _: ALL, write=True) as page:
             for call in CALLS:
                 for one in call.parameters:
@@ -226,7 +228,7 @@ class TestReads:
             answer = await page.get("/api/count_history")
             assert problem(answer) == (503, "HistoryClosed")
 
-    async def test_a_memory_that_is_too_long_is_read_by_pages(
+    async def test_a_memory_that_is_too_long_must_be_read_by_pages(
         self, history: HistoryManager, caller: Caller
     ) -> None:
         async with caller(limits=WebLimits(view=ViewLimits(memory_records=1))) as page:
@@ -237,7 +239,7 @@ class TestReads:
 
 
 class TestMemories:
-    async def test_each_is_there_once_over_all_pages(self) -> None:
+    async def test_each_memory_is_there_once_over_all_pages(self) -> None:
         async with open_history("memory://") as history:
             await history.batch_add_history(
                 [
@@ -274,7 +276,7 @@ class TestMemories:
                     else:
                         when = datetime.fromisoformat(query["when"])
                         wanted = [one async for one in history.memories_at(when)]
-                    assert len(found) == len(set(found)), "each once"
+                    assert len(found) == len(set(found)), "each memory once"
                     assert sorted(found) == sorted((one.memory_id, one.id) for one in wanted)
 
     async def _all(
@@ -292,7 +294,7 @@ class TestMemories:
 
 
 class TestChanges:
-    async def test_are_refused_unless_both_say_so(
+    async def test_changes_are_refused_unless_page_and_caller_allow_them(
         self, history: HistoryManager, caller: Caller
     ) -> None:
         before = [one async for one in history.query_history()]
@@ -306,7 +308,7 @@ class TestChanges:
         assert [one async for one in history.query_history()] == before
         assert await history.operations() == []
 
-    async def test_none_is_made_unless_a_preview_is_declined(
+    async def test_no_change_is_made_unless_preview_is_off(
         self, history: HistoryManager, caller: Caller
     ) -> None:
         before = [one async for one in history.query_history()]
@@ -316,12 +318,12 @@ class TestChanges:
                 assert answer.json()["done"] is False, answer.text
         assert [one async for one in history.query_history()] == before
 
-    async def test_none_is_made_by_get(self, caller: Caller) -> None:
+    async def test_no_change_is_made_by_get(self, caller: Caller) -> None:
         async with caller(lambda _: ALL, write=True) as page:
             for call in (call for call in CALLS if call.changes):
                 assert (await page.get(f"/api/{call.name}")).status_code == 405
 
-    async def test_say_who_made_them(self, history: HistoryManager, caller: Caller) -> None:
+    async def test_changes_name_their_actor(self, history: HistoryManager, caller: Caller) -> None:
         async with caller(lambda _: ALL, write=True) as page:
             for call in (call for call in CALLS if call.changes):
                 answer = await ask(page, call, **EXTRA[call.name], dry_run=False)
@@ -354,20 +356,20 @@ BOBS: Mapping[str, Any] = {
     "session_scopes": ["user_id=bob"],
     "actor_id": "bob",
 }
-"""Arguments that reach for Bob's."""
+"""Arguments that name Bob's records."""
 
 
 def reaching(one: Parameter, bobs_record: str, cursor: str) -> Any:
-    """Return a value of a parameter that reaches for Bob's; None if it has none."""
+    """Return a value of a parameter that names something of Bob's; None if there is none."""
     more = {"record_ids": [bobs_record], "after": cursor}
     return {**BOBS, **more}.get(one.name)
 
 
-class TestAnotherOwners:
-    """What Ann, who is limited to hers, gets of Bob's: by every argument of every call."""
+class TestMemoriesOfAnotherOwner:
+    """What Ann, who is limited to her memories, gets of Bob's, by every argument of every call."""
 
     @pytest.mark.parametrize("call", CALLS, ids=lambda call: call.name)
-    async def test_is_neither_shown_nor_changed(
+    async def test_another_owners_memories_are_neither_shown_nor_changed(
         self, history: HistoryManager, caller: Caller, call: Call
     ) -> None:
         await history.add_history(
@@ -394,7 +396,7 @@ class TestAnotherOwners:
             one for one in await history.operations() if one.kind == "erase"
         ]
 
-    async def test_is_as_what_does_not_exist(self, caller: Caller) -> None:
+    async def test_another_owners_memories_look_like_missing_ones(self, caller: Caller) -> None:
         async with caller(lambda _: ANN, write=True) as page:
             for call in CALLS:
                 if any(one.name == "memory_id" and one.is_required for one in call.parameters):
@@ -413,7 +415,7 @@ class TestAnotherOwners:
             undone = await page.post("/api/undo", json={"cause": {"request_id": "7"}})
             assert problem(undone) == (403, "Forbidden")
 
-    async def test_ones_own_are_shown_and_changed(
+    async def test_the_callers_own_memories_are_shown_and_changed(
         self, history: HistoryManager, caller: Caller
     ) -> None:
         async with caller(lambda _: ANN, write=True) as page:
@@ -430,7 +432,7 @@ class TestAnotherOwners:
     async def test_a_part_of_an_owner_is_not_the_whole(
         self, history: HistoryManager, caller: Caller
     ) -> None:
-        """Who is limited to a user's memories with one agent can't erase the user."""
+        """A caller limited to a user's memories with one agent can't erase the user."""
         owner = Owner(user_id="bob", run_id="r")
         async with caller(lambda _: Access(owner=owner, write=True), write=True) as page:
             asked = {"user_id": "bob", "reason": "x", "dry_run": False}
@@ -439,7 +441,7 @@ class TestAnotherOwners:
 
 
 class TestAsMem0Answers:
-    async def test_it_is_what_get_history_returns(
+    async def test_the_answer_equals_get_history(
         self, history: HistoryManager, caller: Caller
     ) -> None:
         odd = ("a/b c?", "..", "a/../b", "/", "a\nb\r\n", "history", "%2F", "\u2028")
@@ -460,8 +462,8 @@ class TestAsMem0Answers:
 
 
 class TestAgainstACallerWithAnOwner:
-    async def test_no_field_finds_what_is_others(self, caller: Caller) -> None:
-        """Whatever a caller gives, each route answers of their own, or refuses."""
+    async def test_no_field_finds_records_of_others(self, caller: Caller) -> None:
+        """Whatever a caller sends, each route answers with the caller's own records, or refuses."""
         asked = {
             "memory_id": "car",
             "record_id": "x",
@@ -501,7 +503,7 @@ class TestAgainstACallerWithAnOwner:
             both = await page.get("/api/query_history?memory_id=tea&memory_id=car")
             assert {one["memory_id"] for one in both.json()["records"]} == {"tea"}
 
-    async def test_a_change_names_no_one_else(
+    async def test_a_change_is_made_only_to_the_callers_memories(
         self, history: HistoryManager, caller: Caller
     ) -> None:
         to = {"to": "2000-01-01T00:00:00Z", "dry_run": False}
@@ -524,7 +526,7 @@ class TestAgainstACallerWithAnOwner:
                            "no one's"]  # fmt: skip
 
 
-async def test_text_that_can_not_be_stored_is_refused(caller: Caller) -> None:
+async def test_text_that_cannot_be_stored_is_refused(caller: Caller) -> None:
     async with caller(lambda _: ALL, write=True) as page:
         for text in ("\ud800", "a\x00b"):
             for name, asked in (

@@ -1,4 +1,4 @@
-"""What a request may cost, whatever the history holds: questions, templates, memory."""
+"""Limits on the cost of a request, whatever the history holds: queries, templates, memory."""
 
 import tracemalloc
 from collections.abc import AsyncIterator
@@ -19,7 +19,7 @@ _MEGABYTE = 1_000_000
 
 @pytest.fixture
 async def history() -> AsyncIterator[HistoryManager]:
-    """120 memories, one a day, of which every second is changed on the last day."""
+    """120 memories, one a day. Every second one is changed on the last day."""
     async with open_history("memory://") as history:
         await history.batch_add_history(
             [change(n, day=n) for n in range(120)]
@@ -41,7 +41,7 @@ def change(n: int, *, day: int, event: str = "ADD", text: str = "text") -> dict[
 
 @pytest.fixture
 def questions(history: HistoryManager, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Queries that the page asks the history."""
+    """The queries that the page makes."""
     asked: list[dict[str, Any]] = []
     ask = history.query_history
 
@@ -73,7 +73,7 @@ async def test_no_request_waits_for_a_template_to_be_compiled(
             assert answer.status_code == (404 if view == "/no" else 200)
 
 
-async def test_the_first_page_of_memories_asks_for_none_by_name(
+async def test_the_first_page_of_memories_reads_none_by_name(
     caller: Caller, questions: list[dict[str, Any]]
 ) -> None:
     async with caller() as page:
@@ -85,7 +85,7 @@ async def test_the_first_page_of_memories_asks_for_none_by_name(
             assert not any("memory_id" in asked for asked in questions)
 
 
-async def test_as_it_was_begins_at_that_time(caller: Caller) -> None:
+async def test_the_past_view_begins_at_its_time(caller: Caller) -> None:
     """However much was recorded since."""
     limits = WebLimits(view=ViewLimits(walked=10))
     async with caller(limits=limits) as page:
@@ -95,7 +95,7 @@ async def test_as_it_was_begins_at_that_time(caller: Caller) -> None:
         assert answer.json()["cursor"] is None
 
 
-async def test_a_later_page_of_memories_asks_a_bounded_number_of_questions(
+async def test_a_later_page_of_memories_makes_a_bounded_number_of_queries(
     caller: Caller, questions: list[dict[str, Any]]
 ) -> None:
     limits = WebLimits(view=ViewLimits(asked=20, part=10))
@@ -119,7 +119,7 @@ async def test_a_page_of_long_texts_holds_few_of_them(
         await history.add_history("long", None, text, "ADD" if n == 0 else "UPDATE")
         await history.add_history(f"long {n}", None, text, "ADD")
     views = ("/", "/at", "/search?event=ADD", "/stats", "/memory?memory_id=long")
-    # Some of each: what is read, and what the answer of the API is made of.
+    # Some of each: the records that are read, and the parts of the API's answer.
     expected = {**dict.fromkeys(views, 60), "/api/query_history?memory_id=long": 110}
     async with caller() as page:
         for view, most in expected.items():
@@ -127,7 +127,7 @@ async def test_a_page_of_long_texts_holds_few_of_them(
 
 
 async def peak_mb(get: Any, path: str) -> float:
-    """Return the megabytes of Python's objects that a request has had at once."""
+    """Return the peak of Python's memory during a request, in megabytes."""
     tracemalloc.start()
     try:
         assert (await get(path)).status_code == 200

@@ -23,7 +23,7 @@ HUGE = "sixteen megabytes " * (1 << 20)
 
 
 async def fill(history: HistoryManager) -> None:
-    """Record what pages must bear: another direction, emoji, markup, and 16 MiB."""
+    """Record texts that pages must show: right-to-left, emoji, markup, and 16 MiB."""
     await history.add_history(
         "tea", None, "Ann likes green tea, and drinks it before breakfast", "ADD",
         owner={"user_id": "ann", "agent_id": "assistant"}, actor_id="ann", role="user",
@@ -61,7 +61,7 @@ def site() -> Iterator[WebServer]:
 
 
 class Shown(NamedTuple):
-    """A page in a browser, and what the browser complained of."""
+    """A page in a browser, and the errors of the browser."""
 
     page: Page
     complaints: list[str]
@@ -177,7 +177,7 @@ _FOCUSED = """() => {
 
 
 def _tab_to(page: Page, name: str) -> None:
-    """Press the tabulator until a button has the focus, which every element shows on the way."""
+    """Press the Tab key until a button has the focus; each element on the way must show it."""
     for _ in range(60):
         page.keyboard.press("Tab")
         focused: dict[str, Any] = page.evaluate(_FOCUSED)
@@ -191,7 +191,7 @@ def _tab_to(page: Page, name: str) -> None:
 def test_each_part_of_a_view_is_reached_by_keyboard(
     browser: Browser, site: WebServer, view: str
 ) -> None:
-    """In the order of the page, and each shows that it has the focus; a time in several parts."""
+    """In the order of the page, and each shows that it has the focus. A time has several parts."""
     page, _ = shown(browser)
     page.goto(site.url + view)
     count = page.evaluate(_NUMBER)

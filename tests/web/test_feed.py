@@ -1,4 +1,4 @@
-"""The live feed, to a real server's clients: resumed, limited, bounded, cut, and ended."""
+"""The live feed of a real server: resumed, limited, bounded, cut off and ended."""
 
 import asyncio
 import contextlib
@@ -69,7 +69,7 @@ async def served(
 async def following(
     page: Running, query: str = "", **headers: str
 ) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
-    """Follow; yield the events: their fields, with the data as a mapping."""
+    """Follow the feed; yield the fields of each event, with the data as a mapping."""
 
     async def events(answer: httpx.Response) -> AsyncIterator[dict[str, Any]]:
         event: dict[str, Any] = {}
@@ -111,7 +111,7 @@ async def add(history: HistoryManager, *names: str, **fields: Any) -> None:
         await history.add_history(name, None, name, "ADD", **fields)
 
 
-async def test_it_begins_now_and_goes_on_where_it_was(history: HistoryManager) -> None:
+async def test_the_feed_begins_now_and_resumes_at_its_cursor(history: HistoryManager) -> None:
     async with served(history) as page:
         async with following(page) as events:
             await add(history, "one", "two", "three")
@@ -126,8 +126,8 @@ async def test_it_begins_now_and_goes_on_where_it_was(history: HistoryManager) -
             assert texts(await records(events, 2)) == ["three", "four"]
 
 
-async def test_what_was_erased_is_not_sent_again(history: HistoryManager) -> None:
-    """An event is kept for viewers at the same place, as long as its record is the same."""
+async def test_an_erased_text_is_not_sent_again(history: HistoryManager) -> None:
+    """An event is kept for viewers at the same cursor as long as its record is unchanged."""
     async with served(history) as page:
         async with following(page) as events:
             await add(history, "one", "two")
@@ -160,7 +160,7 @@ async def test_filters_and_the_owner_of_the_caller(history: HistoryManager) -> N
         assert texts(await records(events, 1)) == ["found"]
 
 
-async def test_a_place_that_is_gone_is_said(history: HistoryManager) -> None:
+async def test_a_cursor_that_is_gone_ends_the_feed_with_an_error(history: HistoryManager) -> None:
     async with served(history, limits=FeedLimits(pause_s=0.0)) as page:
         async with following(page) as events:
             await add(history, "one")
@@ -174,7 +174,7 @@ async def test_a_place_that_is_gone_is_said(history: HistoryManager) -> None:
             assert (await client.head(f"{page.url}/api/follow")).status_code == 200
 
 
-async def test_an_end_of_the_history_is_said(history: HistoryManager) -> None:
+async def test_the_end_of_the_history_ends_the_feed_with_an_error(history: HistoryManager) -> None:
     async with served(history) as page, following(page) as events:
         await anext(events)
         await history.aclose()
@@ -214,7 +214,7 @@ async def test_viewers_share_reads_and_are_limited_in_number(history: HistoryMan
 
 
 class TestSharing:
-    async def test_each_event_is_made_once_for_all(
+    async def test_each_event_is_made_once_for_all_viewers(
         self, history: HistoryManager, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         made: list[str] = []
@@ -231,8 +231,10 @@ class TestSharing:
             assert all(texts(events) == [f"m{n}" for n in range(100)] for events in found)
             assert len(made) == len(set(made)) == 100
 
-    async def test_viewers_of_other_places_come_together(self, history: HistoryManager) -> None:
-        """By the records that end a batch, as long as there are some."""
+    async def test_viewers_at_different_cursors_come_to_share_batches(
+        self, history: HistoryManager
+    ) -> None:
+        """At the records that end a batch."""
         async with served(history) as page, contextlib.AsyncExitStack() as stack:
             events = await stack.enter_async_context(following(page))
             await add(history, *(f"m{n}" for n in range(20)))
@@ -249,8 +251,10 @@ class TestSharing:
             gc.collect()
             assert (await history.stats()).followers == 1
 
-    async def test_all_together_get_so_many_batches_a_second(self, history: HistoryManager) -> None:
-        """However many they are: each waits for its part of the second."""
+    async def test_all_viewers_together_get_a_limited_number_of_batches_a_second(
+        self, history: HistoryManager
+    ) -> None:
+        """However many viewers: each waits for its share."""
         limits = FeedLimits(batch=BatchLimits(records=1, turn_s=0.0), pause_s=0.0, sends_per_s=200)
         async with served(history, limits=limits) as page, contextlib.AsyncExitStack() as stack:
             viewers = [await stack.enter_async_context(following(page)) for _ in range(5)]
@@ -263,7 +267,7 @@ class TestSharing:
     async def test_batches_end_at_the_same_records_wherever_they_begin(
         self, history: HistoryManager
     ) -> None:
-        """So viewers who are behind come together before they have reached the end."""
+        """So viewers that are behind share batches before they reach the end."""
         await history.batch_add_history(
             [{"id": f"r{n}", "memory_id": "m", "event": "ADD"} for n in range(400)]
         )
@@ -283,7 +287,7 @@ class TestSharing:
             ends.append(reached)
         assert set(ends[0][:-1]) & set(ends[1][:-1])
 
-    async def test_who_leaves_spoils_no_read_of_who_comes_later(
+    async def test_a_viewer_that_leaves_does_not_end_a_later_viewers_read(
         self, history: HistoryManager
     ) -> None:
         followed = View(history, Access(), write=False, limits=ViewLimits()).followed()
@@ -305,7 +309,7 @@ class TestSharing:
         batch.end.leave()
         begin.leave()
 
-    async def test_only_those_who_may_see_the_same_share(self, history: HistoryManager) -> None:
+    async def test_only_viewers_with_the_same_access_share(self, history: HistoryManager) -> None:
         def known(request: Request) -> Access:
             return ANN if request.headers.get("x-user") == "ann" else Access()
 
@@ -325,10 +329,10 @@ class TestSharing:
             assert texts(await records(of_memory, 1)) == ["b"]
             assert texts(await records(of_cause, 1)) == ["c"]
 
-    async def test_a_batch_that_is_kept_no_more_is_read_again(
+    async def test_a_batch_that_is_no_longer_kept_is_read_again(
         self, history: HistoryManager
     ) -> None:
-        """A viewer is sent the next one after a pause, in which it is dropped."""
+        """A viewer gets the next batch after a pause, in which it is dropped."""
         batch = BatchLimits(records=2, turn_s=0.0, kept_s=0.0)
         limits = FeedLimits(batch=batch, pause_s=0.01)
         async with (
@@ -341,8 +345,8 @@ class TestSharing:
             for viewer in (one, other):
                 assert texts(await records(viewer, 20)) == names
 
-    async def test_a_batch_is_not_kept_long(self, history: HistoryManager) -> None:
-        """What was erased since is read again, for a viewer who comes late."""
+    async def test_a_batch_is_kept_for_a_short_time(self, history: HistoryManager) -> None:
+        """For a late viewer, an erased record is read again."""
         view = View(history, Access(), write=False, limits=ViewLimits())
         followed = view.followed()
         batches = Batches(BatchLimits(turn_s=0.0, kept_s=0.0))
@@ -358,7 +362,9 @@ class TestSharing:
         assert b'"new_memory": null' in batch.events
         place.leave()
 
-    async def test_nothing_is_read_for_viewers_who_have_left(self, history: HistoryManager) -> None:
+    async def test_nothing_is_read_for_viewers_that_have_left(
+        self, history: HistoryManager
+    ) -> None:
         async with served(history) as page:
             async with following(page) as events:
                 await add(history, "seen")
@@ -368,12 +374,12 @@ class TestSharing:
 
 
 async def until(is_true: Callable[[], bool]) -> None:
-    """Wait for what a server sees of its clients."""
-    while not is_true():  # noqa: ASYNC110 - connections tell no one
+    """Wait until a server notices its clients' state."""
+    while not is_true():  # noqa: ASYNC110 - connections have no event for it
         await asyncio.sleep(0)
 
 
-async def test_a_viewer_that_does_not_read_is_cut_and_costs_a_batch(
+async def test_a_viewer_that_does_not_read_is_cut_off_and_costs_one_batch(
     history: HistoryManager,
 ) -> None:
     async with served(history, connections=ConnectionLimits(stalled_s=0.05)) as page:
@@ -401,10 +407,10 @@ async def slow_reader(page: Running) -> tuple[asyncio.StreamReader, asyncio.Stre
     return reader, writer
 
 
-async def test_the_feed_alone_cuts_a_viewer_where_the_server_does_not(
+async def test_the_feed_cuts_a_viewer_off_if_the_server_does_not(
     history: HistoryManager,
 ) -> None:
-    """Mounted in an application, whichever server that has."""
+    """Mounted in an application, with any server."""
     limits = WebLimits(feed=FeedLimits(send_timeout_s=0.01))
     app = new_app(history, None, write=False, limits=limits)
     scope = {
@@ -433,14 +439,14 @@ async def test_the_feed_alone_cuts_a_viewer_where_the_server_does_not(
     assert app.state.feed.viewers == 0
 
 
-async def test_a_server_that_ends_ends_the_feeds(history: HistoryManager) -> None:
+async def test_the_end_of_the_server_ends_the_feeds(history: HistoryManager) -> None:
     async with served(history) as page, following(page) as events:
         await anext(events)
         page.feed.close()
         assert [event async for event in events if "data" in event] == []
 
 
-async def test_a_request_that_does_not_come_is_cut(
+async def test_a_request_that_does_not_arrive_is_cut_off(
     history: HistoryManager,
 ) -> None:
     async with served(history, connections=ConnectionLimits(request_s=0.05)) as page:
@@ -452,7 +458,7 @@ async def test_a_request_that_does_not_come_is_cut(
             writer.close()
 
 
-async def test_headers_can_not_be_injected(history: HistoryManager) -> None:
+async def test_headers_cannot_be_injected(history: HistoryManager) -> None:
     async with served(history) as page:
         for path in (
             "/%0d%0aX-Injected:%20yes",

@@ -1,4 +1,4 @@
-"""The pages: what they show, to whom, that all of it is escaped, and that previews do nothing."""
+"""The pages: what they show and to whom, escaping, and previews that change nothing."""
 
 import re
 from collections.abc import Mapping
@@ -39,7 +39,7 @@ ATTACKS = (
 
 
 class Elements(HTMLParser):
-    """The elements of a page: their names, and their attributes."""
+    """Collects the names and attributes of a page's elements."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ async def texts_of(history: HistoryManager, memory_id: str) -> list[str | None]:
 
 
 class TestViews:
-    async def test_each_shows_what_is_there(self, caller: Caller) -> None:
+    async def test_each_view_shows_its_content(self, caller: Caller) -> None:
         async with caller(lambda _: ALL, write=True) as page:
             for path, query, found in (
                 ("/", {}, ["mate", "<ins>blue</ins>", "no one"]),
@@ -219,7 +219,7 @@ class TestViews:
             assert "erase" in operations
             assert "asked in a letter" in operations
 
-    async def test_a_search_shows_what_matches_alone(
+    async def test_a_search_shows_only_matches(
         self, history: HistoryManager, caller: Caller
     ) -> None:
         early, late = "2020-01-01T00:00:00", "2020-01-02T00:00:00"
@@ -244,11 +244,11 @@ class TestViews:
                 text = await shown(page, "/search", **query)
                 assert set(re.findall(r"<bdi>(tea|car|any|early|late)</bdi>", text)) == found, query
 
-    async def test_a_search_ends_in_time(self, caller: Caller) -> None:
+    async def test_a_search_ends_within_its_time_limit(self, caller: Caller) -> None:
         async with caller(limits=WebLimits(search_s=0)) as page:
             assert "The search ended after" in await shown(page, "/search", text="nowhere")
 
-    async def test_what_can_not_be_used_is_said(self, caller: Caller) -> None:
+    async def test_bad_arguments_are_named(self, caller: Caller) -> None:
         async with caller() as page:
             for path in (
                 "/memory",
@@ -270,7 +270,9 @@ class TestViews:
 
 
 class TestLimitedCallers:
-    async def test_others_are_not_shown(self, history: HistoryManager, caller: Caller) -> None:
+    async def test_memories_of_others_are_not_shown(
+        self, history: HistoryManager, caller: Caller
+    ) -> None:
         car = (await history.get_history("car"))[0].id
         async with caller(lambda _: ANN, write=True) as page:
             for path in ("/", "/search", "/at", "/live", "/stats"):
@@ -287,7 +289,9 @@ class TestLimitedCallers:
                 assert (await page.get(path, headers=HTML)).status_code == 404, path
             assert (await page.get("/operations", headers=HTML)).status_code == 403
 
-    async def test_others_are_not_changed(self, history: HistoryManager, caller: Caller) -> None:
+    async def test_memories_of_others_are_not_changed(
+        self, history: HistoryManager, caller: Caller
+    ) -> None:
         later = (datetime.now(UTC) + timedelta(days=1)).isoformat()
         async with caller(lambda _: ANN, write=True) as page:
             for path, fields, status in (
@@ -312,7 +316,7 @@ CHANGES: tuple[tuple[str, Mapping[str, str], list[str | None]], ...] = (
 
 class TestChanges:
     @pytest.mark.parametrize(("path", "fields", "texts"), CHANGES, ids=lambda one: str(one)[:9])
-    async def test_each_is_shown_and_then_done(
+    async def test_each_change_is_previewed_and_then_made(
         self,
         history: HistoryManager,
         caller: Caller,
@@ -343,7 +347,7 @@ class TestChanges:
         last = (await history.get_history("tea"))[-1]
         assert (last.new_memory, last.actor_id) == ("likes tea", "operator")
 
-    async def test_what_changed_meanwhile_is_shown_again(
+    async def test_a_preview_that_is_outdated_is_shown_again(
         self, history: HistoryManager, caller: Caller
     ) -> None:
         async with caller(lambda _: ALL, write=True) as page:
@@ -362,7 +366,7 @@ class TestChanges:
             twice = await send(page, "/restore", **hidden_fields(again.text))
             assert "Nothing was done" in twice.text
 
-    async def test_nothing_is_changed_where_it_may_not_be(
+    async def test_no_change_is_made_where_changes_are_off(
         self, history: HistoryManager, caller: Caller
     ) -> None:
         fields = {"memory_id": "tea", "version": "1"}
@@ -385,7 +389,9 @@ WORDS = st.text(st.sampled_from("ab .,\n😀é"), max_size=60)
 
 class TestDifferences:
     @given(WORDS, WORDS, WORDS, WORDS)
-    def test_both_texts_are_in_it(self, start: str, old: str, new: str, end: str) -> None:
+    def test_a_difference_contains_both_texts(
+        self, start: str, old: str, new: str, end: str
+    ) -> None:
         old, new = start + old + end, start + new + end
         pieces = difference(old, new, 1_000)
         assert "".join(one.text for one in pieces if one.kind in ("same", "old")) == old
@@ -396,7 +402,7 @@ class TestDifferences:
         marked = [(one.kind, one.text.strip()) for one in pieces if one.kind != "same"]
         assert marked == [("old", "red"), ("new", "blue")]
 
-    def test_it_is_short_however_long_the_texts_are(self) -> None:
+    def test_a_difference_is_short_however_long_the_texts_are(self) -> None:
         same = "word " * 1_000_000
         for old, new in ((same + "a", same + "b"), ("a" + same, "b" + same), ("x" * 10**6, same)):
             pieces = difference(old, new, 1_000)
@@ -420,7 +426,7 @@ class TestPlots:
             assert 0 <= box.x <= box.x + box.width <= _plots.WIDTH
             assert -1e-9 <= box.y <= box.y + box.height <= _plots.HEIGHT + 1e-9
 
-    def test_one_instant_and_none_can_be_drawn(self) -> None:
+    def test_a_plot_of_one_instant_or_none(self) -> None:
         at = datetime(2026, 1, 1, tzinfo=UTC)
         plot = _plots.timeline([record("ADD", at), record("ADD", at)])
         assert plot is not None

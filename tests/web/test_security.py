@@ -1,4 +1,4 @@
-"""What every request and answer of the page keeps to, whichever route it is for."""
+"""Rules for every request and answer of the page, on every route."""
 
 import asyncio
 import re
@@ -54,8 +54,10 @@ class TestWithoutRules:
             assert (await page.get("/")).status_code == 200
 
     @pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "10.0.0.1", ""])
-    async def test_another_name_of_this_computer_is_not(self, caller: Caller, host: str) -> None:
-        """A site's name can be made to point to this computer after its page has loaded."""
+    async def test_another_host_name_of_this_computer_is_refused(
+        self, caller: Caller, host: str
+    ) -> None:
+        """A site can make its name point to this computer after its page has loaded."""
         async with caller() as page:
             assert (await page.get("/", headers={"host": host})).status_code == 421
 
@@ -87,7 +89,9 @@ class TestToken:
             {"x-api-key": TOKEN},
         ],
     )
-    async def test_missing_or_guessed(self, caller: Caller, headers: dict[str, str]) -> None:
+    async def test_a_missing_or_wrong_token_is_refused(
+        self, caller: Caller, headers: dict[str, str]
+    ) -> None:
         raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
         async with caller(by_token()) as page:
             answer = await page.get("/", headers=raw)
@@ -96,19 +100,19 @@ class TestToken:
             assert answer.headers["content-type"] == "application/problem+json"
             assert answer.json()["title"] == "Unauthorized"
 
-    async def test_in_the_url_it_is_not_taken(self, caller: Caller) -> None:
+    async def test_a_token_in_the_url_is_refused(self, caller: Caller) -> None:
         async with caller(by_token()) as page:
             for name in ("token", "access_token", "authorization", "csrf_token"):
                 assert (await page.get("/", params={name: TOKEN})).status_code == 401
 
-    async def test_known_it_lets_in_from_anywhere(self, caller: Caller) -> None:
+    async def test_the_token_lets_in_from_anywhere(self, caller: Caller) -> None:
         async with caller(by_token(), client="10.0.0.1", host="history.example") as page:
             assert (await page.get("/", headers=BEARER)).status_code == 200
 
     @pytest.mark.parametrize(
         "token", ["", "short", "x" * 1025, "a b" * 9, "ä" * 20, "x" * 20 + "\n"]
     )
-    def test_a_weak_one_is_refused(self, token: str) -> None:
+    def test_a_weak_token_is_refused(self, token: str) -> None:
         with pytest.raises(InvalidInput, match="a token must have"):
             TokenAccess(token, Access())
 
@@ -154,7 +158,7 @@ class TestSignIn:
             monkeypatch.setattr("time.time", lambda: now + SESSION_S + 1)
             assert (await page.get("/", headers=cookie)).status_code == 401
 
-    async def test_over_tls_cookies_go_over_tls_only(self, caller: Caller) -> None:
+    async def test_over_tls_cookies_are_sent_over_tls_only(self, caller: Caller) -> None:
         async with caller(by_token()) as page:
             answer = await page.get("https://localhost/sign-in")
             assert "; Secure" in answer.headers["set-cookie"]
@@ -176,7 +180,7 @@ async def test_a_header_that_names_no_host_is_refused(caller: Caller) -> None:
 
 
 class TestRulesOfTheHost:
-    async def test_they_may_be_plain_or_async_and_may_refuse(self, caller: Caller) -> None:
+    async def test_rules_may_be_plain_or_async_and_may_refuse(self, caller: Caller) -> None:
         async def known(request: Request) -> Access | None:
             return ANN if request.headers.get("x-user") == "ann" else None
 
@@ -186,7 +190,7 @@ class TestRulesOfTheHost:
         async with caller(lambda _: ANN, client="10.0.0.1", host="history.example") as page:
             assert (await page.get("/")).status_code == 200
 
-    async def test_what_they_raise_is_the_answer(self, caller: Caller) -> None:
+    async def test_an_http_error_of_a_rule_is_the_answer(self, caller: Caller) -> None:
         def teapot(request: Request) -> Access:
             raise HTTPException(418, "I'm a teapot")
 
@@ -201,12 +205,14 @@ class TestRulesOfTheHost:
             assert answer.status_code == 403
             assert "secret" not in answer.text
 
-    async def test_only_an_access_lets_in(self, caller: Caller) -> None:
+    async def test_only_an_access_object_lets_in(self, caller: Caller) -> None:
         async with caller(lambda _: True) as page:
             with pytest.raises(TypeError, match="must return an Access"):
                 await page.get("/")
 
-    async def test_a_fault_of_theirs_is_answered_as_all_else(self, history: HistoryManager) -> None:
+    async def test_a_bug_in_a_rule_is_answered_like_any_error(
+        self, history: HistoryManager
+    ) -> None:
         def broken(request: Request) -> Access:
             raise ZeroDivisionError("secret")
 
@@ -219,18 +225,18 @@ class TestRulesOfTheHost:
             assert "secret" not in answer.text
 
     @pytest.mark.parametrize("owner", [Owner(), Owner(user_id=None), Owner(user_id="")])
-    def test_an_owner_without_a_name_does_not_let_in_to_all(self, owner: Owner) -> None:
+    def test_an_access_of_an_owner_without_names_is_refused(self, owner: Owner) -> None:
         with pytest.raises(InvalidInput):
             Access(owner=owner)
 
-    async def test_they_are_asked_before_anything_is_found(self, caller: Caller) -> None:
+    async def test_rules_are_applied_before_anything_is_read(self, caller: Caller) -> None:
         async with caller(lambda _: None) as page:
             for path in ("/", "/nothing", "/api/nothing", "/api/stats", "/memories/tea/history"):
                 assert (await page.get(path)).status_code == 403
 
 
 class TestChanges:
-    async def test_from_another_sites_page_are_refused(self, caller: Caller) -> None:
+    async def test_changes_from_another_sites_page_are_refused(self, caller: Caller) -> None:
         async with caller(by_token()) as page:
             form = {**await form_of(page), "token": TOKEN}
             for headers in (
@@ -247,7 +253,7 @@ class TestChanges:
             own = {"origin": "http://localhost", "sec-fetch-site": "same-origin"}
             assert (await page.post("/sign-in", data=form, headers=own)).status_code == 303
 
-    async def test_need_the_token_of_the_form(self, caller: Caller) -> None:
+    async def test_changes_need_the_forms_token(self, caller: Caller) -> None:
         async with caller(by_token()) as page:
             form = await form_of(page)
             for given in ({}, {"csrf_token": ""}, {"csrf_token": form["csrf_token"][:-1] + "_"}):
@@ -260,7 +266,7 @@ class TestChanges:
             assert (await page.post("/sign-in", data=no_cookie)).status_code == 403
 
     @pytest.mark.parametrize("kind", ["text/plain", "multipart/form-data; boundary=x", ""])
-    async def test_in_a_form_that_other_sites_can_send_are_refused(
+    async def test_changes_in_a_form_that_other_sites_can_send_are_refused(
         self, caller: Caller, kind: str
     ) -> None:
         async with caller(by_token()) as page:
@@ -277,7 +283,7 @@ class TestChanges:
 
 
 class TestSizes:
-    async def test_of_bodies_queries_and_forms(self, caller: Caller) -> None:
+    async def test_sizes_of_bodies_queries_and_forms_are_limited(self, caller: Caller) -> None:
         limits = WebLimits(request=RequestLimits(body_bytes=1_000))
         async with caller(by_token(), limits=limits) as page:
             form = await form_of(page)
@@ -290,7 +296,7 @@ class TestSizes:
 
             kind = {"content-type": "application/x-www-form-urlencoded"}
             answer = await page.post("/sign-in", content=parts(), headers=kind)
-            assert answer.status_code == 413, "its length was not said"
+            assert answer.status_code == 413, "its length was not given"
             for length in ("-1", "1e9", "9" * 5_000, "\u0661".encode().decode("latin-1")):
                 raw = [(b"content-length", length.encode("latin-1"))]
                 answer = await page.post("/sign-in", content=b"", headers=raw)
@@ -299,7 +305,7 @@ class TestSizes:
             fields = "&".join(["a="] * 201)
             assert (await page.post("/sign-in", content=fields, headers=kind)).status_code == 400
 
-    async def test_a_body_that_does_not_come_ends_the_request(
+    async def test_a_body_that_does_not_arrive_ends_the_request(
         self, history: HistoryManager
     ) -> None:
         limits = WebLimits(request=RequestLimits(body_timeout_s=0.01))
@@ -347,7 +353,7 @@ async def test_a_read_that_takes_too_long_is_ended(
 
 
 class TestPaths:
-    async def test_the_styles_are_there(self, caller: Caller) -> None:
+    async def test_the_stylesheets_are_served(self, caller: Caller) -> None:
         async with caller(by_token()) as page:
             answer = await page.get("/static/page.css")
             assert (answer.status_code, answer.headers["content-type"]) == (
@@ -368,12 +374,12 @@ class TestPaths:
             "/static/page.css%00.html",
         ],
     )
-    async def test_outside_of_the_files_there_is_nothing(self, caller: Caller, path: str) -> None:
+    async def test_no_file_outside_of_the_folder_is_served(self, caller: Caller, path: str) -> None:
         async with caller() as page:
             answer = await page.get(httpx.URL("http://localhost").copy_with(raw_path=path.encode()))
             assert answer.status_code == 404
 
-    async def test_an_error_for_people_is_a_page_and_escaped(self, caller: Caller) -> None:
+    async def test_an_error_for_a_browser_is_an_escaped_page(self, caller: Caller) -> None:
         async with caller() as page:
             answer = await page.get("/<script>alert(1)</script>", headers=HTML)
             assert answer.status_code == 404
@@ -381,7 +387,7 @@ class TestPaths:
             assert "<script>alert" not in answer.text
 
 
-async def test_a_page_of_another_origin_reads_it_where_the_host_allows_that(
+async def test_another_origin_may_read_it_if_the_host_allows_it(
     history: HistoryManager,
 ) -> None:
     """As mem0's dashboard does, by Starlette's middleware around it."""
@@ -511,7 +517,7 @@ class TestAllowedOrigins:
             assert check_origins([origin]) == [origin]
 
 
-async def test_mounted_it_keeps_to_its_own_path(history: HistoryManager) -> None:
+async def test_a_mounted_page_stays_within_its_path(history: HistoryManager) -> None:
     inner = history_app(history, authorize=TokenAccess(TOKEN, replace(ANN, owner=None)))
     transport = httpx.ASGITransport(Starlette(routes=[Mount("/history", inner)]))
     async with httpx.AsyncClient(transport=transport, base_url="http://any.example") as page:
