@@ -15,6 +15,7 @@ pytestmark = pytest.mark.once
 
 PACKAGE: Final = Path(async_history.__file__).parent
 INDEX: Final = "async_history._sqlite.index"
+TESTS: Final = Path(__file__).parents[1]
 TABLES: Final = re.compile("|".join(rf"\b{table}\b" for table in INDEX_TABLES))
 
 
@@ -46,3 +47,11 @@ def test_the_index_is_used_through_its_package() -> None:
 def test_only_the_index_names_its_tables() -> None:
     for file, text in modules_outside(INDEX):
         assert not TABLES.findall(text), file
+
+
+def test_no_test_module_imports_another() -> None:
+    """Helpers, tables and cases that several modules use have a module of their own."""
+    test_module = re.compile(r"tests\.(\w+\.)*test_")
+    for file in sorted(TESTS.rglob("*.py")):
+        names = imported(file.read_text(encoding="utf-8"))
+        assert not [name for name in names if test_module.match(name)], file
