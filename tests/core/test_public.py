@@ -276,7 +276,7 @@ def test_every_parameter_is_described() -> None:
         named = set(re.findall(r"\w+", described))
         wanted = [p for p in inspect.signature(function).parameters if p not in ("self", "cls")]
         unknown = [parameter for parameter in wanted if parameter not in named]
-        if unknown and not re.search("[Aa]s `|see (`|mem0's `|the constructor)", described):
+        if unknown and not re.search("[Aa]s `|[Ss]ee (`|mem0's `|the constructor)", described):
             missing[name] = unknown
     assert missing == {}
     assert looked_at > 60
