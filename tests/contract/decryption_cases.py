@@ -176,8 +176,10 @@ class DecryptionCases:
             with pytest.raises(KeyMissing, match="no keys any more"):
                 await idle.add_history("m", None, "lost", "ADD")
 
-    async def test_who_recorded_nothing_since_a_rotation_is_told(self, open_store: Open) -> None:
-        """Who did knows the keys that say so, and goes on in clear."""
+    async def test_a_manager_that_recorded_nothing_since_a_rotation_must_open_again(
+        self, open_store: Open
+    ) -> None:
+        """A manager that did has the keys of the mark, and writes in clear."""
         async with open_store(keys=ring("one")) as idle, open_store(keys=ring("one")) as other:
             async with open_store(keys=ring("one")) as history:
                 await history.encryption.rotate_keys()

@@ -1,4 +1,4 @@
-"""No key is shown: in logs, warnings, errors or `repr`, in the whole life of a history."""
+"""No key is shown in logs, warnings, errors or `repr`, whatever is done with a history."""
 
 import asyncio
 import base64
@@ -31,7 +31,7 @@ FORMS: dict[str, Callable[[bytes], str]] = {
     "base64": lambda key: base64.b64encode(key).decode().rstrip("="),
     "base64 of URLs": lambda key: base64.urlsafe_b64encode(key).decode().rstrip("="),
 }
-"""How a key may be written."""
+"""The ways to write a key."""
 
 
 @pytest.fixture(params=stores("file", "postgres", "mariadb", "sqlalchemy"))
@@ -41,7 +41,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> OpenStore:
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """What is drawn at random for keys: every wrapping key, data key and key of an index."""
+    """The random bytes of keys: every wrapping key, data key and key of an index."""
     keys: list[bytes] = []
     urandom = os.urandom
 
@@ -56,29 +56,29 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 
 
 class Shown:
-    """All that a life shows to anyone: what is logged and warned, errors, and what is printed."""
+    """Everything that is shown: log entries, warnings, errors, and printed values."""
 
     def __init__(self, log: pytest.LogCaptureFixture) -> None:
         self._log = log
         self._texts: list[str] = []
 
     def show(self, *values: object) -> None:
-        """Print values, as a program does that logs them."""
+        """Print values, as a program that logs them does."""
         self._texts += [form(value) for value in values for form in (str, repr)]
 
     @contextlib.contextmanager
     def error(self, kind: type[Exception]) -> Iterator[None]:
-        """Print the error that must come, and those that caused it."""
+        """Print the expected error and its causes."""
         with pytest.raises(kind) as caught:
             yield
         self.show(caught.value, "".join(traceback.format_exception(caught.value)))
 
     def loggers(self) -> set[str]:
-        """Return who has logged."""
+        """Return the names of the loggers that were used."""
         return {one.name for one in self._log.records}
 
     def text(self) -> str:
-        """Return all of it."""
+        """Return everything that was shown."""
         logged = [
             f"{one.getMessage()} {one.args!r} {one.exc_text} {one.__dict__!r}"
             for one in self._log.records
@@ -86,7 +86,7 @@ class Shown:
         return "\n".join([*self._texts, *logged])
 
     def forms_of(self, keys: list[bytes]) -> list[str]:
-        """Return the forms in which any of these keys is there."""
+        """Return the forms of these keys that were shown."""
         text = self.text().lower()
         return [name for name, form in FORMS.items() for key in keys if form(key).lower() in text]
 
@@ -102,8 +102,8 @@ def shown(caplog: pytest.LogCaptureFixture) -> Iterator[Shown]:
         yield shown
 
 
-async def test_none_is_shown(store: OpenStore, shown: Shown, drawn: list[bytes]) -> None:
-    """With all that drivers and asyncio can log."""
+async def test_no_key_is_shown(store: OpenStore, shown: Shown, drawn: list[bytes]) -> None:
+    """With everything that drivers and asyncio can log."""
     loop = asyncio.get_running_loop()
     loop.set_debug(True)
     loop.slow_callback_duration = 0  # each callback is logged

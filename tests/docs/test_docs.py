@@ -248,7 +248,7 @@ class TestExamples:
         assert (name, size, found) == ("example.org/history", "1", "True 2 ()")
 
     async def test_checkpoints_in_a_table_elsewhere(self, postgres: str, tmp_path: Path) -> None:
-        """They come as the ledger grows, and tell the change of a record by who has the file."""
+        """Checkpoints kept there reveal a change of a record by someone with the file."""
         scope, key = scope_of("ledger-elsewhere"), LedgerKey.generate("example.org/history")
         path, schema = tmp_path / "history.db", f"test_{secrets.token_hex(8)}"
         settings = {"search_path": schema}
@@ -265,7 +265,7 @@ class TestExamples:
                     for _ in range(2):
                         kept = await self.kept(elsewhere)
                         await history.add_history("m", None, "likes tea", "UPDATE")
-                        while await self.kept(elsewhere) == kept:  # noqa: ASYNC110 - a table
+                        while await self.kept(elsewhere) == kept:  # noqa: ASYNC110 - a table has no event for it
                             await asyncio.sleep(0.01)
                 keeping.cancel()
                 await asyncio.wait([keeping])
@@ -285,7 +285,7 @@ class TestExamples:
                 await elsewhere.execute(f"DROP SCHEMA {schema} CASCADE")
 
     async def kept(self, elsewhere: Any) -> int:
-        """Return how many checkpoints the table has; none before there is a table."""
+        """Return how many checkpoints the table has, or 0 before it exists."""
         if await elsewhere.fetchval("SELECT to_regclass('checkpoints')") is None:
             return 0
         count: int = await elsewhere.fetchval("SELECT count(*) FROM checkpoints")

@@ -1,4 +1,4 @@
-"""Statements that are asked ahead: in order, one at a time, and few of them."""
+"""Statements that are sent ahead: in order, one at a time, and a bounded number."""
 
 import asyncio
 import warnings
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.once
 
 
 class Server:
-    """A connection, which refuses a statement while it runs another."""
+    """A connection that refuses a statement while it runs another."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -47,19 +47,19 @@ async def test_answers_come_in_order_and_few_are_kept() -> None:
     assert rows == [("SELECT", each) for each in LISTS]
 
 
-async def test_the_next_is_asked_while_one_is_worked_on() -> None:
+async def test_the_next_statement_is_sent_while_an_answer_is_processed() -> None:
     server = Server()
 
     async def work(run: Run) -> None:
         answers = ask_ahead(run, "SELECT", LISTS)
         await next(answers)
         while len(server.asked) < 3:
-            """The event loop goes on meanwhile."""
+            """The event loop runs meanwhile."""
 
     await computed_with_calls(server.fetch, work)
 
 
-async def test_none_runs_any_more_once_the_work_has_failed() -> None:
+async def test_no_statement_runs_once_the_work_has_failed() -> None:
     server = Server()
 
     async def work(run: Run) -> None:
@@ -73,8 +73,8 @@ async def test_none_runs_any_more_once_the_work_has_failed() -> None:
     assert len(server.asked) == 3
 
 
-def test_what_has_not_begun_is_closed() -> None:
-    """As of a database that answers at once, when it is awaited."""
+def test_statements_that_have_not_begun_are_closed() -> None:
+    """As from a database that answers at once when it is awaited."""
 
     async def run(statement: str, given: str) -> list[Any]:
         return [given]

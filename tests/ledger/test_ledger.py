@@ -137,10 +137,10 @@ class TestLeaves:
             assert (await history.ledger.verify()).records == 2
 
     @pytest.mark.parametrize("store", stores("file", "postgres", "mariadb"))
-    async def test_who_had_it_open_before_writes_none(
+    async def test_a_manager_from_before_the_ledger_writes_no_leaf(
         self, store: str, request: pytest.FixtureRequest, tmp_path: Path
     ) -> None:
-        """Until it opens the history again: then it does, also where it does not ask for one."""
+        """Until it opens the history again. Then it does, even if it asks for no ledger."""
         opened = new_stores(store, request, tmp_path)()
         async with opened() as early:
             await early.add_history("m", None, "a", "ADD", id="a")

@@ -1,4 +1,4 @@
-"""The dashboard for Grafana asks for metrics that there are, and Prometheus answers it."""
+"""The dashboard for Grafana uses existing metrics, and Prometheus answers its queries."""
 
 import asyncio
 import json
@@ -79,7 +79,7 @@ def exporting() -> Iterator[str]:
 
 @pytest.mark.subprocess
 async def test_prometheus_answers_every_panel(tmp_path: Path) -> None:
-    """Each question has an answer, and what a legend names is a label of it."""
+    """Each query has an answer, and each name in a legend is one of its labels."""
     require_prometheus()
     dashboard = json.loads(DASHBOARD.read_text())
     asked = [
@@ -120,7 +120,7 @@ async def test_prometheus_answers_every_panel(tmp_path: Path) -> None:
 
 
 @pytest.mark.subprocess
-def test_prometheus_reads_the_example_s_configuration() -> None:
+def test_prometheus_accepts_the_examples_configuration() -> None:
     require_prometheus()
     config = DASHBOARD.parents[1] / "compose" / "prometheus.yml"
     ran = subprocess.run(

@@ -1,4 +1,4 @@
-"""How long commits waited for locks, by locks that others really hold."""
+"""How long commits waited for locks that others hold."""
 
 import asyncio
 import itertools
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.once
 Instrumented = Callable[..., Exported]
 Call = Callable[[], Awaitable[Any]]
 Held = Callable[[], AbstractAsyncContextManager[Callable[[], Awaitable[bool]]]]
-"""Holds a lock; yields what tells whether the history waits for it."""
+"""Holds a lock; yields a function that returns whether the history waits for it."""
 
 
 async def waited_s(history: HistoryManager) -> float:
@@ -37,11 +37,11 @@ async def waited_s(history: HistoryManager) -> float:
 
 
 async def call_while(held: Held, call: Call) -> float:
-    """Make a call while a lock is held; return for how long it was seen to wait."""
+    """Make a call while a lock is held; return how long it was seen to wait."""
     async with asyncio.timeout(LONG_S):
         async with held() as waits:
             calling = asyncio.ensure_future(call())
-            while not await waits():  # noqa: ASYNC110 - a database does not tell
+            while not await waits():  # noqa: ASYNC110 - a database has no event for it
                 await asyncio.sleep(0.01)
             seen = monotonic()
             while (held_s := monotonic() - seen) < 0.01:
@@ -67,7 +67,7 @@ def connection_of(history: HistoryManager) -> ThreadConnection:
 
 
 def file_lock(history: HistoryManager, path: Path) -> Held:
-    """Return what holds a file's lock as another process does."""
+    """Return a function that holds a file's lock as another process does."""
 
     @asynccontextmanager
     async def held() -> AsyncIterator[Callable[[], Awaitable[bool]]]:
@@ -84,7 +84,7 @@ def file_lock(history: HistoryManager, path: Path) -> Held:
 
 
 def server_lock(url: str, sql: str, *arguments: Any) -> Held:
-    """Return what holds the lock of a statement on a PostgreSQL server."""
+    """Return a function that holds a statement's lock on a PostgreSQL server."""
 
     @asynccontextmanager
     async def held() -> AsyncIterator[Callable[[], Awaitable[bool]]]:
@@ -105,8 +105,10 @@ def server_lock(url: str, sql: str, *arguments: Any) -> Held:
     return held
 
 
-async def test_of_a_file(instrumented: Instrumented, tmp_path: Path) -> None:
-    """Whatever a batch is of: one record, several, or what is decided in steps."""
+async def test_waits_for_a_files_lock_are_measured(
+    instrumented: Instrumented, tmp_path: Path
+) -> None:
+    """For every kind of batch: one record, several, and conditional records."""
     exported = instrumented()
     path = tmp_path / "h.db"
     async with open_history(path) as history:
@@ -129,7 +131,7 @@ async def test_of_a_file(instrumented: Instrumented, tmp_path: Path) -> None:
         assert len(await history.get_history("m")) == 3 * (1 + 20 + 1)
 
 
-async def test_what_is_no_batch_waits_in_its_statements(tmp_path: Path) -> None:
+async def test_operations_wait_in_their_statements(tmp_path: Path) -> None:
     path = tmp_path / "h.db"
     async with open_history(path) as history:
         await history.add_history("m", None, "x", "ADD")
@@ -138,8 +140,8 @@ async def test_what_is_no_batch_waits_in_its_statements(tmp_path: Path) -> None:
         assert await waited_s(history) == 0
 
 
-async def test_with_a_rollback_journal_they_are_not_measured(tmp_path: Path) -> None:
-    """A commit keeps new readers out while it waits for those that are there."""
+async def test_waits_are_not_measured_with_a_rollback_journal(tmp_path: Path) -> None:
+    """A commit keeps new readers out while it waits for the present ones."""
     path = tmp_path / "h.db"
     async with open_history(f"sqlite:///{path}?journal=delete") as history:
         await history.add_history("m", None, "x", "ADD")
@@ -154,7 +156,7 @@ async def test_with_a_rollback_journal_they_are_not_measured(tmp_path: Path) -> 
 
 
 @pytest.mark.postgres
-async def test_of_a_memory_on_postgresql(
+async def test_waits_for_a_memorys_lock_on_postgresql_are_measured(
     instrumented: Instrumented, new_schema: Callable[[], str], postgres: str
 ) -> None:
     exported = instrumented()
@@ -168,7 +170,7 @@ async def test_of_a_memory_on_postgresql(
 
 
 @pytest.mark.parametrize("store", stores("sqlalchemy postgres"))
-async def test_of_the_numbers_through_sqlalchemy(
+async def test_waits_for_the_numbers_through_sqlalchemy_are_measured(
     store: str,
     instrumented: Instrumented,
     request: pytest.FixtureRequest,

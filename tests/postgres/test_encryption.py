@@ -275,7 +275,7 @@ async def test_texts_in_clear_are_read_and_counted(url: str, raw: asyncpg.Connec
 
 @pytest.fixture
 async def reader(url: str, raw: asyncpg.Connection) -> AsyncIterator[str]:
-    """The URL of a role that has a reader's rights on the history, which is there."""
+    """The URL of a role with a reader's rights on the existing history."""
     async with open_history(url):
         pass
     role = f"role_{secrets.token_hex(8)}"
@@ -286,7 +286,7 @@ async def reader(url: str, raw: asyncpg.Connection) -> AsyncIterator[str]:
     await raw.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
-async def test_only_who_owns_the_tables_turns_it_on(url: str, reader: str) -> None:
+async def test_only_the_tables_owner_can_turn_encryption_on(url: str, reader: str) -> None:
     with pytest.raises(HistoryError, match="own"):
         await opened(reader)
     async with open_history(url) as history:
@@ -296,7 +296,7 @@ async def test_only_who_owns_the_tables_turns_it_on(url: str, reader: str) -> No
 async def test_keys_and_leaves_are_read_where_they_are_written(
     url: str, reader: str, raw: asyncpg.Connection
 ) -> None:
-    """Also with `read_url`: a replica may not have the newest yet."""
+    """Even with `read_url`: a replica may not have the newest yet."""
     role = reader.partition("//")[2].partition(":")[0]
     async with opened(url, read_url=server_of(reader), ledger=True) as history:
         for table in ("data_keys", "wrapping_keys", "history_ledger"):

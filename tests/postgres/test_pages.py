@@ -58,7 +58,7 @@ async def grown(
     is_generic: bool,
     removed: int = 0,
 ) -> str:
-    """Return the questions, of those asked of so many rows, whose pages cost too much."""
+    """Return the queries of a history of so many rows whose pages cost too much."""
     touched: dict[str, list[int]] = {}
     for rows, schema in schemas.items():
         explainer = Explainer(connection, schema, is_generic=is_generic)
@@ -72,7 +72,7 @@ async def grown(
 
 
 def every(step: int, rows: int) -> Iterable[Question]:
-    """Return the first of the questions, and of each `step` that follow one."""
+    """Return every `step`th of the queries, beginning with the first."""
     return islice(questions(rows), 0, None, step)
 
 

@@ -97,8 +97,8 @@ class TestStoredTexts:
         assert words_in(path.parent, *words) == set()
         assert words_in(path.parent, "lone", "user") == {"lone", "user"}, "it looks"
 
-    async def test_what_the_page_says_is_in_clear_is(self, path: Path) -> None:
-        """Ids, events, times, actors, roles, owners, scopes, names; which causes are the same."""
+    async def test_columns_in_clear_are_those_of_the_documentation(self, path: Path) -> None:
+        """Ids, events, times, actors, roles, owners, scopes, names; and which causes are equal."""
         given: dict[str, Any] = {
             "created_at": "2026-01-02T03:04:05+00:00",
             "actor_id": "AnActor",
@@ -346,7 +346,7 @@ class TestErasing:
             assert [message.content for message in messages] == ["y", "y"]
 
     async def test_other_erasures_destroy_no_key(self, path: Path) -> None:
-        """A text of before its memory had an owner stays under the common key."""
+        """A text from before its memory had an owner keeps the common key."""
         async with open_file(path) as history:
             await history.add_history("m", None, "before", "ADD", id="1")
             await history.add_history("m", "before", "after", "UPDATE", id="2", owner=ANN)
@@ -486,7 +486,7 @@ class TestRotation:
             keys = connection.execute("SELECT master FROM async_history_wrapping_keys").fetchall()
         assert keys == [("new",)]
 
-    async def test_no_record_is_written_again(self, path: Path) -> None:
+    async def test_rotating_keys_rewrites_no_record(self, path: Path) -> None:
         async with open_file(path, "new", "old") as history:
             await history.add_history("m", None, "tea", "ADD", owner=ANN, context={"why": "tea"})
             rows = "SELECT * FROM history, async_history_details"
@@ -626,7 +626,7 @@ def test_nonces_and_places_decide() -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 3, 1_000, 1_001, 1_002])
-def test_a_sealed_text_takes_as_much_as_the_page_says(size: int) -> None:
+def test_an_encrypted_text_is_as_long_as_the_documentation_says(size: int) -> None:
     sealed = DataKey("0" * 16, master("data")).seal("x" * size, b"place", new_nonces(1))
     assert 64 < len(sealed) - size * 4 / 3 < 68
 

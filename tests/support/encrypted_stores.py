@@ -112,7 +112,7 @@ async def record_for(history: HistoryManager, name: str) -> None:
 
 
 async def require_readable(history: HistoryManager, name: str) -> None:
-    """Check what an erasure that was interrupted left of `record_for`: each text, whole or none."""
+    """Check that an interrupted erasure left each text of `record_for` whole or not at all."""
     for memory in range(3):
         records = await history.get_history(f"{name} m{memory}")
         assert [one.id for one in records] == [f"{name} {n}" for n in range(memory, 8, 3)]
@@ -123,7 +123,7 @@ async def require_readable(history: HistoryManager, name: str) -> None:
 
 
 async def require_forgotten(history: HistoryManager, name: str) -> None:
-    """Check that an erasure has left nothing of `record_for` but what is in clear."""
+    """Check that an erasure has left nothing of `record_for` but columns in clear."""
     for memory in range(3):
         records = await history.get_history(f"{name} m{memory}")
         assert {(one.new_memory, one.context, one.owner) for one in records} == {(None, None, None)}

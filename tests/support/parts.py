@@ -1,4 +1,4 @@
-"""A test at each of many places: at some of them in each run, at all of them with `--nightly`.
+"""A test that runs at some of many places, and at all of them with `--nightly`.
 
 The nightly run has parts, each of which ends within ten minutes on two processors.
 """
@@ -13,7 +13,7 @@ import pytest
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Numbers from 0 on, one in `stride`: from `begin` on, or from a random one."""
+    """Every `stride`th number, from `begin` or from a random one below `stride`."""
 
     stride: int
     begin: int | None = None

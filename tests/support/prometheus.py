@@ -1,4 +1,4 @@
-"""Debian's Prometheus, which scrapes what a test exports."""
+"""Debian's Prometheus, which scrapes the metrics of a test."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ _INTERVAL = "500ms"
 
 
 def require_prometheus() -> str:
-    """Return the program, or skip the test; where nothing may be skipped, fail it."""
+    """Return the program, or skip the test; in CI fail it."""
     found = shutil.which("prometheus")
     if found is None and os.environ.get("ASYNC_HISTORY_CI"):
         pytest.fail("Prometheus is not installed: apt-get install prometheus")
@@ -28,13 +28,13 @@ def require_prometheus() -> str:
 
 
 class Prometheus:
-    """A server, and questions to it."""
+    """A server, and queries of it."""
 
     def __init__(self, client: httpx.AsyncClient) -> None:
         self._client = client
 
     async def get(self, path: str, **parameters: str) -> Any:
-        """Return the data of an answer of its API; fail if it refuses the question."""
+        """Return the data of an answer of its API; fail if it refuses the query."""
         answer = await self._client.get(f"/api/v1/{path}", params=parameters)
         said = answer.json()
         assert said["status"] == "success", said
@@ -47,7 +47,7 @@ class Prometheus:
     async def wait_for(self, expression: str) -> None:
         """Wait until an expression has a series."""
         async with asyncio.timeout(LONG_S):
-            while not await self.query(expression):  # noqa: ASYNC110 - it does not tell
+            while not await self.query(expression):  # noqa: ASYNC110 - the server has no event for it
                 await asyncio.sleep(0.05)
 
 

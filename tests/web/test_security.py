@@ -414,7 +414,7 @@ async def test_another_origin_may_read_it_if_the_host_allows_it(
 
 
 class TestAllowedOrigins:
-    """Of `serve --allow-origin`."""
+    """The option `serve --allow-origin`."""
 
     THEIRS = "https://dashboard.example"
     PATH = "/memories/tea/history"
@@ -429,7 +429,7 @@ class TestAllowedOrigins:
         }
         return await page.options(self.PATH, headers=headers)
 
-    async def test_a_page_of_one_reads_with_the_token(self, caller: Caller) -> None:
+    async def test_a_page_of_an_allowed_origin_reads_with_the_token(self, caller: Caller) -> None:
         async with caller(by_token(), write=True, origins=[self.THEIRS]) as page:
             asked = await self.asked(page, self.THEIRS)
             assert asked.status_code == 200
@@ -444,7 +444,7 @@ class TestAllowedOrigins:
             assert len(answer.json()) == 2
             assert (await page.get(self.PATH, headers=headers)).status_code == 401
 
-    async def test_it_changes_nothing(self, caller: Caller) -> None:
+    async def test_a_page_of_an_allowed_origin_changes_nothing(self, caller: Caller) -> None:
         async with caller(by_token(), write=True, origins=[self.THEIRS]) as page:
             for method in ("POST", "PUT", "DELETE"):
                 asked = await self.asked(page, self.THEIRS, access_control_request_method=method)
@@ -469,7 +469,7 @@ class TestAllowedOrigins:
             "*",
         ],
     )
-    async def test_pages_of_others_do_not_read(self, caller: Caller, origin: str) -> None:
+    async def test_pages_of_other_origins_do_not_read(self, caller: Caller, origin: str) -> None:
         async with caller(by_token(), origins=[self.THEIRS]) as page:
             asked = await self.asked(page, origin)
             assert asked.status_code == 400
@@ -477,7 +477,7 @@ class TestAllowedOrigins:
             for one in (asked, answer):
                 assert "access-control-allow-origin" not in one.headers
 
-    async def test_without_any_nothing_is_said(self, caller: Caller) -> None:
+    async def test_without_allowed_origins_no_header_is_sent(self, caller: Caller) -> None:
         async with caller(by_token()) as page:
             asked = await self.asked(page, self.THEIRS)
             answer = await page.get(self.PATH, headers={"origin": self.THEIRS, **BEARER})
@@ -508,11 +508,11 @@ class TestAllowedOrigins:
             " https://dashboard.example",
         ],
     )
-    def test_what_is_not_one_is_refused(self, origin: str) -> None:
+    def test_a_bad_origin_is_refused(self, origin: str) -> None:
         with pytest.raises(InvalidInput, match="is not an origin"):
             check_origins(["http://localhost:3000", origin])
 
-    def test_what_is_one_is_taken(self) -> None:
+    def test_an_origin_is_accepted(self) -> None:
         for origin in ("http://localhost:3000", "https://[::1]:8443", "https://xn--bcher-kva.ch"):
             assert check_origins([origin]) == [origin]
 
