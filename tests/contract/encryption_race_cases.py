@@ -116,19 +116,6 @@ class EncryptionRaceCases:
             with pytest.raises(KeyMissing, match="no keys any more"):
                 await open_store(keys=KeyRing({"kms": decrypting}))
 
-    async def test_causes_are_found_that_were_recorded_without_the_keys(
-        self, open_store: Open
-    ) -> None:
-        cause = {"run_id": "r"}
-        async with open_store() as clear, open_store(keys=ring("one")) as history:
-            await history.add_history("sealed", None, "text", "ADD", cause=cause)
-            assert await history.count_history(cause=cause) == 1
-            await clear.add_history("clear", None, "text", "ADD", cause=cause)
-            await clear.add_history("clear", None, None, "DELETE", cause=cause)
-            assert await history.count_history(cause=cause) == 3
-            await history.encryption.encrypt()
-            assert await history.count_history(cause=cause) == 3
-
     async def test_causes_are_found_after_encryption_was_turned_off_and_on(
         self, open_store: Open
     ) -> None:

@@ -9,6 +9,7 @@ from async_history.errors import InvalidInput
 from tests.contract.decryption_cases import DecryptionCases
 from tests.contract.encryption_race_cases import EncryptionRaceCases
 from tests.contract.replaced_key_cases import ReplacedKeyCases
+from tests.support.encrypted_stores import Open
 from tests.support.keys import ring
 
 pytestmark = pytest.mark.once
@@ -27,3 +28,16 @@ async def test_a_history_with_a_ledger_cannot_be_decrypted_in_place(tmp_path: Pa
     async with open_history(tmp_path / "history.db", keys=ring("one"), ledger=True) as history:
         with pytest.raises(InvalidInput, match=r"ledger.*copy_history"):
             await history.encryption.decrypt()
+
+
+async def test_causes_are_found_that_were_recorded_without_the_keys(open_store: Open) -> None:
+    """Through SQLAlchemy a manager without the keys is refused instead."""
+    cause = {"run_id": "r"}
+    async with open_store() as clear, open_store(keys=ring("one")) as history:
+        await history.add_history("sealed", None, "text", "ADD", cause=cause)
+        assert await history.count_history(cause=cause) == 1
+        await clear.add_history("clear", None, "text", "ADD", cause=cause)
+        await clear.add_history("clear", None, None, "DELETE", cause=cause)
+        assert await history.count_history(cause=cause) == 3
+        await history.encryption.encrypt()
+        assert await history.count_history(cause=cause) == 3
