@@ -384,7 +384,7 @@ class HistoryManager(LoopBound[Store]):
     ) -> list[HistoryRecord]:
         """Record changes in the caller's transaction.
 
-        See `PostgresHistoryManager` and `SqlHistoryManager` for the arguments.
+        For the arguments see `PostgresHistoryManager` and `SqlHistoryManager`.
 
         Raises:
             InvalidInput: this history is not in PostgreSQL and was not opened through SQLAlchemy.
