@@ -30,7 +30,7 @@ from async_history._core.operations import StoreOperation
 from async_history._core.owners import Owner
 from async_history._core.records import HistoryRecord
 from async_history._core.submissions import AddRecords, SaveMessages, Submission
-from async_history._core.timeline import MemoryMoment, last_change_at
+from async_history._core.timeline import MemoryMoment
 from async_history._core.undated import dated, has_undated
 from async_history._sql.dialects import in_parts
 from async_history._sql.errors import RowsLeftOut, is_refusal, refused
@@ -45,6 +45,7 @@ from async_history._sql.operations import log_within
 from async_history._sql.owners import find_owners, give_owners
 from async_history._sql.rows import columns_read, record_from_row
 from async_history._sql.single_statement import SingleStatement
+from async_history._sql.timeline import is_certain, last_changes
 from async_history._sql.transaction import Transaction
 from async_history.errors import HistoryError
 
@@ -239,13 +240,21 @@ class BatchCommitter:
     async def last_changes(
         self, asked: Sequence[MemoryMoment]
     ) -> dict[MemoryMoment, HistoryRecord | None]:
-        """Return memories' last records at moments."""
-        named = dict.fromkeys(memory_id for memory_id, _ in asked)
-        read = partial(self._read, self._tables.history.c.memory_id, keys_of(named))
-        histories: dict[str, list[HistoryRecord]] = {memory_id: [] for memory_id in named}
-        for record in await self._seal.opened(read, self._transaction):
-            histories[record.memory_id].append(record)
-        return {one: last_change_at(histories[one[0]], one[1]) for one in asked}
+        """Return memories' last records at moments.
+
+        None also of one that only the whole memory tells.
+        """
+        certain: list[MemoryMoment] = []
+
+        async def read() -> list[HistoryRecord]:
+            dialect = self._transaction.connection.dialect
+            found = await last_changes(self._transaction.fetch, dialect, self._tables, asked)
+            there = {one: then for one, then in found.items() if then and is_certain(then, one[1])}
+            certain[:] = there
+            return list(there.values())
+
+        opened = await self._seal.opened(read, self._transaction)
+        return dict.fromkeys(asked) | dict(zip(certain, opened, strict=True))
 
     async def _read(self, column: Column[Any], values: Sequence[Any]) -> list[HistoryRecord]:
         """Return the records that have one of these values in a column; a memory's in order."""

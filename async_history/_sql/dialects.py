@@ -54,8 +54,9 @@ def contains(dialect: Dialect, column: Any, wanted: str) -> ColumnElement[bool]:
 def has_name(dialect: Dialect, column: Any, name: str) -> ColumnElement[bool]:
     """Return the condition that the first column of an index equals a name.
 
-    On MySQL and MariaDB it is a range. In descending order, MariaDB reads all rows that equal a
-    name, from the last one. In a range, it starts where the next column's condition begins.
+    On MySQL and MariaDB it is a range. Where a column equals a name, MariaDB sorts all rows that
+    have it, or reads them from the last one. In a range, it starts where the next column's
+    condition begins, and reads in the order of the index.
     """
     if is_mysql(dialect):
         return and_(column >= name, column <= name)
@@ -64,6 +65,8 @@ def has_name(dialect: Dialect, column: Any, name: str) -> ColumnElement[bool]:
 
 def part_of(dialect: Dialect, column: Any, begin: Any, length: int) -> ColumnElement[str]:
     """Return `length` characters of a column, from the position `begin`."""
+    if dialect.name == "oracle":  # SUBSTR of a CLOB is one, which can't be compared
+        return func.dbms_lob.substr(column, length, begin)
     take = func.substring if dialect.name == "mssql" else func.substr
     return take(column, begin, length)
 

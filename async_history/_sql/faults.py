@@ -18,12 +18,7 @@ async def find_faults(connection: AsyncConnection, tables: Tables) -> list[str]:
             f"The newest record has the number {newest:,}, and the next one would get "
             f"{last + 1:,}: set {state.name}.last to {newest}."
         )
-    differ = or_(
-        *(
-            func.coalesce(history.c[name], "") != func.coalesce(owners.c[name], "")
-            for name in SCOPES
-        )
-    )
+    differ = or_(*(history.c[name].is_distinct_from(owners.c[name]) for name in SCOPES))
     joined = history.outerjoin(owners, owners.c.memory_id == history.c.memory_id)
     others = (
         await connection.execute(select(func.count()).select_from(joined).where(differ))

@@ -6,7 +6,7 @@ begin. Spans alone find the records of a time or an event. Other queries read al
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from async_history._core.erased_names import microseconds
 from async_history._core.filters import Filter
 from async_history._core.recording import INDEXED_CAUSES
 from async_history._core.values import plain
-from async_history._sql.dialects import contains, has_name
+from async_history._sql.dialects import contains, has_name, in_parts
 from async_history._sql.marks import mark_of
 from async_history._sql.names import key_of, keys_of
 from async_history._sql.rows import columns_read, event_bit
@@ -35,6 +35,13 @@ class Range:
 
     first: int | None = None
     last: int | None = None
+
+
+def parts_of(wanted: Filter) -> list[Filter]:
+    """Return a filter as several, each of as many memories as one statement takes."""
+    if wanted.memory_ids is None or len(wanted.memory_ids) <= 1:
+        return [wanted]
+    return [replace(wanted, memory_ids=tuple(part)) for part in in_parts(wanted.memory_ids)]
 
 
 class Search:

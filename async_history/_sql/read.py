@@ -1,7 +1,10 @@
 """Reads of a history: records of memories, pages, counts, copies, messages and scopes."""
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
+from heapq import merge
+from itertools import islice
 from operator import itemgetter
 from typing import Any, Final
 
@@ -10,24 +13,18 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from async_history._core.coalesce import CoalescedReads
 from async_history._core.cursors import Cursor
-from async_history._core.erased_names import microseconds
 from async_history._core.filters import Filter, has_details
 from async_history._core.messages import MESSAGES_KEPT, Message, message_from_row
 from async_history._core.query import PageRead, RowsRead, cut
-from async_history._core.records import HistoryRecord, is_alive
-from async_history._core.timeline import (
-    PAGE_PLACES,
-    Moment,
-    last_change_at,
-    state_at,
-    states_at,
-)
+from async_history._core.records import HistoryRecord
+from async_history._core.timeline import Moment, last_change_at, states_at
 from async_history._sql.connections import Connections
 from async_history._sql.dialects import in_parts
-from async_history._sql.filters import Range, Search
+from async_history._sql.filters import Range, Search, parts_of
 from async_history._sql.names import key_of, keys_of
 from async_history._sql.rows import columns_read, record_from_row, row_from
 from async_history._sql.tables import Tables
+from async_history._sql.timeline import SqlStates, is_certain, last_changes
 from async_history.errors import CursorGone
 
 _READS_AT_ONCE: Final = 5
@@ -62,6 +59,8 @@ class HistoryReader:
         self._connections = connections
         self._tables = tables
         self._histories = CoalescedReads(self._memories, _READS_AT_ONCE)
+        change_of = partial(last_changes, self._fetch, connections.dialect, tables)
+        self._changes = CoalescedReads(change_of, _READS_AT_ONCE)
 
     async def _fetch(self, statement: Any) -> Sequence[Any]:
         async def fetch(connection: AsyncConnection) -> Sequence[Any]:
@@ -74,7 +73,10 @@ class HistoryReader:
         return list(await self._histories.of(memory_id))
 
     async def last_change(self, memory_id: str, when: Moment) -> HistoryRecord | None:
-        """Return a memory's last record as of a moment."""
+        """Return a memory's last record as of a moment. Concurrent calls share a SELECT."""
+        found = await self._changes.of((memory_id, when))
+        if found is None or is_certain(found, when):
+            return found
         return last_change_at(await self._histories.of(memory_id), when)
 
     async def _memories(self, memory_ids: Sequence[str]) -> Mapping[str, list[HistoryRecord]]:
@@ -107,6 +109,15 @@ class HistoryReader:
         self, connection: AsyncConnection, wanted: Filter, after: int | None, most: int
     ) -> list[Any]:
         """Return the rows of the next records that match; fewer if there are no more."""
+        pages = [
+            await self._page_of_part(connection, part, after, most) for part in parts_of(wanted)
+        ]
+        is_newest = wanted.order == "newest"
+        return list(islice(merge(*pages, key=itemgetter(0), reverse=is_newest), most))
+
+    async def _page_of_part(
+        self, connection: AsyncConnection, wanted: Filter, after: int | None, most: int
+    ) -> list[Any]:
         search = Search(wanted, self._tables, connection.dialect)
         found: list[Any] = []
         for within in await _ranges(connection, search, after):
@@ -124,14 +135,14 @@ class HistoryReader:
         """Return the number of records that match."""
 
         async def count(connection: AsyncConnection) -> int:
-            search = Search(wanted, self._tables, connection.dialect)
-            if search.is_exact:
-                counts = [
-                    (await connection.execute(search.count(within, func.count()))).scalar_one()
-                    for within in await _ranges(connection, search, None)
-                ]
-                return sum(counts)
             total, after = 0, None
+            if not wanted.cause:
+                for part in parts_of(wanted):
+                    search = Search(part, self._tables, connection.dialect)
+                    for within in await _ranges(connection, search, None):
+                        counted = await connection.execute(search.count(within, func.count()))
+                        total += counted.scalar_one()
+                return total
             while rows := await self._page(connection, wanted, after, _MOST_READ):
                 total += len(rows)
                 after = rows[-1][0]
@@ -141,7 +152,7 @@ class HistoryReader:
 
     def states_at(self, when: datetime) -> AsyncIterator[Sequence[HistoryRecord]]:
         """Yield pages of the records in force at an instant, one for each memory."""
-        return states_at(_States(self._fetch, self._tables), when)
+        return states_at(SqlStates(self._fetch, self._tables), when)
 
     async def rows(self, after: Cursor | None, limit: int) -> RowsRead:
         """Return up to `limit` rows after a cursor, in the order of recording."""
@@ -229,71 +240,3 @@ def _matching(rows: Sequence[Any], wanted: Filter, search: Search) -> Iterable[A
     if search.is_exact:
         return rows
     return [row for row in rows if has_details(record_from_row(row), (), wanted.cause)]
-
-
-class _States:
-    """A reader of the states of all memories at an instant.
-
-    If a memory has a record without a time, all its records are read. Such a record gets the time
-    of the record before it. If there is none, the record counts as older than any instant.
-    """
-
-    def __init__(self, fetch: Callable[[Any], Any], tables: Tables) -> None:
-        self._fetch = fetch
-        self._tables = tables
-
-    async def find(self, when: datetime) -> Sequence[str]:
-        history, spans = self._tables.history, self._tables.spans
-        undated: list[str] = []
-        if await self._fetch(select(spans.c.span).where(spans.c.has_undated == 1).limit(1)):
-            undated = [
-                key
-                for (key,) in await self._fetch(
-                    select(history.c.memory_id).where(history.c.occurred_at.is_(None)).distinct()
-                )
-            ]
-        newest = (
-            select(func.max(history.c.seq).label("seq"))
-            .where(history.c.occurred_at <= microseconds(when))
-            .group_by(history.c.memory_id)
-            .subquery()
-        )
-        rows = await self._fetch(
-            select(history.c.seq, history.c.memory_id)
-            .select_from(newest.join(history, history.c.seq == newest.c.seq))
-            .where(history.c.event != "DELETE", history.c.is_deleted == 0)
-            .order_by(history.c.seq)
-        )
-        others = set(undated)
-        places = [seq for seq, key in rows if key not in others]
-        for key in undated:
-            places += await self._place(key, when)
-        pages: dict[int, list[str]] = {}
-        for seq in sorted(places):
-            pages.setdefault(seq // PAGE_PLACES, []).append(str(seq))
-        return [",".join(page) for page in pages.values()]
-
-    async def _place(self, key: str, when: datetime) -> list[int]:
-        history = self._tables.history
-        rows = await self._fetch(
-            select(*columns_read(self._tables))
-            .where(history.c.memory_id == key)
-            .order_by(history.c.seq)
-        )
-        records = list(map(record_from_row, rows))
-        state = state_at(key, records, when)
-        if state is None or not is_alive(state):
-            return []
-        return [row[0] for row, record in zip(rows, records, strict=True) if record is state]
-
-    async def fetch(self, places: str) -> Sequence[HistoryRecord]:
-        history = self._tables.history
-        found: list[HistoryRecord] = []
-        for part in in_parts(map(int, places.split(","))):
-            rows = await self._fetch(
-                select(*columns_read(self._tables))
-                .where(history.c.seq.in_(part))
-                .order_by(history.c.seq)
-            )
-            found += map(record_from_row, rows)
-        return found

@@ -24,6 +24,7 @@ from sqlalchemy import (
     Table,
     Text,
 )
+from sqlalchemy.dialects.mssql import NVARCHAR
 from sqlalchemy.dialects.mysql import LONGTEXT
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
@@ -45,7 +46,9 @@ _MYSQL_TEXT: Final = LONGTEXT(charset="utf8mb4", collation="utf8mb4_bin")
 
 
 def _text() -> Any:
-    return Text().with_variant(_MYSQL_TEXT, "mysql", "mariadb")
+    # SQL Server's TEXT and VARCHAR have the characters of the database's code page only.
+    text = Text().with_variant(_MYSQL_TEXT, "mysql", "mariadb")
+    return text.with_variant(NVARCHAR(), "mssql")
 
 
 class Name(TypeDecorator[str]):

@@ -4,12 +4,31 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
-from sqlalchemy.engine import URL
+from sqlalchemy import event
+from sqlalchemy.engine import URL, Engine
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from async_history.sql import SqlHistoryManager
 from async_history.testing import NewStore, OpenStore
 from tests.support.mariadb_server import MariaDBServer, run_sql
+from tests.support.sql_dialects import StatementChecks
+
+
+@pytest.fixture(scope="session")
+def statement_checks() -> StatementChecks:
+    """What knows the statements that earlier tests have executed."""
+    return StatementChecks()
+
+
+@pytest.fixture(autouse=True)
+def _every_statement_is_for_every_database(statement_checks: StatementChecks) -> Iterator[None]:
+    """What a test executes on one database compiles for the others, and has what these take."""
+    checks = statement_checks
+    checks.faults.clear()
+    event.listen(Engine, "before_execute", checks.before_execute)
+    yield
+    event.remove(Engine, "before_execute", checks.before_execute)
+    assert checks.faults == []
 
 
 @pytest.fixture

@@ -106,3 +106,18 @@ async def test_pages_and_counts_cost_the_same(
         assert grown == {}
     for history in histories.values():
         await history.aclose()
+
+
+async def test_one_record_of_a_long_memory_is_read_alone(
+    new_database: Callable[[], URL], cursor: Any
+) -> None:
+    rows = 20_400
+    history = await filled(cursor, new_database(), rows)
+    for when, number in ((2, 10), (START + timedelta(seconds=rows - 90), rows - 90)):
+        call = partial(history.memory_at, "large", when)
+        found = await call()
+        assert found is not None
+        assert found.id == f"id-{number}"
+        assert await reads(cursor, call) < 60
+    assert await reads(cursor, partial(history.restore, "large", to=2)) < 60
+    await history.aclose()

@@ -2,9 +2,10 @@
 
 import os
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import event, inspect, text
@@ -149,3 +150,49 @@ async def test_a_lost_table_is_named(tmp_path: Path, engines: Callable[[str], As
             await connection.execute(text(f"ALTER TABLE away RENAME TO {name}"))
     async with SqlHistoryManager(engine=engine) as history:
         await history.add_history("m", None, "x", "ADD")
+
+
+async def test_thousands_of_memories_at_once(
+    tmp_path: Path, engines: Callable[[str], AsyncEngine]
+) -> None:
+    """More than one statement takes: `conftest.py` looks at each."""
+    names = [f"m{n}" for n in range(2_500)]
+    begun = datetime(2026, 1, 1, tzinfo=UTC)
+    changes = [
+        {
+            "id": f"id {n}",
+            "memory_id": names[n % len(names)],
+            "new_memory": f"tea {n % 7}",
+            "event": "UPDATE",
+            "updated_at": begun + timedelta(seconds=n),
+            "owner": {"user_id": "ann"},
+            "cause": {"run_id": f"r{n % 2}"},
+        }
+        for n in range(2 * len(names))
+    ]
+    async with open_history(engine=engines(f"sqlite+aiosqlite:///{tmp_path / 'h.db'}")) as history:
+        recorded = await history.batch_add_history(changes)
+        assert await history.batch_add_history(changes) == recorded
+        asked = names[::2]
+        wanted = [one for one in recorded if one.memory_id in set(asked)]
+        for filters, expected in (
+            ({}, wanted),
+            ({"text": "tea 3"}, [one for one in wanted if one.new_memory == "tea 3"]),
+            ({"cause": {"run_id": "r0"}}, wanted),
+            ({"cause": {"run_id": "r1"}}, []),
+            ({"since": begun + timedelta(seconds=2_500)}, wanted[len(asked) :]),
+        ):
+            given: dict[str, Any] = {"memory_id": asked, **filters}
+            assert await history.count_history(**given) == len(expected)
+            for order in ("oldest", "newest"):
+                given |= {"order": order, "page_size": 700}
+                found = [record async for record in history.query_history(**given)]
+                assert found == (expected if order == "oldest" else expected[::-1])
+        middle = begun + timedelta(seconds=2_499)
+        report = await history.rollback(to=middle, memory_ids=names)
+        assert report.restored == len(names)
+        removed = await history.prune(older_than=middle, keep_last=2)
+        assert removed.records == 2_499
+        erased = await history.erase(memory_ids=names, reason="asked", vacuum=False)
+        assert erased.records > len(names)
+        assert not (await history.check()).problems

@@ -3,35 +3,38 @@
 import dataclasses
 import inspect
 import io
+import re
+from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from sqlalchemy import select
-from sqlalchemy.engine import Dialect, make_url
+from sqlalchemy import delete, func, insert, select
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from async_history import InvalidInput, open_history
 from async_history._core.filters import new_filter
 from async_history._core.ledger.statements import LedgerStatements
+from async_history._core.owners import SCOPES
+from async_history._sql.dialects import claim, part_of, position, size_query
 from async_history._sql.filters import Range, Search
-from async_history._sql.inserts import Inserts
+from async_history._sql.inserts import Insert, Inserts
+from async_history._sql.key_statements import count_clear
 from async_history._sql.ledger_sql import statements_in
 from async_history._sql.manager import sql_url
 from async_history._sql.names import NAME_BYTES, key_of, long_names, whole_names
-from async_history._sql.tables import tables_in
+from async_history._sql.rows import ALL_COLUMNS, PLAIN_COLUMNS
+from async_history._sql.tables import Name, tables_in
 from async_history.errors import StorageCorrupt
 from async_history.sql import metadata
 from tests.support.questions import START
+from tests.support.sql_dialects import DIALECTS, StatementChecks, dialect_of
 
 pytestmark = pytest.mark.once
 
-DIALECTS = ("mysql", "mariadb", "postgresql", "sqlite", "oracle", "mssql")
 _KEY_BYTES = {"mysql": 3072, "mariadb": 3072, "oracle": 6398, "mssql": 1700}
-
-
-def dialect_of(name: str) -> Dialect:
-    driver = {"oracle": "oracle+oracledb"}.get(name, name)
-    return make_url(f"{driver}://").get_dialect()()
+_NAME_CHARACTERS = 30
+"""The longest name of a table or an index that Oracle takes before 12.2."""
 
 
 @pytest.mark.parametrize("name", DIALECTS)
@@ -43,6 +46,10 @@ def test_tables_and_statements_compile_for_every_dialect(name: str, schema: str 
     for table in (*tables.metadata.sorted_tables, *tables.ledger_metadata.sorted_tables):
         ddl = str(CreateTable(table).compile(dialect=dialect))
         written.write(ddl)
+        names = [table.name, *(index.name or "" for index in table.indexes), *table.c.keys()]
+        assert [one for one in names if len(one) > _NAME_CHARACTERS] == []
+        if name == "mssql":
+            assert "TEXT" not in ddl
         if name in ("mysql", "mariadb"):
             assert "utf8mb4" in ddl
             assert "InnoDB" in ddl
@@ -87,6 +94,82 @@ def test_an_index_is_read_in_few_ranges(asked: dict[str, Any]) -> None:
         assert len(many) == (1 if asked else 20)
         assert min(one.first or 0 for one in many) == 0
         assert max(one.last or 0 for one in many) == 39 * 4096 - 1
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+async def test_what_differs_compiles_where_it_is_used(name: str) -> None:
+    """What the tests' databases execute is compiled for the others as it is executed."""
+    dialect, tables = dialect_of(name), tables_in("mine")
+    checks = StatementChecks([dialect])
+    history = tables.history.c
+    many = [f"m{n}" for n in range(100)]
+    given: dict[str, Any] = {
+        "memory_id": many,
+        "actor_id": "ann",
+        "role": "user",
+        "event": "ADD",
+        "text": "tea",
+        "since": START,
+        "until": START,
+        "cause": {"run_id": "r"},
+        "owner": tuple((scope, "x") for scope in SCOPES),
+    }
+    for order in ("oldest", "newest"):
+        search = Search(new_filter(**given, order=order), tables, dialect)
+        checks.check(search.page(Range(1, 2), 1, 10))
+        checks.check(search.count(Range(1, 2), history.seq))
+    key = part_of(dialect, history.cause, position(dialect, history.cause, "x"), 8)
+    checks.check(select(history.seq).where(key.in_(select(tables.data_keys.c.id))))
+    assert ("dbms_lob" in str(key.compile(dialect=dialect))) == (name == "oracle")
+    checks.check(count_clear(dialect, tables))
+
+    async def execute(statement: Any) -> Any:
+        checks.check(statement)
+        return SimpleNamespace(rowcount=1, lastrowid=9, scalar=lambda: 9, scalar_one=lambda: 9)
+
+    connection: Any = SimpleNamespace(dialect=dialect, execute=execute)
+    assert await claim(connection, tables, 2, version=0) == 7
+    size = size_query(dialect, tables, has_ledger=True)
+    assert size is None or str(size.compile(dialect=dialect))
+    assert checks.faults == []
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+@pytest.mark.parametrize("columns", [PLAIN_COLUMNS, ALL_COLUMNS], ids=["plain", "full"])
+def test_rows_are_what_the_driver_gets(name: str, columns: Sequence[str]) -> None:
+    """SQLAlchemy converts no values of such a statement, nor the names of its parameters."""
+    dialect, tables = dialect_of(name), tables_in(None)
+    added = Insert(tables.history, dialect, columns)
+    (row,) = added.values([tuple(columns)])
+    for column, value in zip(columns, row, strict=True):
+        is_name = isinstance(tables.history.c[column].type, Name)
+        assert value == (column.encode() if name == "mssql" and is_name else column)
+    if not dialect.positional:
+        assert set(re.findall(r"(?<!:)(?::|%\()(\w+)", added.sql)) == set(columns)
+
+
+_TABLE = tables_in(None).history
+_WRONG: dict[str, Any] = {
+    "IN of 1,001 values": select(_TABLE.c.seq).where(_TABLE.c.seq.in_(range(1_001))),
+    "2,101 parameters": select(_TABLE.c.seq).where(
+        *(_TABLE.c.seq.in_(range(n, n + 700)) for n in range(3)), _TABLE.c.seq > 1
+    ),
+    "requires an order_by": select(_TABLE.c.seq).offset(1).limit(1),
+    "a long text is compared": delete(_TABLE).where(_TABLE.c.cause == "x"),
+    "a long text is sorted": select(_TABLE.c.seq).order_by(_TABLE.c.cause.desc()),
+    "a condition is selected": select(_TABLE.c.seq > 1),
+    "distinct long texts": select(_TABLE.c.cause).distinct(),
+    "an empty text": select(_TABLE.c.seq).where(func.coalesce(_TABLE.c.role, "") != "x"),
+    "multirow inserts": insert(_TABLE).values([{"seq": 1}, {"seq": 2}]),
+}
+
+
+@pytest.mark.parametrize("fault", _WRONG)
+def test_what_a_database_refuses_is_found(fault: str) -> None:
+    checks = StatementChecks()
+    checks.check(_WRONG[fault])
+    assert checks.faults
+    assert all(fault in one for one in checks.faults)
 
 
 @pytest.mark.parametrize("name", DIALECTS)
