@@ -40,6 +40,38 @@ BENCHMARKS = (
     "sql_queries",
 )
 
+USES = {
+    "sql": """
+import asyncio
+from sqlalchemy.ext.asyncio import create_async_engine
+from async_history import open_history
+
+async def main():
+    engine = create_async_engine("sqlite+aiosqlite:///history.db")
+    async with open_history(engine=engine) as history:
+        await history.add_history("m", None, "tea", "ADD")
+        (record,) = await history.get_history("m")
+        assert record.new_memory == "tea"
+    await engine.dispose()
+
+asyncio.run(main())
+""",
+    "mysql": """
+import asyncio
+from async_history import StorageUnreachable, open_history
+
+async def main():
+    try:
+        await open_history("mysql://nobody@127.0.0.1:1/none")
+    except StorageUnreachable:
+        return
+    raise AssertionError("no server can be at port 1")
+
+asyncio.run(main())
+""",
+}
+"""What an extra is for, as a program that runs with it alone."""
+
 OLDEST_POSTGRES = "13"
 OLDEST_SQLALCHEMY = "2.0.40"
 PYTEST = ("pytest", "-q", "-p", "no:cacheprovider")  # several may run at once
@@ -159,6 +191,22 @@ def build(session: nox.Session) -> None:
         archives = [str(path) for path in Path(folder).glob("async_history-*")]
         session.run("twine", "check", "--strict", *archives)
         session.run("check-wheel-contents", folder)
+
+
+@nox.session
+def extras(session: nox.Session) -> None:
+    """The wheel with one extra in a fresh environment, for those that bring a database."""
+    session.install("--group=build")
+    with TemporaryDirectory() as folder:
+        session.run("python", "-m", "build", "--wheel", "--outdir", folder)
+        (wheel,) = Path(folder).glob("*.whl")
+        for extra in session.posargs or USES:
+            python = Path(folder, extra, "bin", "python")
+            session.run("python", "-m", "venv", str(python.parents[1]))
+            pip = (str(python), "-m", "pip", "install", "--quiet")
+            session.run(*pip, f"{wheel}[{extra}]", external=True)
+            with session.chdir(python.parents[1]):
+                session.run(str(python), "-I", "-c", USES[extra], external=True)
 
 
 @nox.session(name="bench-smoke")
