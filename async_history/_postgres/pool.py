@@ -13,6 +13,7 @@ import asyncpg
 from async_history._core.writer import OutcomeUnknown, TryAgain
 from async_history._postgres.bounded import bounded, meaning_of
 from async_history._postgres.bounds import Settings, bounds, enable_client_check, settings_of
+from async_history._postgres.codecs import require_own_codecs
 from async_history._postgres.connect import (
     Connection,
     connect_checked,
@@ -125,7 +126,8 @@ class ConnectionPool:
         """Use the user's own pool, which this class never closes.
 
         Raises:
-            InvalidInput: the pool is not open, or caches statements that its pooler loses.
+            InvalidInput: the pool is not open, has codecs of its own, or caches statements that its
+                pooler loses.
             StorageError: as `connect`.
         """
         try:
@@ -136,6 +138,7 @@ class ConnectionPool:
                             is_behind_pooler = await is_pooled(connection)
                             if is_behind_pooler:
                                 await require_no_lost_statements(connection, pool)
+                            await require_own_codecs(connection)
                             settings = await settings_of(connection)
                         await prepare(connection)
                     except asyncio.CancelledError:

@@ -10,6 +10,7 @@ import asyncpg
 from async_history.errors import InvalidInput
 
 _PROCESS: Final = "SELECT pg_catalog.pg_backend_pid()"
+_OTHER_PROCESS: Final = "SELECT 1 WHERE pg_catalog.pg_backend_pid() <> ({named})::pg_catalog.int4"
 _KEEPS_STATEMENTS: Final = """
 SELECT EXISTS (
     SELECT FROM pg_catalog.pg_prepared_statements
@@ -60,6 +61,6 @@ async def _changes_process(connection: Any, process: int, pool: Any) -> bool:
 
 async def is_pooled(connection: Any) -> bool:
     """Return whether a pooler is between us and the server: it reports a process id of its own."""
-    async with connection.transaction():
-        server_pid = await connection.fetchval("SELECT pg_catalog.pg_backend_pid()")
-    return bool(server_pid != connection.get_server_pid())
+    named = int(connection.get_server_pid())
+    async with connection.transaction():  # rows, not values, which a user's codec may change
+        return bool(await connection.fetch(_OTHER_PROCESS.format(named=named)))
