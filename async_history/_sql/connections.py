@@ -122,6 +122,8 @@ class Connections:
 
     async def commit(self, connection: AsyncConnection) -> None:
         """Commit. From here on, a lost connection leaves the outcome unknown."""
+        if not connection.in_transaction():  # `execute_to_the_commit` has done it
+            return
         self._is_committing = True
         await connection.commit()
         self._is_committing = False
