@@ -1,4 +1,4 @@
-"""The page of a history in memory, served by uvicorn on 127.0.0.1 from another thread."""
+"""The page of a history, served by uvicorn on 127.0.0.1 from another thread."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,7 @@ import uvicorn
 
 from async_history import HistoryManager, open_history
 from async_history.web import Access, history_app
-from tests.support.patience import LONG_S
+from tests.support.patience import LONG_S, MINUTES_S
 from tests.support.postgres_server import free_port
 
 Fill = Callable[[HistoryManager], Awaitable[None]]
@@ -35,12 +35,12 @@ class WebServer:
 
 
 @contextlib.contextmanager
-def web_server(fill: Fill) -> Iterator[WebServer]:
+def web_server(fill: Fill, url: str = "memory://") -> Iterator[WebServer]:
     """Serve a history that `fill` fills. Callers on this computer may change it."""
     begun: Future[tuple[WebServer, uvicorn.Server]] = Future()
-    thread = threading.Thread(target=_run, args=(fill, begun))
+    thread = threading.Thread(target=_run, args=(fill, url, begun))
     thread.start()
-    server, program = begun.result(LONG_S)
+    server, program = begun.result(MINUTES_S)
     try:
         yield server
     finally:
@@ -48,17 +48,17 @@ def web_server(fill: Fill) -> Iterator[WebServer]:
         thread.join(LONG_S)
 
 
-def _run(fill: Fill, begun: "Future[tuple[WebServer, uvicorn.Server]]") -> None:
+def _run(fill: Fill, url: str, begun: "Future[tuple[WebServer, uvicorn.Server]]") -> None:
     try:
-        asyncio.run(_serve(fill, begun))
+        asyncio.run(_serve(fill, url, begun))
     except BaseException as error:
         if begun.done():
             raise
         begun.set_exception(error)
 
 
-async def _serve(fill: Fill, begun: "Future[tuple[WebServer, uvicorn.Server]]") -> None:
-    async with open_history("memory://") as history:
+async def _serve(fill: Fill, url: str, begun: "Future[tuple[WebServer, uvicorn.Server]]") -> None:
+    async with open_history(url) as history:
         await fill(history)
         app = history_app(history, authorize=lambda _: Access(write=True), write=True)
         port = free_port()

@@ -1,6 +1,7 @@
 """The pages in a real browser: every view, wide and narrow, light and dark, by keyboard."""
 
 import re
+import time
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 from urllib.parse import quote
@@ -10,6 +11,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
 from async_history import HistoryManager
+from benchmarks import _page_store
 from tests.support.chromium import chromium
 from tests.support.patience import LONG_S
 from tests.support.web_server import WebServer, web_server
@@ -268,4 +270,71 @@ def test_without_scripts_every_view_shows_its_content(browser: Browser, site: We
     ):
         page.goto(site.url + view)
         expect(page.locator("main")).to_contain_text(found)
+    page.context.close()
+
+
+# Three million records
+
+RECORDS = 3_000_000
+OWNED = 300_000
+"""The newest of them, with owners, contexts and causes, which take five times as long to write."""
+FIRST_VIEW_S = 0.2
+"""Processor time of all threads of this process, the server's and the test's. Unlike the time that
+passes, it is about the same on a busy machine."""
+
+
+async def fill_large(history: HistoryManager) -> None:
+    for first in range(0, RECORDS - OWNED, 9_000):
+        await history.batch_add_history(
+            [
+                {
+                    "memory_id": f"memory {number // 3}",
+                    "new_memory": f"likes tea number {number}",
+                    "event": "UPDATE" if number % 3 else "ADD",
+                }
+                for number in range(first, first + 9_000)
+            ]
+        )
+    await _page_store.fill(history, OWNED)
+    assert await history.count_history() >= RECORDS
+
+
+@pytest.fixture(scope="module")
+def large_site(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[WebServer, list[_page_store.Request]]]:
+    """The page of a file with so many records, and a request for each view."""
+    path = tmp_path_factory.mktemp("large") / "history.db"
+    with web_server(fill_large, str(path)) as server:
+        asked = server.run(lambda history: _page_store.requests(history, OWNED))
+        views = [one for one in asked if not one.path.startswith(("/api", "/memories/", "/text"))]
+        yield server, [one for one in views if one.form is None]
+    path.unlink()
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(3_600)
+@pytest.mark.parametrize("width", [1280, 340])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_view_of_three_million_records(
+    browser: Browser,
+    large_site: tuple[WebServer, list[_page_store.Request]],
+    width: int,
+    scheme: Literal["light", "dark"],
+) -> None:
+    """Each is accessible, fits, and takes at most 200 ms, except a search that reads everything."""
+    site, views = large_site
+    page, complaints = shown(browser, width=width, scheme=scheme)
+    axe = Axe()
+    slow: dict[str, float] = {}
+    for view in views:
+        begun = time.process_time()
+        page.goto(site.url + view.path)
+        expect(page.locator("h1")).to_be_visible()
+        took_s = time.process_time() - begun
+        if took_s > FIRST_VIEW_S and not view.is_scan:
+            slow[view.name] = took_s
+        _check(axe, page, view.name)
+    assert slow == {}
+    assert complaints == []
     page.context.close()
