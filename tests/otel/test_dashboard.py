@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.sdk.metrics import MeterProvider
 from prometheus_client import start_http_server
@@ -75,6 +78,28 @@ def exporting() -> Iterator[str]:
         thread.join()
         uninstrument()
         meters.shutdown()
+
+
+def test_grafana_knows_every_field_of_the_dashboard() -> None:
+    """Its own types leave out what they do not know."""
+    register_default_plugins()
+    dashboard = json.loads(DASHBOARD.read_text())
+    known = json.loads(JSONEncoder().encode(Dashboard.from_json(dashboard)))
+    assert _unknown(dashboard, known) == []
+
+
+def _unknown(given: Any, known: Any, path: str = "") -> list[str]:
+    """Return the paths of fields that are missing or other in what is known."""
+    if isinstance(given, dict):
+        return [
+            found
+            for key, value in given.items()
+            for found in _unknown(value, known.get(key, "missing"), f"{path}/{key}")
+        ]
+    if isinstance(given, list):
+        pairs = enumerate(zip(given, known, strict=True))
+        return [found for at, pair in pairs for found in _unknown(*pair, f"{path}/{at}")]
+    return [] if given == known else [path]
 
 
 @pytest.mark.subprocess
