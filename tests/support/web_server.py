@@ -3,14 +3,15 @@
 import asyncio
 import contextlib
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any
 
 import uvicorn
 
 from async_history import HistoryManager, open_history
-from async_history.web import Access, history_app
+from async_history.web import Access
+from async_history.web._app import WebLimits, new_app
 from tests.support.patience import LONG_S, MINUTES_S
 from tests.support.postgres_server import free_port
 
@@ -35,10 +36,16 @@ class WebServer:
 
 
 @contextlib.contextmanager
-def web_server(fill: Fill, url: str = "memory://") -> Iterator[WebServer]:
-    """Serve a history that `fill` fills. Callers on this computer may change it."""
+def web_server(
+    fill: Fill, url: str = "memory://", origins: Sequence[str] = ()
+) -> Iterator[WebServer]:
+    """Serve a history that `fill` fills. Callers on this computer may change it.
+
+    Args:
+        origins: other sites whose pages may read.
+    """
     begun: Future[tuple[WebServer, uvicorn.Server]] = Future()
-    thread = threading.Thread(target=_run, args=(fill, url, begun))
+    thread = threading.Thread(target=_run, args=(fill, url, origins, begun))
     thread.start()
     server, program = begun.result(MINUTES_S)
     try:
@@ -48,19 +55,35 @@ def web_server(fill: Fill, url: str = "memory://") -> Iterator[WebServer]:
         thread.join(LONG_S)
 
 
-def _run(fill: Fill, url: str, begun: "Future[tuple[WebServer, uvicorn.Server]]") -> None:
+def _run(
+    fill: Fill,
+    url: str,
+    origins: Sequence[str],
+    begun: "Future[tuple[WebServer, uvicorn.Server]]",
+) -> None:
     try:
-        asyncio.run(_serve(fill, url, begun))
+        asyncio.run(_serve(fill, url, origins, begun))
     except BaseException as error:
         if begun.done():
             raise
         begun.set_exception(error)
 
 
-async def _serve(fill: Fill, url: str, begun: "Future[tuple[WebServer, uvicorn.Server]]") -> None:
+async def _serve(
+    fill: Fill,
+    url: str,
+    origins: Sequence[str],
+    begun: "Future[tuple[WebServer, uvicorn.Server]]",
+) -> None:
     async with open_history(url) as history:
         await fill(history)
-        app = history_app(history, authorize=lambda _: Access(write=True), write=True)
+        app = new_app(
+            history,
+            lambda _: Access(write=True),
+            write=True,
+            limits=WebLimits(),
+            origins=origins,
+        )
         port = free_port()
         config = uvicorn.Config(
             app, host="127.0.0.1", port=port, log_level="error", timeout_graceful_shutdown=1

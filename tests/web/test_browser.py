@@ -1,14 +1,16 @@
 """The pages in a real browser: every view, wide and narrow, light and dark, by keyboard."""
 
 import re
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal, NamedTuple
 from urllib.parse import quote
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Error, Page, expect
 
 from async_history import HistoryManager
 from benchmarks import _page_store
@@ -271,6 +273,51 @@ def test_without_scripts_every_view_shows_its_content(browser: Browser, site: We
         page.goto(site.url + view)
         expect(page.locator("main")).to_contain_text(found)
     page.context.close()
+
+
+@pytest.fixture
+def theirs() -> Iterator[str]:
+    """The origin of another site, whose pages are empty."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        serving.join()
+
+
+_FETCH = """async ([url, headers, method]) => {
+  const answer = await fetch(url, {headers, method});
+  return answer.ok ? await answer.json() : answer.status;
+}"""
+
+
+def test_a_page_of_an_allowed_site_reads(browser: Browser, site: WebServer, theirs: str) -> None:
+    """With a header, so the browser asks first. A page that is not allowed gets nothing."""
+
+    async def tea(history: HistoryManager) -> None:
+        await history.add_history("tea", None, "likes tea", "ADD")
+
+    with web_server(tea, origins=[theirs]) as allowing:
+        page, _ = shown(browser)
+        page.goto(theirs)
+        headers = {"authorization": "Bearer of a dashboard"}
+        path = "/memories/tea/history"
+        found = page.evaluate(_FETCH, [allowing.url + path, headers, "GET"])
+        assert [record["new_memory"] for record in found] == ["likes tea"]
+        for url, method in ((site.url + path, "GET"), (f"{allowing.url}/api/undo", "POST")):
+            with pytest.raises(Error, match="Failed to fetch"):
+                page.evaluate(_FETCH, [url, headers, method])
+        page.context.close()
 
 
 # Three million records
