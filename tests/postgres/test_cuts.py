@@ -136,7 +136,7 @@ class TestStoppedServer:
     ) -> None:
         url = with_query(proxy.url, schema=schema)
         async with open_history(url):
-            """It makes the tables."""
+            pass  # opening makes the tables
         for place in places:
             late = proxy.hold(after=place)
             async with asyncio.timeout(SOON_S):

@@ -159,7 +159,7 @@ async def test_a_page_of_an_owner_costs_the_same_with_every_other_filter(
     schemas = {rows: f"owned_{rows}_{token_hex(4)}" for rows in (SMALL, LARGE)}
     for rows, schema in schemas.items():
         async with open_history(url, schema=schema):
-            """Opening makes the tables."""
+            pass  # opening makes the tables
         await fill(connection, schema, rows)
     for is_known in (False, True):
         if is_known:
@@ -175,7 +175,7 @@ async def test_a_full_page_reads_no_more_rows_than_it_has(
     rows = 2 * SMALL
     schema = f"alike_{token_hex(4)}"
     async with open_history(url, schema=schema):
-        """Opening makes the tables."""
+        pass  # opening makes the tables
     await fill_alike(connection, schema, rows, is_one=is_one)
     found: dict[str, int] = {}
     for is_known in (False, True):
@@ -192,7 +192,7 @@ async def test_one_version_of_a_long_memory_reads_one_record(url: str, connectio
     rows = 2 * SMALL
     schema = f"long_{token_hex(4)}"
     async with open_history(url, schema=schema):
-        """Opening makes the tables."""
+        pass  # opening makes the tables
     await fill_alike(connection, schema, rows, is_one=True)
     for is_known in (False, True):
         if is_known:
@@ -212,7 +212,7 @@ async def test_a_time_without_records_is_looked_up_in_many_chunks_at_once(
     chunks = 200  # as many as 3 million records have
     schema = f"sparse_{token_hex(4)}"
     async with open_history(url, schema=schema):
-        """Opening makes the tables."""
+        pass  # opening makes the tables
     await connection.execute(
         f"INSERT INTO {schema}.history (seq, id, memory_id, event, is_deleted, occurred_at)"
         f" OVERRIDING SYSTEM VALUE SELECT n::bigint << {CHUNK_BITS}, 'id-' || n, 'm', 'ADD', false,"

@@ -133,7 +133,7 @@ async def test_a_role_without_the_right_gets_no_error(
     url: str, connection: Any, schema: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with open_history(url, schema=schema):
-        """Opening makes the tables."""
+        pass  # opening makes the tables
     role = f"writer_{token_hex(4)}"
     await connection.execute(
         f"CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA {schema} TO {role};"

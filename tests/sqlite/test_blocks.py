@@ -164,7 +164,7 @@ async def test_rows_that_others_change(path: Path) -> None:
                 "SELECT count(*) FROM async_history_actors"
                 " WHERE position NOT IN (SELECT rowid FROM history) AND actor_id <> ''"
             ).fetchone()
-            assert left == 0, "no entry stays behind"
+            assert left == 0, "every entry of them is gone"
             # The reused rowids belong to another actor.
             connection.execute(f"DELETE FROM history WHERE rowid > {CHUNK + 10}")
         assert chunks(path) == [0]

@@ -39,7 +39,7 @@ SHAPES: dict[str, Shape] = {
     "no time in any but the first": lambda n: row(n, "m", None if n else moment(0).isoformat()),
     "no time in many memories": lambda n: row(n, f"m{n % 500}", None, "DELETE"),
     "deletions without a time": lambda n: row(n, "m", None, "DELETE"),
-    "text that is no time": lambda n: row(n, "m", "yesterday"),
+    "text that is not a time": lambda n: row(n, "m", "yesterday"),
     "with an offset": lambda n: row(
         n, f"m{n % 500}", moment(n).astimezone(timezone(timedelta(hours=8))).isoformat()
     ),
