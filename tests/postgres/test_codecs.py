@@ -1,4 +1,4 @@
-"""Pools of the user's whose `init` sets codecs, for each type of the server in turn."""
+"""User's pools whose `init` sets a codec, for each type of the server in turn."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,11 +21,11 @@ UNUSED = (
 
 
 class Read(str):
-    """What a codec of the user's makes of a value."""
+    """The value that a user's codec returns."""
 
 
 def setting(name: str) -> Callable[[Any], Any]:
-    """Return a pool's `init` that lets a type be read, and written, in its own way."""
+    """Return a pool's `init` that reads and writes a type with another codec."""
 
     async def init(connection: Any) -> None:
         await connection.set_type_codec(
@@ -36,7 +36,7 @@ def setting(name: str) -> Callable[[Any], Any]:
 
 
 @pytest.mark.parametrize("name", USED)
-async def test_codecs_for_what_is_used_are_refused(
+async def test_codecs_for_types_that_a_history_reads_are_refused(
     name: str, new_schema: Callable[[], str], postgres: str
 ) -> None:
     schema = schema_of(new_schema())
@@ -47,7 +47,7 @@ async def test_codecs_for_what_is_used_are_refused(
 
 
 @pytest.mark.parametrize("name", UNUSED)
-async def test_codecs_for_all_else_make_no_difference(
+async def test_codecs_for_other_types_make_no_difference(
     name: str, new_schema: Callable[[], str], postgres: str
 ) -> None:
     async with (

@@ -16,13 +16,13 @@ from tests.support.sql_dialects import StatementChecks
 
 @pytest.fixture(scope="session")
 def statement_checks() -> StatementChecks:
-    """What knows the statements that earlier tests have executed."""
+    """The checked statements of earlier tests."""
     return StatementChecks()
 
 
 @pytest.fixture(autouse=True)
 def _every_statement_is_for_every_database(statement_checks: StatementChecks) -> Iterator[None]:
-    """What a test executes on one database compiles for the others, and has what these take."""
+    """Check that a test's statements on one database also compile for, and suit, the others."""
     checks = statement_checks
     checks.faults.clear()
     event.listen(Engine, "before_execute", checks.before_execute)

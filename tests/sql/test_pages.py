@@ -108,7 +108,7 @@ async def test_pages_and_counts_cost_the_same(
         await history.aclose()
 
 
-async def test_one_record_of_a_long_memory_is_read_alone(
+async def test_one_version_of_a_long_memory_reads_one_record(
     new_database: Callable[[], URL], cursor: Any
 ) -> None:
     rows = 20_400

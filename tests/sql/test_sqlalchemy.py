@@ -155,7 +155,7 @@ async def test_a_lost_table_is_named(tmp_path: Path, engines: Callable[[str], As
 async def test_thousands_of_memories_at_once(
     tmp_path: Path, engines: Callable[[str], AsyncEngine]
 ) -> None:
-    """More than one statement takes: `conftest.py` looks at each."""
+    """More than fits into one statement. `conftest.py` checks each statement."""
     names = [f"m{n}" for n in range(2_500)]
     begun = datetime(2026, 1, 1, tzinfo=UTC)
     changes = [

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.once
 
 _KEY_BYTES = {"mysql": 3072, "mariadb": 3072, "oracle": 6398, "mssql": 1700}
 _NAME_CHARACTERS = 30
-"""The longest name of a table or an index that Oracle takes before 12.2."""
+"""The longest name of a table or index in Oracle before 12.2."""
 
 
 @pytest.mark.parametrize("name", DIALECTS)
@@ -97,8 +97,8 @@ def test_an_index_is_read_in_few_ranges(asked: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", DIALECTS)
-async def test_what_differs_compiles_where_it_is_used(name: str) -> None:
-    """What the tests' databases execute is compiled for the others as it is executed."""
+async def test_dialect_specific_statements_compile_for_their_databases(name: str) -> None:
+    """The statements on the tests' own databases are compiled for the others as they run."""
     dialect, tables = dialect_of(name), tables_in("mine")
     checks = StatementChecks([dialect])
     history = tables.history.c
@@ -136,8 +136,8 @@ async def test_what_differs_compiles_where_it_is_used(name: str) -> None:
 
 @pytest.mark.parametrize("name", DIALECTS)
 @pytest.mark.parametrize("columns", [PLAIN_COLUMNS, ALL_COLUMNS], ids=["plain", "full"])
-def test_rows_are_what_the_driver_gets(name: str, columns: Sequence[str]) -> None:
-    """SQLAlchemy converts no values of such a statement, nor the names of its parameters."""
+def test_rows_are_converted_as_the_driver_needs_them(name: str, columns: Sequence[str]) -> None:
+    """SQLAlchemy converts neither values nor parameter names of such a statement."""
     dialect, tables = dialect_of(name), tables_in(None)
     added = Insert(tables.history, dialect, columns)
     (row,) = added.values([tuple(columns)])
@@ -165,7 +165,7 @@ _WRONG: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("fault", _WRONG)
-def test_what_a_database_refuses_is_found(fault: str) -> None:
+def test_statements_that_a_database_refuses_are_found(fault: str) -> None:
     checks = StatementChecks()
     checks.check(_WRONG[fault])
     assert checks.faults

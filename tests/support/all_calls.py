@@ -1,4 +1,4 @@
-"""Every call of a manager, for tests of what all of them have in common."""
+"""Every call of a manager, for tests of properties that all calls share."""
 
 import asyncio
 from contextlib import aclosing
@@ -39,7 +39,7 @@ async def write_many_details(history: Any) -> None:
 
 
 async def write(history: Any) -> None:
-    """Record by every call that does, and be refused."""
+    """Record with every call that records, and be refused."""
     first = await history.add_history("m", None, "tea", "ADD", actor_id="ann", role="user")
     await history.add_history("m", "tea", "mate", "UPDATE", id="named")
     await history.add_history("m", "tea", "mate", "UPDATE", id="named")
@@ -63,7 +63,7 @@ async def write(history: Any) -> None:
 
 
 async def read(history: Any) -> None:
-    """Ask all questions."""
+    """Make every query."""
     now = datetime.now(UTC)
     await history.get_history("m")
     await history.get_last_messages("scope")
@@ -114,12 +114,12 @@ async def read(history: Any) -> None:
         pass
     await history.diff("m", 1, 2)
     await history.stats()
-    manager = getattr(history, "_history", history)  # what notes calls is not one itself
+    manager = getattr(history, "_history", history)  # a wrapper that notes calls
     assert [line async for line in dump_lines(manager)]
 
 
 async def follow(history: Any) -> None:
-    """Follow all records, and those of a memory."""
+    """Follow all records, and those of one memory."""
     for memory_id in (None, "m"):
         following = history.follow(memory_id=memory_id, poll_interval_s=0.01)
         await anext(following)

@@ -1,4 +1,4 @@
-"""Statements of Core, compiled for databases that no test reaches, and what these refuse."""
+"""Compiles Core statements for databases without a server in the tests, and finds refused ones."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -15,9 +15,9 @@ from async_history._sql.tables import PREFIX
 
 DIALECTS = ("mysql", "mariadb", "postgresql", "sqlite", "oracle", "mssql")
 _MOST_OF_IN = 1_000
-"""Values of one IN (...) on Oracle."""
+"""The values of one IN (...) on Oracle."""
 _MOST_PARAMETERS = 2_100
-"""Of a statement on SQL Server."""
+"""The parameters of one statement on SQL Server."""
 _COMPARISONS = {
     *(operators.eq, operators.ne, operators.lt, operators.le, operators.gt, operators.ge),
     *(operators.in_op, operators.not_in_op, operators.is_distinct_from),
@@ -25,7 +25,7 @@ _COMPARISONS = {
 
 
 def dialect_of(name: str) -> Dialect:
-    """Return a dialect as it is before it has connected."""
+    """Return a dialect that has not connected."""
     driver = {"oracle": "oracle+oracledb"}.get(name, name)
     return make_url(f"{driver}://").get_dialect()()
 
@@ -72,13 +72,13 @@ class StatementChecks:
                 known = str(compiled)
                 self.faults += [f"{fault}: {known}" for fault in _lists(whole)]
                 if known in self._seen:
-                    return  # it differs in its values at most
+                    return  # only its values may differ
                 self._seen.add(known)
                 self.faults += [f"{fault}: {known}" for fault in _faults(statement)]
 
 
 def _lists(whole: ExpandedState) -> Iterator[str]:
-    """Yield what is too long in a compiled statement."""
+    """Yield the parts of a compiled statement that are too long."""
     if len(whole.parameters) > _MOST_PARAMETERS:
         yield f"{len(whole.parameters):,} parameters"
     for values in whole.parameter_expansion.values():
@@ -87,13 +87,13 @@ def _lists(whole: ExpandedState) -> Iterator[str]:
 
 
 def _is_ours(statement: Any) -> bool:
-    """Return whether a statement is about a table of ours, and not one of SQLAlchemy's own."""
+    """Return whether a statement uses a table of ours, and is not one of SQLAlchemy's own."""
     elements = visitors.iterate(statement)
     return any(isinstance(one, Table) and one.name.startswith(PREFIX) for one in elements)
 
 
 def _faults(statement: Any) -> Iterator[str]:
-    """Yield what of a statement Oracle or SQL Server does not take."""
+    """Yield the parts of a statement that Oracle or SQL Server does not accept."""
     for element in visitors.iterate(statement):
         if isinstance(element, BinaryExpression) and element.operator in _COMPARISONS:
             for side in (element.left, element.right):

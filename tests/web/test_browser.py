@@ -324,7 +324,7 @@ def test_a_page_of_an_allowed_site_reads(browser: Browser, site: WebServer, thei
 
 RECORDS = 3_000_000
 OWNED = 300_000
-"""The newest of them, with owners, contexts and causes, which take five times as long to write."""
+"""The newest records have owners, contexts and causes, which take five times as long to write."""
 FIRST_VIEW_S = 0.2
 """Processor time of all threads of this process, the server's and the test's. Unlike the time that
 passes, it is about the same on a busy machine."""
