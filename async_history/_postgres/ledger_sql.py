@@ -94,7 +94,7 @@ STATEMENTS: Final = LedgerStatements(
     RETURNING first, size
     """,
     bundles=f"""{_BUNDLE}
-    WHERE first >= $1::pg_catalog.int8 ORDER BY first LIMIT $2::pg_catalog.int8
+    WHERE first >= $1::pg_catalog.int8 AND first < $2::pg_catalog.int8 ORDER BY first
     """,
     bundles_at=f"""{_BUNDLE}
     WHERE first IN (

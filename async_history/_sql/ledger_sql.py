@@ -92,7 +92,9 @@ class _LeafStatements:
         self._waiting = select(c.number, *parts).order_by(c.number)
         self._place = update(ledger)
         self._rewrite = update(ledger).where(c.first == bindparam("at"))
-        self._bundles = bundles.order_by(c.first).where(c.first >= bindparam("at"))
+        self._bundles = bundles.order_by(c.first).where(
+            c.first >= bindparam("at"), c.first < bindparam("end")
+        )
         self._bundle_at = bundles.order_by(c.first.desc()).where(c.first <= bindparam("at"))
         self._entries = (
             bundles.order_by(c.first).where(c.kind == "entry").where(c.first.is_not(None))
@@ -136,8 +138,8 @@ class _LeafStatements:
     async def rewrite(self, fetch: Fetch, hashes: bytes, names: str, first: int) -> Sequence[Any]:
         return await fetch(self._rewrite.values(hashes=hashes, names=names), {"at": first})
 
-    async def bundles(self, fetch: Fetch, first: int, limit: int) -> Sequence[Any]:
-        return await fetch(self._bundles.limit(limit), {"at": first})
+    async def bundles(self, fetch: Fetch, first: int, end: int) -> Sequence[Any]:
+        return await fetch(self._bundles, {"at": first, "end": end})
 
     async def bundles_at(self, fetch: Fetch, places: str) -> Sequence[Any]:
         found: list[Any] = []

@@ -83,7 +83,7 @@ STATEMENTS: Final = LedgerStatements(
     " FROM json_each(?) AS given WHERE number = json_extract(given.value, '$[0]')",
     rewrite="UPDATE async_history_ledger SET hashes = ?, names = ? WHERE first = ?",
     rewrite_all=None,
-    bundles=f"{_BUNDLE} WHERE first >= ? ORDER BY first LIMIT ?",
+    bundles=f"{_BUNDLE} WHERE first >= ? AND first < ? ORDER BY first",
     bundles_at=f"""{_BUNDLE} WHERE first IN (
         SELECT (
             SELECT first FROM async_history_ledger WHERE first <= value ORDER BY first DESC LIMIT 1

@@ -11,6 +11,8 @@ import pytest
 
 from async_history import InvalidInput, NotProven, copy_history, open_history
 from async_history._core.ledger.leaves import commitment_of, record_values
+from async_history._core.ledger.removals import Removals
+from async_history._core.ledger.seen import WholeBundle, seen_bundles
 from async_history._core.records import fields_in_order
 from async_history.blocking import BlockingHistoryManager
 from async_history.ledger import (
@@ -82,6 +84,29 @@ class TestLeaves:
             report = await history.ledger.verify(checkpoint)
             assert report.is_intact
             assert (report.records, report.owners, report.unattested_owners) == (3, 1, 0)
+
+    async def test_batches_of_one_record_are_read_together(self, open_store: OpenStore) -> None:
+        """To verify them takes few statements; each has its leaves in a row of its own."""
+        asked: list[tuple[Any, ...]] = []
+
+        async def read(tables: Any) -> int:
+            run = tables._run
+
+            def noted(*given: Any) -> Any:
+                asked.append(given)
+                return run(*given)
+
+            tables._run = noted
+            pages = await seen_bundles(await tables.bundles(0), Removals(), tables)
+            return sum(isinstance(page, WholeBundle) for page in pages)
+
+        async with open_store() as history:
+            for number in range(40):
+                await history.add_history(f"m{number}", None, "likes tea", "ADD", owner=OWNER)
+            await history.ledger.checkpoint(KEY)
+            store: Any = history.store
+            assert await store.ledger.read(read) == 80
+        assert len(asked) == 3
 
     async def test_what_is_removed_is_accounted_for(self, open_store: OpenStore) -> None:
         async with open_store() as history:

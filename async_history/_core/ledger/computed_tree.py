@@ -1,9 +1,8 @@
 """The tree that verification computes from the leaves, compared with tiles and checkpoints."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from async_history._core.ledger.checkpoint import Checkpoint
-from async_history._core.ledger.leaves import Bundle
 from async_history._core.ledger.report import LedgerFault, damaged
 from async_history._core.ledger.tables import LedgerTables
 from async_history._core.ledger.tiles import Tile, grown, last_tiles, roots_from
@@ -21,10 +20,10 @@ class ComputedTree:
         self._good = 0
         self._not_compared: dict[Tile, bytes] = {}
 
-    def add(self, bundle: Bundle) -> None:
-        """Append leaves, and compare the tree with the checkpoints."""
-        hashes = b"".join(bundle.leaf_hashes())
-        end = self.size + bundle.size
+    def add(self, leaves: Sequence[bytes]) -> None:
+        """Append the hashes of leaves, and compare the tree with the checkpoints."""
+        hashes = b"".join(leaves)
+        end = self.size + len(leaves)
         while self.size < end:
             self.reach_checkpoints()
             until = min([end, *(one.size for one in self._awaited if one.size > self.size)])

@@ -12,9 +12,9 @@ from async_history._core.threads import computed
 _HASHED_HERE: Final = 64
 """Most records whose leaves are computed on the event loop, in a third of a millisecond. A thread
 computes those of more."""
-_MOST: Final = 512
+MOST_LEAVES: Final = 512
 """Most leaves of a bundle: a proof reads a whole bundle."""
-_NAMES: Final = 65_536
+MOST_CHARACTERS: Final = 65_536
 """Characters of names after which a bundle is full, because servers limit statements."""
 
 
@@ -52,7 +52,7 @@ def _parts(names: Sequence[str]) -> Iterator[slice]:
     """Yield the slices of names that go into each bundle."""
     begin, size = 0, 0
     for at, name in enumerate(names):
-        if at - begin == _MOST or size > _NAMES:
+        if at - begin == MOST_LEAVES or size > MOST_CHARACTERS:
             yield slice(begin, at)
             begin, size = at, 0
         size += len(name)

@@ -1,6 +1,6 @@
 """The stored values that verification compares with their leaves."""
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,7 @@ from async_history._core.ledger.leaves import (
     held_at,
     owner_values,
 )
+from async_history._core.ledger.new_leaves import MOST_CHARACTERS, MOST_LEAVES
 from async_history._core.ledger.removals import Removals
 from async_history._core.ledger.tables import (
     LedgerTables,
@@ -55,12 +56,12 @@ async def seen_bundles(
     """Return bundles with their stored values. Usually all match, which is checked at once."""
     if any(one.bundle.has_keyed_salts for one in stored):
         await tables.require_key()
-    untouched = [
-        (first, bundle, names)
-        for first, _, _, bundle in stored
-        if None not in (names := bundle.leaf_names())
-        and not removals.touch(first, first + bundle.size)
-    ]
+    untouched: list[_Untouched] = []
+    for first, _, _, bundle in stored:
+        leaf_names = bundle.leaf_names()
+        names = [name for name in leaf_names if name is not None]
+        if len(names) == len(leaf_names) and not removals.touch(first, first + bundle.size):
+            untouched.append((first, bundle, names))
     whole = await _whole_of_records([u for u in untouched if u[1].kind in (RECORD, REST)], tables)
     whole |= await _whole_of_owners([u for u in untouched if u[1].kind == OWNER], tables)
     return [
@@ -68,7 +69,7 @@ async def seen_bundles(
     ]
 
 
-_Untouched = tuple[int, Bundle, Sequence[str | None]]
+_Untouched = tuple[int, Bundle, Sequence[str]]
 """A bundle without removed leaves: its place, the bundle, and the names of its leaves."""
 
 
@@ -77,16 +78,23 @@ async def _whole_of_records(
 ) -> dict[int, WholeBundle]:
     """Return the bundles whose records all match, by place."""
     whole: dict[int, WholeBundle] = {}
-    with closing(tables.ask_records(bundle.names for _, bundle, _ in bundles)) as answers:
-        for (first, bundle, names), asked in zip(bundles, answers, strict=True):
-            there = (await tables.record_rows(bundle.names, asked)).of(names)
-            if (
-                there is not None
-                and all(there.have_owner)
-                and bundle.holds(there.values, tables.key)
-            ):
-                positions = there.positions if bundle.kind == RECORD else ()
-                whole[first] = WholeBundle(first, names, bundle.kind, positions)
+    groups = list(_groups(bundles))
+    with closing(tables.ask_records(map(_names_in, groups))) as answers:
+        for group, asked in zip(groups, answers, strict=True):
+            names_in_group, begin = _names_in(group), 0
+            rows = await tables.record_rows(names_in_group, asked)
+            all_there = rows.of(names_in_group)
+            for first, bundle, names in group:
+                end = begin + len(names)
+                there = rows.of(names) if all_there is None else all_there.part(begin, end)
+                begin = end
+                if (
+                    there is not None
+                    and all(there.have_owner)
+                    and bundle.holds(there.values, tables.key)
+                ):
+                    positions = there.positions if bundle.kind == RECORD else ()
+                    whole[first] = WholeBundle(first, names, bundle.kind, positions)
     return whole
 
 
@@ -95,13 +103,38 @@ async def _whole_of_owners(
 ) -> dict[int, WholeBundle]:
     """Return the bundles whose owners all match, by place."""
     whole: dict[int, WholeBundle] = {}
-    with closing(tables.ask_owners(bundle.names for _, bundle, _ in bundles)) as answers:
-        for (first, bundle, names), asked in zip(bundles, answers, strict=True):
+    groups = list(_groups(bundles))
+    with closing(tables.ask_owners(map(_names_in, groups))) as answers:
+        for group, asked in zip(groups, answers, strict=True):
             there = await tables.owners_of(asked)
-            rows = [owner_values(name, there[name]) for name in names if name in there]
-            if len(rows) == len(names) and bundle.holds(rows, tables.key):
-                whole[first] = WholeBundle(first, names, OWNER, ())
+            for first, bundle, names in group:
+                rows = [owner_values(name, there[name]) for name in names if name in there]
+                if len(rows) == len(names) and bundle.holds(rows, tables.key):
+                    whole[first] = WholeBundle(first, names, OWNER, ())
     return whole
+
+
+def _groups(bundles: Sequence[_Untouched]) -> Iterator[Sequence[_Untouched]]:
+    """Yield bundles whose names one statement takes: a batch of one record is a bundle of its own.
+
+    At least one bundle, and no more names than in a large one.
+    """
+    group: list[_Untouched] = []
+    count = characters = 0
+    for one in bundles:
+        _, bundle, names = one
+        count += len(names)
+        characters += len(bundle.names)
+        if group and (count > MOST_LEAVES or characters > MOST_CHARACTERS):
+            yield group
+            group, count, characters = [], len(names), len(bundle.names)
+        group.append(one)
+    if group:
+        yield group
+
+
+def _names_in(group: Sequence[_Untouched]) -> list[str]:
+    return [name for *_, names in group for name in names]
 
 
 async def seen(first: int, leaves: Sequence[Leaf], tables: LedgerTables) -> SeenLeaves:

@@ -24,7 +24,8 @@ class LedgerStatements:
         rewrite: replaces a bundle's hashes and names: hashes, names, first place.
         rewrite_all: removes salts and names of all leaves of records and owners, and returns first
             place and size of their bundles; None if that is done bundle by bundle.
-        bundles: returns bundles in order: first place, limit.
+        bundles: returns the bundles that begin in a range of places, in order: its first place,
+            its end.
         bundles_at: returns the bundles with these places: list of places.
         entries: returns the bundles of entries, in order.
         tiles: returns level, number and hashes of tiles: list of levels and numbers.

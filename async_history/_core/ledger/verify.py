@@ -162,18 +162,23 @@ async def verify(
         # All is read before anything is counted: after a lost connection this is run again.
         bundles = await tables.bundles(tree.size)
         pages = await seen_bundles(bundles, found.removals, tables)
-        for (first, turn, after, bundle), page in zip(bundles, pages, strict=True):
-            if first != tree.size:
-                raise StorageCorrupt(f"leaves from {tree.size:,} to {first:,} are missing")
-            if bundle.is_keyed and (tables.key is None or not bundle.has_keyed_salts):
-                found.marked.append(first)
-            order.begin(after)
-            if isinstance(page, WholeBundle):
-                found.check_whole(page)
-            else:
-                found.check(page)
-            order.end(turn)
-            tree.add(bundle)
+        leaves: list[bytes] = []
+        try:
+            for (first, turn, after, bundle), page in zip(bundles, pages, strict=True):
+                place = tree.size + len(leaves)
+                if first != place:
+                    raise StorageCorrupt(f"leaves from {place:,} to {first:,} are missing")
+                if bundle.is_keyed and (tables.key is None or not bundle.has_keyed_salts):
+                    found.marked.append(first)
+                order.begin(after)
+                if isinstance(page, WholeBundle):
+                    found.check_whole(page)
+                else:
+                    found.check(page)
+                order.end(turn)
+                leaves += bundle.leaf_hashes()
+        finally:
+            tree.add(leaves)
         await tree.compare(tables)
 
     faults: list[LedgerFault] = []
