@@ -49,8 +49,8 @@ class Workers:
 
     def forget_threads(self) -> None:
         """Start without threads and calls: at first, and in a forked child."""
-        self._calls: SimpleQueue[_Call | None] = SimpleQueue()  # None ends a thread
-        self._ends: deque[None] = deque()  # those that are queued
+        self._calls: SimpleQueue[_Call | None] = SimpleQueue()
+        self._notes: deque[bool] = deque()  # for each None in the queue, whether it ends a thread
         self._lock = threading.Lock()
         self._threads = 0
         self._begun = 0
@@ -93,7 +93,7 @@ class Workers:
             self._results[loop].is_looked_after = False
             return
         now, begun = time.monotonic(), self._begun
-        waiting -= len(self._ends)  # if one of them got a thread, another would remain
+        waiting -= len(self._notes)  # if one of them got a thread, another would remain
         if waiting > 0 and self._threads * (now - then) >= (begun - begun_before) * _WAITING_S:
             self._add_threads(min(waiting, max(self._threads, 1)))
         loop.call_later(_LOOK_EVERY_S, self._look, loop, begun, now)
@@ -108,18 +108,22 @@ class Workers:
     def _work(self, more: int) -> None:
         if more > 1:  # so that the loop waits for the start of only one thread
             _start(self._work, more - 1)
-        calls, ends = self._calls, self._ends
+        calls, notes = self._calls, self._notes
+        idle_until = time.monotonic() + self._idle_s
         while True:
             try:
-                call = calls.get(timeout=self._idle_s)
+                call = calls.get(timeout=max(0.0, idle_until - time.monotonic()))
             except Empty:
                 with self._lock:
                     if calls.empty():
                         self._threads -= 1
+                        if self._threads:
+                            self._note(ends=False)
                         return
                 continue
             if call is None:
-                ends.pop()
+                if not notes.popleft():
+                    continue
                 with self._lock:
                     self._threads -= 1
                 return
@@ -128,6 +132,16 @@ class Workers:
             call.run()
             self._running.discard(call)
             del call  # an idle thread keeps nothing alive
+            idle_until = time.monotonic() + self._idle_s
+
+    def _note(self, *, ends: bool) -> None:
+        """Wake a thread, to end it or to let it look at the time.
+
+        Up to CPython 3.12, a thread in SimpleQueue.get whose call another thread took as its
+        timeout passed waits without one. So each thread that ends when it was idle wakes another.
+        """
+        self._notes.append(ends)
+        self._calls.put(None)
 
     def end_threads(self) -> None:
         """End idle threads now, and the others after their calls. Later calls get new ones.
@@ -135,8 +149,7 @@ class Workers:
         Safe from any thread and from a finalizer: it takes no lock.
         """
         for _ in range(self._threads):
-            self._ends.append(None)
-            self._calls.put(None)
+            self._note(ends=True)
 
     def wait_until_idle(self) -> None:
         """Wait until no call is running. It does not wait for queued calls."""

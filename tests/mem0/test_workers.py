@@ -10,10 +10,12 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 import weakref
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -23,7 +25,7 @@ from async_history.mem0 import AsyncMemory
 from async_history.mem0._local_stores import in_store_thread, lock_of
 from async_history.mem0._workers import Workers, calling
 from tests.mem0.fakes import InstantEmbedder, InstantStore
-from tests.mem0.memories import IS_V1, Configured, MakeMemory, make_instant, until
+from tests.mem0.memories import IS_V1, Configured, MakeMemory, add, make_instant, until
 from tests.support.patience import LONG_S
 
 pytestmark = [
@@ -69,6 +71,60 @@ async def test_idle_threads_end() -> None:
     await asyncio.gather(*(workers.run(meeting.wait, LONG_S) for _ in range(20)))
     await until(lambda: workers.threads == 0)
     assert await workers.run(lambda: "again") == "again"
+
+
+class LateQueue(SimpleQueue[Any]):
+    """Keeps the first that waits beyond its timeout, as CPython to 3.12 keeps some."""
+
+    is_late = True
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        is_late, self.is_late = self.is_late, False
+        return super().get(block, None if is_late else timeout)
+
+
+async def test_a_thread_that_waits_for_too_long_ends_with_the_others() -> None:
+    workers = Workers(20, idle_s=0.05)
+    workers._calls = LateQueue()
+    meeting = threading.Barrier(20)
+    calls = [asyncio.ensure_future(workers.run(meeting.wait, LONG_S)) for _ in range(19)]
+    await until(lambda: workers.threads == 19)
+    await asyncio.gather(workers.run(meeting.wait, LONG_S), *calls)
+    workers._calls.is_late = True
+    assert await workers.run(lambda: "again") == "again"
+    await until(lambda: workers.threads == 0)
+    assert workers._calls.empty()
+
+
+async def test_memory_and_threads_are_free_after_a_load(make_memory: MakeMemory) -> None:
+    """Of calls, results, records and threads nothing is kept."""
+    meeting = threading.Barrier(100)
+
+    class Meeting(InstantEmbedder):
+        def embed(self, *_: Any, **__: Any) -> list[float]:
+            meeting.wait(LONG_S)  # needs a thread for each call
+            return super().embed()
+
+    async def traced(loads: int) -> int:
+        for _ in range(loads):
+            text = "likes tea" * 200
+            await asyncio.gather(*(memory.update(memory_id, text) for memory_id in ids))
+        await until(lambda: workers.threads == 0)
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    async with make_memory() as memory:
+        ids = [await add(memory, "likes tea") for _ in range(100)]
+        workers = Workers(100, idle_s=0.05)
+        memory._call_in(workers)
+        memory.embedding_model = Meeting()
+        tracemalloc.start()
+        try:
+            before = await traced(2)
+            grown = await traced(4) - before
+        finally:
+            tracemalloc.stop()
+    assert grown < 200_000, f"{grown:,} bytes of 400 updates are kept"
 
 
 @pytest.mark.parametrize("how", ["dropped", "closed", "closed on its loop"])
