@@ -1,7 +1,7 @@
 """What a change must pass, task by task: `nox --list` shows the sessions, `.ci/run` runs them all.
 
 Each session installs what it needs into its own environment. With `--no-venv --no-install` it uses
-the active one instead, which then has the groups `dev` and `bench`.
+the active one instead, which then has the groups `dev`, `bench` and `frameworks`.
 """
 
 from pathlib import Path
@@ -122,6 +122,13 @@ def mem0(session: nox.Session) -> None:
         session.run(
             *PYTEST, "tests/mem0", "-m", "mem0", *session.posargs, env={"PYTHONPATH": folder}
         )
+
+
+@nox.session
+def frameworks(session: nox.Session) -> None:
+    """agno and LlamaIndex, which build mem0's classes themselves."""
+    install(session, "test", "frameworks")
+    session.run(*PYTEST, "tests/mem0/test_frameworks.py", *session.posargs)
 
 
 @nox.session

@@ -241,3 +241,13 @@ def shell(path: Path, statement: str) -> list[Any]:
     """Run a statement on a file's own connection."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         return connection.execute(statement).fetchall()
+
+
+def recorded(url: str) -> list[HistoryRecord]:
+    """Return all records of a history, oldest first, to a test that runs no loop."""
+
+    async def read() -> list[HistoryRecord]:
+        async with open_history(url) as history:
+            return [record async for record in history.query_history()]
+
+    return asyncio.run(read())

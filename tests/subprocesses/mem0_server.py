@@ -1,30 +1,49 @@
-"""mem0's server, as its own sources build its Memory, with two workers that are forked from it.
+"""mem0's server, as its own sources build its Memory, and what other servers have besides.
 
-HISTORY_DB_PATH=URL async-history run -- python -m tests.subprocesses.mem0_server
+HISTORY_DB_PATH=URL async-history run -- gunicorn -k asgi tests.subprocesses.mem0_server:app
 
-It does not use this library itself. Each worker adds a memory, updates it and prints its history;
-the exit status is 7.
+It does not use this library itself. The history is read when the module is imported: before the
+workers are forked, if gunicorn has `--preload`.
 """
 
-import json
 import os
-import sys
 from typing import Any
 
 os.environ["MEM0_TELEMETRY"] = "False"  # mem0 reads it when it is imported
 
 from fastapi import FastAPI
-from fastapi.testclient import TestClient
-from mem0 import Memory
+from mem0 import AsyncMemory, Memory
+from mem0.configs.base import MemoryConfig
 
-CONFIGURATION = {
-    "vector_store": {"provider": "qdrant", "config": {"path": os.environ["VECTORS"]}},
-    "llm": {"provider": "openai", "config": {"api_key": "none"}},
-    "embedder": {"provider": "openai", "config": {"api_key": "none"}},
-    "history_db_path": os.environ["HISTORY_DB_PATH"],
-}
-MEMORY = Memory.from_config(CONFIGURATION)
+from tests.mem0.fakes import InstantEmbedder, InstantStore
+
+
+def configuration(name: str) -> dict[str, Any]:
+    """Return mem0's configuration, with a folder for vectors that no other process opens."""
+    vectors = os.path.join(os.environ["MEM0_DIR"], f"{name}-{os.getpid()}")
+    return {
+        "vector_store": {"provider": "qdrant", "config": {"path": vectors}},
+        "llm": {"provider": "openai", "config": {"api_key": "none"}},
+        "embedder": {"provider": "openai", "config": {"api_key": "none"}},
+        "history_db_path": os.environ["HISTORY_DB_PATH"],
+    }
+
+
+MEMORY = Memory.from_config(configuration("sync"))
+ASYNC_MEMORY = AsyncMemory(MemoryConfig(**configuration("async")))
+VECTORS, ENTITIES = InstantStore(), InstantStore()
+for memory in (MEMORY, ASYNC_MEMORY):
+    memory.vector_store.client.close()
+    memory.vector_store, memory._entity_store = VECTORS, ENTITIES
+    memory.embedding_model = InstantEmbedder()
+MEMORY.history("nothing")
+
 app = FastAPI()
+
+
+@app.get("/worker")
+def worker() -> int:
+    return os.getpid()
 
 
 @app.post("/memories")
@@ -33,8 +52,8 @@ def add(body: dict[str, Any]) -> Any:
 
 
 @app.put("/memories/{memory_id}")
-def update(memory_id: str, body: dict[str, Any]) -> Any:
-    return MEMORY.update(memory_id, body["text"])
+async def update(memory_id: str, body: dict[str, Any]) -> Any:
+    return await ASYNC_MEMORY.update(memory_id, body["text"])
 
 
 @app.get("/memories/{memory_id}/history")
@@ -42,36 +61,15 @@ def history(memory_id: str) -> Any:
     return MEMORY.history(memory_id)
 
 
-def work(user_id: str) -> None:
-    with TestClient(app) as client:
-        messages = [{"role": "user", "content": "likes tea"}]
-        added = client.post("/memories", json={"messages": messages, "user_id": user_id})
-        path = f"/memories/{added.json()['results'][0]['id']}"
-        client.put(path, json={"text": "likes mate"})
-        changes = [[r["event"], r["new_memory"]] for r in client.get(f"{path}/history").json()]
-        print(json.dumps(changes), flush=True)  # noqa: T201 - read by the test
-    MEMORY.close()
-
-
-def main() -> int:
-    from tests.subprocesses.mem0_pipeline import Models, Store
-
-    MEMORY.vector_store.client.close()
-    MEMORY.vector_store, MEMORY._entity_store = Store(), Store()
-    MEMORY.embedding_model = Models()
-    workers = []
-    for user_id in ("ann", "ben"):
-        worker = os.fork()
-        if worker == 0:
-            status = 1
-            try:
-                work(user_id)
-                status = 0
-            finally:
-                os._exit(status)
-        workers.append(worker)
-    return 7 if all(os.waitpid(worker, 0)[1] == 0 for worker in workers) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+@app.post("/children")
+def add_in_a_child(body: dict[str, Any]) -> Any:
+    """Add in a process that this worker forks, and return its exit status."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            add(body)
+            status = 0
+        finally:
+            os._exit(status)
+    return os.waitpid(child, 0)[1]

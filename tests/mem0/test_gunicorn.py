@@ -1,0 +1,109 @@
+"""mem0's server in gunicorn, run by `async-history run`."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.conftest import stores, url_of
+from tests.mem0.memories import recorded
+from tests.support.patience import LONG_S
+
+pytestmark = [pytest.mark.mem0, pytest.mark.once, pytest.mark.subprocess]
+
+RUN = ("-m", "async_history.cli", "run", "--", sys.executable, "-W", "ignore", "-m")
+CHANGES = [("ADD", "likes tea"), ("UPDATE", "likes mate")]
+
+
+@contextlib.contextmanager
+def gunicorn(url: str, folder: Path, *options: str) -> Iterator[Path]:
+    """Run mem0's server with two workers; yield its socket. It must end as it is asked to."""
+    socket, log = folder / "socket", folder / "log"
+    command = ["gunicorn", "-k", "asgi", "--workers", "2", "--bind", f"unix:{socket}", *options]
+    limits = ["--timeout", "0", "--keep-alive", str(int(LONG_S))]
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            [sys.executable, *RUN, *command, *limits, "tests.subprocesses.mem0_server:app"],
+            stderr=stream,
+            env={**os.environ, "MEM0_DIR": str(folder), "HISTORY_DB_PATH": url},
+        )
+    try:
+        deadline = time.monotonic() + LONG_S
+        while not socket.exists():
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.05)
+        yield socket
+        process.terminate()
+        assert process.wait(LONG_S) == 0, log.read_text()
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextlib.contextmanager
+def connected(socket: Path) -> Iterator[httpx.Client]:
+    """Connect to the worker that is the first to accept it, and stay connected."""
+    transport = httpx.HTTPTransport(uds=str(socket))
+    with httpx.Client(transport=transport, base_url="http://server", timeout=LONG_S) as client:
+        yield client
+
+
+@contextlib.contextmanager
+def both_workers(socket: Path) -> Iterator[list[httpx.Client]]:
+    """A connection to each of the two workers."""
+    with connected(socket) as one, connected(socket) as other:
+        first = one.get("/worker").json()
+        os.kill(first, signal.SIGSTOP)  # so that the other accepts
+        try:
+            assert other.get("/worker").json() != first
+        finally:
+            os.kill(first, signal.SIGCONT)
+        yield [one, other]
+
+
+def use(client: httpx.Client, user_id: str) -> None:
+    """Add a memory, let a child of the worker add one, and update the first."""
+
+    def posted(path: str, user_id: str) -> Any:
+        messages = [{"role": "user", "content": "likes tea"}]
+        answer = client.post(path, json={"messages": messages, "user_id": user_id})
+        return answer.raise_for_status().json()
+
+    memory = f"/memories/{posted('/memories', user_id)['results'][0]['id']}"
+    assert posted("/children", f"{user_id}-child") == 0
+    client.put(memory, json={"text": "likes mate"}).raise_for_status()
+    told = client.get(f"{memory}/history").raise_for_status().json()
+    assert [(record["event"], record["new_memory"]) for record in told] == CHANGES
+
+
+@pytest.mark.parametrize("store", stores("file", "postgres"))
+@pytest.mark.parametrize("preload", [True, False])
+def test_gunicorns_workers_and_their_children_record(
+    store: str, preload: bool, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """With `--preload`, mem0's objects are built, and the history is read, before the fork."""
+    url = url_of(store, request, tmp_path)
+    options = ["--preload"] if preload else []
+    with (
+        gunicorn(url, tmp_path, *options) as socket,
+        both_workers(socket) as clients,
+        ThreadPoolExecutor() as threads,
+    ):
+        list(threads.map(use, clients, ("ann", "ben")))
+    found = [
+        (record.owner and record.owner.user_id, record.event, record.new_memory)
+        for record in recorded(url)
+    ]
+    expected = [(user_id, *change) for user_id in ("ann", "ben") for change in CHANGES]
+    expected += [(f"{user_id}-child", *CHANGES[0]) for user_id in ("ann", "ben")]
+    assert sorted(found) == sorted(expected)
