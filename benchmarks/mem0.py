@@ -121,7 +121,9 @@ def memory_of(peer: str, folder: Path) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One peer with a number of agents. Times are in seconds."""
+    """One peer with a number of agents. Times are in seconds; `cpu_us` is that of all threads, per
+    operation.
+    """
 
     peer: str
     agents: int
@@ -129,6 +131,7 @@ class Cell:
     update_p50_s: float
     lag_p99_s: float
     to_thread_p99_s: float
+    cpu_us: float
 
 
 async def agent(memory: Any, rounds: int, kept: list[str], updates_s: list[float]) -> None:
@@ -152,20 +155,21 @@ def measure(peer: str, agents: int, operations: int, folder: Path) -> Cell:
     kept: list[str] = []
     updates_s: list[float] = []
 
-    async def work() -> tuple[float, Watch]:
+    async def work() -> tuple[float, float, Watch]:
         memory = memory_of(peer, folder)
         async with memory:
             await memory.history("nothing")  # opens the file
             with quiet_collector():
                 async with Watch() as watch:
-                    begun = time.perf_counter()
+                    begun, cpu_begun = time.perf_counter(), time.process_time()
                     await asyncio.gather(
                         *(agent(memory, rounds, kept, updates_s) for _ in range(agents))
                     )
                     seconds = time.perf_counter() - begun
-        return seconds, watch
+                    cpu_s = time.process_time() - cpu_begun
+        return seconds, cpu_s, watch
 
-    seconds, watch = asyncio.run(work())
+    seconds, cpu_s, watch = asyncio.run(work())
     if peer != NULL:
         _require_chains(folder / "history.db", kept)
     return Cell(
@@ -175,6 +179,7 @@ def measure(peer: str, agents: int, operations: int, folder: Path) -> Cell:
         percentile(updates_s, 0.5),
         percentile(watch.lags, 0.99),
         percentile(watch.calls, 0.99),
+        cpu_s * 1e6 / (agents * rounds * _ROUND),
     )
 
 
@@ -264,6 +269,15 @@ def _process_bars(updated: dict[str, list[Updated]]) -> list[Bar]:
     ]
 
 
+def _cpu_bar(label: str, ours: Sequence[float], null: Sequence[float]) -> Bar:
+    above = [one - other for one, other in zip(ours, null, strict=True)]
+    figures = f"{median(ours):.0f} / {median(null):.0f}; " + " ".join(
+        f"{one:.0f}" for one in sorted(above)
+    )
+    name = f"{label} CPU µs an operation above null"
+    return Bar(name, 60, median(above), figures, at_most=True, unit="µs")
+
+
 def bars(
     cells: Sequence[Cell],
     inference: dict[int, list[float]],
@@ -286,10 +300,11 @@ def bars(
     for agents in sorted({cell.agents for cell in cells} - {1}):
         label = f"{agents:,} agents:"
         made += [
-            bar(f"{label} operations/s against plain mem0", 4, PLAIN, agents, "operations_per_s"),
+            bar(f"{label} operations/s against plain mem0", 8, PLAIN, agents, "operations_per_s"),
             bar(f"{label} operations/s against null", 0.9, NULL, agents, "operations_per_s"),
             bar(f"{label} to_thread p99 against null", 1.3, NULL, agents, "to_thread_p99_s"),
             bar(f"{label} loop lag p99 against null", 1.3, NULL, agents, "lag_p99_s"),
+            _cpu_bar(label, of(OURS, agents, "cpu_us"), of(NULL, agents, "cpu_us")),
         ]
     made.append(bar("1 agent: p50 of update against plain mem0", 1, PLAIN, 1, "update_p50_s"))
     empty, full = (inference[key] for key in sorted(inference))
@@ -350,6 +365,7 @@ def _show(cells: Sequence[Cell]) -> None:
                     peer,
                     f"{agents:,}",
                     rate(median([cell.operations_per_s for cell in own])),
+                    f"{median([cell.cpu_us for cell in own]):.0f}",
                     *(
                         milliseconds(median([getattr(cell, figure) for cell in own]))
                         for figure in ("update_p50_s", "lag_p99_s", "to_thread_p99_s")
@@ -361,6 +377,7 @@ def _show(cells: Sequence[Cell]) -> None:
             "history",
             "agents",
             "operations/s",
+            "CPU µs",
             "update p50 ms",
             "loop lag p99 ms",
             "to_thread p99 ms",
