@@ -100,7 +100,8 @@ async def test_an_erasure_of_an_owner_cut_off_at_each_message_and_called_again(
                 erase = partial(cut.erase, user_id=name, reason="asked", vacuum=False)
                 await stopped_by_a_cut(erase, proxy, before)
                 proxy.stop_cutting()
-            await require_readable(history, name)
+            async with open_history(url, keys=ring("0")) as fresh:  # it has no key in memory
+                await require_readable(fresh, name)
             await history.erase(user_id=name, reason="asked", vacuum=False)
             await require_forgotten(history, name)
             assert await keys_of(name) == 0

@@ -275,7 +275,8 @@ async def test_an_erasure_of_an_owner_cut_off_at_each_packet_and_called_again(
                 proxy.cut_after(place)
                 erase = partial(cut.erase, user_id=name, reason="asked", vacuum=False)
                 await stopped_by_a_cut(erase, proxy, before)
-            await require_readable(history, name)
+            async with SqlHistoryManager(url, keys=ring("one")) as fresh:  # no key in memory
+                await require_readable(fresh, name)
             await history.erase(user_id=name, reason="asked", vacuum=False)
             await require_forgotten(history, name)
             assert keys_of(name) == 0
