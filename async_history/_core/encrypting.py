@@ -4,17 +4,21 @@ It runs in small transactions between the writes. Each finds texts in clear and 
 a kill at any point, it can be repeated: sealed texts stay sealed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
+from async_history._core.batch import MessageRow
 from async_history._core.data_keys import DataKeys
 from async_history._core.key_statements import OFF
 from async_history._core.operations import OperationLog, logged, new_operation
 from async_history._core.owners import Owner
 from async_history._core.progress import Progress
 from async_history._core.sealed_records import (
+    Keys,
+    opened_json,
+    opened_text,
     owner_of_session,
     sealed_details,
     sealed_message,
@@ -33,7 +37,7 @@ from async_history._core.stored_texts import (
     TextTransaction,
 )
 from async_history._core.wording import counted
-from async_history.errors import StorageError
+from async_history.errors import StorageCorrupt, StorageError
 
 ENCRYPT: Final = "encrypt"
 """The kind of the operation in the log."""
@@ -130,24 +134,64 @@ def _sealed(
 
 
 def sealed_texts(row: StoredTexts, key: DataKey, index_key: bytes) -> StoredTexts:
-    """Return a record's texts sealed; sealed texts and other values unchanged."""
+    """Return a record's texts sealed; sealed texts and other values unchanged.
+
+    Raises:
+        StorageError: a sealed text does not open as the one that it would replace.
+    """
     context, cause = sealed_details(row.id, row.context, row.cause, key, index_key)
-    return row._replace(
+    sealed = row._replace(
         old_memory=sealed_text(row.old_memory, "old_memory", row.id, key),
         new_memory=sealed_text(row.new_memory, "new_memory", row.id, key),
         context=context,
         cause=cause,
     )
+    for column, opened in _OPENED.items():
+        clear, stored = getattr(row, column), getattr(sealed, column)
+        if stored != clear:
+            _require_opens(partial(opened, stored, column, row.id, {key.id: key}), clear)
+    return sealed
+
+
+_OPENED: Final[Mapping[str, Callable[[str, str, str, Keys], Any]]] = {
+    "old_memory": opened_text,
+    "new_memory": opened_text,
+    "context": opened_json,
+    "cause": opened_json,
+}
+"""The function that opens a sealed text of each column."""
+
+
+def sealed_row(row: MessageRow, key: DataKey) -> MessageRow:
+    """Return a message's row with its content sealed.
+
+    Raises:
+        StorageError: as `sealed_texts`.
+    """
+    sealed = sealed_message(row, key)
+    content, scope, keys = sealed[CONTENT], row[SCOPE], {key.id: key}
+    _require_opens(partial(opened_text, content, "content", row[0], keys, scope), row[CONTENT])
+    return sealed
+
+
+def _require_opens(opened: Callable[[], Any], clear: Any) -> None:
+    """Check that a text opens as before, because the clear text is not kept."""
+    try:
+        is_same = opened() == clear
+    except StorageCorrupt:
+        is_same = False
+    if not is_same:
+        raise StorageError(
+            "a text did not open after it was encrypted, and stays as it was: the memory of this "
+            "machine may be faulty. Call this again"
+        )
 
 
 async def _seal_messages(texts: TextTransaction, found: Sequence[StoredMessage]) -> int:
     clear = [one for one in found if _is_clear_text(one.row[CONTENT])]
     used = await keys_of(texts, [owner_of_session(one.row[SCOPE]) for one in clear])
     await texts.replace_messages(
-        [
-            one._replace(row=sealed_message(one.row, key))
-            for one, key in zip(clear, used, strict=True)
-        ]
+        [one._replace(row=sealed_row(one.row, key)) for one, key in zip(clear, used, strict=True)]
     )
     return len(clear)
 

@@ -11,11 +11,11 @@ from functools import partial
 
 from async_history._core.data_keys import DataKeys
 from async_history._core.decrypting import opened_message_row, opened_texts
-from async_history._core.encrypting import keys_of, sealed_texts
+from async_history._core.encrypting import keys_of, sealed_row, sealed_texts
 from async_history._core.erased_names import Name
 from async_history._core.operations import OperationLog, StoreOperation, logged
 from async_history._core.progress import Progress
-from async_history._core.sealed_records import Keys, key_ids, owner_of_session, sealed_message
+from async_history._core.sealed_records import Keys, key_ids, owner_of_session
 from async_history._core.sealing import DataKey
 from async_history._core.stored_texts import (
     CONTENT,
@@ -112,9 +112,6 @@ async def _replace_messages(
     used = await keys_of(texts, [owner_of_session(one.row[SCOPE]) for one in rows])
     opened = [opened_message_row(one, known) for one in rows]
     await texts.replace_messages(
-        [
-            one._replace(row=sealed_message(one.row, key))
-            for one, key in zip(opened, used, strict=True)
-        ]
+        [one._replace(row=sealed_row(one.row, key)) for one, key in zip(opened, used, strict=True)]
     )
     return len(rows)

@@ -1,15 +1,17 @@
 """Encrypting, decrypting and replacing data keys in place: on files and on PostgreSQL."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from async_history import open_history
-from async_history.errors import InvalidInput
+from async_history._core.sealing import DataKey
+from async_history.errors import InvalidInput, StorageError
 from tests.contract.decryption_cases import DecryptionCases
 from tests.contract.encryption_race_cases import EncryptionRaceCases
 from tests.contract.replaced_key_cases import ReplacedKeyCases
-from tests.support.encrypted_stores import Open
+from tests.support.encrypted_stores import Open, all_of, contents, fill
 from tests.support.keys import ring
 
 pytestmark = pytest.mark.once
@@ -22,6 +24,31 @@ class TestEncryptionRaces(EncryptionRaceCases): ...
 
 
 class TestReplacedKeys(ReplacedKeyCases): ...
+
+
+@pytest.mark.parametrize("damaged", ["text 7", '{"why":"tea"}', '{"run_id":"r"}', "hello"])
+async def test_what_does_not_open_once_it_is_sealed_replaces_nothing(
+    open_store: Open, monkeypatch: pytest.MonkeyPatch, damaged: str
+) -> None:
+    """As in a machine whose memory is faulty: no text is overwritten by what is none."""
+    seal = DataKey.seal
+
+    def seal_another(key: DataKey, text: str, place: bytes, nonces: Iterator[bytes]) -> str:
+        return seal(key, text.swapcase() if text == damaged else text, place, nonces)
+
+    async with open_store() as history:
+        records = await fill(history)
+    async with open_store(keys=ring("one")) as history:
+        for call in (history.encryption.encrypt, history.encryption.replace_data_keys):
+            with monkeypatch.context() as faulty:
+                faulty.setattr(DataKey, "seal", seal_another)
+                with pytest.raises(StorageError, match="did not open after it was encrypted"):
+                    await call()
+            assert await all_of(history) == records
+            assert await contents(history) == ["hello"] * 2
+            await call()
+        assert await all_of(history) == records
+        assert await contents(history) == ["hello"] * 2
 
 
 async def test_a_history_with_a_ledger_cannot_be_decrypted_in_place(tmp_path: Path) -> None:
