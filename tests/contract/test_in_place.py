@@ -27,10 +27,10 @@ class TestReplacedKeys(ReplacedKeyCases): ...
 
 
 @pytest.mark.parametrize("damaged", ["text 7", '{"why":"tea"}', '{"run_id":"r"}', "hello"])
-async def test_what_does_not_open_once_it_is_sealed_replaces_nothing(
+async def test_a_text_that_cannot_be_opened_after_encryption_replaces_nothing(
     open_store: Open, monkeypatch: pytest.MonkeyPatch, damaged: str
 ) -> None:
-    """As in a machine whose memory is faulty: no text is overwritten by what is none."""
+    """As on a machine with faulty memory: no text is overwritten by a damaged one."""
     seal = DataKey.seal
 
     def seal_another(key: DataKey, text: str, place: bytes, nonces: Iterator[bytes]) -> str:

@@ -86,7 +86,7 @@ class TestLeaves:
             assert (report.records, report.owners, report.unattested_owners) == (3, 1, 0)
 
     async def test_batches_of_one_record_are_read_together(self, open_store: OpenStore) -> None:
-        """To verify them takes few statements; each has its leaves in a row of its own."""
+        """Verifying them takes few statements, although each has its own row of leaves."""
         asked: list[tuple[Any, ...]] = []
 
         async def read(tables: Any) -> int:

@@ -244,7 +244,7 @@ def shell(path: Path, statement: str) -> list[Any]:
 
 
 def recorded(url: str) -> list[HistoryRecord]:
-    """Return all records of a history, oldest first, to a test that runs no loop."""
+    """Return all records of a history, oldest first, without a running loop."""
 
     async def read() -> list[HistoryRecord]:
         async with open_history(url) as history:

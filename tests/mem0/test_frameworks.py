@@ -1,4 +1,4 @@
-"""agno and LlamaIndex, which build mem0's classes themselves, run by `async-history run`."""
+"""agno and LlamaIndex build mem0's classes themselves. `async-history run` runs them."""
 
 import json
 import os

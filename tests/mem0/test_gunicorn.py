@@ -26,7 +26,7 @@ CHANGES = [("ADD", "likes tea"), ("UPDATE", "likes mate")]
 
 @contextlib.contextmanager
 def gunicorn(url: str, folder: Path, *options: str) -> Iterator[Path]:
-    """Run mem0's server with two workers; yield its socket. It must end as it is asked to."""
+    """Run mem0's server with two workers; yield its socket. It must stop when it is asked to."""
     socket, log = folder / "socket", folder / "log"
     command = ["gunicorn", "-k", "asgi", "--workers", "2", "--bind", f"unix:{socket}", *options]
     limits = ["--timeout", "0", "--keep-alive", str(int(LONG_S))]
@@ -52,7 +52,7 @@ def gunicorn(url: str, folder: Path, *options: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def connected(socket: Path) -> Iterator[httpx.Client]:
-    """Connect to the worker that is the first to accept it, and stay connected."""
+    """Connect to the first worker that accepts, and stay connected."""
     transport = httpx.HTTPTransport(uds=str(socket))
     with httpx.Client(transport=transport, base_url="http://server", timeout=LONG_S) as client:
         yield client
@@ -60,7 +60,7 @@ def connected(socket: Path) -> Iterator[httpx.Client]:
 
 @contextlib.contextmanager
 def both_workers(socket: Path) -> Iterator[list[httpx.Client]]:
-    """A connection to each of the two workers."""
+    """Yield a connection to each of the two workers."""
     with connected(socket) as one, connected(socket) as other:
         first = one.get("/worker").json()
         os.kill(first, signal.SIGSTOP)  # so that the other accepts
@@ -91,7 +91,7 @@ def use(client: httpx.Client, user_id: str) -> None:
 def test_gunicorns_workers_and_their_children_record(
     store: str, preload: bool, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    """With `--preload`, mem0's objects are built, and the history is read, before the fork."""
+    """With `--preload` mem0's objects are built and the history is read before the fork."""
     url = url_of(store, request, tmp_path)
     options = ["--preload"] if preload else []
     with (

@@ -74,7 +74,7 @@ async def test_idle_threads_end() -> None:
 
 
 class LateQueue(SimpleQueue[Any]):
-    """Keeps the first that waits beyond its timeout, as CPython to 3.12 keeps some."""
+    """Keeps the first waiter beyond its timeout, as CPython up to 3.12 may do."""
 
     is_late = True
 
@@ -83,7 +83,7 @@ class LateQueue(SimpleQueue[Any]):
         return super().get(block, None if is_late else timeout)
 
 
-async def test_a_thread_that_waits_for_too_long_ends_with_the_others() -> None:
+async def test_a_thread_that_waits_too_long_ends_with_the_others() -> None:
     workers = Workers(20, idle_s=0.05)
     workers._calls = LateQueue()
     meeting = threading.Barrier(20)
@@ -97,7 +97,7 @@ async def test_a_thread_that_waits_for_too_long_ends_with_the_others() -> None:
 
 
 async def test_memory_and_threads_are_free_after_a_load(make_memory: MakeMemory) -> None:
-    """Of calls, results, records and threads nothing is kept."""
+    """No call, result, record or thread is kept."""
     meeting = threading.Barrier(100)
 
     class Meeting(InstantEmbedder):

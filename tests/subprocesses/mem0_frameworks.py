@@ -1,4 +1,4 @@
-"""What agno and LlamaIndex build of mem0's, and call, for an agent of theirs.
+"""The objects of mem0 that agno and LlamaIndex build and call for an agent.
 
 async-history run -- python -m tests.subprocesses.mem0_frameworks agno|llama_index CONFIGURATION
 
@@ -15,7 +15,7 @@ os.environ["MEM0_TELEMETRY"] = "False"  # mem0 reads it when it is imported
 
 
 def agno(configuration: dict[str, Any]) -> list[str]:
-    """Add a memory, and delete all of the user's, with the tools of an agent."""
+    """Add a memory and delete all of a user's, with the tools of an agent."""
     from agno.run import RunContext
     from agno.tools.mem0 import Mem0Tools
 
@@ -25,7 +25,7 @@ def agno(configuration: dict[str, Any]) -> list[str]:
 
 
 def llama_index(configuration: dict[str, Any]) -> list[str]:
-    """Put a message into an agent's memory, and get what it then knows of a question."""
+    """Put a message into an agent's memory, and return what it knows about a question."""
     from llama_index.core.llms import ChatMessage
     from llama_index.memory.mem0 import Mem0Memory
 

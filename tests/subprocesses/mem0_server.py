@@ -1,4 +1,4 @@
-"""mem0's server, as its own sources build its Memory, and what other servers have besides.
+"""mem0's server, which builds its Memory as mem0's sources do, and extras of other servers.
 
 HISTORY_DB_PATH=URL async-history run -- gunicorn -k asgi tests.subprocesses.mem0_server:app
 
