@@ -76,7 +76,7 @@ async def test_replacing_keys_cut_off_at_each_message_and_called_again(
     assert place >= places.stride
 
 
-@in_parts(61, nightly=2)
+@in_parts(61, nightly=8)
 async def test_an_erasure_of_an_owner_cut_off_at_each_message_and_called_again(
     url: str, schema: str, admin: Any, proxy: Proxy, places: Places
 ) -> None:

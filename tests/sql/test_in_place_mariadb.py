@@ -249,7 +249,7 @@ async def test_a_rotation_cut_off_at_each_packet_and_called_again(
 
 
 @pytest.mark.faults
-@in_parts(101, nightly=4)
+@in_parts(101, nightly=8)
 async def test_an_erasure_of_an_owner_cut_off_at_each_packet_and_called_again(
     own_server: MariaDBServer, new_own_database: Callable[[], URL], places: Places
 ) -> None:
