@@ -50,6 +50,7 @@ READ_AT_ONCE: Final = 8_192
 
 
 _DATES: Final = {str, type(None)}
+_BYTES: Final = (bytes, bytearray, memoryview)
 
 
 class StoredBundle(NamedTuple):
@@ -191,7 +192,11 @@ class LedgerTables:
         if not wanted:
             return {}
         rows = await self._run(self._sql.tiles, _json(sorted(wanted)))
-        return {(level, number): bytes(hashes) for level, number, hashes in rows}
+        return {
+            (level, number): bytes(hashes)
+            for level, number, hashes in rows
+            if isinstance(hashes, _BYTES)  # else it is as if it were missing
+        }
 
     async def roots(self, ranges: Sequence[Range]) -> list[bytes]:
         """Return the roots of ranges of the tree.
@@ -413,6 +418,8 @@ async def place_all(ledger: LedgerStore) -> None:
 
 def _bundle(parts: Sequence[Any]) -> Bundle:
     kind, size, hashes, is_keyed, names = parts
+    if not isinstance(names, str) or not isinstance(hashes, _BYTES):
+        raise StorageCorrupt("leaves of the ledger are damaged: they have values of other types")
     return Bundle(kind, size, bytes(hashes), bool(is_keyed), names)
 
 
