@@ -6,11 +6,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from async_history import HistoryManager
 from benchmarks._measure import OthersLoad, median, percentile, quiet_collector, timed
-from benchmarks._records import NewRecord, agents
+from benchmarks._records import NewRecord, agents, details
 from benchmarks._report import (
     Bar,
     as_json,
@@ -82,16 +82,6 @@ async def measure(
 def _sizes(options: Namespace) -> tuple[int, int, int]:
     """Return the records that tasks write, the rows of the large history, and the repetitions."""
     return (6_000, 20_000, 1) if options.quick else (30_000, options.rows, options.repeat)
-
-
-def details(user: int, number: int) -> dict[str, Any]:
-    """Return a record's details: 200 bytes of metadata, which one record in three changes."""
-    context = {"data": "x" * 60, "hash": "a" * 32, "note": "y" * 60, "part": number % 3 == 1}
-    return {
-        "owner": {"user_id": f"user {user}"},
-        "context": context,
-        "cause": {"request_id": f"{user}-{number}"},
-    }
 
 
 async def record(history: HistoryManager, records: int, seed: int, *, with_details: bool) -> float:

@@ -5,8 +5,7 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode
 
 from async_history import HistoryManager
-from benchmarks._owners import details
-from benchmarks._records import NewRecord, agents
+from benchmarks._records import NewRecord, agents, details
 
 _A_USER: Final = 100
 _BULK: Final = 9_000

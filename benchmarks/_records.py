@@ -86,6 +86,16 @@ def one_memory(memory_id: str, number: int) -> Iterator[NewRecord]:
     yield NewRecord(memory_id, prefers, None, "DELETE", added, deleted, 1, actor, "user")
 
 
+def details(user: int, number: int) -> dict[str, Any]:
+    """Return a record's details: 200 bytes of metadata, which one record in three changes."""
+    context = {"data": "x" * 60, "hash": "a" * 32, "note": "y" * 60, "part": number % 3 == 1}
+    return {
+        "owner": {"user_id": f"user {user}"},
+        "context": context,
+        "cause": {"request_id": f"{user}-{number}"},
+    }
+
+
 def agents(tasks: int, records: int, seed: int = 1) -> list[list[NewRecord]]:
     """Return each task's records: about `records` in all, in whole memories, evenly distributed."""
     numbers = random.Random(seed)

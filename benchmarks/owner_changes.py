@@ -18,8 +18,9 @@ from typing import Any, Final
 
 from async_history import HistoryManager, open_history
 from benchmarks._measure import OthersLoad, median, quiet_collector, timed
-from benchmarks._owners import details, fill
+from benchmarks._owners import fill
 from benchmarks._postgres_peers import fresh_schema
+from benchmarks._records import details
 from benchmarks._report import (
     Bar,
     as_json,
