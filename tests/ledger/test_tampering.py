@@ -22,6 +22,7 @@ from async_history._core.values import plain
 from async_history._sqlite.keys import Seal, Sealing
 from async_history._sqlite.ledger import tables
 from async_history.encryption import KeyRing
+from async_history.errors import StorageCorrupt
 from async_history.ledger import Checkpoint
 from tests.ledger.ledgers import IN_CLEAR, KEY, change, connected, fill, verified, verified_here
 from tests.support.keys import ring
@@ -190,6 +191,13 @@ class TestLedgerTables:
                 await false.ledger.prove(ids[4], checkpoint)
             with pytest.raises(NotProven):
                 await false.ledger.prove_growth(checkpoint, await false.ledger.checkpoint(KEY))
+
+    async def test_a_negative_size_is_refused(self, store: Store) -> None:
+        """A tree of such a size would have infinitely many tiles."""
+        path, _, checkpoint = store
+        change(path, "UPDATE async_history_ledger SET size = -1000")
+        with pytest.raises(StorageCorrupt, match="last leaves"):
+            await verified(path, checkpoint)
 
     async def test_changes_of_the_ledgers_tables_are_found(self, store: Store) -> None:
         path, _, checkpoint = store

@@ -174,8 +174,14 @@ class LedgerTables:
             raise KeyMissing("", f"the history {OPEN_WITH_KEYS}")
 
     async def size(self) -> int:
-        """Return the number of leaves with a place."""
+        """Return the number of leaves with a place.
+
+        Raises:
+            StorageCorrupt: the last bundle is damaged: it would be a negative number.
+        """
         ((size,),) = await self._run(self._sql.size)
+        if int(size) < 0:
+            raise StorageCorrupt("the last leaves of the ledger are damaged")
         return int(size)
 
     async def bundles(self, first: int) -> list[StoredBundle]:
