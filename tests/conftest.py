@@ -85,9 +85,13 @@ def _repeats_statements(item: pytest.Item) -> bool:
     )
 
 
-def pytest_unconfigure() -> None:
-    """End a process that its threads keep alive, after a traceback of each of them."""
-    faulthandler.dump_traceback_later(_LAST_S * PATIENCE, exit=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End a process that its threads keep alive, after a traceback of each of them.
+
+    Not a worker's: it waits for the last test of the others, and is ended with the controller.
+    """
+    if not hasattr(config, "workerinput"):
+        faulthandler.dump_traceback_later(_LAST_S * PATIENCE, exit=True)
 
 
 @pytest.hookimpl(tryfirst=True)
