@@ -12,7 +12,6 @@ import random
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -33,6 +32,7 @@ from benchmarks._measure import OthersLoad, flat_out, median, quiet_collector
 from benchmarks._records import NewRecord, agents
 from benchmarks._report import (
     Bar,
+    as_json,
     each,
     options_parser,
     print_bars,
@@ -130,7 +130,7 @@ def main(options: Namespace) -> None:
             {
                 "processors_others_used": others,
                 "events_per_s": found,
-                "bars": [asdict(bar) for bar in bars],
+                "bars": [as_json(bar) for bar in bars],
             },
         )
 

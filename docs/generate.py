@@ -193,7 +193,7 @@ def _conditions(name: str, findings: Mapping[str, Any]) -> str:
     )
     parts = [
         f"{machine['when'][:10]}",
-        f"`python -m benchmarks.{_script(name)}`",
+        f"`python -m benchmarks.{script_of(name)}`",
         f"{machine['system']}, {machine['cpus']} processors",
         f"CPython {machine['python']}",
         f"SQLite {machine['sqlite']}",
@@ -207,7 +207,7 @@ def _conditions(name: str, findings: Mapping[str, Any]) -> str:
     return "; ".join(parts) + "."
 
 
-def _script(name: str) -> str:
+def script_of(name: str) -> str:
     """Return the script of some results, and its option where it has one for the server."""
     if (REPOSITORY / "benchmarks" / f"{name}.py").exists():
         return name

@@ -53,7 +53,7 @@ from async_history.ledger import LedgerKey
 from async_history.postgres import PostgresHistoryManager
 from async_history.sql import SqlHistoryManager
 from async_history.sqlite import SQLiteHistoryManager
-from docs.generate import RESULTS, command_page, results_page
+from docs.generate import RESULTS, command_page, results_page, script_of
 from tests.support.docs_examples import EXAMPLES, PAGES, REPOSITORY, example
 from tests.support.patience import LONG_S
 
@@ -570,7 +570,7 @@ def test_the_readme_is_short_and_has_the_figures_of_the_results() -> None:
 def test_the_page_of_results_has_every_file() -> None:
     page = results_page()
     for path in RESULTS.glob("*.json"):
-        assert f"`python -m benchmarks.{path.stem}`" in page
+        assert f"`python -m benchmarks.{script_of(path.stem)}`" in page
     method = text_of("performance/method.md")
     scripts = {path.stem for path in (REPOSITORY / "benchmarks").glob("[a-z]*.py")}
     assert [name for name in sorted(scripts) if f"`benchmarks.{name}`" not in method] == []
