@@ -15,6 +15,11 @@ from async_history._core.locks import ProcessLocks
 from async_history._core.session_locks import SessionLocks
 from async_history._core.writer_options import WriterOptions
 from async_history._postgres import schema as migrations
+from async_history._postgres.codecs import (
+    USED,
+    USED_WITH_KEYS_OR_LEDGER,
+    require_own_codecs,
+)
 from async_history._postgres.connect import in_time
 from async_history._postgres.encryption_sql import HAS_CLEAR_INDEX, IS_ENCRYPTED
 from async_history._postgres.keys import CLEAR_INDEX
@@ -112,11 +117,17 @@ class PostgresBackend:
                 await self._look(connection)
             with in_time(connection, self.limits.acquire_timeout_s):
                 there = await self._find(connection)
+                if self.server is None and there.has_ledger:
+                    await require_own_codecs(connection, USED_WITH_KEYS_OR_LEDGER)
             await self._prepare_keys(connection, there)
             await self._prepare_ledger(connection, there)
 
         if self.server is None:
-            pool = await ConnectionPool.of_user(self.user_pool, self.where, prepare, self.limits)
+            has_numbers = self.keys is not None or self.asks_for_ledger
+            types = USED_WITH_KEYS_OR_LEDGER if has_numbers else USED
+            pool = await ConnectionPool.of_user(
+                self.user_pool, self.where, prepare, self.limits, types
+            )
         else:
             pool = await ConnectionPool.connect(self.server, prepare, self.limits)
         read_pool = pool

@@ -54,9 +54,9 @@ async def _problems(connection: Any, schema: str) -> AsyncIterator[str]:
             f"The tables have several owners ({', '.join(owners)}), so none can migrate them all: "
             "give them to one."
         )
-    others, example = await connection.fetchrow(_ELSEWHOSE.format(quoted(schema)))
-    if others:
+    count, example = await connection.fetchrow(_ELSEWHOSE.format(quoted(schema)))
+    if others := int(count):
         yield f"{others:,} records, such as of memory {example}, do not have their memory's owner."
-    twice, example = await connection.fetchrow(_TWICE.format(quoted(schema)))
-    if twice:
+    count, example = await connection.fetchrow(_TWICE.format(quoted(schema)))
+    if twice := int(count):
         yield f"{twice:,} ids, such as {example}, are of records of several memories."

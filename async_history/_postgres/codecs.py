@@ -1,7 +1,7 @@
 # mypy: disable-error-code=import-untyped
 """Whether the connections of a user's pool read and write values as asyncpg does by itself."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -18,17 +18,20 @@ _VALUES: Final[Mapping[str, Any]] = {
     "bytea": b"tea",
 }
 """A value of each type that statements give to the server, or get from it."""
+USED: Final = tuple(name for name in _VALUES if name != "int8")
+"""The types that must have asyncpg's own codecs. Programs often read int8 as text, for JSON. So
+numbers of this type are converted with `int`."""
+USED_WITH_KEYS_OR_LEDGER: Final = tuple(_VALUES)
+"""The same in a history with keys or a ledger, whose numbers are not converted."""
 
 
-async def require_own_codecs(connection: Any) -> None:
-    """Check that a connection has no codecs of the user's for what the statements use.
+async def require_own_codecs(connection: Any, types: Sequence[str]) -> None:
+    """Check that a connection has no codecs of the user's for some types.
 
     Raises:
         InvalidInput: it has some.
     """
-    changed = [
-        name for name, value in _VALUES.items() if not await _is_given_back(connection, name, value)
-    ]
+    changed = [name for name in types if not await _is_given_back(connection, name, _VALUES[name])]
     if changed:
         raise InvalidInput(
             f"the pool has codecs of its own (set_type_codec) for {', '.join(changed)}, so a "

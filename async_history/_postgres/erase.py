@@ -30,7 +30,13 @@ from async_history._postgres.filters import Search
 from async_history._postgres.keys import KeyChange, change_keys, key_table
 from async_history._postgres.ledger import ServerLedger, locks, tables_of
 from async_history._postgres.owners import CAUSE_COLUMNS
-from async_history._postgres.transaction import BY_INDEX, RECORDS, SchemaSteps, transaction
+from async_history._postgres.transaction import (
+    BY_INDEX,
+    RECORDS,
+    SchemaSteps,
+    ref_of,
+    transaction,
+)
 from async_history._postgres.vacuum import Vacuum
 from async_history._postgres.writing_connection import Write
 from async_history.errors import StorageRefused
@@ -166,21 +172,21 @@ class _EraseTransaction(SchemaSteps):
         else:
             names = list(memory_ids)
             rows = await self._fetch(_OF_SEVERAL_WITH_TEXT, names, _beyond(after), limit)
-        return [RecordRef(*row) for row in rows]
+        return list(map(ref_of, rows))
 
     async def of_actor(self, actor_id: str, after: RecordRef | None, limit: int) -> list[RecordRef]:
         wanted = Filter(None, actor_id, None, None, None, None, None)
         search = Search(wanted, is_distributed=self._is_distributed)
         sql, arguments = search.places(None if after is None else after.position, limit)
-        return [RecordRef(*row) for row in await self._fetch(sql, *arguments)]
+        return list(map(ref_of, await self._fetch(sql, *arguments)))
 
     async def with_ids(self, record_ids: Sequence[str]) -> list[RecordRef]:
         rows = await self._fetch(_OF_IDS, list(record_ids))
-        return [RecordRef(*row) for row in rows]
+        return list(map(ref_of, rows))
 
     async def sizes(self, memory_ids: Sequence[str]) -> dict[str, int]:
         rows = await self._fetch(_SIZES, list(memory_ids))
-        return {row[0]: row[1] for row in rows}
+        return {name: int(size) for name, size in rows}
 
     async def texts(self, actor_id: str, memory_ids: Sequence[str]) -> list[Texts]:
         sql = _TEXTS[self._keys.text_columns]
@@ -260,7 +266,7 @@ def _texts(
     old_memory: bytes | None,
     new_memory: bytes | None,
 ) -> Texts:
-    place = RecordRef(seq, record_id, memory_id)
+    place = ref_of((seq, record_id, memory_id))
     return Texts(place, bool(is_actors), old_memory, new_memory)
 
 

@@ -245,7 +245,8 @@ class FollowReader:
             while is_more:
                 arguments = [str(after), str(end), place.foreign, most]
                 sql = in_schema(LOWEST, self._schema)
-                ((now, count, first, number),) = await self._fetch(sql, *arguments)
+                ((text,),) = await self._fetch(sql, *arguments)
+                now, count, first, number = json.loads(text)
                 if Snapshot.parse(now).xmax <= place.newest:
                     return None
                 if first is not None:
@@ -296,14 +297,17 @@ def _nothing_yet(place: FollowPosition) -> FollowRead[FollowPosition]:
 def _page(
     place: FollowPosition, rows: Sequence[Sequence[Any]], limit: int, *, is_last: bool
 ) -> FollowRead[FollowPosition]:
-    """Return a page's records; a page that was not cut off ends the window."""
+    """Return a page's records; a page that was not cut off ends the window.
+
+    A `seq` may be a text, because a user's pool may decode it so.
+    """
     wanted = [row for row in rows if row[1]]
     is_whole = len(rows) < limit and not (rows and rows[-1][2])
 
     def behind(index: int) -> FollowPosition:
         if is_whole and index == len(wanted) - 1:
             return place.after_window
-        return replace(place, seq=wanted[index][0])
+        return replace(place, seq=int(wanted[index][0]))
 
-    end = place.after_window if is_whole else replace(place, seq=rows[-1][0])
+    end = place.after_window if is_whole else replace(place, seq=int(rows[-1][0]))
     return FollowRead([record_from_row(row[3:]) for row in wanted], behind, end, is_last)

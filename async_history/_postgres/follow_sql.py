@@ -162,8 +162,10 @@ it returns none, and the highest `seq` of all records. It reads only new rows. T
 SELECT, so that the planner does not know it. Then it reads the index in order and can stop, instead
 of building a bitmap of all rows."""
 LOWEST: Final = f"""
-SELECT {_NOW}::pg_catalog.text, pg_catalog.count(*), pg_catalog.min(seq),
+SELECT pg_catalog.json_build_array(
+    {_NOW}::pg_catalog.text, pg_catalog.count(*), pg_catalog.min(seq),
     pg_catalog.max(xact::pg_catalog.text::pg_catalog.int8)
+)::pg_catalog.text
 FROM (
     SELECT xact, seq FROM {{schema}}.history
     WHERE xact > $1::pg_catalog.text::pg_catalog.xid8

@@ -90,6 +90,14 @@ SELECT true FROM {schema}.history WHERE memory_id = ANY($1::pg_catalog.text[]) A
 """
 
 
+def _state_of(rows: Sequence[Sequence[Any]]) -> tuple[int, int | None]:
+    """Return the number of `owners_state` and the instant of the last erasure, if it has a row."""
+    if not rows:
+        return 0, None
+    number, erased_at = rows[0][:2]
+    return int(number), None if erased_at is None else int(erased_at)
+
+
 class _OwnersChanged(asyncpg.SerializationError):  # type: ignore[misc]
     """Others have changed owners between our look-up and our write; a retry may succeed."""
 
@@ -147,7 +155,7 @@ class OwnerSteps:
 
     async def _locked_state(self) -> tuple[int, int | None]:
         rows = await self._fetch(_LOCKED_STATE)
-        return (rows[0][0], rows[0][1]) if rows else (0, None)
+        return _state_of(rows)
 
     async def erased(self, names: Sequence[Name]) -> Mapping[Name, datetime]:
         """Return when names were erased, without those that were not."""
@@ -155,7 +163,7 @@ class OwnerSteps:
             await self.locked_number()
         digests = digests_of(names)
         rows = await self._fetch(FIND_ERASED, list(digests))
-        number, erased_at = rows[0][:2] if rows else (0, None)
+        number, erased_at = _state_of(rows)
         if self.has_looked and number != self.found.number:
             raise _changed()
         self.found = replace(self.found, number=number, erased_at=erased_at)
@@ -179,7 +187,7 @@ class OwnerSteps:
             rows = await self._fetch(_ROWS, names)
         else:
             found = await self._fetch(_FIND, names)
-            number, erased_at = found[0][:2] if found else (0, None)
+            number, erased_at = _state_of(found)
             rows = [row[2:] for row in found if row[2] is not None]
         known = {row[0]: owner_of(*row[1:]) for row in rows}
         if not number and not gives_owners:
@@ -253,7 +261,7 @@ class OwnerSteps:
         except asyncpg.InsufficientPrivilegeError as error:
             raise storage_error(error, self._where) from error
         found = self.found
-        self.found = replace(found, number=numbers[0][0], rows={**found.rows, **owners})
+        self.found = replace(found, number=int(numbers[0][0]), rows={**found.rows, **owners})
 
     async def _require_same(self, names: Sequence[str]) -> None:
         """Check, with the table locked, that what was found before is unchanged.
@@ -273,5 +281,5 @@ class OwnerSteps:
             asyncpg.SerializationError: they were changed meanwhile.
         """
         rows = await self._fetch(_NUMBER)
-        if rows and rows[0][0] != self.found.number:
+        if rows and int(rows[0][0]) != self.found.number:
             raise _changed()

@@ -121,9 +121,12 @@ class ConnectionPool:
 
     @classmethod
     async def of_user(
-        cls, pool: Any, where: str, prepare: Prepare, limits: PoolLimits
+        cls, pool: Any, where: str, prepare: Prepare, limits: PoolLimits, types: Sequence[str]
     ) -> "ConnectionPool":
         """Use the user's own pool, which this class never closes.
+
+        Args:
+            types: the types that must have asyncpg's own codecs.
 
         Raises:
             InvalidInput: the pool is not open, has codecs of its own, or caches statements that its
@@ -138,7 +141,7 @@ class ConnectionPool:
                             is_behind_pooler = await is_pooled(connection)
                             if is_behind_pooler:
                                 await require_no_lost_statements(connection, pool)
-                            await require_own_codecs(connection)
+                            await require_own_codecs(connection, types)
                             settings = await settings_of(connection)
                         await prepare(connection)
                     except asyncio.CancelledError:

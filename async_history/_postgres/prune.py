@@ -27,6 +27,7 @@ from async_history._postgres.transaction import (
     RECORDS,
     WAIT_FOR_REPLICAS_TOO,
     SchemaSteps,
+    ref_of,
     transaction,
 )
 
@@ -131,6 +132,11 @@ async def prune(
         return step
 
 
+def _candidate(row: Sequence[Any]) -> Candidate:
+    position, *others = row
+    return Candidate(int(position), *others)
+
+
 class _PruneTransaction(SchemaSteps):
     """The statements of a pruning step within its transaction."""
 
@@ -138,7 +144,7 @@ class _PruneTransaction(SchemaSteps):
 
     async def ends(self) -> tuple[int, int] | None:
         ((first, last),) = await self._fetch(_ENDS)
-        return None if first is None else (first, last)
+        return None if first is None else (int(first), int(last))
 
     async def window(
         self, asked: PruneRequest, after: int, last: int, limit: int
@@ -150,25 +156,25 @@ class _PruneTransaction(SchemaSteps):
             also_living = asked.keep_last == 0
             passed_over = asked.limits.passed_over
             rows = await self._fetch(_NEXT_THAT_MAY_GO, *asked_for, also_living, passed_over)
-        return [Candidate(*row) for row in rows]
+        return list(map(_candidate, rows))
 
     async def edges(self, memory_ids: Sequence[str], before: int) -> dict[str, Edge]:
         if not self._is_distributed:
             rows = await self._fetch(_EDGES, memory_ids, before)
-            return {name: (seq, record_id) for name, seq, record_id in rows}
+            return {name: (int(seq), record_id) for name, seq, record_id in rows}
         found = {name: await self._fetch(_EDGE, name, before) for name in memory_ids}
-        return {name: (rows[0][0], rows[0][1]) for name, rows in found.items() if rows}
+        return {name: (int(rows[0][0]), rows[0][1]) for name, rows in found.items() if rows}
 
     async def still_there(self, places: Collection[RecordRef]) -> set[RecordRef]:
         rows = await self._fetch(_THERE, *self._names_of(places))
-        return {RecordRef(*row) for row in rows} & set(places)
+        return set(map(ref_of, rows)) & set(places)
 
     async def next_are_dated(self, records: Sequence[Candidate]) -> dict[int, bool]:
         if not self._is_distributed:
             names = [one.memory_id for one in records]
             positions = ",".join(str(one.position) for one in records)
             rows = await self._fetch(_NEXT_ARE_DATED, names, positions)
-            return {row[0]: row[1] for row in rows}
+            return {int(seq): is_dated for seq, is_dated in rows}
         found = {
             one.position: await self._fetch(_NEXT_IS_DATED, one.memory_id, one.position)
             for one in records
@@ -182,14 +188,14 @@ class _PruneTransaction(SchemaSteps):
             of_memory = list(group)
             are_old = [row[-1] for row in of_memory]
             seen += [
-                Candidate(*row)._replace(prunable_alone=prunable_alone(asked, are_old, index))
+                _candidate(row)._replace(prunable_alone=prunable_alone(asked, are_old, index))
                 for index, row in enumerate(of_memory)
             ]
         return seen
 
     async def remove(self, records: Sequence[Candidate]) -> set[RecordRef]:
         rows = await self._fetch(_REMOVE, *self._names_of(records))
-        removed = {seq for (seq,) in rows}
+        removed = {int(seq) for (seq,) in rows}
         self.has_removed = bool(removed)
         gone = {one.place for one in records if one.position in removed}
         names = list({place.memory_id for place in gone})

@@ -6,7 +6,6 @@ The reader gets its rows through a function that runs one SELECT; it has no conn
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from operator import itemgetter
 from typing import Any, Final
 
 from async_history._core.coalesce import CoalescedReads
@@ -144,17 +143,18 @@ class HistoryReader:
         is_last = len(rows) < ahead
         while rows and rows[-1][0] is not None:
             read, last, of_time, *_ = rows.pop()
-            is_last = read < reach
+            is_last = int(read) < reach
             if is_last:
                 break
-            if int(of_time) * _FEW < read:
-                rows += await self._ask(search.page_of_time(last, ahead - len(rows)))
+            beyond = int(last)
+            if int(of_time) * _FEW < int(read):
+                rows += await self._ask(search.page_of_time(beyond, ahead - len(rows)))
                 is_last = len(rows) < ahead
             else:
                 reach = max(reach, min(4 * reach, _MOST_READ))
-                rows += await self._ask(search.page(None, last, ahead - len(rows), reach))
+                rows += await self._ask(search.page(None, beyond, ahead - len(rows), reach))
                 is_last = False
-        return cut(rows, _record_behind, itemgetter(1), is_last, 0, limit)
+        return cut(rows, _record_behind, _position_of, is_last, 0, limit)
 
     async def _ask(self, statement: Statement) -> list[Sequence[Any]]:
         sql, arguments = statement
@@ -180,7 +180,7 @@ class HistoryReader:
             _require_place(after, found)
             del found[0]
         rows = [row_from(row[1:]) for row in found]
-        place = Cursor(found[-1][0], rows[-1][0]) if rows else after
+        place = Cursor(int(found[-1][0]), rows[-1][0]) if rows else after
         return RowsRead(rows, place, is_last=len(rows) < limit)
 
     async def times_before(self, ids: Sequence[str]) -> Mapping[str, datetime]:
@@ -190,8 +190,8 @@ class HistoryReader:
     async def newest(self) -> int | None:
         """Return the position of the newest record."""
         rows = await self._fetch(self._sql("SELECT pg_catalog.max(seq) FROM {schema}.history"))
-        newest: int | None = rows[0][0]
-        return newest
+        ((newest,),) = rows
+        return None if newest is None else int(newest)
 
     async def last_messages(self, session_scope: str, limit: int) -> list[Message]:
         """Return a scope's last messages, oldest first."""
@@ -218,13 +218,19 @@ def _record_behind(row: Sequence[Any]) -> HistoryRecord:
     return record_from_row(row[2:])
 
 
+def _position_of(row: Sequence[Any]) -> int:
+    """Return the position of a row of `Search.page`."""
+    return int(row[1])
+
+
 def _require_place(place: Cursor, rows: Sequence[Sequence[Any]]) -> None:
     """Check that the first row is the cursor's record.
 
     Raises:
         CursorGone: the first row is another record.
     """
-    if not rows or (rows[0][0], rows[0][1]) != (place.position, place.id):
+    position, record_id = rows[0][:2] if rows else (None, None)
+    if position is None or (int(position), record_id) != (place.position, place.id):
         raise CursorGone(
             f"the record {place.id} that the cursor points to is gone (a reset, a removal); "
             "start again without the cursor"

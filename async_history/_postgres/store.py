@@ -305,8 +305,8 @@ class PostgresStore:
         async def reset(connection: Any, settings: Sequence[str]) -> None:
             # Before the transaction: if this try is cut off, its locks would block the next one.
             # Records that others commit before the TRUNCATE are not counted.
-            records = await connection.fetchval(f"{_COUNT} {self.schema}.history")
-            messages = await connection.fetchval(f"{_COUNT} {self.schema}.messages")
+            records = int(await connection.fetchval(f"{_COUNT} {self.schema}.history"))
+            messages = int(await connection.fetchval(f"{_COUNT} {self.schema}.messages"))
             # In a transaction, whose lock blocks all writes until its outcome is known. Otherwise a
             # delayed TRUNCATE could reach the server after later acknowledged writes.
             async with transaction(connection, *settings, *locks(self._attestation)):

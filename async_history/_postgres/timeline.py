@@ -130,7 +130,7 @@ async def last_changes(
     sql = in_schema(_LAST_CHANGES, schema)
     rows = await fetch(sql, names, ",".join(earlier), instants)
     found: dict[MemoryMoment, HistoryRecord | None] = dict.fromkeys(asked)
-    return found | {asked[row[-1] - 1]: record_from_row(row[:-1]) for row in rows}
+    return found | {asked[int(row[-1]) - 1]: record_from_row(row[:-1]) for row in rows}
 
 
 class ServerStates:
@@ -156,7 +156,7 @@ class ServerStates:
                 ((found,),) = await self._fetch(
                     in_schema(_COUNT_IN_SAMPLE, self._schema), *arguments
                 )
-                if found < _FEW:
+                if int(found) < _FEW:
                     search = Search(replace(_EVERYTHING, until=until), is_distributed=False)
                     dated, arguments = search.in_time(f"memory_id, {_STATE} AS state")
                     sql = _find(dated)

@@ -8,6 +8,7 @@ import contextlib
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, Final
 
+from async_history._core.erase_transaction import RecordRef
 from async_history._core.ledger.operation_log import LedgeredOperationLog
 from async_history._core.ledger.tables import LedgerTables
 from async_history._core.operations import StatementOperationLog
@@ -40,6 +41,12 @@ RECORDS: Final = (
 """Condition for records; `SchemaSteps._named` returns its parameters. It uses the index of ids. The
 index of memories would read all their records, and without statistics looks as cheap."""
 _UNDO: Final = "ROLLBACK TO SAVEPOINT async_history; RELEASE SAVEPOINT async_history"
+
+
+def ref_of(row: Sequence[Any]) -> RecordRef:
+    """Return the reference in a row: the position, the id and the memory."""
+    position, record_id, memory_id = row
+    return RecordRef(int(position), record_id, memory_id)
 
 
 @contextlib.asynccontextmanager

@@ -115,7 +115,7 @@ class WritingConnection:
     async def _require_standby(self, connection: Any) -> None:
         with self._pool.bounded(connection, self._pool.acquire_timeout_s):
             waiting = await connection.fetchval(_WAITING_FOR_STANDBY, f"{self._try_s} seconds")
-        if waiting:
+        if int(waiting):
             raise StorageUnreachable(
                 f"{self._where} has {waiting} commits that wait for a synchronous standby; check "
                 "that one runs, or change synchronous_standby_names"

@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
+import asyncpg
 import pytest
 
 from async_history import open_history
@@ -263,6 +264,31 @@ async def test_a_history_of_version_10(new_schema: Callable[[], str], connect: A
             f"{schema}.history",
         )
         assert trigger == b"A"
+
+
+async def _read_as_text(connection: Any) -> None:
+    await connection.set_type_codec(
+        "int8", encoder=str, decoder=str, schema="pg_catalog", format="text"
+    )
+
+
+@pytest.mark.parametrize("is_searched", [False, True])
+async def test_a_users_pool_that_reads_numbers_as_text(
+    is_searched: bool, new_schema: Callable[[], str], postgres: str
+) -> None:
+    """Cursors within a window still hold numbers."""
+    async with (
+        asyncpg.create_pool(postgres, init=_read_as_text, min_size=2, max_size=2) as pool,
+        PostgresHistoryManager(pool=pool, schema=schema_of(new_schema())) as history,
+    ):
+        await history.add_history("m", None, "seen", "ADD")
+        place = await end_of(history)
+        assert place.witness is not None
+        if is_searched:
+            place = replace(place, witness=replace(place.witness, next_xact=None))
+        for text in _LATER:
+            await history.add_history("m", None, text, "ADD")
+        assert await texts_by_pages(history, str(place), _LIMIT) == _LATER
 
 
 @pytest.mark.parametrize("epoch", [0, 5])
