@@ -1,11 +1,14 @@
 """Fixtures for every test: the stores of the contract, and a guard against a blocked loop."""
 
-import faulthandler
 import gc
 import itertools
 import os
 import secrets
 import signal
+import sys
+import threading
+import time
+import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -91,7 +94,16 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     Not a worker's: it waits for the last test of the others, and is ended with the controller.
     """
     if not hasattr(config, "workerinput"):
-        faulthandler.dump_traceback_later(_LAST_S * PATIENCE, exit=True)
+        threading.Thread(target=_end_later, daemon=True).start()
+
+
+def _end_later() -> None:
+    time.sleep(_LAST_S * PATIENCE)
+    names = {thread.ident: repr(thread) for thread in threading.enumerate()}
+    for ident, frame in sys._current_frames().items():
+        print(names.get(ident, f"another thread, {ident}"), file=sys.__stderr__)
+        traceback.print_stack(frame, file=sys.__stderr__)
+    os._exit(1)
 
 
 @pytest.hookimpl(tryfirst=True)
