@@ -29,6 +29,9 @@ from async_history.errors import StorageError, WrongLoop
 
 _PAUSE_S: Final = 5.0
 """Seconds that a fork waits for our threads. After that the child may not use their files."""
+LONGEST_PAUSE_S = 30.0
+"""Seconds after which a thread continues although the end of a fork was not reported: otherwise the
+history, and the program's exit, would wait for ever."""
 RESPONSE_S = 10.0
 """Seconds that a forked child waits for SQLite's first response, which takes under 1 ms."""
 
@@ -53,7 +56,7 @@ class _Gate:
 
     def enter(self) -> None:
         with self.changed:
-            self.changed.wait_for(lambda: not self.forks)
+            self.changed.wait_for(lambda: not self.forks, LONGEST_PAUSE_S)
             self.users += 1
 
     def leave(self) -> None:
@@ -147,7 +150,7 @@ class _Pause:
 
     def __call__(self) -> None:
         self._begun.set()
-        self._over.wait()
+        self._over.wait(LONGEST_PAUSE_S)
 
     def has_begun(self, thread: threading.Thread, deadline: float) -> bool:
         """Return whether the thread is paused or has ended before the deadline, a monotonic

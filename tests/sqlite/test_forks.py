@@ -1,5 +1,6 @@
 """Forked children that open their own history, as the error of the parent's advises."""
 
+import asyncio
 import os
 import sqlite3
 import sys
@@ -9,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from async_history import open_history
+from async_history._sqlite import fork
 from tests.subprocesses import processes
 from tests.subprocesses.checks import check_levels, check_manager, check_sound, looking
 from tests.subprocesses.forking import PROGRAMS
+from tests.support.patience import LONG_S
 
 pytestmark = [
     pytest.mark.subprocess,
@@ -19,6 +22,20 @@ pytestmark = [
         sys.platform == "win32" or not hasattr(os, "fork"), reason="this system has no fork"
     ),
 ]
+
+
+async def test_a_history_continues_if_the_end_of_a_fork_is_not_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fork, "LONGEST_PAUSE_S", 0.05)
+    async with open_history(tmp_path / "history.db") as history:
+        await asyncio.to_thread(fork._before_fork)
+        try:
+            await asyncio.wait_for(history.add_history("m", None, "tea", "ADD"), LONG_S)
+            async with open_history(tmp_path / "history.db") as other:
+                assert len(await other.get_history("m")) == 1
+        finally:
+            fork._gate.forks -= 1
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
