@@ -70,6 +70,7 @@ class _ThisThread(threading.local):
 
     def __init__(self) -> None:
         self.depth = 0
+        self.forks = 0
         self.pauses: list[_Pause] = []
         self.is_quiet = False
 
@@ -264,19 +265,21 @@ def _before_fork() -> None:
     deadline = monotonic() + _PAUSE_S
     with gate.changed:
         gate.forks += 1
+        _this_thread.forks = 1
         others = _this_thread.depth  # this thread itself, which forks while it uses SQLite
         is_quiet = gate.changed.wait_for(lambda: gate.users <= others, _PAUSE_S) and not others
-    pauses: list[_Pause] = []
+    # Set before the waits: an exception may end these (KeyboardInterrupt, or a guard against
+    # blocking calls), and `_after_fork_in_parent` must end the pauses all the same.
+    pauses = _this_thread.pauses = []
     begun = []
     for thread, put in list(_own_threads.items()):
         pause = _Pause()
-        put(pause)
         pauses.append(pause)
+        put(pause)
         begun.append((pause, thread))
     _this_thread.is_quiet = (
         all(pause.has_begun(thread, deadline) for pause, thread in begun) and is_quiet
     )
-    _this_thread.pauses = pauses
 
 
 def _after_fork_in_parent() -> None:
@@ -285,7 +288,8 @@ def _after_fork_in_parent() -> None:
         pause.end()
     _this_thread.pauses = []
     with gate.changed:
-        gate.forks -= 1
+        gate.forks -= _this_thread.forks
+        _this_thread.forks = 0
         gate.changed.notify_all()
 
 
@@ -293,7 +297,7 @@ def _after_fork_in_child() -> None:
     global _gate, _inherited
     is_quiet, _this_thread.is_quiet = _this_thread.is_quiet, False
     _this_thread.pauses = []
-    _this_thread.depth = 0
+    _this_thread.depth = _this_thread.forks = 0
     connections = list(_connections)
     _gate = _Gate()
     _connections.clear()

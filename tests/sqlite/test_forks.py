@@ -38,6 +38,24 @@ async def test_a_history_continues_if_the_end_of_a_fork_is_not_reported(
             fork._gate.forks -= 1
 
 
+async def test_a_history_continues_after_an_exception_before_a_fork(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> bool:
+        raise KeyboardInterrupt
+
+    async with open_history(tmp_path / "history.db") as history:
+        with monkeypatch.context() as patched:
+            patched.setattr(fork._Pause, "has_begun", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                fork._before_fork()
+        fork._after_fork_in_parent()
+        assert fork._gate.forks == 0
+        await asyncio.wait_for(
+            history.add_history("m", None, "tea", "ADD"), fork.LONGEST_PAUSE_S / 2
+        )
+
+
 @pytest.mark.parametrize("program", PROGRAMS)
 async def test_every_processs_acknowledged_records_are_there(tmp_path: Path, program: str) -> None:
     path = tmp_path / "history.db"
