@@ -35,6 +35,7 @@ from async_history._core.submissions import (
     UpdateMemory,
 )
 from async_history._core.timeline import MemoryMoment
+from async_history._core.wording import counted
 from async_history.errors import (
     Erased,
     HistoryConflict,
@@ -423,9 +424,9 @@ class _Plan:
 def _log_left_out(conflicts: Sequence[OwnerConflict]) -> None:
     first = conflicts[0]
     _log.warning(
-        "%d records were written without the owner that they came with: memory %r has an owner "
-        "with another %s, or without it, and an owner is given once",
-        len(conflicts),
+        "%s without the given owner: memory %r has an owner with another %s, or without it, and an "
+        "owner is given once",
+        counted(len(conflicts), "record was written", "records were written"),
         first.memory_id,
         " and ".join(first.scopes),
     )

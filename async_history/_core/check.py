@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from async_history._core.wording import counted
+
 
 class ChainFault(StrEnum):
     """The fault of a record, compared with earlier records of its memory."""
@@ -50,9 +52,10 @@ class CheckReport:
 
     def outcome(self) -> str:
         """Return the outcome as one paragraph for people."""
+        records = counted(self.records, "record")
         repaired = " Its index was rebuilt." if self.is_repaired else ""
         notes = "".join(f" Note: {note}" for note in self.notes)
         if not self.problems:
-            return f"{self.store}: {self.records:,} records, nothing is wrong.{repaired}{notes}"
+            return f"{self.store}: {records}, nothing is wrong.{repaired}{notes}"
         problems = " ".join(self.problems)
-        return f"{self.store}: {self.records:,} records.{repaired} {problems}{notes}"
+        return f"{self.store}: {records}.{repaired} {problems}{notes}"

@@ -16,6 +16,7 @@ from random import uniform
 from time import monotonic
 from typing import Any, Final, Protocol
 
+from async_history._core.wording import counted
 from async_history.errors import (
     HistoryClosed,
     HistoryError,
@@ -307,10 +308,10 @@ class LockSession:
         self._taken_by_others.update(gone)
         if gone:
             _log.warning(
-                "the connection to %s that held the turns of %d memories was lost, and other "
+                "the connection to %s that held the turns of %s was lost, and other "
                 "processes have taken %d of them: their updates can have come between",
                 self._options.where,
-                len(lost),
+                counted(len(lost), "memory", "memories"),
                 len(gone),
             )
 

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from time import monotonic
 from typing import Any, Generic, Protocol, TypeVar
 
+from async_history._core.wording import counted
 from async_history.errors import Overloaded
 
 QUEUE_RECORDS = 20_000
@@ -285,8 +286,8 @@ class BoundedQueue(Generic[S]):
         self.overloaded += 1
         call.refuse(
             Overloaded(
-                f"the queue was full ({self.records} records, {self.size_bytes} bytes) for "
-                f"{self._timeout_s} s; not written. Send less, or raise queue_records, "
+                f"the queue was full ({counted(self.records, 'record')}, {self.size_bytes:,} "
+                f"bytes) for {self._timeout_s} s; not written. Send less, or raise queue_records, "
                 "queue_bytes or queue_timeout_s"
             )
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, Self
 
 from async_history._core.tail import Tail
+from async_history._core.wording import counted
 from async_history._core.writer_stats import WriterStats
 from async_history.errors import HistoryError
 
@@ -152,12 +153,11 @@ def clear_warning(clear: int) -> Sequence[StoreWarning]:
     """Return the warning about clear records in an encrypted store, if there are any."""
     if not clear:
         return ()
-    records = "1 record has" if clear == 1 else f"{clear:,} records have"
     return (
         StoreWarning(
             "clear-records",
             "warning",
-            f"{records} texts in clear: recorded before encryption was turned on, or by a program "
-            "without the keys",
+            f"{counted(clear, 'record has', 'records have')} texts in clear: recorded before "
+            "encryption was turned on, or by a program without the keys",
         ),
     )

@@ -10,6 +10,7 @@ from async_history._core.operations import StoreOperation, new_operation
 from async_history._core.owners import Owner
 from async_history._core.records import Event, HistoryRecord, is_alive, made_at
 from async_history._core.values import in_utc, is_aware
+from async_history._core.wording import counted
 from async_history._core.yielding import after_record
 from async_history.errors import CursorGone, InvalidInput
 
@@ -274,8 +275,8 @@ def _place(memory_id: str, records: Sequence[HistoryRecord], when: Moment) -> in
     """
     if isinstance(when, int):
         if when > len(records):
-            many = "1 version" if len(records) == 1 else f"{len(records):,} versions"
-            raise InvalidInput(f"{memory_id!r} has {many}, there is no version {when}")
+            versions = counted(len(records), "version")
+            raise InvalidInput(f"{memory_id!r} has {versions}, there is no version {when}")
         return when - 1
     return _place_in_time(records, when)
 

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from typing import Any, Final
 
 from async_history._core.owners import SCOPES
+from async_history._core.wording import counted
 from async_history._postgres.schema import quoted
 
 _INVALID: Final = """
@@ -56,7 +57,9 @@ async def _problems(connection: Any, schema: str) -> AsyncIterator[str]:
         )
     count, example = await connection.fetchrow(_ELSEWHOSE.format(quoted(schema)))
     if others := int(count):
-        yield f"{others:,} records, such as of memory {example}, do not have their memory's owner."
+        records = counted(others, "record does", "records do")
+        yield f"{records} not have their memory's owner, such as one of memory {example}."
     count, example = await connection.fetchrow(_TWICE.format(quoted(schema)))
     if twice := int(count):
-        yield f"{twice:,} ids, such as {example}, are of records of several memories."
+        ids = counted(twice, "id is", "ids are")
+        yield f"{ids} of records of several memories, such as {example}."

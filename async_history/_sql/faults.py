@@ -4,6 +4,7 @@ from sqlalchemy import func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from async_history._core.owners import SCOPES
+from async_history._core.wording import counted
 from async_history._sql.tables import Tables
 
 
@@ -24,5 +25,6 @@ async def find_faults(connection: AsyncConnection, tables: Tables) -> list[str]:
         await connection.execute(select(func.count()).select_from(joined).where(differ))
     ).scalar_one()
     if others:
-        found.append(f"{others:,} records do not have their memory's owner.")
+        records = counted(others, "record does", "records do")
+        found.append(f"{records} not have their memory's owner.")
     return found

@@ -6,6 +6,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
+from async_history._core.wording import counted
 from async_history._sqlite.errors import connect, typed_errors, wait_for_lock
 from async_history._sqlite.index import (
     SCHEMA_UNCHANGED,
@@ -69,7 +70,7 @@ def _problems(connection: sqlite3.Connection) -> Iterator[str]:
         )
     records, named = connection.execute(_IDS).fetchone()
     if named < records:
-        yield f"{records - named:,} records have no id: set one."
+        yield f"{counted(records - named, 'record has', 'records have')} no id: set one."
     yield from _problems_of_index(connection)
 
 
@@ -94,4 +95,5 @@ def _problems_of_index(connection: sqlite3.Connection) -> Iterator[str]:
         )
         return
     for what, count, example in wrong_entries(connection):
-        yield f"{count:,} records {what}, such as {example}: check it with --repair."
+        records = f"{counted(count, 'record')} can't be found by {what}, such as {example}"
+        yield f"{records}: check the file with --repair."

@@ -23,6 +23,7 @@ from async_history import (
     dump_lines,
     open_history,
 )
+from async_history._core.wording import counted
 from async_history._opening import is_server, postgres_schema, sqlite_file, without_secrets
 from async_history._postgres.url import server_url
 from async_history.cli import stores
@@ -51,14 +52,13 @@ def copy(source: str, target: str, *, as_json: bool) -> int:
 
 
 def _summary(report: CopyReport, target: str) -> str:
-    one = report.records == 1
     text = (
-        f"{report.records:,} record{'s' * (not one)} of it {'is' if one else 'are'} in "
+        f"{counted(report.records, 'record of it is', 'records of it are')} in "
         f"{without_secrets(target)}, {report.written:,} written now, compared one by one\n"
         f"SHA-256 {report.digest}"
     )
     if report.scopes:
-        text += f"\n{report.scopes:,} message buffer{'s' * (report.scopes != 1)}"
+        text += f"\n{counted(report.scopes, 'message buffer')}"
     if report.scopes_left:
         text += f", {report.scopes_left:,} left as they are: the target has other messages there"
     return text
@@ -159,7 +159,7 @@ async def _dump(source: str, target: str) -> int:
                 file.write(line.encode() + b"\n")
                 done += 1
     if target != "-":
-        typer.echo(f"{done:,} record{'s' * (done != 1)} in {target}")
+        typer.echo(f"{counted(done, 'record')} in {target}")
     return 0
 
 

@@ -14,6 +14,7 @@ from typing import Final
 from uuid import uuid4
 
 from async_history import Event, HistoryManager, HistoryRecord, WriterStats
+from async_history._core.wording import counted
 from async_history._opening import sqlite_file, without_secrets
 from async_history.cli import stores
 from async_history.cli.log import print_timeline
@@ -36,13 +37,14 @@ def demo(url: str, *, agents: int, memories: int) -> int:
         return 1
     shown = without_secrets(url)
     screen = Screen()
-    events = f"{agents * memories * len(Event):,} events of {agents:,} agents"
+    total = agents * memories * len(Event)
+    events = f"{counted(total, 'event')} of {counted(agents, 'agent')}"
     screen.line((escape_controls(f"Recording {events} into {shown}"), "bold"))
     run = Run()
     timeline = run_until_signal(_run(url, run, agents, memories))
     if run.is_stopping:
         word, status = early_end() if run.is_interrupted else (str(run.failure), 1)
-        print_error(f"{word}; {len(run.acks_s):,} events were recorded")
+        print_error(f"{word}; {counted(len(run.acks_s), 'event was', 'events were')} recorded")
         return status
     if timeline is None:
         print_error(f"{url} has a history already; the demo writes only to an empty one. Try --db")

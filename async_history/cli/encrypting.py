@@ -30,7 +30,7 @@ def rekey(url: str, *, as_json: bool) -> None:
             return await history.encryption.rotate_keys(on_progress=note)
 
     rotation = run(rotate())
-    keys = "1 data key is" if rotation.data_keys == 1 else f"{rotation.data_keys:,} data keys are"
+    keys = counted(rotation.data_keys, "data key is", "data keys are")
     typer.echo(
         json_line(asdict(rotation))
         if as_json

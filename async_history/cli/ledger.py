@@ -9,6 +9,7 @@ from typing import Any
 import typer
 
 from async_history import HistoryManager, InvalidInput
+from async_history._core.wording import counted
 from async_history.cli.retention import age_of
 from async_history.cli.screen import Screen
 from async_history.cli.stores import opened
@@ -85,20 +86,17 @@ def verify(url: str, files: Sequence[Path], verifier: str | None, *, as_json: bo
 
 def _print(report: LedgerReport, checkpoints: int) -> None:
     screen = Screen()
-    screen.line((f"{report.size:,} leaves, root {report.root.hex()}", "bold"))
-    screen.line(
-        (
-            f"{report.records:,} records and {report.owners:,} owners are as recorded; ",
-            "",
-        ),
-        (f"{report.erased:,} erased, {report.pruned:,} pruned, {report.reset:,} reset", ""),
-    )
+    screen.line((f"{counted(report.size, 'leaf', 'leaves')}, root {report.root.hex()}", "bold"))
+    records, owners = counted(report.records, "record"), counted(report.owners, "owner")
+    gone = f"{report.erased:,} erased, {report.pruned:,} pruned, {report.reset:,} reset"
+    screen.line((f"as recorded: {records}, {owners}; {gone}", ""))
     for record_id in report.unattested[:_MOST_SHOWN]:
         screen.line(("no leaf ", "yellow"), (one_line(record_id), ""))
     if len(report.unattested) > _MOST_SHOWN:
         screen.line((f"{len(report.unattested):,} records have no leaf", "yellow"))
     if report.unattested_owners:
-        screen.line((f"{report.unattested_owners:,} owners have no leaf", "yellow"))
+        owners = counted(report.unattested_owners, "owner has", "owners have")
+        screen.line((f"{owners} no leaf", "yellow"))
     for fault in report.faults:
         screen.line((fault.kind, "bold red"), (f" {one_line(fault.text)}", ""))
     if not checkpoints:
@@ -131,8 +129,8 @@ def verify_proof(file: Path, verifier: str) -> None:
     proof = verified(read_text(file), LedgerVerifier.parse(verifier))
     if not isinstance(proof, RecordProof):
         typer.echo(
-            f"proven: the ledger of {proof.new.size:,} leaves has all {proof.old.size:,} of the "
-            f"older one, {proof.new.origin}"
+            f"proven: the ledger of {counted(proof.new.size, 'leaf', 'leaves')} has all "
+            f"{proof.old.size:,} of the older one, {proof.new.origin}"
         )
         return
     where = f"at place {proof.place:,} of {proof.checkpoint.size:,}, {proof.checkpoint.origin}"

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from async_history import Event, HistoryRecord
 from async_history._core.rows import fields_of
+from async_history._core.wording import counted
 from async_history._opening import without_secrets
 from async_history.cli import stores
 from async_history.cli.difference import Line, difference, metadata_changes
@@ -34,8 +35,7 @@ def log(url: str, memory_id: str, *, as_json: bool) -> int:
             print_json(record)
     else:
         screen = Screen()
-        changes = "1 change" if len(records) == 1 else f"{len(records):,} changes"
-        where = escape_controls(f"  {changes} in {without_secrets(url)}")
+        where = escape_controls(f"  {counted(len(records), 'change')} in {without_secrets(url)}")
         screen.line((one_line(memory_id), "bold"), (where, "dim"))
         owner = records[0].owner
         if owner is not None:

@@ -9,6 +9,7 @@ from functools import partial
 
 from async_history import HistoryManager, StoreOperation
 from async_history._core.operations import OperationState
+from async_history._core.wording import counted
 from async_history.cli import stores
 from async_history.cli.screen import Screen
 from async_history.cli.terminal import echo_json, one_line, print_error
@@ -91,7 +92,7 @@ def _print_json(one: StoreOperation) -> None:
 def _print_operation(screen: Screen, one: StoreOperation) -> None:
     begun = one.begun_at.isoformat(sep=" ", timespec="milliseconds")
     state = one.state if one.error is None else f"{one.state}: {one.error}"
-    counts = f"  {one.records:,} records, {one.messages:,} messages"
+    counts = f"  {counted(one.records, 'record')}, {counted(one.messages, 'message')}"
     screen.line(
         (begun, "dim"), (f"  {one.kind}", "bold"), (counts, ""), (f"  {state}", _STYLES[one.state])
     )

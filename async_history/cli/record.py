@@ -25,6 +25,7 @@ from async_history import (
     StorageRefused,
 )
 from async_history._core.new_records import record_from_mapping
+from async_history._core.wording import counted
 from async_history._opening import without_secrets
 from async_history.cli import stores
 from async_history.cli.line_reader import LINE_BYTES, Lines, open_lines
@@ -110,7 +111,7 @@ class Recording:
 
     def summary(self) -> str:
         """Return a sentence with the numbers of recorded and refused lines."""
-        text = f"recorded {self.recorded:,} line{'s' * (self.recorded != 1)}"
+        text = f"recorded {counted(self.recorded, 'line')}"
         if self.unknown:
             text += f", perhaps {self.unknown:,} more"
         if self.refused:

@@ -17,6 +17,7 @@ from async_history import (
     PruneReport,
 )
 from async_history._core.values import parse_time
+from async_history._core.wording import counted
 from async_history._opening import sqlite_file, without_secrets
 from async_history.cli import stores
 from async_history.cli.answers import require_an_answer
@@ -86,7 +87,7 @@ def erasures(url: str, *, as_json: bool) -> None:
 
 def _print_erasure(screen: Screen, erasure: Erasure) -> None:
     begun = erasure.begun_at.isoformat(sep=" ", timespec="milliseconds")
-    counts = f"  {erasure.records:,} records, {erasure.messages:,} messages"
+    counts = f"  {counted(erasure.records, 'record')}, {counted(erasure.messages, 'message')}"
     state = "" if erasure.finished_at else "  not finished: interrupted, or under way"
     screen.line((begun, "dim"), (counts, "bold"), (state, "bold yellow"))
     for name, value in (

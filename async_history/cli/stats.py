@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 import typer
 
 from async_history import HistoryManager, HistoryStats
+from async_history._core.wording import counted
 from async_history._opening import sqlite_file, without_secrets
 from async_history.cli import stores
 from async_history.cli.prometheus import as_prometheus
@@ -59,7 +60,7 @@ def _show_prometheus(found: HistoryStats, records: int) -> None:
 
 def _show(screen: Screen, found: HistoryStats, records: int, *, engine: str | None) -> None:
     screen.line((escape_controls(without_secrets(found.store)), "bold"))
-    sizes = f"{records:,} record{'s' * (records != 1)}, {found.file_bytes:,} bytes"
+    sizes = f"{counted(records, 'record')}, {found.file_bytes:,} bytes"
     if found.wal_bytes:
         sizes += f", and {found.wal_bytes:,} in the write-ahead log"
     screen.line((sizes, ""), indent="  ")

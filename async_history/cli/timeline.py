@@ -10,6 +10,7 @@ from async_history import HistoryRecord, InvalidInput, MemoryDiff
 from async_history._core.rows import fields_of
 from async_history._core.timeline import Moment, Restoration, append_restoration, restoration_of
 from async_history._core.values import parse_time
+from async_history._core.wording import counted
 from async_history._opening import without_secrets
 from async_history.cli import stores
 from async_history.cli.difference import difference, metadata_changes
@@ -117,10 +118,9 @@ def diff(url: str, memory_id: str, start: str, end: str, *, as_json: bool) -> in
 
 
 def _print_diff(screen: Screen, found: MemoryDiff, moments: str) -> None:
-    changes = "1 change" if len(found.between) == 1 else f"{len(found.between):,} changes"
     screen.line(
         (one_line(found.memory_id), "bold"),
-        (one_line(f"  {changes}, {moments}"), "dim"),
+        (one_line(f"  {counted(len(found.between), 'change')}, {moments}"), "dim"),
     )
     for sign, record in (("-", found.before), ("+", found.after)):
         line = [("not there", "dim")] if record is None else headline(record)

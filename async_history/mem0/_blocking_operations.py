@@ -16,6 +16,7 @@ from async_history._core.manager import HistoryManager
 from async_history._core.options import HistoryOptions
 from async_history._core.recording import begun_at, operation
 from async_history._core.telemetry import memory_operation
+from async_history._core.wording import counted
 from async_history._opening import from_any_folder, open_history
 from async_history.blocking import BlockingHistoryManager
 from async_history.errors import HistoryClosed, HistoryError
@@ -340,9 +341,8 @@ class BlockingRecorder(AddHistory):
             left = self._running
         if left > own:
             _log.error(
-                "closing left %d operations of Memory that still run after %g s; their history is "
-                "written when they end",
-                left - own,
+                "closing left %s of Memory running after %g s; the history is written at the end",
+                counted(left - own, "operation"),
                 _CLOSE_TIMEOUT_S,
             )
         if not left:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol, TypeVar
 
 from async_history._core.recording import Surroundings
+from async_history._core.wording import counted
 from async_history._core.yielding import OnceATurn
 from async_history.errors import HistoryClosed, HistoryError
 from async_history.mem0._erased_here import erased_here
@@ -214,9 +215,9 @@ class LoopState:
         for operation in left:
             operation.refuse_parts(CLOSED)
         _log.error(
-            "closing left %d operations of AsyncMemory that still change the vector store after "
-            "%g s (%s); their history is written when they end, if the event loop runs until then",
-            len(left),
+            "closing left %s of AsyncMemory that may change the vector store after %g s (%s); the "
+            "history is written when they end, if the event loop runs until then",
+            counted(len(left), "operation"),
             self.close_timeout_s,
             ", ".join(sorted(operation.name for operation in left)),
         )

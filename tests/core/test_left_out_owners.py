@@ -88,7 +88,7 @@ async def test_a_conflicting_owner_is_left_out_or_refused(caplog: pytest.LogCapt
     assert written == [("m", ALICE)] * 4 + [("new", BOB)] * 3
     assert [record.owner for record in batch[0].records] == [ALICE]
     (warning,) = (record for record in caplog.records if record.levelno == logging.WARNING)
-    assert "3 records were written without the owner" in warning.getMessage()
+    assert "3 records were written without the given owner" in warning.getMessage()
     assert "'m'" in warning.getMessage()
 
 

@@ -294,7 +294,7 @@ class TestExamples:
     def test_a_ledger_in_the_shell(self, tmp_path: Path) -> None:
         printed = shell("ledger-shell", tmp_path)
         assert "proven: this record is at place 2 of 3, example.org/history" in printed
-        assert "1 records and 0 owners are as recorded" in printed
+        assert "as recorded: 1 record, 0 owners" in printed
 
     def test_copies(self, tmp_path: Path) -> None:
         run("first-program", tmp_path)
@@ -340,7 +340,7 @@ class TestExamples:
         output = run("adoption", tmp_path)
         assert "1 record of history (mem0 0.0.2) would be rewritten" in output
         assert sorted(file.name for file in tmp_path.iterdir()) == ["history.db"]
-        assert "1 records, nothing is wrong" in run("check", tmp_path)
+        assert "1 record, nothing is wrong" in run("check", tmp_path)
 
     def test_synchronous_code(self, tmp_path: Path) -> None:
         assert run("blocking", tmp_path) == "ADD likes tea\n"

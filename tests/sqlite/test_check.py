@@ -57,14 +57,14 @@ async def test_a_sound_file_has_no_problems(path: Path) -> None:
             f"DELETE FROM async_history_settled WHERE memory > {STAMP_KEY} AND position = 3;"
             f"DELETE FROM async_history_middle WHERE memory > {STAMP_KEY} AND position = 3;"
             f"DELETE FROM async_history_recent WHERE memory > {STAMP_KEY} AND position = 3",
-            "1 records are not found by their memory",
+            "1 record can't be found by memory",
         ),
         (
             f"DELETE FROM async_history_actors WHERE block > {CHUNKS_STAMP} AND position = 7",
-            "1 records are not found by their actor",
+            "1 record can't be found by actor",
         ),
-        ("UPDATE async_history_spans SET latest = '1' WHERE block = 2", "by their time"),
-        ("UPDATE async_history_chunks SET latest = '1' WHERE block = 0", "by their time"),
+        ("UPDATE async_history_spans SET latest = '1' WHERE block = 2", "found by time"),
+        ("UPDATE async_history_chunks SET latest = '1' WHERE block = 0", "found by time"),
         ("DELETE FROM async_history_state", "does not belong to the file"),
         ("DROP TABLE async_history_recent", "is missing"),
         ("VACUUM", "does not belong to the file"),
@@ -135,7 +135,7 @@ async def test_a_history_can_check_itself(where: str, tmp_path: Path) -> None:
 
         await history.store.run_exclusively(lambda one: one.run(spoil))  # type: ignore[attr-defined]
         (problem,) = (await history.check()).problems
-    assert "1 records are not found by their memory" in problem
+    assert "1 record can't be found by memory" in problem
 
 
 async def test_broken_chains_of_a_file_of_plain_mem0_are_notes(tmp_path: Path) -> None:

@@ -512,9 +512,9 @@ async def test_a_pruned_memory_leaves_no_owner_and_no_entry(path: Path) -> None:
 @pytest.mark.parametrize(
     ("condition", "what"),
     [
-        ("memory = {user}", "not found by their owner"),
-        ("memory = {cause}", "not found by their cause"),
-        ("memory >= 0 AND position < -(1 << 62)", "not found by their owner"),
+        ("memory = {user}", "can't be found by owner"),
+        ("memory = {cause}", "can't be found by cause"),
+        ("memory >= 0 AND position < -(1 << 62)", "can't be found by owner"),
     ],
 )
 async def test_a_check_finds_missing_entries(condition: str, what: str, path: Path) -> None:

@@ -7,6 +7,7 @@ from async_history._core.ledger.report import LedgerFault, damaged
 from async_history._core.ledger.tables import LedgerTables
 from async_history._core.ledger.tiles import Tile, grown, last_tiles, roots_from
 from async_history._core.ledger.tree import EMPTY_ROOT, HASH_BYTES
+from async_history._core.wording import counted
 
 
 class ComputedTree:
@@ -68,7 +69,7 @@ class ComputedTree:
         """Note the checkpoints that are larger than the ledger."""
         for checkpoint in self._awaited:
             text = (
-                f"the checkpoint has {checkpoint.size:,} leaves, and the ledger {self.size:,}: the "
-                "newest were cut off"
+                f"the checkpoint has {counted(checkpoint.size, 'leaf', 'leaves')}, and the ledger "
+                f"{self.size:,}: the newest were cut off"
             )
             self.faults.append(LedgerFault(kind="cut", place=self.size, text=text))

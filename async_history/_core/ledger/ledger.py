@@ -15,6 +15,7 @@ from async_history._core.operations import OperationLog, at_its_end, logged, new
 from async_history._core.progress import Progress
 from async_history._core.validation import check_function, check_seconds
 from async_history._core.values import check_name
+from async_history._core.wording import counted
 from async_history.errors import InvalidInput, NotProven
 
 
@@ -204,6 +205,7 @@ async def _roots(
     size = await tables.size()
     if size < checkpoint.size:
         raise NotProven(
-            f"the checkpoint has {checkpoint.size:,} leaves, and this ledger only {size:,}"
+            f"the checkpoint has {counted(checkpoint.size, 'leaf', 'leaves')}, and this ledger "
+            f"only {size:,}"
         )
     return await tables.roots(ranges)

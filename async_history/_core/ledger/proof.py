@@ -10,6 +10,7 @@ from async_history._core.ledger.checkpoint import Checkpoint, LedgerVerifier, fr
 from async_history._core.ledger.leaves import RECORD, REST, commitment_of
 from async_history._core.ledger.tree import has_grown, is_included, leaf_hash
 from async_history._core.records import COLUMNS
+from async_history._core.wording import counted
 from async_history.errors import InvalidInput, NotProven
 
 _NAMES: Final = (*COLUMNS, "context", "cause")
@@ -94,7 +95,8 @@ class GrowthProof:
             raise NotProven(f"the checkpoints are of two ledgers, {old.origin} and {new.origin}")
         if not has_grown(old.size, new.size, self.path, old.root, new.root):
             raise NotProven(
-                f"the ledger of {new.size:,} leaves has not grown out of that of {old.size:,}"
+                f"the ledger of {counted(new.size, 'leaf', 'leaves')} has not grown out of that of "
+                f"{old.size:,}"
             )
 
     def __str__(self) -> str:

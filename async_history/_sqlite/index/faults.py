@@ -76,14 +76,13 @@ _WRONG_TIMES: Final = tuple(
 
 
 def wrong_entries(connection: sqlite3.Connection) -> Iterator[tuple[str, int, str]]:
-    """Yield each kind of fault in a current index: its text, the number of records, and an
-    example's id."""
+    """Yield what records can't be found by in a current index, their number, and the id of one."""
     for statements, what in (
-        ((_NOT_FOUND,), "are not found by their memory"),
-        ((_WRONG_OWNERS, _WRONG_SCOPES), "are not found by their owner"),
-        ((_WRONG_CAUSES,), "are not found by their cause"),
-        ((_WRONG_ACTORS,), "are not found by their actor"),
-        (_WRONG_TIMES, "are not found by their time"),
+        ((_NOT_FOUND,), "memory"),
+        ((_WRONG_OWNERS, _WRONG_SCOPES), "owner"),
+        ((_WRONG_CAUSES,), "cause"),
+        ((_WRONG_ACTORS,), "actor"),
+        (_WRONG_TIMES, "time"),
     ):
         for statement in statements:
             count, example = connection.execute(statement).fetchone()

@@ -20,6 +20,7 @@ from async_history._core.validation import (
     check_seconds,
     file_path,
 )
+from async_history._core.wording import counted
 from async_history._sqlite import index
 from async_history._sqlite.errors import (
     absolute,
@@ -70,12 +71,10 @@ class AdoptionReport:
         if not self.rewritten:
             verb = "is" if self.done else "can be"
             return f"{where} {verb} used as it is: no record has to be rewritten."
-        one = self.records == 1
-        verb = ("was" if one else "were") if self.done else "would be"
+        verb = ("was" if self.records == 1 else "were") if self.done else "would be"
         text = (
-            f"{where}: {self.records:,} record{'' if one else 's'} of "
-            f"{', '.join(self.sources)} {verb} rewritten "
-            "to mem0's ten columns."
+            f"{where}: {counted(self.records, 'record')} of {', '.join(self.sources)} {verb} "
+            "rewritten to mem0's ten columns."
         )
         if left_out := self.left_out_columns + self.left_out_objects:
             text += f" Not kept, because that layout has no place for them: {', '.join(left_out)}."

@@ -6,6 +6,7 @@ Once a row has the highest rowid, SQLite numbers new rows at random, so their or
 import logging
 import sqlite3
 
+from async_history._core.wording import counted
 from async_history._sqlite.index import ROWID_LIMIT
 from async_history._sqlite.schema.layouts import migration_error
 
@@ -28,10 +29,10 @@ def renumber_rows(connection: sqlite3.Connection) -> None:
     if moved:
         (_, _, file) = connection.execute("PRAGMA database_list").fetchone()
         _log.warning(
-            "%s: %s rows had rowids so near the limit that SQLite could not number new rows; they "
-            "were renumbered in the same order",
+            "%s: %s had rowids so near the limit that SQLite could not number new rows; they were "
+            "renumbered in the same order",
             file,
-            moved,
+            counted(moved, "row"),
         )
 
 
