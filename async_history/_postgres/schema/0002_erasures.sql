@@ -1,4 +1,4 @@
--- Version 2. The erasures: when, why, whose and how much, without texts and actors' names.
+-- Version 2. The log of erasures, without texts and without actors' names.
 
 CREATE TABLE erasures (
     id           text COLLATE "C" PRIMARY KEY,

@@ -12,8 +12,8 @@ ALTER TABLE history
     ADD COLUMN cause_trace_id bigint,
     ADD COLUMN cause_request_id bigint;
 
--- After the first owner of the history: each memory written since, without scopes if its owner is
--- unknown. So two transactions that write a memory's first record conflict here.
+-- Each memory written since the history has its first owner; without scopes if its owner is not known.
+-- So two transactions that write a memory's first record conflict here.
 CREATE TABLE owners (
     memory_id text COLLATE "C" PRIMARY KEY,
     user_id   text COLLATE "C",
@@ -32,8 +32,8 @@ CREATE TABLE erased (
 -- there are no owners and nothing was erased by name.
 CREATE TABLE owners_state (
     number    bigint NOT NULL,
-    last      bigint NOT NULL, -- the last number there was
-    erased_at bigint           -- when a name was erased last, as in erased
+    last      bigint NOT NULL, -- the last number given
+    erased_at bigint           -- the last `at` in erased
 );
 INSERT INTO owners_state (number, last) VALUES (0, 0);
 

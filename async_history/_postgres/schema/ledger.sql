@@ -1,8 +1,8 @@
 -- The ledger, created on request: see _core/ledger/tables.py.
 CREATE TABLE history_ledger (
     number   bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    xact     xid8 NOT NULL DEFAULT pg_catalog.pg_current_xact_id(), -- who wrote it
-    since    xid8 NOT NULL DEFAULT pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot()), -- all below had ended
+    xact     xid8 NOT NULL DEFAULT pg_catalog.pg_current_xact_id(), -- the writer's
+    since    xid8 NOT NULL DEFAULT pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot()), -- all lower ones had ended
     first    bigint, -- the place of its first leaf; NULL until it has one
     kind     text NOT NULL,
     size     bigint NOT NULL,
@@ -10,7 +10,7 @@ CREATE TABLE history_ledger (
     is_keyed boolean NOT NULL,
     names    text NOT NULL
 );
-ALTER TABLE history_ledger ALTER COLUMN hashes SET STORAGE EXTERNAL; -- they don't get smaller
+ALTER TABLE history_ledger ALTER COLUMN hashes SET STORAGE EXTERNAL; -- compression would not make them smaller
 CREATE INDEX history_ledger_waiting ON history_ledger (number) WHERE first IS NULL;
 CREATE UNIQUE INDEX history_ledger_places ON history_ledger (first);
 CREATE INDEX history_ledger_entries ON history_ledger (first) WHERE kind = 'entry';

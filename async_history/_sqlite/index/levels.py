@@ -261,7 +261,7 @@ def nth_position(direction: Direction, offset: str, beyond: str = "true") -> str
 
 
 ADD_ENTRY = """
-    -- A rowid that is issued again may have its entry still.
+    -- A rowid that SQLite reuses may still have an entry.
     INSERT OR REPLACE INTO async_history_recent (memory, position)
     VALUES (new.memory, last_insert_rowid());
 """

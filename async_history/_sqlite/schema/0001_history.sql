@@ -37,16 +37,16 @@ CREATE TABLE IF NOT EXISTS async_history_settled (
     memory INTEGER NOT NULL, position INTEGER NOT NULL, PRIMARY KEY (memory, position)
 ) WITHOUT ROWID;
 
--- Rows below `indexed_through` without an entry, because they got another rowid or memory. Readers
--- check each of them until the levels have them.
+-- Rows up to `indexed_through` whose rowid or memory has changed, so that the levels may not have
+-- their entry. Readers check each of them until the levels have it.
 CREATE TABLE IF NOT EXISTS async_history_strays (position INTEGER PRIMARY KEY);
 
--- One row. The levels cover every row of history up to `indexed_through`, and readers scan what lies
--- beyond. This holds for one table in one file, and for side tables that belong to each other:
---   schema_version is the PRAGMA's value, set to a random number that no rebuilt file counts to;
---   history_row and history_page are the rowid and root page of `history` in sqlite_master;
---   through_id is the id of the row at `indexed_through`;
---   a stamp, random too, is in the state and in each table that it is of, and changes with them.
+-- One row. The levels cover every row of history up to `indexed_through`; readers scan the rows
+-- after it. The row also identifies the file, the table and the side tables for which this is true:
+--   schema_version: the value of the PRAGMA, set to a random number that no rebuilt file counts to;
+--   history_row, history_page: the rowid and the root page of `history` in sqlite_master;
+--   through_id: the id of the row at `indexed_through`;
+--   stamps: random numbers, which the tables have too; both change whenever a table changes.
 CREATE TABLE IF NOT EXISTS async_history_state (
     one             INTEGER PRIMARY KEY CHECK (one = 1),
     version         INTEGER NOT NULL,
@@ -54,9 +54,9 @@ CREATE TABLE IF NOT EXISTS async_history_state (
     history_row     INTEGER NOT NULL,
     history_page    INTEGER NOT NULL,
     indexed_through INTEGER NOT NULL,
-    through_id, -- of no type: kept as it is
+    through_id, -- without a type: stored as given
     owned_through   INTEGER NOT NULL, -- the levels cover every owner up to this number
-    step            INTEGER NOT NULL, -- random: what is added to the next stamp that changes
+    step            INTEGER NOT NULL, -- random; added to the next stamp that changes
     recent_stamp    INTEGER NOT NULL,
     lower_stamp     INTEGER NOT NULL, -- of `middle` and `settled`
     block_stamp     INTEGER NOT NULL  -- of the tables of version 2
@@ -76,8 +76,8 @@ BEGIN
     WHERE memory = -1;
 END;
 
--- The last covered row is deleted, or its id changes. Later rowids can be issued again. (If another
--- row was there than in the state, nothing is repaired here, so that it is detected.)
+-- The last covered row is deleted, or its id changes. SQLite may reuse later rowids. (If the
+-- state names another row, nothing is repaired here, so that readers detect it.)
 CREATE TRIGGER IF NOT EXISTS async_history_last_deleted AFTER DELETE ON history
 WHEN old.rowid = (SELECT indexed_through FROM async_history_state)
 BEGIN

@@ -1,16 +1,16 @@
 -- Version 2. Summaries of full blocks of rowids: the times of the changes of each 512, and the
--- positions of each actor's records in each 8,192. A full block is summarized at once and sorted,
--- so that these tables grow at their end for any actors. Readers scan rows after the last full
--- block. A block is `rowid >> 9` in spans, `rowid >> 13` in chunks and actors; summaries are below
+-- positions of each actor's records in each 8,192. A full block is summarized at once, in order, so
+-- that these tables always grow at their end. Readers scan the rows after the last full block. A
+-- block is `rowid >> 9` in spans, `rowid >> 13` in chunks and actors; summaries are below
 -- `indexed_through`. The block of the lowest rowids, which no row has, contains the stamp: as
 -- `earliest`, after a tilde, or as `position`.
 CREATE TABLE IF NOT EXISTS async_history_spans (
     block    INTEGER PRIMARY KEY,
-    earliest TEXT NOT NULL, -- as time is written here: in UTC, to the microsecond
+    earliest TEXT NOT NULL, -- in UTC, with microseconds
     latest   TEXT NOT NULL
 );
 CREATE TABLE IF NOT EXISTS async_history_chunks (
-    block INTEGER PRIMARY KEY, earliest TEXT NOT NULL, latest TEXT NOT NULL -- of their spans
+    block INTEGER PRIMARY KEY, earliest TEXT NOT NULL, latest TEXT NOT NULL -- of its spans
 );
 CREATE INDEX IF NOT EXISTS async_history_chunks_earliest ON async_history_chunks (earliest);
 CREATE INDEX IF NOT EXISTS async_history_chunks_latest ON async_history_chunks (latest);

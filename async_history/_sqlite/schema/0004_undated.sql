@@ -1,7 +1,7 @@
--- Version 5. The record that dates a record without a time: the rowid of its memory's last earlier
--- record with a time, or of the memory's first record if there is none. Noted for full blocks, as
--- in version 2; otherwise readers look back. A span of '' to '' waits for an entry here. The lowest
--- position, which no row has, contains the stamp.
+-- Version 5. For a record without a time, the rowid of the record whose time it gets: of the last
+-- earlier one of its memory with a time, or of the memory's first record if there is none. Noted for
+-- full blocks, as in version 2; otherwise readers search backwards. A span of '' to '' waits for an
+-- entry here. The lowest position, which no row has, contains the stamp.
 CREATE TABLE IF NOT EXISTS async_history_undated (
     position INTEGER PRIMARY KEY, dated_by INTEGER NOT NULL
 );
@@ -15,8 +15,8 @@ BEGIN
     WHERE position = -(1 << 62);
 END;
 
--- If a record is deleted or changes, the records that it dates are unknown: look back, and in each
--- block.
+-- If a record is deleted or changes, the records that got its time are searched again: backwards,
+-- and in each block.
 CREATE TRIGGER IF NOT EXISTS async_history_dated_by_deleted AFTER DELETE ON history
 WHEN EXISTS (
     SELECT 1 FROM async_history_undated WHERE dated_by = old.rowid OR position = old.rowid
@@ -74,7 +74,7 @@ BEGIN
     SET block_stamp = (block_stamp + step) & 0x3fffffffffffffff,
         step = random() & 0x3fffffffffffffff;
 END;
--- A row inserted between others, or moved to another memory: it may date later rows.
+-- A row inserted between others, or moved to another memory: later rows may get its time.
 CREATE TRIGGER IF NOT EXISTS async_history_dated_by_stray AFTER INSERT ON async_history_strays
 WHEN EXISTS (SELECT 1 FROM async_history_undated WHERE position > -(1 << 62))
 BEGIN

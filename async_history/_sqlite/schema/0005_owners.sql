@@ -1,15 +1,14 @@
--- Version 6. Owners of memories, and a record's data outside mem0's columns. These are data, not
--- derived: a new index keeps them. They name records by id, because VACUUM may renumber rows. An
--- owner's number is also in the levels, below all rows, as an entry of its memory; readers scan the
--- owners after `owned_through`.
+-- Version 6. Owners of memories, and a record's data outside mem0's columns. They are not derived
+-- from the records, so a new index keeps them. They name records by id, because VACUUM may renumber
+-- rows. An owner's number is also in the levels, below all rows, as an entry of its memory; readers
+-- scan the owners after `owned_through`.
 CREATE TABLE IF NOT EXISTS async_history_owners (
     number    INTEGER PRIMARY KEY,
     memory_id TEXT NOT NULL,
-    owner     TEXT NOT NULL -- its scopes as JSON, as `owner_text` writes them
+    owner     TEXT NOT NULL -- its scopes as JSON, as written by `owner_text`
 );
--- For each record with an owner, a context or a cause. `owner` is the owner's number. If another
--- program has created `history` again, an owner without a record there belongs to the previous
--- history.
+-- One row for each record with an owner, a context or a cause. `owner` is the owner's number. If
+-- another program has created `history` again, owners without records belong to the earlier table.
 CREATE TABLE IF NOT EXISTS async_history_details (
     id TEXT PRIMARY KEY, owner INTEGER, context TEXT, cause TEXT
 ) WITHOUT ROWID;
@@ -24,7 +23,7 @@ WHEN old.memory_id IS NOT NULL AND EXISTS (SELECT 1 FROM async_history_owners)
 BEGIN
     INSERT OR REPLACE INTO async_history_bereft (memory_id, through)
     SELECT old.memory_id, coalesce((SELECT max(rowid) FROM history), -(1 << 62));
-    -- The newest row's number is issued again.
+    -- SQLite reuses the newest row's number.
     UPDATE async_history_bereft
     SET through = coalesce((SELECT max(rowid) FROM history), -(1 << 62))
     WHERE old.rowid > coalesce((SELECT max(rowid) FROM history), -(1 << 62))
@@ -41,9 +40,9 @@ BEGIN
     UPDATE OR REPLACE async_history_details SET id = new.id WHERE id = old.id;
 END;
 
--- Digests of erased names, and when, in microseconds since 1970. For a memory also its key in the
--- levels, by which the statement that adds records detects an erased one. `noted` increases by one
--- with each transaction that notes names: a writer's knowledge is valid as long as it is unchanged.
+-- Digests of erased names, and the times, in microseconds since 1970. For a memory also its key in
+-- the levels, by which the statement that adds records detects an erased memory. `noted` increases
+-- by one with each transaction that adds names: while it is the same, a writer's cache is valid.
 CREATE TABLE IF NOT EXISTS async_history_erased (
     digest TEXT PRIMARY KEY, at INTEGER NOT NULL, noted INTEGER NOT NULL, memory INTEGER
 ) WITHOUT ROWID;
