@@ -90,7 +90,7 @@ async def computed_with_calls(
         return await computed(lambda: run_to_completion(work(call)))
     finally:
         async with turn:
-            pass  # calls that nobody waits for any more have ended
+            pass  # calls whose result is no longer awaited have ended too
 
 
 class _Called(Awaitable[R]):

@@ -85,7 +85,7 @@ class SqlLedger:
         self._read = read
 
     async def write(self, work: Work[T]) -> T:
-        """Run work in one transaction, while no one else writes."""
+        """Run work in one transaction, with the writers' lock."""
         done: T = await self._write(lambda transaction: self._done(work, transaction.fetch))
         return done
 

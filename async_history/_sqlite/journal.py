@@ -108,9 +108,8 @@ def use_journal(
     except sqlite3.OperationalError as error:
         if journal == "delete" and is_locked(error):
             raise StorageLocked(
-                f"{path} has a write-ahead log, and others have it open: it can be changed to a "
-                "rollback journal (journal='delete') only while no one else has it open. Close it "
-                "there and try again"
+                f"{path} has a write-ahead log, and others have it open. Close it there and try "
+                "again: the change to a rollback journal (journal='delete') needs the file alone"
             ) from error
         raise
     if mode != journal:

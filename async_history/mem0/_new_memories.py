@@ -52,7 +52,7 @@ class NewMemories:
 
 
 class _Held:
-    """A turn that no one waits in: see `Holder`."""
+    """A turn whose holder waits for nothing: see `Holder`."""
 
     __slots__ = ("acks", "between_processes", "loop", "store")
 
