@@ -18,20 +18,14 @@ import os
 import sqlite3
 import threading
 import weakref
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from time import monotonic
 from typing import Final
 
 from async_history._core.threads import start
 from async_history._sqlite.descriptors import Identity, identity_of, open_files
+from async_history._sqlite.fork_pauses import ForkPauses
 from async_history.errors import StorageError, WrongLoop
 
-_PAUSE_S: Final = 5.0
-"""Seconds that a fork waits for our threads. After that the child may not use their files."""
-LONGEST_PAUSE_S = 30.0
-"""Seconds after which a thread continues although the end of a fork was not reported: otherwise the
-history, and the program's exit, would wait for ever."""
 RESPONSE_S = 10.0
 """Seconds that a forked child waits for SQLite's first response, which takes under 1 ms."""
 
@@ -46,83 +40,12 @@ class Connection(sqlite3.Connection):
     is_lent = False
 
 
-class _Gate:
-    """Counts of forks in progress, and of uses of SQLite outside the connections' own threads."""
-
-    def __init__(self) -> None:
-        self.changed = threading.Condition()
-        self.users = 0
-        self.forks = 0
-
-    def enter(self) -> None:
-        with self.changed:
-            self.changed.wait_for(lambda: not self.forks, LONGEST_PAUSE_S)
-            self.users += 1
-
-    def leave(self) -> None:
-        with self.changed:
-            self.users -= 1
-            self.changed.notify_all()
-
-
-class _ThisThread(threading.local):
-    """The state of one thread: its use of SQLite, and the pauses of its fork."""
-
-    def __init__(self) -> None:
-        self.depth = 0
-        self.forks = 0
-        self.pauses: list[_Pause] = []
-        self.is_quiet = False
-
-
-_gate = _Gate()
-_this_thread = _ThisThread()
 _connections: "weakref.WeakSet[Connection]" = weakref.WeakSet()
-_own_threads: "dict[threading.Thread, Callable[[Callable[[], None]], None]]" = {}
 _inherited: "_Inherited | None" = None
-
-
-@contextlib.contextmanager
-def using_sqlite() -> Iterator[None]:
-    """Use SQLite on a thread that is not a connection's own; a fork waits until the body ends."""
-    if _this_thread.depth:
-        yield
-        return
-    gate = _gate
-    gate.enter()
-    _this_thread.depth = 1
-    try:
-        yield
-    finally:
-        _this_thread.depth = 0
-        gate.leave()
-
-
-@contextlib.contextmanager
-def not_using_sqlite() -> Iterator[None]:
-    """Allow forks during the body, also within `using_sqlite`."""
-    if not _this_thread.depth:
-        yield
-        return
-    gate = _gate
-    _this_thread.depth = 0
-    gate.leave()
-    try:
-        yield
-    finally:
-        gate.enter()
-        _this_thread.depth = 1
-
-
-def pause_at_fork(put: Callable[[Callable[[], None]], None]) -> None:
-    """Make this thread, a connection's own, pause while the process forks.
-
-    `put` queues a function on the thread.
-    """
-    for thread in list(_own_threads):
-        if not thread.is_alive():
-            _own_threads.pop(thread, None)
-    _own_threads[threading.current_thread()] = put
+_pauses: Final = ForkPauses()
+using_sqlite: Final = _pauses.using_sqlite
+not_using_sqlite: Final = _pauses.not_using_sqlite
+pause_at_fork: Final = _pauses.pause_at_fork
 
 
 def register(connection: Connection) -> None:
@@ -140,31 +63,6 @@ def require_usable(path: Path | None) -> None:
         _inherited.require_response()
         if path is not None:
             _inherited.require_closed(path)
-
-
-class _Pause:
-    """A thread's pause while the process forks."""
-
-    def __init__(self) -> None:
-        self._begun = threading.Event()
-        self._over = threading.Event()
-
-    def __call__(self) -> None:
-        self._begun.set()
-        self._over.wait(LONGEST_PAUSE_S)
-
-    def has_begun(self, thread: threading.Thread, deadline: float) -> bool:
-        """Return whether the thread is paused or has ended before the deadline, a monotonic
-        time."""
-        while not self._begun.wait(0.01):
-            if not thread.is_alive():
-                return True
-            if monotonic() > deadline:
-                return False
-        return True
-
-    def end(self) -> None:
-        self._over.set()
 
 
 class _Inherited:
@@ -260,55 +158,18 @@ def _close(connections: list[Connection]) -> None:
                 connection.close()
 
 
-def _before_fork() -> None:
-    gate = _gate
-    deadline = monotonic() + _PAUSE_S
-    with gate.changed:
-        gate.forks += 1
-        _this_thread.forks = 1
-        others = _this_thread.depth  # this thread itself, which forks while it uses SQLite
-        is_quiet = gate.changed.wait_for(lambda: gate.users <= others, _PAUSE_S) and not others
-    # Set before the waits: an exception may end these (KeyboardInterrupt, or a guard against
-    # blocking calls), and `_after_fork_in_parent` must end the pauses all the same.
-    pauses = _this_thread.pauses = []
-    begun = []
-    for thread, put in list(_own_threads.items()):
-        pause = _Pause()
-        pauses.append(pause)
-        put(pause)
-        begun.append((pause, thread))
-    _this_thread.is_quiet = (
-        all(pause.has_begun(thread, deadline) for pause, thread in begun) and is_quiet
-    )
-
-
-def _after_fork_in_parent() -> None:
-    gate = _gate
-    for pause in _this_thread.pauses:
-        pause.end()
-    _this_thread.pauses = []
-    with gate.changed:
-        gate.forks -= _this_thread.forks
-        _this_thread.forks = 0
-        gate.changed.notify_all()
-
-
 def _after_fork_in_child() -> None:
-    global _gate, _inherited
-    is_quiet, _this_thread.is_quiet = _this_thread.is_quiet, False
-    _this_thread.pauses = []
-    _this_thread.depth = _this_thread.forks = 0
+    global _inherited
+    is_quiet = _pauses.after_fork_in_child()
     connections = list(_connections)
-    _gate = _Gate()
     _connections.clear()
-    _own_threads.clear()
     own = [connection for connection in connections if is_quiet and not connection.is_lent]
     _inherited = _Inherited(own, [connection for connection in connections if connection.is_lent])
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
-        before=_before_fork,
-        after_in_parent=_after_fork_in_parent,
+        before=_pauses.before_fork,
+        after_in_parent=_pauses.after_fork_in_parent,
         after_in_child=_after_fork_in_child,
     )
