@@ -15,7 +15,8 @@ T = TypeVar("T")
 
 _TRIES: Final = 3
 """Tries that fit into `retry_timeout_s`, so that a server that hangs leaves time for a retry."""
-_ASK_AGAIN_S: Final = 0.1
+_RETRY_PAUSE_S: Final = 0.1
+"""Pause before each retry but the first: usually only a connection was lost, not the server."""
 
 
 class Connections:
@@ -82,6 +83,7 @@ class Connections:
 
     async def _until_done(self, try_once: Callable[[], Awaitable[T]], what: str) -> T:
         deadline = monotonic() + self._retry_timeout_s
+        pause_s = 0.0
         while True:
             if self._is_closed:
                 raise HistoryClosed(f"the manager was closed before this was {what}")
@@ -93,7 +95,8 @@ class Connections:
                 reason = error.reason
             if monotonic() > deadline:
                 raise reason
-            await asyncio.sleep(_ASK_AGAIN_S)
+            await asyncio.sleep(pause_s)
+            pause_s = _RETRY_PAUSE_S
 
     async def aclose(self, timeout_s: float) -> None:
         """Release the connections, and close our own pools."""

@@ -22,12 +22,13 @@ import pytest
 from fastapi import FastAPI, Request, Response
 from httpx import ASGITransport, AsyncClient
 
-from async_history import HistoryManager, dump_lines, open_history
+from async_history import HistoryManager, open_history
 from async_history.postgres import PostgresHistoryManager
 from tests.conftest import stores, url_of
 from tests.support.patience import LONG_S
 from tests.support.postgres_faults import until
 from tests.support.postgres_server import with_query
+from tests.support.reads import READS
 
 _MOST_AWAITS = 300
 
@@ -86,37 +87,6 @@ async def _by_scope(call: Awaitable[object], nth: int) -> bool:
 CANCELS = {"task": _by_task, "scope": _by_scope}
 
 
-async def _walk(history: HistoryManager) -> object:
-    return [record async for record in history.query_history()]
-
-
-async def _states(history: HistoryManager) -> object:
-    return [record async for record in history.memories_at(datetime.now(UTC))]
-
-
-async def _dump(history: HistoryManager) -> object:
-    return [line async for line in dump_lines(history)]
-
-
-async def _follow(history: HistoryManager) -> object:
-    return await anext(history.follow())
-
-
-READS: dict[str, Call] = {
-    "get": lambda history: history.get_history("m"),
-    "walk": _walk,
-    "count": lambda history: history.count_history(text="x"),
-    "memories_at": _states,
-    "memory_at": lambda history: history.memory_at("m", datetime.now(UTC)),
-    "diff": lambda history: history.diff("m", datetime.now(UTC), datetime.now(UTC)),
-    "dump": _dump,
-    "follow": _follow,
-    "end": lambda history: history.end_cursor(),
-    "messages": lambda history: history.get_last_messages("s"),
-    "stats": lambda history: history.stats(),
-    "erasures": lambda history: history.erasures(),
-    "operations": lambda history: history.operations(),
-}
 WRITES: dict[str, Call] = {
     "add": lambda history: history.add_history("m", None, "x", "ADD"),
     "update": lambda history: history.update_history("m", "y"),

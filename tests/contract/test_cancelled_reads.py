@@ -5,17 +5,17 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Iterator
-from datetime import UTC, datetime
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from async_history import HistoryClosed, HistoryManager, dump_lines, open_history
+from async_history import HistoryClosed, HistoryManager, open_history
 from async_history._sqlite.connection import ThreadConnection
 from async_history._sqlite.read_connections import READERS
 from tests.support.patience import LONG_S
+from tests.support.reads import READS
 
 _ENDLESS = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n"
 
@@ -78,35 +78,9 @@ async def history(request: pytest.FixtureRequest, tmp_path: Path) -> HistoryMana
     return history
 
 
-async def _page(history: HistoryManager) -> object:
-    return await anext(history.query_history(text="x").pages())
-
-
-async def _walk(history: HistoryManager) -> object:
-    return [record async for record in history.query_history(text="x")]
-
-
-async def _memories(history: HistoryManager) -> object:
-    return [record async for record in history.memories_at(datetime.now(UTC))]
-
-
-async def _dump(history: HistoryManager) -> object:
-    return [line async for line in dump_lines(history)]
-
-
-READS: dict[str, Callable[[HistoryManager], Awaitable[object]]] = {
-    "get": lambda history: history.get_history("m"),
-    "count": lambda history: history.count_history(text="x"),
-    "page": _page,
-    "walk": _walk,
-    "memories_at": _memories,
-    "memory_at": lambda history: history.memory_at("m", datetime.now(UTC)),
-    "dump": _dump,
-    "messages": lambda history: history.get_last_messages("s"),
-}
-
-
-@pytest.mark.parametrize("read", READS)
+@pytest.mark.parametrize(
+    "read", ["get", "count", "page", "walk", "memories_at", "memory_at", "dump", "messages"]
+)
 async def test_a_cancelled_read_ends_and_the_next_one_runs(
     read: str, history: HistoryManager, scans: Scans
 ) -> None:

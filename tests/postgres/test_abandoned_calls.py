@@ -5,8 +5,7 @@ import contextlib
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from async_history import (
     HistoryError,
     HistoryManager,
     StorageLocked,
-    dump_lines,
     open_history,
 )
 from async_history.postgres import PostgresHistoryManager
@@ -35,6 +33,7 @@ from tests.support.postgres_faults import (  # noqa: F401 - fixtures are used by
     waiting_for_locks,
 )
 from tests.support.postgres_server import PostgresServer, are_installed, with_query
+from tests.support.reads import READS
 
 pytestmark = [
     pytest.mark.postgres,
@@ -44,27 +43,6 @@ pytestmark = [
 
 _POOL_SIZE = 3
 _A_FEW = 2
-
-
-async def _walk(history: HistoryManager) -> object:
-    return [record async for record in history.query_history(text="x")]
-
-
-async def _memories(history: HistoryManager) -> object:
-    return [record async for record in history.memories_at(datetime.now(UTC))]
-
-
-async def _dump(history: HistoryManager) -> object:
-    return [line async for line in dump_lines(history)]
-
-
-READS: dict[str, Callable[[HistoryManager], Awaitable[object]]] = {
-    "get": lambda history: history.get_history("m"),
-    "walk": _walk,
-    "count": lambda history: history.count_history(text="x"),
-    "memories_at": _memories,
-    "dump": _dump,
-}
 
 
 @contextlib.asynccontextmanager
@@ -104,7 +82,7 @@ async def _locked(
 @pytest.mark.parametrize(
     ("read", "how"),
     [
-        *((read, "own") for read in READS),
+        *((read, "own") for read in ("get", "walk", "count", "memories_at", "dump")),
         *((read, "pool") for read in ("get", "walk")),
         *(pytest.param(read, "pooler", marks=pytest.mark.pgbouncer) for read in ("get", "dump")),
     ],

@@ -20,7 +20,6 @@ from async_history import (
     StorageUnreachable,
     open_history,
 )
-from async_history._postgres import connections
 from async_history._postgres.lock_connection import LockConnection
 from async_history._postgres.pool_limits import PoolLimits
 from async_history._postgres.url import server_url
@@ -50,11 +49,6 @@ pytestmark = [
     pytest.mark.once,
     pytest.mark.skipif(not are_installed(), reason="needs a server of its own"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def asked_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "_ASK_AGAIN_S", 0)
 
 
 @pytest.fixture

@@ -258,21 +258,34 @@ async def test_an_owner_that_only_records_have_is_kept(url: str, connect: Any) -
             assert await owner_of(history, name) == Owner(user_id="alice")
 
 
-async def test_only_a_few_owners_are_remembered(url: str) -> None:
+async def commit(
+    connection: Any, url: str, known: KnownOwners, *given: dict[str, Any]
+) -> list[HistoryRecord]:
+    """Commit records as one batch of several submissions; return them."""
+    batch = [await UncheckedRecords([one], None).check() for one in given]
+    committer = BatchCommitter(
+        connection,
+        f'"{schema_of(url)}"',
+        is_distributed=False,
+        known=known,
+        seal=InClear(),
+        where="here",
+        sent=lambda: None,
+    )
+    assert await committer.commit(batch) == {}
+    return [record for submission in batch for record in submission.records]
+
+
+async def test_only_a_few_owners_are_remembered(url: str, connect: Any) -> None:
     """The writer looks up the others."""
-    async with PostgresHistoryManager(url) as history:
-        history.store._known_owners = KnownOwners(4)
-        names = [f"m{n}" for n in range(30)]
-        for event in ("ADD", "UPDATE", "ADD", "UPDATE"):
-            added = await asyncio.gather(
-                *(
-                    history.add_history(
-                        name, None, "x", event, owner=ALICE if event == "ADD" else None
-                    )
-                    for name in names
-                )
-            )
-            assert {record.owner for record in added} == {Owner(user_id="alice")}
+    async with open_history(url):
+        pass
+    connection, known = await connect(), KnownOwners(4)
+    for owned in ({"owner": ALICE}, {}, {"owner": ALICE}, {}):
+        batch = [{"memory_id": f"m{n}", "event": "UPDATE", **owned} for n in range(30)]
+        written = await commit(connection, url, known, *batch)
+        assert {record.owner for record in written} == {Owner(user_id="alice")}
+        assert len(known.unknown(written)) >= 26
     await require_sound(url)
 
 
@@ -285,19 +298,9 @@ async def test_a_batch_with_owners_is_one_statement(url: str, connect: Any) -> N
     connection.add_query_logger(lambda record: sent.append(record.query))
     known = KnownOwners()
 
-    async def commit(*given: dict[str, Any]) -> list[str]:
-        batch = [await UncheckedRecords([one], None).check() for one in given]
-        committer = BatchCommitter(
-            connection,
-            f'"{schema_of(url)}"',
-            is_distributed=False,
-            known=known,
-            seal=InClear(),
-            where="here",
-            sent=lambda: None,
-        )
+    async def statements_of(*given: dict[str, Any]) -> list[str]:
         sent.clear()
-        assert await committer.commit(batch) == {}
+        await commit(connection, url, known, *given)
         await asyncio.sleep(0)  # the driver calls its loggers later
         return [statement.split()[0] for statement in sent]
 
@@ -306,15 +309,17 @@ async def test_a_batch_with_owners_is_one_statement(url: str, connect: Any) -> N
 
     cause = dict.fromkeys(("request_id", "trace_id", "run_id"), "x")
     odd = {"request_id": '"\\', "why": '"request_id":"x"'}
-    assert len(await commit(*each(event="ADD"))) > 1, "that there are owners is not known yet"
-    assert await commit(*each(event="ADD", context={"a": 1}, cause=cause)) == ["WITH"]
-    assert await commit(*each(event="UPDATE")) == ["WITH"]
-    assert await commit(*each(event="UPDATE", cause=odd)) == ["WITH"]
+    assert len(await statements_of(*each(event="ADD"))) > 1, (
+        "that there are owners is not known yet"
+    )
+    assert await statements_of(*each(event="ADD", context={"a": 1}, cause=cause)) == ["WITH"]
+    assert await statements_of(*each(event="UPDATE")) == ["WITH"]
+    assert await statements_of(*each(event="UPDATE", cause=odd)) == ["WITH"]
     new = [{"memory_id": f"n{n}", "event": "ADD", "owner": ALICE} for n in range(3)]
-    assert await commit(*new, *new, *each(event="UPDATE")) == ["WITH"]
+    assert await statements_of(*new, *new, *each(event="UPDATE")) == ["WITH"]
     known.learn(0, {}, None)
-    assert len(await commit(*each(event="UPDATE"))) > 1
-    assert await commit(*each(event="UPDATE")) == ["WITH"]
+    assert len(await statements_of(*each(event="UPDATE"))) > 1
+    assert await statements_of(*each(event="UPDATE")) == ["WITH"]
     async with open_history(url) as history:
         for value, count in (("x", 20), ('"\\', 20), ("why", 0)):
             assert await history.count_history(cause={"request_id": value}) == count

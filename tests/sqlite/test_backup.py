@@ -198,21 +198,21 @@ async def test_a_cancelled_backup_leaves_nothing(
     store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reached, go_on = threading.Event(), threading.Event()
-    copy_pages = backup_module._copy
 
-    def slow(*arguments: Any) -> None:
-        reached.set()
-        assert go_on.wait(LONG_S)
-        copy_pages(*arguments)
+    class AskedLate(threading.Event):
+        def is_set(self) -> bool:
+            reached.set()
+            assert go_on.wait(LONG_S)
+            return super().is_set()
 
-    monkeypatch.setattr(backup_module, "_copy", slow)
+    monkeypatch.setattr(backup_module, "Event", AskedLate)
     folder = tmp_path / "copies"
     folder.mkdir()
     url = "memory://" if store == "memory" else str(tmp_path / "history.db")
     async with sqlite(open_history(url)) as history:
         await history.batch_add_history([{"memory_id": "m", "event": "ADD"}] * 500)
         backing_up = asyncio.create_task(back_up_slowly(history, folder / "copy.db"))
-        await asyncio.to_thread(reached.wait, 30)
+        await asyncio.to_thread(reached.wait, LONG_S)
         assert [path.name for path in folder.iterdir()] != []
         backing_up.cancel()
         await asyncio.sleep(0)
@@ -221,7 +221,6 @@ async def test_a_cancelled_backup_leaves_nothing(
         with pytest.raises(asyncio.CancelledError):
             await backing_up
         assert list(folder.iterdir()) == []
-        monkeypatch.setattr(backup_module, "_copy", copy_pages)
         await back_up_slowly(history, folder / "copy.db")
         assert len(texts_in(folder / "copy.db")) == 500
 

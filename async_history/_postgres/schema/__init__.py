@@ -73,7 +73,7 @@ have triggers."""
 _SHORT_WAIT: Final = "SET LOCAL lock_timeout TO 100"
 """In milliseconds: a session that waits for a table's lock blocks all later ones."""
 _ASK_AGAIN_S: Final = 0.2
-_SWITCH_WITHIN_S: Final = 60.0
+SWITCH_WITHIN_S: Final = 60.0
 """Seconds to try to get the lock that applying a version needs."""
 _NOTED: Final = {"version": "integer", "applied_at": "timestamp with time zone"}
 _NOTES: Final = """
@@ -193,11 +193,16 @@ async def is_distributed(connection: Any, schema: str, table: str = "history") -
     return bool(await connection.fetchval(_IS_DISTRIBUTED, f"{quoted(schema)}.{table}"))
 
 
-async def migrate(connection: Any, schema: str) -> list[int]:
+async def migrate(
+    connection: Any, schema: str, *, switch_within_s: float = SWITCH_WITHIN_S
+) -> list[int]:
     """Migrate a schema, creating it if it is missing; return the versions applied, in order.
 
     It needs no privileges if nothing is missing. Others can read and write meanwhile, except for
     some milliseconds per version, and on Citus. After an interruption, call it again to continue.
+
+    Args:
+        switch_within_s: seconds to try to get the lock that applying a version needs.
 
     Raises:
         MigrationError: the schema is newer than this library, the role may not create tables, or
@@ -209,7 +214,7 @@ async def migrate(connection: Any, schema: str) -> list[int]:
         return []
     try:
         if version and not await is_distributed(connection, schema):
-            applied = await _upgrade(connection, schema, version)
+            applied = await _upgrade(connection, schema, version, switch_within_s)
         else:
             # Read committed: at other levels it would not see what the lock's holder has done.
             async with connection.transaction(isolation="read_committed"):
@@ -229,14 +234,14 @@ async def migrate(connection: Any, schema: str) -> list[int]:
     return applied
 
 
-async def _upgrade(connection: Any, schema: str, version: int) -> list[int]:
+async def _upgrade(connection: Any, schema: str, version: int, switch_within_s: float) -> list[int]:
     """Apply missing versions while others read and write."""
     applied: list[int] = []
     operation = migration_from(version)
     for number, script in sorted(SCRIPTS.items()):
         if not version < number <= VERSION:
             continue
-        deadline = monotonic() + _SWITCH_WITHIN_S
+        deadline = monotonic() + switch_within_s
         while True:
             began = monotonic()
             for index in indexes_in(script):
