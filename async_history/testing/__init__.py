@@ -27,7 +27,7 @@ for _module in (
     "examples",
     "follow",
     "late_calls",
-    "life",
+    "lifecycle",
     "operations",
     "owner_queries",
     "owners",
@@ -48,7 +48,7 @@ from async_history.testing.erasing import EraseOwnerCases  # noqa: E402
 from async_history.testing.fixtures import Cases, NewStore, OpenStore  # noqa: E402
 from async_history.testing.follow import FollowCases, FollowerEndCases  # noqa: E402
 from async_history.testing.late_calls import LateCallCases  # noqa: E402
-from async_history.testing.life import InterruptionCases, LifeCases  # noqa: E402
+from async_history.testing.lifecycle import InterruptionCases, LifecycleCases  # noqa: E402
 from async_history.testing.operations import OperationCases  # noqa: E402
 from async_history.testing.owner_queries import OwnerQueryCases  # noqa: E402
 from async_history.testing.owners import OwnerCases  # noqa: E402
@@ -71,7 +71,7 @@ __all__ = [
     "FollowerEndCases",
     "InterruptionCases",
     "LateCallCases",
-    "LifeCases",
+    "LifecycleCases",
     "NewStore",
     "OpenStore",
     "OperationCases",
@@ -103,7 +103,7 @@ class BackendCases(
     CheckCases,
     StateCases,
     OperationCases,
-    LifeCases,
+    LifecycleCases,
     InterruptionCases,
     FollowCases,
     FollowerEndCases,

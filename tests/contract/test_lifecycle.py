@@ -16,14 +16,14 @@ from async_history import (
 )
 from async_history._core.writer import GroupCommitWriter
 from async_history.sqlite import SQLiteHistoryManager
-from async_history.testing import InterruptionCases, LifeCases, NewStore
+from async_history.testing import InterruptionCases, LifecycleCases, NewStore
 from tests.subprocesses.processes import run_source
 from tests.support.patience import LONG_S, SOON_S
 
 pytestmark = pytest.mark.versions
 
 
-class TestEveryBackend(LifeCases): ...
+class TestEveryBackend(LifecycleCases): ...
 
 
 class TestBackendsThatKeep(InterruptionCases):

@@ -11,7 +11,7 @@ from async_history.backend import Backend, CommitSignal, Store
 from async_history.testing.fixtures import Cases, OpenStore
 
 
-class LifeCases(Cases):
+class LifecycleCases(Cases):
     """The loop and process of a manager, and its end; also for a backend that stores nothing."""
 
     async def test_another_loop_is_refused_and_never_hangs(self, open_store: OpenStore) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from async_history._sqlite.journal import location_on
 from async_history._sqlite.mounts import Mount, mount_in
-from tests.subprocesses.places import in_own_mounts, needs_mounts
+from tests.subprocesses.mounts import in_own_mounts, needs_mounts
 
 pytestmark = pytest.mark.once
 

@@ -1,6 +1,6 @@
 """Files in separate mounts, and files that other users read. For root only.
 
-    python -m tests.subprocesses.places (alone | taken | looks | read_only) FOLDER [...]
+    python -m tests.subprocesses.mounts (alone | taken | looks | read_only) FOLDER [...]
 
 Run by `in_own_mounts`, which hides the mounts from other processes. A failed assertion ends it.
 """
@@ -50,7 +50,7 @@ Look = Callable[[Path, Path], Coroutine[Any, Any, int]]
 
 def in_own_mounts(*arguments: object) -> None:
     """Run this program in its own mount namespace."""
-    processes.run("places", *arguments, before=BEFORE)
+    processes.run("mounts", *arguments, before=BEFORE)
 
 
 @contextmanager
@@ -300,7 +300,7 @@ async def _written_meanwhile(path: Path, where_it_may: Path) -> None:
         before = len(await reader.get_history("m"))
         for number in range(2):
             # Not in a forked child, which would treat the file as already open.
-            await asyncio.to_thread(processes.run, "places", "written", where_it_may)
+            await asyncio.to_thread(processes.run, "mounts", "written", where_it_may)
             assert len(await reader.get_history("m")) == before + number + 1
         with pytest.raises(HistoryError):
             await reader.add_history("m", None, "y", "UPDATE")
