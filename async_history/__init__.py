@@ -1,7 +1,7 @@
 """The history store for asyncio programs. Importing it loads no driver."""
 
 from async_history._check import check_history
-from async_history._core.check import BrokenRecord, ChainFault, CheckReport
+from async_history._core.check_report import BrokenRecord, ChainFault, CheckReport
 from async_history._core.erase import ErasureReport
 from async_history._core.erase_request import Vacuuming
 from async_history._core.erasures import Erasure

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from functools import partial
 
-from async_history._core.check import CheckReport
+from async_history._core.check_report import CheckReport
 from async_history._core.key_ring import KeyRing
 from async_history._core.options import HistoryOptions
 from async_history._opening import from_any_folder, is_server, open_history, sqlite_file

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from async_history._core.check import BrokenRecord, ChainFault
+from async_history._core.check_report import BrokenRecord, ChainFault
 from async_history._core.records import EVENTS, Event, HistoryRecord, is_alive
 from async_history._core.rows import Row
 

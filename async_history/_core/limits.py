@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from async_history._core.check import CheckLimits
 from async_history._core.erase_request import EraseLimits
-from async_history._core.history_check import CheckLimits
 from async_history._core.prune_request import PruneLimits
 from async_history._core.rollback_request import RollbackLimits
 from async_history._core.stored_texts import TextLimits

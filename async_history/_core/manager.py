@@ -12,7 +12,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from async_history._core.backend import Backend, CallReader, Reader, Store
-from async_history._core.check import CheckReport
+from async_history._core.check import check_store
+from async_history._core.check_report import CheckReport
 from async_history._core.commit_signal import CommitSignal
 from async_history._core.cursors import Cursor
 from async_history._core.encryption import EncryptedStore, Encryption
@@ -23,7 +24,6 @@ from async_history._core.erasures import ERASE, Erasure, erasures_of
 from async_history._core.filters import Filter, Order, Pairs, cause_asked, new_filter, scopes_asked
 from async_history._core.follow import POLL_INTERVAL_S, Follower
 from async_history._core.follow_reads import FollowReader
-from async_history._core.history_check import check_store
 from async_history._core.ledger.ledger import Ledger
 from async_history._core.ledger.tables import LedgeredStore, LedgerStore
 from async_history._core.lifecycle import CLOSE_TIMEOUT_S, LoopBound

@@ -15,7 +15,7 @@ from async_history._core.key_statements import MOST_USES
 from async_history._core.ledger.leaves import Bundle
 from async_history._core.owners import SCOPES
 from async_history._core.records import COLUMN_LIST, COLUMNS, HistoryRecord
-from async_history._postgres.erased import IS_ERASED
+from async_history._postgres.erased_names import IS_ERASED
 from async_history._postgres.owners import (
     DETAIL_COLUMNS,
     SCOPE_LIST,

@@ -25,7 +25,7 @@ from async_history._core.ledger import changes
 from async_history._core.ledger.tables import LedgerTables, place_all
 from async_history._core.sealed_reader import with_keys
 from async_history._core.sealed_records import Keys, key_ids, opened_text
-from async_history._postgres.erased import STILL_OWNED, disown_statements, note_statements
+from async_history._postgres.erased_names import STILL_OWNED, disown_statements, note_statements
 from async_history._postgres.filters import Search
 from async_history._postgres.keys import KeyChange, change_keys, key_table
 from async_history._postgres.ledger import ServerLedger, locks, tables_of

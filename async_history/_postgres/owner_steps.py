@@ -18,7 +18,7 @@ from async_history._core.erased_names import Name
 from async_history._core.owners import Owner
 from async_history._core.records import HistoryRecord
 from async_history._postgres.add import REPLACE_OWNERS, owner_rows
-from async_history._postgres.erased import FIND_ERASED, digests_of, found_erased
+from async_history._postgres.erased_names import FIND_ERASED, digests_of, found_erased
 from async_history._postgres.errors import storage_error
 from async_history._postgres.owners import (
     SCOPE_LIST,

@@ -20,7 +20,7 @@ from async_history._core.json_object import JsonObject, json_text
 from async_history._core.owners import SCOPES, Owner
 from async_history._core.recording import INDEXED_CAUSES
 from async_history._core.records import HistoryRecord, give_owner
-from async_history._postgres.erased import memory_digests
+from async_history._postgres.erased_names import memory_digests
 
 SCOPE_LIST: Final = ", ".join(SCOPES)
 CAUSE_COLUMNS: Final[Mapping[str, str]] = {key: f"cause_{key}" for key in INDEXED_CAUSES}

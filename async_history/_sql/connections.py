@@ -17,7 +17,7 @@ from async_history._sql.errors import (
     may_work_later,
     storage_error,
 )
-from async_history._sql.uncut import connect_uncut, run_uncut
+from async_history._sql.sqlite_cancellation import connect_interruptible, run_interruptible
 from async_history.errors import HistoryClosed, StorageError, StorageUnreachable
 
 T = TypeVar("T")
@@ -78,11 +78,11 @@ class Connections:
 
     async def _connect(self) -> AsyncConnection:
         if self._is_sqlite:
-            return await connect_uncut(self._engine)
+            return await connect_interruptible(self._engine)
         return await self._engine.connect()
 
     async def _run(self, work: Awaitable[T], connection: AsyncConnection) -> T:
-        return await (run_uncut(work, connection) if self._is_sqlite else work)
+        return await (run_interruptible(work, connection) if self._is_sqlite else work)
 
     # Writing
 

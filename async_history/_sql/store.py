@@ -33,13 +33,13 @@ from async_history._core.stats import Measured, StoreWarning, clear_warning
 from async_history._core.submissions import AddRecords, Submission
 from async_history._core.writer import GroupCommitWriter
 from async_history._core.writer_options import WriterOptions
+from async_history._sql.check import faults_of
 from async_history._sql.commit import BatchCommitter
 from async_history._sql.connections import Connections
 from async_history._sql.dialects import is_mysql, size_query
 from async_history._sql.encrypting import SqlTexts
 from async_history._sql.erase import EraseSteps, SqlErasure, out_of_reach
 from async_history._sql.errors import DriverError, RowsLeftOut, is_refusal
-from async_history._sql.faults import find_faults
 from async_history._sql.follow import SqlFollowReader
 from async_history._sql.inserts import Inserts
 from async_history._sql.key_statements import SqlKeyTable, WrittenKeyTable, count_clear
@@ -384,7 +384,7 @@ class SqlStore:
 
     async def faults(self) -> Sequence[str]:
         """Check the numbers and the owners."""
-        return await self._connections.read(lambda one: find_faults(one, self.tables))
+        return await self._connections.read(lambda one: faults_of(one, self.tables))
 
     # Closing
 

@@ -11,15 +11,14 @@ from typing import Annotated
 import typer
 
 from async_history import InvalidInput, __version__
-from async_history.cli import asked as _asked
 from async_history.cli import check as _check
 from async_history.cli import check_mem0 as _check_mem0
 from async_history.cli import copy as _copying
 from async_history.cli import grants as _grants
 from async_history.cli import migrate as _migrate
+from async_history.cli import owner_options as _owner_options
 from async_history.cli import stats as _stats
 from async_history.cli import stores
-from async_history.cli.asked import Agent, App, Run, User
 from async_history.cli.commands import (
     encrypting,
     proving,
@@ -32,6 +31,7 @@ from async_history.cli.commands import (
 )
 from async_history.cli.errors import one_line_errors, send_log_to_stderr
 from async_history.cli.options import AsReport, Db
+from async_history.cli.owner_options import Agent, App, Run, User
 
 app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -152,7 +152,7 @@ def check(
     with the history, for all memories or for an owner's.
     """
     with one_line_errors():
-        owner = _asked.owner(user, agent, run, app_id)
+        owner = _owner_options.owner(user, agent, run, app_id)
         if mem0 is not None:
             if repair:
                 raise InvalidInput("with --mem0 give --repair-history or --repair-vector")

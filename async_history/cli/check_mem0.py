@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from async_history import InvalidInput
-from async_history.cli.answers import can_ask
+from async_history.cli.confirmation import can_ask
 from async_history.cli.terminal import echo_json, one_line, print_error
 from async_history.cli.termination import run
 from async_history.cli.text_files import read_text

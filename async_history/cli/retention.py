@@ -20,7 +20,7 @@ from async_history._core.values import parse_time
 from async_history._core.wording import counted
 from async_history._opening import sqlite_file, without_secrets
 from async_history.cli import stores
-from async_history.cli.answers import require_an_answer
+from async_history.cli.confirmation import require_an_answer
 from async_history.cli.screen import Screen
 from async_history.cli.terminal import echo_json, one_line, print_error, show_share
 from async_history.cli.termination import run

@@ -17,7 +17,7 @@ from async_history.mem0._comparison import Comparison, faults_for, histories_of,
 from async_history.mem0._differences import MemoryCheck, Repair
 from async_history.mem0._learning import parts
 from async_history.mem0._local_stores import in_store_thread
-from async_history.mem0._logged import Ask as AsyncAsk
+from async_history.mem0._operation_log import Ask as AsyncAsk
 from async_history.mem0._repair import Ask, CheckRequest, SuspectMemory
 from async_history.mem0._rollback import InTurn
 from async_history.mem0._vector_listing import list_memories

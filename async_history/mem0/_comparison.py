@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from async_history._core.chains import broken_records
-from async_history._core.check import CheckReport
-from async_history._core.history_check import BrokenChains, CheckLimits, by_memory
+from async_history._core.check import BrokenChains, CheckLimits, by_memory
+from async_history._core.check_report import CheckReport
 from async_history._core.manager import HistoryManager
 from async_history._core.records import HistoryRecord
 from async_history._core.values import parse_time

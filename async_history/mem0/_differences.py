@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, Literal
 
-from async_history._core.check import CheckReport
+from async_history._core.check_report import CheckReport
 from async_history._core.owners import SCOPES
 from async_history._core.records import HistoryRecord, is_alive
 from async_history._core.wording import counted

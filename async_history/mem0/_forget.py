@@ -10,10 +10,10 @@ from async_history._core.threads import run_to_completion
 from async_history.mem0._blocking_operations import BlockingRecorder
 from async_history.mem0._erased_here import ErasedHere
 from async_history.mem0._forget_request import ForgetReport, ForgetRequest
-from async_history.mem0._forgetting import Forgetting, Steps, Stores
+from async_history.mem0._hosted_history import ask
 from async_history.mem0._local_stores import in_store_thread
-from async_history.mem0._memory_host import ask
 from async_history.mem0._operation import Operation
+from async_history.mem0._owner_removal import OwnerRemoval, Steps, Stores
 
 T = TypeVar("T")
 
@@ -74,5 +74,5 @@ def forget_blocking(memory: Any, history: BlockingRecorder, asked: ForgetRequest
 async def _forget(memory: Any, steps: Steps, asked: ForgetRequest) -> ForgetReport:
     """Forget an owner. After an interruption, call it again: removed memories stay removed."""
     stores = await steps.call(lambda: Stores.of(memory, asked.owner))
-    forgetting = Forgetting(stores, steps, asked)
-    return await (forgetting.count() if asked.dry_run else forgetting.run())
+    removal = OwnerRemoval(stores, steps, asked)
+    return await (removal.count() if asked.dry_run else removal.run())

@@ -16,11 +16,11 @@ from async_history.mem0._check import check_memory, check_request
 from async_history.mem0._differences import MemoryCheck
 from async_history.mem0._forget import forget
 from async_history.mem0._forget_request import ForgetReport, ForgetRequest, new_forget_request
+from async_history.mem0._hosted_history import ask
 from async_history.mem0._learning import LearnedOwners, learn, unowned
 from async_history.mem0._loop_state import LoopState
 from async_history.mem0._loop_states import LoopStates
 from async_history.mem0._memory import OWN_RECORDER
-from async_history.mem0._memory_host import ask
 from async_history.mem0._operation import Operation
 from async_history.mem0._recorder import Recorder
 from async_history.mem0._repair import CheckRequest

@@ -26,11 +26,11 @@ from async_history._core.timeline import (
     restoration_of,
 )
 from async_history.errors import Erased, InvalidInput
+from async_history.mem0._hosted_history import ask
 from async_history.mem0._late_changes import kept, kept_blocking
 from async_history.mem0._local_stores import in_store_thread
-from async_history.mem0._logged import AskedLog, logged_blocking
-from async_history.mem0._memory_host import ask
 from async_history.mem0._operation import OperationStore
+from async_history.mem0._operation_log import AskedLog, logged_blocking
 from async_history.mem0._unrecorded import unrecorded_text
 from async_history.mem0._vector_changes import (
     VectorChange,

@@ -42,8 +42,8 @@ from async_history.mem0._embeddings import Embeddings
 from async_history.mem0._errors import RollbackIncomplete
 from async_history.mem0._late_changes import kept, kept_blocking
 from async_history.mem0._local_stores import in_store_thread
-from async_history.mem0._logged import Ask, AskedLog, logged_blocking
 from async_history.mem0._operation import Operation
+from async_history.mem0._operation_log import Ask, AskedLog, logged_blocking
 from async_history.mem0._restore import (
     change_vectors,
     change_vectors_blocking,

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from inspect import signature
 from typing import Any, Final
 
-from async_history.mem0._listing import list_rows
 from async_history.mem0._payloads import unwatched
 from async_history.mem0._vector_changes import Fields
 
@@ -56,3 +56,16 @@ def list_memories(memory: Any, owner: Mapping[str, str], *, most: int = _MOST) -
         {str(name): dict(payload) for name, payload in payloads if isinstance(payload, Mapping)},
         limit,
     )
+
+
+def list_rows(store: Any, filters: Mapping[str, Any], limit: int) -> list[Any]:
+    """Return up to `limit` rows that have these fields in their payloads. It blocks.
+
+    The following rows cannot be requested, and many stores list fewer than requested.
+    """
+    parameters = signature(store.list).parameters
+    is_old = "limit" in parameters and "top_k" not in parameters  # mem0 1.0
+    listed = store.list(filters=dict(filters), **{"limit" if is_old else "top_k": limit})
+    if not listed:
+        return []
+    return list(listed[0] if isinstance(listed[0], list | tuple) else listed)

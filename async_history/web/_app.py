@@ -22,7 +22,7 @@ from async_history.errors import HistoryError
 from async_history.web._access import Access, Authorize, TokenAccess
 from async_history.web._access_log import AccessLog
 from async_history.web._api import FOLLOW_PATH, api_routes
-from async_history.web._errors import SIGN_IN_PATH, error_response
+from async_history.web._error_response import SIGN_IN_PATH, error_response
 from async_history.web._feed import Feed, FeedLimits
 from async_history.web._origins import cross_origin_reads
 from async_history.web._pages import page_routes

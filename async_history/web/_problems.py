@@ -1,4 +1,4 @@
-"""Errors as answers: problem details (RFC 9457), or a page for people."""
+"""Errors as problem details (RFC 9457), each with its HTTP status."""
 
 import logging
 from http import HTTPStatus

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from async_history.errors import HistoryError
 from async_history.web._access import Authorize, access_of
-from async_history.web._errors import error_response
+from async_history.web._error_response import error_response
 from async_history.web._problems import route_path
 
 _log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from async_history.web._access import SESSION_COOKIE, SESSION_S, TokenAccess
-from async_history.web._errors import SIGN_IN_PATH
+from async_history.web._error_response import SIGN_IN_PATH
 from async_history.web._render import render
 from async_history.web._security import cookie
 

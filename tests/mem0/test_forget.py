@@ -23,7 +23,7 @@ from async_history import (
     open_history,
 )
 from async_history.mem0 import AsyncMemory, ForgetReport, Memory, _forget
-from async_history.mem0._listing import list_rows
+from async_history.mem0._vector_listing import list_rows
 from tests.mem0.fakes import CountingStore, GatedEmbedder
 from tests.mem0.memories import IS_V1, Configured, Used, infers
 from tests.subprocesses.openai_server import DIMENSIONS, Model

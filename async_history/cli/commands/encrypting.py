@@ -4,12 +4,12 @@ from typing import Annotated
 
 import typer
 
-from async_history.cli import asked as _asked
 from async_history.cli import encrypting as _encrypting
+from async_history.cli import owner_options as _owner_options
 from async_history.cli import stores
-from async_history.cli.asked import Agent, App, Run, User
 from async_history.cli.errors import one_line_errors
 from async_history.cli.options import AsReport, Db
+from async_history.cli.owner_options import Agent, App, Run, User
 from async_history.errors import InvalidInput
 
 
@@ -36,7 +36,7 @@ def rekey(
     With --data-keys the data keys of an owner, or of all, are replaced instead.
     """
     with one_line_errors():
-        owner = _asked.owner(user, agent, run, app_id)
+        owner = _owner_options.owner(user, agent, run, app_id)
         if data_keys:
             _encrypting.replace_data_keys(stores.to_write(db), owner, as_json=as_json)
             return

@@ -5,15 +5,15 @@ from typing import Annotated
 import typer
 
 from async_history._core.filters import Order
-from async_history.cli import asked as _asked
 from async_history.cli import log as _log
+from async_history.cli import owner_options as _owner_options
 from async_history.cli import query as _query
 from async_history.cli import stores
 from async_history.cli import tail as _tail
 from async_history.cli import timeline as _timeline
-from async_history.cli.asked import Agent, App, Cause, Run, User
 from async_history.cli.errors import one_line_errors
 from async_history.cli.options import AsLines, Db
+from async_history.cli.owner_options import Agent, App, Cause, Run, User
 
 
 def log(
@@ -81,8 +81,8 @@ def query(
             text=text,
             since=since,
             until=until,
-            cause=_asked.cause(cause),
-            **_asked.owner(user, agent, run, app_id),
+            cause=_owner_options.cause(cause),
+            **_owner_options.owner(user, agent, run, app_id),
         )
         if count:
             _query.count(url, asked, as_json=as_json)
@@ -109,7 +109,7 @@ def memories(
     Exit status 1 if there is none.
     """
     with one_line_errors(only_reads=True):
-        owner = _asked.owner(user, agent, run, app_id)
+        owner = _owner_options.owner(user, agent, run, app_id)
         status = _timeline.memories(stores.to_read(db), owner, as_json=as_json)
     raise typer.Exit(status)
 
@@ -201,7 +201,7 @@ def tail(
     with one_line_errors(only_reads=True):
         wanted = {
             "memory_id": memory,
-            "cause": _asked.cause(cause),
-            **_asked.owner(user, agent, run, app_id),
+            "cause": _owner_options.cause(cause),
+            **_owner_options.owner(user, agent, run, app_id),
         }
         _tail.tail(stores.to_read(db), last=last, after=after, wanted=wanted, as_json=as_json)

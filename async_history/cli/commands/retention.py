@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from async_history.cli import asked as _asked
 from async_history.cli import operations as _operations
+from async_history.cli import owner_options as _owner_options
 from async_history.cli import retention as _retention
 from async_history.cli import stores
 from async_history.cli.errors import one_line_errors
@@ -102,7 +102,7 @@ def erase(
                 "record_ids": record or (),
                 "actor_id": actor,
                 "session_scopes": scope or (),
-                **_asked.owner(user, agent, run, app_id),
+                **_owner_options.owner(user, agent, run, app_id),
             },
             reason,
             is_dry_run=dry_run,

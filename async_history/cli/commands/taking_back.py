@@ -4,13 +4,13 @@ from typing import Annotated
 
 import typer
 
-from async_history.cli import asked as _asked
+from async_history.cli import owner_options as _owner_options
 from async_history.cli import rollback as _rollback
 from async_history.cli import stores
 from async_history.cli import timeline as _timeline
-from async_history.cli.asked import Agent, App, Run, User
 from async_history.cli.errors import one_line_errors
 from async_history.cli.options import AsReport, Db
+from async_history.cli.owner_options import Agent, App, Run, User
 
 Actor = Annotated[str | None, typer.Option("--actor", help="The actor of the change.")]
 Role = Annotated[str | None, typer.Option("--role", help="The role of the actor.")]
@@ -93,7 +93,7 @@ def rollback(
         status = _rollback.rollback(
             stores.to_write(db),
             to,
-            _asked.owner(user, agent, run, app_id),
+            _owner_options.owner(user, agent, run, app_id),
             memory,
             {"actor_id": actor, "role": role},
             is_dry_run=dry_run,
@@ -137,7 +137,7 @@ def undo(
         status = _rollback.undo(
             stores.to_write(db),
             run,
-            _asked.cause(cause),
+            _owner_options.cause(cause),
             {"actor_id": actor, "role": role},
             is_dry_run=dry_run,
             is_sure=yes,

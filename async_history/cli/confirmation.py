@@ -1,4 +1,4 @@
-"""Whether there is a terminal to ask on before something is changed."""
+"""Confirmation before something is changed: whether there is a terminal to ask on."""
 
 import sys
 

@@ -19,7 +19,7 @@ _AGAIN_S: Final = 0.02
 """Seconds between interrupts: one that falls between two statements has no effect."""
 
 
-async def run_uncut(work: Awaitable[T], connection: AsyncConnection) -> T:
+async def run_interruptible(work: Awaitable[T], connection: AsyncConnection) -> T:
     """Run work on a connection. If the caller is cancelled, interrupt the work and await its end.
 
     The connection can be used again afterwards.
@@ -42,7 +42,7 @@ async def _interrupt(running: "asyncio.Future[Any]", connection: AsyncConnection
         running.exception()  # marks it as retrieved: the caller is cancelled instead
 
 
-async def connect_uncut(engine: AsyncEngine) -> AsyncConnection:
+async def connect_interruptible(engine: AsyncEngine) -> AsyncConnection:
     """Return a connection of an engine. If the caller is cancelled, return it to the pool."""
     connecting = asyncio.ensure_future(engine.connect().start())
     try:

@@ -30,9 +30,9 @@ from async_history.blocking._sanitize import Sanitizer
 from async_history.errors import Erased, HistoryError, InvalidInput
 from async_history.mem0._erased_here import ErasedHere
 from async_history.mem0._forget_request import ForgetReport, ForgetRequest
-from async_history.mem0._listing import list_rows
 from async_history.mem0._payloads import owner_in, unwatched
 from async_history.mem0._restore import open_entities
+from async_history.mem0._vector_listing import list_rows
 
 T = TypeVar("T")
 
@@ -97,7 +97,7 @@ class Stores:
 
 
 @dataclass(slots=True)
-class Forgetting:
+class OwnerRemoval:
     """One run of forgetting."""
 
     stores: Stores

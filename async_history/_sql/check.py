@@ -1,4 +1,4 @@
-"""A check of the tables for faults."""
+"""The check of a history in any SQL database: its numbers and its owners."""
 
 from sqlalchemy import func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -8,7 +8,7 @@ from async_history._core.wording import counted
 from async_history._sql.tables import Tables
 
 
-async def find_faults(connection: AsyncConnection, tables: Tables) -> list[str]:
+async def faults_of(connection: AsyncConnection, tables: Tables) -> list[str]:
     """Check the numbers and the owners; return a sentence for each fault."""
     history, owners, state = tables.history, tables.owners, tables.state
     found: list[str] = []
