@@ -248,6 +248,7 @@ async def erase_memories(
     limit: int,
     steps: EraseTransaction,
 ) -> Done:
+    """Erase the texts of the next records of memories."""
     places = await steps.with_text(memory_ids, after, limit)
     return Done(
         await erase_places(erasure_id, WHOLE, places, steps),
@@ -258,6 +259,7 @@ async def erase_memories(
 async def erase_places(
     erasure_id: str | None, columns: Columns, places: Sequence[RecordRef], steps: EraseTransaction
 ) -> int:
+    """Erase columns of records; return the number of records."""
     return await _erase(erasure_id, {columns: places}, steps)
 
 
@@ -292,6 +294,7 @@ async def forget_actor(actor_id: str, steps: EraseTransaction) -> None:
 async def erase_messages(
     erasure_id: str | None, session_scopes: Sequence[str], steps: EraseTransaction
 ) -> int:
+    """Remove the messages of session scopes; return their number. Without an id only count."""
     if erasure_id is None:
         return await steps.messages(session_scopes)
     messages = await steps.remove_messages(session_scopes)

@@ -58,6 +58,11 @@ def check_time(name: str, value: object) -> str:
 
 
 def check_bit(name: str, value: object) -> bool:
+    """Return a value as a bool.
+
+    Raises:
+        InvalidInput: it is not a bool, 0 or 1.
+    """
     if value is True or value is False or (type(value) is int and value in (0, 1)):
         return bool(value)
     raise InvalidInput(f"{name} must be a bool, 0 or 1, not {shown(value)}")

@@ -24,7 +24,7 @@ from async_history._postgres.connect import in_time
 from async_history._postgres.encryption_sql import HAS_CLEAR_INDEX, IS_ENCRYPTED
 from async_history._postgres.keys import CLEAR_INDEX
 from async_history._postgres.lock_connection import LockConnection
-from async_history._postgres.pool import ConnectionPool
+from async_history._postgres.pool import ConnectionPool, Prepare
 from async_history._postgres.pool_limits import PoolLimits
 from async_history._postgres.schema.indexes import make
 from async_history._postgres.server_url import ServerUrl
@@ -108,35 +108,10 @@ class PostgresBackend:
 
         async def prepare(connection: Any) -> None:
             nonlocal there
-            if self.may_migrate:
-                with in_time(connection, self.limits.acquire_timeout_s):
-                    version = await migrations.applied_version(connection, self.schema_name)
-                if version < migrations.VERSION:  # without a timeout
-                    await migrations.migrate(connection, self.schema_name)
-            else:
-                await self._look(connection)
-            with in_time(connection, self.limits.acquire_timeout_s):
-                there = await self._find(connection)
-                if self.server is None and there.has_ledger:
-                    await require_own_codecs(connection, USED_WITH_KEYS_OR_LEDGER)
-            await self._prepare_keys(connection, there)
-            await self._prepare_ledger(connection, there)
+            there = await self._prepare(connection)
 
-        if self.server is None:
-            has_numbers = self.keys is not None or self.asks_for_ledger
-            types = USED_WITH_KEYS_OR_LEDGER if has_numbers else USED
-            pool = await ConnectionPool.of_user(
-                self.user_pool, self.where, prepare, self.limits, types
-            )
-        else:
-            pool = await ConnectionPool.connect(self.server, prepare, self.limits)
-        read_pool = pool
-        try:
-            if self.read_server is not None:
-                read_pool = await ConnectionPool.connect(self.read_server, self._look, self.limits)
-        except BaseException:
-            await to_the_end(pool.aclose(CLOSE_TIMEOUT_S))
-            raise
+        pool = await self._open_pool(prepare)
+        read_pool = await self._open_read_pool(pool)
         store = PostgresStore(
             pool,
             read_pool,
@@ -159,6 +134,44 @@ class PostgresBackend:
                 await to_the_end(store.aclose(CLOSE_TIMEOUT_S))
                 raise
         return store
+
+    async def _open_pool(self, prepare: Prepare) -> ConnectionPool:
+        """Return the pool for writes, whose first connection was prepared."""
+        if self.server is not None:
+            return await ConnectionPool.connect(self.server, prepare, self.limits)
+        has_numbers = self.keys is not None or self.asks_for_ledger
+        types = USED_WITH_KEYS_OR_LEDGER if has_numbers else USED
+        return await ConnectionPool.of_user(self.user_pool, self.where, prepare, self.limits, types)
+
+    async def _open_read_pool(self, pool: ConnectionPool) -> ConnectionPool:
+        """Return the pool for reads: that for writes, unless there is a server for reads.
+
+        If it can't be opened, that for writes is closed.
+        """
+        if self.read_server is None:
+            return pool
+        try:
+            return await ConnectionPool.connect(self.read_server, self._look, self.limits)
+        except BaseException:
+            await to_the_end(pool.aclose(CLOSE_TIMEOUT_S))
+            raise
+
+    async def _prepare(self, connection: Any) -> "_Found":
+        """Migrate the tables or check their version; return what is there."""
+        if self.may_migrate:
+            with in_time(connection, self.limits.acquire_timeout_s):
+                version = await migrations.applied_version(connection, self.schema_name)
+            if version < migrations.VERSION:  # without a timeout
+                await migrations.migrate(connection, self.schema_name)
+        else:
+            await self._look(connection)
+        with in_time(connection, self.limits.acquire_timeout_s):
+            there = await self._find(connection)
+            if self.server is None and there.has_ledger:
+                await require_own_codecs(connection, USED_WITH_KEYS_OR_LEDGER)
+        await self._prepare_keys(connection, there)
+        await self._prepare_ledger(connection, there)
+        return there
 
     async def _find(self, connection: Any) -> "_Found":
         schema = migrations.quoted(self.schema_name)

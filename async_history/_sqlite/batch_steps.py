@@ -170,6 +170,15 @@ def commit_batch_in_steps(
     *,
     attests: bool,
 ) -> Mapping[int, HistoryError]:
+    """Commit a batch in one transaction; return the refused submissions by index.
+
+    If a trigger of the file's owner rolls the transaction back, or a submission's keys or texts
+    can't be used, each submission is committed in its own transaction.
+
+    Args:
+        found: gets what the transaction found.
+        attests: whether the file has a ledger.
+    """
     try:
         with transaction(connection):
             steps = _CommitSteps(connection, found, seal, attests=attests)
@@ -270,19 +279,19 @@ class _CommitSteps:
         self._connection.execute("SAVEPOINT submissions")
         found = self._found
         owners, last_number = found.owners.copy(), found.last_number
-        migration_error: sqlite3.Error | None = None
+        refusal: sqlite3.Error | None = None
         try:
             yield
         except _Refused as error:
-            migration_error = error.reason
+            refusal = error.reason
             if not self._connection.in_transaction:
-                raise _RolledBack from migration_error
+                raise _RolledBack from refusal
             self._connection.execute("ROLLBACK TO submissions")
             self._seal.undone()
             found.owners, found.last_number = owners, last_number
         self._connection.execute("RELEASE submissions")
-        if migration_error is not None:
-            raise _refused(migration_error) from migration_error
+        if refusal is not None:
+            raise _refused(refusal) from refusal
 
     async def write(
         self,

@@ -240,7 +240,7 @@ class Noted(NamedTuple):
     begun: int = 1 << 62
 
 
-_NOBODY: Final[Mapping[str, StoredOwner]] = {}
+_NONE_GIVEN: Final[Mapping[str, StoredOwner]] = {}
 
 
 class ExpectedOwners(NamedTuple):
@@ -264,7 +264,7 @@ class ExpectedOwners(NamedTuple):
     without: set[str] | None
     noted: int
     begun: int = 1 << 62
-    given: Mapping[str, StoredOwner] = _NOBODY
+    given: Mapping[str, StoredOwner] = _NONE_GIVEN
     is_complete: bool = True
 
     def part(self, start: int, records: Sequence[Fields]) -> "ExpectedOwners":

@@ -57,6 +57,7 @@ def options(
         ),
     ] = None,
 ) -> None:
+    """Take the options that stand before the command."""
     send_log_to_stderr()
     stores.use_keys_file(keys_file)
     if version:
