@@ -953,7 +953,7 @@ class HistoryManager(LoopBound[Store]):
             record_ids=record_ids,
         )
         check_vacuuming(vacuum)
-        owned = _OwnedReader(self, store.reader)
+        owned = _OwnedReader(self._newest_first, store.reader)
         return await erase_in_steps(store.eraser, store.operations, asked, owned, vacuum=vacuum)
 
     async def check(self) -> CheckReport:
@@ -1016,10 +1016,9 @@ class HistoryManager(LoopBound[Store]):
 class _OwnedReader:
     """A reader of an owner's memories."""
 
-    def __init__(self, history: HistoryManager, reader: Reader) -> None:
-        self._history = history
+    def __init__(self, newest_first: Callable[[Pairs], HistoryQuery], reader: Reader) -> None:
+        self._newest_first = newest_first
         self.session_scopes = reader.scopes
 
     async def memories(self, owner: Name) -> Sequence[str]:
-        scopes: dict[str, Any] = dict([owner])
-        return await memories_of([self._history.query_history(**scopes, order="newest")])
+        return await memories_of([self._newest_first((owner,))])
