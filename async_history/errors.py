@@ -99,7 +99,7 @@ class KeyMissing(HistoryError):
 
 
 class Overloaded(HistoryError):
-    """The queue had no room within `queue_timeout_s`. Nothing was written."""
+    """The queue had no space within `queue_timeout_s`. Nothing was written."""
 
 
 class HistoryClosed(HistoryError):

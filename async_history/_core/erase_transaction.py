@@ -156,20 +156,22 @@ Decision = Callable[[Texts], Columns | None]
 """The columns to erase from a record; None for a chosen one that has to wait."""
 
 
-def collect_told(told: set[bytes], chosen: Chosen, record: Texts) -> Columns:
-    """Erase nothing, and add a chosen record's texts to `told`."""
+def collect_recorded(recorded: set[bytes], chosen: Chosen, record: Texts) -> Columns:
+    """Erase nothing, and add the text that a chosen record recorded."""
     if chosen.has(record) and record.new_memory is not None:
-        told.add(record.new_memory)
+        recorded.add(record.new_memory)
     return ()
 
 
-def take_told(told: Set[bytes], chosen: Chosen, record: Texts, *, with_own: bool) -> Columns | None:
-    """Erase texts in `told`, and with `with_own` the chosen records' own columns."""
+def erase_recorded(
+    recorded: Set[bytes], chosen: Chosen, record: Texts, *, with_own: bool
+) -> Columns | None:
+    """Erase these texts, and with `with_own` the chosen records' own columns."""
     if not chosen.has(record):
-        return tuple(column for column in TEXTS if getattr(record, column) in told)
+        return tuple(column for column in TEXTS if getattr(record, column) in recorded)
     if not with_own:
         return ()
-    return chosen.columns if record.new_memory is None or record.new_memory in told else None
+    return chosen.columns if record.new_memory is None or record.new_memory in recorded else None
 
 
 async def look(
@@ -202,13 +204,13 @@ async def erase_whole(
     erasure_id: str | None, chosen: Chosen, memory_ids: Sequence[str], steps: EraseTransaction
 ) -> int:
     """Erase chosen records' texts in whole memories; return how many records lost something."""
-    told: dict[str, set[bytes]] = defaultdict(set)
+    recorded: dict[str, set[bytes]] = defaultdict(set)
     records = await steps.texts(chosen.actor_id or "", memory_ids)
     for record in records:
-        collect_told(told[record.place.memory_id], chosen, record)
+        collect_recorded(recorded[record.place.memory_id], chosen, record)
     lost: dict[Columns, list[RecordRef]] = defaultdict(list)
     for record in records:
-        columns = take_told(told[record.place.memory_id], chosen, record, with_own=True)
+        columns = erase_recorded(recorded[record.place.memory_id], chosen, record, with_own=True)
         if columns:
             lost[columns].append(record.place)
     return await _erase(erasure_id, lost, steps)

@@ -15,18 +15,18 @@ from async_history._core.erase_transaction import (
     EraseTransaction,
     Found,
     RecordRef,
-    collect_told,
+    collect_recorded,
     disown,
     erase_memories,
     erase_messages,
     erase_next,
     erase_places,
+    erase_recorded,
     erase_whole,
     forget_actor,
     look,
     look_up,
     note,
-    take_told,
 )
 from async_history._core.erased_names import MEMORY, TEXTS
 
@@ -125,13 +125,13 @@ class ErasureWalks:
         walk = partial(self._through, chosen, memory_id)
         through: int | None = None
         while True:
-            told: set[bytes] = set()
-            collected = await walk(partial(collect_told, told, chosen))
+            recorded: set[bytes] = set()
+            collected = await walk(partial(collect_recorded, recorded, chosen))
             if through is None:
                 through = collected.last
             if not self._asked.dry_run:  # the third walk would count them again
-                await walk(partial(take_told, told, chosen, with_own=False))
-            done = await walk(partial(take_told, told, chosen, with_own=True))
+                await walk(partial(erase_recorded, recorded, chosen, with_own=False))
+            done = await walk(partial(erase_recorded, recorded, chosen, with_own=True))
             # A chosen record committed in between, before the end of the first walk, is kept, so
             # that its copies can be found.
             if self._asked.dry_run or done.left is None or done.left > through:

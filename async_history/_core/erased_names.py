@@ -122,12 +122,12 @@ def require_not_erased(
     """
     for record in records:
         has_text = record.old_memory is not None or record.new_memory is not None
-        tells = has_text or record.context is not None or record.cause is not None
+        has_content = has_text or record.context is not None or record.cause is not None
         names = [] if record.owner is None else list(record.owner.as_dict().items())
-        if (tells or names) and (MEMORY, record.memory_id) in erased:
+        if (has_content or names) and (MEMORY, record.memory_id) in erased:
             raise Erased(record.memory_id, MEMORY)
         made = _earlier(submission.begun_at, record.recorded_at)
-        if tells and made is not None:  # otherwise it begins now, whatever its time is
+        if has_content and made is not None:  # otherwise it begins now, whatever its time is
             _require_later(record.memory_id, (TEXTS, record.memory_id), made, erased)
         began = _began(submission, record)
         for name in names:

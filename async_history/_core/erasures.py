@@ -20,13 +20,13 @@ class Erasure:
     begun_at: datetime
     """When it began: aware, in UTC."""
     finished_at: datetime | None
-    """When it was done; None of one that failed, was interrupted, or still runs."""
+    """When it was done; None if it failed, was interrupted, or still runs."""
     reason: str
-    """Why, as `erase` was told."""
+    """The reason given to `erase`."""
     memory_ids: tuple[str, ...]
     """The memories that it named."""
     actor_sha256: str | None
-    """The SHA-256 of the actor's id in hexadecimal; None where no actor was named.
+    """The SHA-256 of the actor's id in hexadecimal; None if no actor was named.
 
     Whether an actor was erased can be checked; who was can't be read.
     """

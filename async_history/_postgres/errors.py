@@ -65,7 +65,7 @@ _BY_STATE: Final[dict[str, _Meaning]] = {
         "does not grant this role the right; see GRANT, and the guide on PostgreSQL, Rights",
     ),
     "42P01": _Meaning(
-        StorageMissing, "has lost the history's tables; `async-history migrate` tells which"
+        StorageMissing, "has lost the history's tables; `async-history migrate` names them"
     ),
     "42P05": _Meaning(
         StorageError, "has this prepared statement already, as behind a pooler that takes none"

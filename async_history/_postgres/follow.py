@@ -12,7 +12,7 @@ and write later.)
 
 Each statement reads at most `rows_at_once` rows, however many are new. A larger window is read in
 the order of `seq` from its lowest. Running transactions are excluded by their numbers; otherwise
-each poll would read their rows in vain.
+each poll would read their rows for nothing.
 
 The lowest `seq` is found without reading all new rows. Since version 11 of the tables, a trigger
 gives a transaction its number before its first `seq`. So if a transaction got its number after a
@@ -164,7 +164,7 @@ class FollowReader:
 
     async def end(self) -> FollowPosition | None:
         """Return the position after all committed records; None if there are none."""
-        store, text, newest, issued, age, foreign = await self._told(END)
+        store, text, newest, issued, age, foreign = await self._answer(END)
         if newest is None and foreign is None:
             return None
         if newest is None:
@@ -178,7 +178,7 @@ class FollowReader:
     async def mark(self) -> object:
         """Return a value that changes with each commit: the table, and a snapshot of the
         records."""
-        store, now, newest = await self._told(MARK)
+        store, now, newest = await self._answer(MARK)
         return store, Snapshot.parse(now).up_to(newest[0] if newest else 0)
 
     async def page(
@@ -281,12 +281,12 @@ class FollowReader:
         sql = in_schema(sql, self._schema)
         rows = list(await self._fetch(sql, table, str(place.newest), seq, *arguments))
         (head,) = (row for row in rows if row[0] is None)
-        told = json.loads(head[3])
-        return _Head.parse(*told[:6]), told[6:], [row for row in rows if row[0] is not None]
+        answer = json.loads(head[3])
+        return _Head.parse(*answer[:6]), answer[6:], [row for row in rows if row[0] is not None]
 
-    async def _told(self, sql: str) -> Any:
-        ((told,),) = await self._fetch(in_schema(sql, self._schema), f"{self._schema}.history")
-        return json.loads(told)
+    async def _answer(self, sql: str) -> Any:
+        ((answer,),) = await self._fetch(in_schema(sql, self._schema), f"{self._schema}.history")
+        return json.loads(answer)
 
 
 def _nothing_yet(place: FollowPosition) -> FollowRead[FollowPosition]:

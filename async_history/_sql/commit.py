@@ -240,10 +240,7 @@ class BatchCommitter:
     async def last_changes(
         self, asked: Sequence[MemoryMoment]
     ) -> dict[MemoryMoment, HistoryRecord | None]:
-        """Return memories' last records at moments.
-
-        None also of one that only the whole memory tells.
-        """
+        """Return memories' last records as of moments; None if one needs the whole memory."""
         certain: list[MemoryMoment] = []
 
         async def read() -> list[HistoryRecord]:

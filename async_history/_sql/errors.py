@@ -66,7 +66,7 @@ _DEADLOCK: Final = _Meaning(
 )
 _NO_DATABASE: Final = _Meaning(StorageMissing, "does not have this database")
 _NO_TABLE: Final = _Meaning(
-    StorageMissing, "has lost the history's tables; `async-history migrate` tells which"
+    StorageMissing, "has lost the history's tables; `async-history migrate` names them"
 )
 _FULL: Final = _Meaning(StorageFull, "has no free space left; free some and try again")
 _READ_ONLY: Final = _Meaning(

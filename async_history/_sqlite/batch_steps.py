@@ -235,8 +235,8 @@ class _CommitSteps:
 
         `latest` has already indexed what other programs wrote.
         """
-        told = [one for one in asked if can_be_asked(one[1])]
-        found = await _LAST_CHANGES.read(self._fetch, told)
+        askable = [one for one in asked if can_be_asked(one[1])]
+        found = await _LAST_CHANGES.read(self._fetch, askable)
         certain = {one: then for one, then in found.items() if then and is_certain(then, one[1])}
         opened = self._seal.opened(list(certain.values()), self._connection)
         return dict.fromkeys(asked) | dict(zip(certain, opened, strict=True))

@@ -136,11 +136,11 @@ def inspect_file(path: Path, *, lock_timeout_s: float) -> Inspection:
         MigrationError: the file's layout can't be used.
     """
 
-    def told(looking: ReadOnlyFile) -> Inspection:
+    def inspect(looking: ReadOnlyFile) -> Inspection:
         return Inspection(is_prepared(looking.connection), not looking.has_rollback_journal)
 
     with typed_errors(str(path)):
-        return read_with_retry(lambda: open_read_only(path), told, lock_timeout_s)
+        return read_with_retry(lambda: open_read_only(path), inspect, lock_timeout_s)
 
 
 def is_there(path: Path, create: bool) -> bool:

@@ -91,8 +91,7 @@ async def _check(
 
 def _show(report: "MemoryCheck", *, as_json: bool) -> int:
     if as_json:
-        told = {**asdict(report), "problems": report.problems, "notes": report.notes}
-        echo_json(told)
+        echo_json({**asdict(report), "problems": report.problems, "notes": report.notes})
     else:
         _print(report, err=False)
     return int(bool(report.problems))

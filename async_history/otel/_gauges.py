@@ -23,7 +23,7 @@ _COUNTERS: Final[tuple[tuple[str, str, str, OfWriter], ...]] = (
 _QUEUE: Final[tuple[tuple[str, str, str, OfWriter], ...]] = (
     ("queue.records", "{record}", "Records in the queue.", lambda w: w.queued_records),
     ("queue.size", "By", "Bytes of memory that the queue takes.", lambda w: w.queued_bytes),
-    ("queue.waiting", "{call}", "Calls that wait for room.", lambda w: w.waiting_callers),
+    ("queue.waiting", "{call}", "Calls that wait for space.", lambda w: w.waiting_callers),
     ("queue.oldest_wait", "s", "Age of the oldest unanswered call.", lambda w: w.oldest_wait_s),
 )
 _STORE: Final[tuple[tuple[str, str, str, OfStore], ...]] = (
@@ -89,7 +89,7 @@ def create_gauges(meter: Meter, stores: WeakSet[ReportedStore]) -> None:
     for name, unit, text, kept in _STORE:
         meter.create_observable_gauge(f"async_history.{name}", [of_store(kept)], unit, text)
     meter.create_observable_counter(
-        "async_history.overloads", [overloads], "{call}", "Calls that found no room in the queue."
+        "async_history.overloads", [overloads], "{call}", "Calls that found no space in the queue."
     )
     meter.create_observable_gauge(
         "async_history.warnings", [warnings], "{warning}", "Warnings that hold now."

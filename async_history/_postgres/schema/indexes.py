@@ -115,4 +115,4 @@ async def _alone(connection: Any, statement: str) -> None:
         is_deadlock = isinstance(error, asyncpg.DeadlockDetectedError)
         if not is_deadlock and _CONCURRENTLY not in str(error):
             raise
-        await asyncio.sleep(uniform(0, _ASK_AGAIN_S))  # noqa: S311 - lest they meet again
+        await asyncio.sleep(uniform(0, _ASK_AGAIN_S))  # noqa: S311 - not at the same time again
