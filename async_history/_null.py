@@ -16,7 +16,7 @@ from async_history._core.erase import EraseBackend, Residue
 from async_history._core.erase_request import Vacuuming
 from async_history._core.erase_transaction import Columns, EraseTransaction, RecordRef, Texts
 from async_history._core.erased_names import Name
-from async_history._core.filters import Filter
+from async_history._core.filters import Filter, Order
 from async_history._core.follow_reads import FollowRead
 from async_history._core.lifecycle import CLOSE_TIMEOUT_S
 from async_history._core.manager import HistoryManager
@@ -145,6 +145,10 @@ class _NullReader:
     async def page(self, wanted: Filter, after: Cursor | None, limit: int, ahead: int) -> PageRead:
         await self._calls.done()
         return PageRead([], None, is_last=True)
+
+    async def next_place(self, position: int, order: Order) -> Cursor | None:
+        await self._calls.done()
+        return None
 
     async def count(self, wanted: Filter) -> int:
         await self._calls.done()

@@ -21,7 +21,7 @@ from async_history._core.erase import EraseBackend, Residue
 from async_history._core.erase_request import Vacuuming
 from async_history._core.erase_transaction import WHOLE, Columns, EraseTransaction, RecordRef, Texts
 from async_history._core.erased_names import Name, earliest_begin, name_digest, names_in
-from async_history._core.filters import Filter, has_details
+from async_history._core.filters import Filter, Order, has_details
 from async_history._core.follow_reads import FollowRead, FollowReader
 from async_history._core.json_object import JsonObject
 from async_history._core.locks import ProcessLocks
@@ -113,6 +113,7 @@ __all__ = [
     "OperationEnd",
     "OperationLog",
     "OperationStatements",
+    "Order",
     "OutcomeUnknown",
     "Owner",
     "PageRead",

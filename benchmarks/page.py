@@ -4,8 +4,8 @@
 
 Every view, call of the API and preview of a change is measured: the first request of a new process
 after it has opened the history, and later ones. The processor time is that of all threads of the
-process. Counts of everything, and searches without an index, which end after two seconds, have no
-target. Then 1,000 tasks write into another file, with and without viewers.
+process. Counts of everything have no target. Then 1,000 tasks write into another file, with and
+without viewers.
 """
 
 import asyncio

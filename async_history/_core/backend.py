@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from async_history._core.commit_signal import CommitSignal
 from async_history._core.cursors import Cursor
 from async_history._core.erase import EraseBackend
-from async_history._core.filters import Filter
+from async_history._core.filters import Filter, Order
 from async_history._core.follow_reads import FollowReader
 from async_history._core.locks import ProcessLocks
 from async_history._core.messages import Message
@@ -63,6 +63,12 @@ class CallReader(Protocol):
 
         Raises:
             CursorGone: the record of `after` is no longer there.
+        """
+
+    async def next_place(self, position: int, order: Order) -> Cursor | None:
+        """Return the first record at a position or beyond it, in an order; None if there is none.
+
+        It takes constant work.
         """
 
     async def count(self, wanted: Filter) -> int:

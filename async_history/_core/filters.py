@@ -22,7 +22,7 @@ class Filter:
     """The filter of a query; None matches everything. Times are aware instants.
 
     `owner` has scopes of the memory's owner, and `cause` keys of the record's cause, each with its
-    required value.
+    required value. `through` is the last position, in the order of the query, to look at.
     """
 
     memory_ids: tuple[str, ...] | None
@@ -35,6 +35,7 @@ class Filter:
     order: Order = "oldest"
     owner: Pairs = ()
     cause: Pairs = ()
+    through: int | None = None
 
 
 def new_filter(

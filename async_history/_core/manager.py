@@ -448,6 +448,7 @@ class HistoryManager(LoopBound[Store]):
         after: str | None = None,
         limit: int | None = None,
         page_size: int = PAGE_SIZE,
+        scan_size: int | None = None,
     ) -> HistoryQuery:
         """Return a query for the records that match all filters; iterate over it.
 
@@ -465,6 +466,8 @@ class HistoryManager(LoopBound[Store]):
             after: the `cursor` of a page, to continue after it.
             limit: the most records in all; None for all.
             page_size: the most records of a page. Each page is one read.
+            scan_size: about the most records that are looked at for a page; None for no limit. A
+                page may then have fewer records, or none, before the last one.
 
         Raises:
             InvalidInput: at once; the message names the argument.
@@ -478,6 +481,9 @@ class HistoryManager(LoopBound[Store]):
         ) -> PageRead:
             return await self._reader().page(wanted, place, limit, ahead)
 
+        async def next_place(position: int, order: Order) -> Cursor | None:
+            return await self._reader().next_place(position, order)
+
         wanted = new_filter(
             memory_id=memory_id,
             actor_id=actor_id,
@@ -490,7 +496,15 @@ class HistoryManager(LoopBound[Store]):
             owner=scopes_asked(user_id=user_id, agent_id=agent_id, run_id=run_id, app_id=app_id),
             cause=cause,
         )
-        return new_query(read_page, wanted, after=after, limit=limit, page_size=page_size)
+        return new_query(
+            read_page,
+            next_place,
+            wanted,
+            after=after,
+            limit=limit,
+            page_size=page_size,
+            scan_size=scan_size,
+        )
 
     async def count_history(
         self,

@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from async_history._core.cursors import Cursor, id_text
-from async_history._core.filters import Filter
+from async_history._core.filters import Filter, Order
 from async_history._core.records import HistoryRecord
 from async_history._core.rows import Row
 from async_history._core.validation import check_count, shown
@@ -28,6 +28,8 @@ class Page:
     The last page's cursor continues with later records. It is None only if there has never been a
     record.
     """
+    is_last: bool = False
+    """Whether it is known that nothing more matched when this page was read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,49 @@ _MOST_PAGES_AHEAD: Final = 32
 
 ReadPage = Callable[[Filter, Cursor | None, int, int], Awaitable[PageRead]]
 """Reads a page after a cursor: up to so many records, and up to so many rows at once."""
+NextPlace = Callable[[int, Order], Awaitable[Cursor | None]]
+"""Returns the first record at a position or beyond it, in an order; None if there is none."""
+_LOWEST: Final = -(1 << 63)
+_HIGHEST: Final = (1 << 63) - 1
+
+
+def bounded_reads(read_page: ReadPage, next_place: NextPlace, scan_size: int) -> ReadPage:
+    """Return a `read_page` that looks at up to about `scan_size` records for each page.
+
+    A page that has fewer matches than asked for ends at the last record that was looked at.
+    """
+
+    async def read(wanted: Filter, after: Cursor | None, limit: int, ahead: int) -> PageRead:
+        order = wanted.order
+        is_oldest = order == "oldest"
+        begin = after or await next_place(_LOWEST if is_oldest else _HIGHEST, order)
+        if begin is None:
+            return PageRead([], None, is_last=True)
+        if is_oldest:
+            through = min(begin.position + scan_size, _HIGHEST)
+        else:
+            through = max(begin.position - scan_size, _LOWEST)
+        end = await next_place(through, order)
+        if end is None or end.position == begin.position:
+            return await read_page(wanted, after, limit, ahead)
+        bounded = replace(wanted, through=end.position)
+        return _through(end, await read_page(bounded, after, limit, ahead))
+
+    return read
+
+
+def _through(end: Cursor, found: PageRead) -> PageRead:
+    """Return a page of the records through a place, which more may follow."""
+    if found.is_last:
+        return replace(found, place=end, is_last=False)
+    read_rest = found.rest
+    if read_rest is None:
+        return found
+
+    async def rest(size: int) -> PageRead:
+        return _through(end, await read_rest(size))
+
+    return replace(found, rest=rest)
 
 
 class HistoryQuery:
@@ -142,13 +187,20 @@ class HistoryQuery:
             place = read.place or place
             left -= len(read.records)
             cursor = None if place is None else str(place)
-            yield Page(records=read.records, cursor=cursor)
+            yield Page(records=read.records, cursor=cursor, is_last=read.is_last)
             if read.is_last:
                 return
 
 
 def new_query(
-    read_page: ReadPage, wanted: Filter, *, after: str | None, limit: int | None, page_size: int
+    read_page: ReadPage,
+    next_place: NextPlace,
+    wanted: Filter,
+    *,
+    after: str | None,
+    limit: int | None,
+    page_size: int,
+    scan_size: int | None,
 ) -> HistoryQuery:
     """Check the cursor and the paging of a query.
 
@@ -158,5 +210,8 @@ def new_query(
     check_count("page_size", page_size, least=1)
     if limit is not None:
         check_count("limit", limit)
+    if scan_size is not None:
+        check_count("scan_size", scan_size, least=1)
+        read_page = bounded_reads(read_page, next_place, scan_size)
     place = None if after is None else Cursor.parse(after)
     return HistoryQuery(read_page, wanted, place, limit, page_size)

@@ -77,6 +77,7 @@ class SealedReader:
         self._keys = keys
         self.times_before = stored.times_before
         self.newest = stored.newest
+        self.next_place = stored.next_place
         self.scopes = stored.scopes
 
     async def history(self, memory_id: str) -> list[HistoryRecord]:

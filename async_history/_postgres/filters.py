@@ -91,6 +91,10 @@ class Search:
         self._direction = "ASC" if self._is_forward else "DESC"
         self._from, self._to = (">=", "<=") if self._is_forward else ("<=", ">=")
         self._begin, self._end = _ENDS if self._is_forward else _ENDS[::-1]
+        self._through = ""
+        if wanted.through is not None:
+            self._through = f"(SELECT {take(wanted.through, 'int8')})"
+        self._within = [f"seq {self._to} {self._through}"] if self._through else []
         given: dict[str, str | None] = {
             name: getattr(wanted, name) for name in ("actor_id", *_KIND)
         }
@@ -261,7 +265,7 @@ LIMIT {arguments.take(limit, "int8")}
             where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
             return f"SELECT pg_catalog.count(*) FROM {_HISTORY}{where}", self._arguments
         sql, arguments = self.in_time("pg_catalog.count(*)")
-        matching = [*self._names, *self._details, *self._texts]
+        matching = [*self._names, *self._details, *self._texts, *self._within]
         return f"{sql} WHERE {' AND '.join(matching or ['true'])}", arguments
 
     def in_time(self, columns: str) -> Statement:
@@ -280,6 +284,7 @@ SELECT {columns} FROM chunk CROSS JOIN LATERAL ({self._of_chunk()}) AS history""
             *self._details,
             *self._texts,
             *([self._times] if self._times else []),
+            *self._within,
         ]
         if self._detail is not None and self._detail[0] not in SCOPES:
             conditions.append(f"{self._detail[0]} = {self._detail[1]}")
@@ -299,8 +304,8 @@ SELECT {columns} FROM chunk CROSS JOIN LATERAL ({self._of_chunk()}) AS history""
             keys = [*(_KEYS.get(name, name) for name in values), "seq"]
             row = f"({', '.join(keys)})"
             conditions = [f"{row} {self._from} ({', '.join([*values.values(), begin])})"]
-            if values:
-                end = ", ".join([*values.values(), str(self._end)])
+            if values or self._through:
+                end = ", ".join([*values.values(), self._through or str(self._end)])
                 conditions.append(f"{row} {self._to} ({end})")
             conditions += [f"{name} IS NOT NULL" for name in values if name in _NULLABLE]
             order = ", ".join(f"{key} {self._direction}" for key in keys)
@@ -397,7 +402,8 @@ SELECT {columns} FROM chunk CROSS JOIN LATERAL ({self._of_chunk()}) AS history""
     FROM (
         SELECT head, {tail} AS tail FROM (
             SELECT {chunk} AS head FROM {_HISTORY}
-            WHERE seq {self._from} {place} ORDER BY seq {self._direction} LIMIT 1
+            WHERE {" AND ".join([f"seq {self._from} {place}", *self._within])}
+            ORDER BY seq {self._direction} LIMIT 1
         ) AS found OFFSET 0
     ) AS found"""
 
@@ -409,12 +415,13 @@ SELECT {columns} FROM chunk CROSS JOIN LATERAL ({self._of_chunk()}) AS history""
     def _first_in_time(self, begin: str) -> str:
         """Return SQL for the `seq` of the first record in the filter's time range, from a `seq`
         on."""
+        within = " AND ".join([f"seq {self._from} {begin}", *self._within])
         return f"""
 SELECT one.seq FROM chunk
 CROSS JOIN LATERAL (
     SELECT seq FROM {_HISTORY}
     WHERE seq >= (chunk.number << {CHUNK_BITS}) AND seq < ((chunk.number + 1) << {CHUNK_BITS})
-        AND seq {self._from} {begin} AND {self._times}
+        AND {within} AND {self._times}
     ORDER BY seq {self._direction} LIMIT 1
 ) AS one
 LIMIT 1

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from async_history._core.coalesce import CoalescedReads
 from async_history._core.cursors import Cursor
-from async_history._core.filters import Filter
+from async_history._core.filters import Filter, Order
 from async_history._core.messages import MESSAGES_KEPT, Message, message_from_row
 from async_history._core.query import PageRead, RowsRead, cut
 from async_history._core.records import HistoryRecord
@@ -60,6 +60,16 @@ _NEXT_ROWS: Final = f"""
     ORDER BY seq LIMIT (SELECT $3::pg_catalog.int8)
 )
 """
+_PLACES: Final[Mapping[Order, str]] = {
+    "oldest": """
+SELECT seq, id FROM {schema}.history WHERE seq >= (SELECT $1::pg_catalog.int8)
+ORDER BY seq LIMIT 1
+""",
+    "newest": """
+SELECT seq, id FROM {schema}.history WHERE seq <= (SELECT $1::pg_catalog.int8)
+ORDER BY seq DESC LIMIT 1
+""",
+}
 _INSTANTS: Final = """
 SELECT id, occurred_at FROM {schema}.history
 WHERE id = ANY($1::pg_catalog.text[]) AND occurred_at IS NOT NULL
@@ -159,6 +169,12 @@ class HistoryReader:
     async def _ask(self, statement: Statement) -> list[Sequence[Any]]:
         sql, arguments = statement
         return list(await self._fetch(self._sql(sql), *arguments))
+
+    async def next_place(self, position: int, order: Order) -> Cursor | None:
+        """Return the first record at a position or beyond it, in an order; None if there is
+        none."""
+        rows = await self._fetch(self._sql(_PLACES[order]), position)
+        return Cursor(int(rows[0][0]), rows[0][1]) if rows else None
 
     async def count(self, wanted: Filter) -> int:
         """Return the number of records that match."""

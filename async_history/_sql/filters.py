@@ -133,10 +133,13 @@ class Search:
         ]
         if self._has_index and len(found) > _MOST_RANGES:
             found = [Range(found[0].first, found[-1].last)]
+        through = self._wanted.through
         if self._is_newest:
             found.reverse()
-            return [one for one in found if after is None or (one.first or 0) < after]
-        return [one for one in found if after is None or (one.last or 0) > after]
+            found = [one for one in found if after is None or (one.first or 0) < after]
+            return [one for one in found if through is None or (one.last or 0) >= through]
+        found = [one for one in found if after is None or (one.last or 0) > after]
+        return [one for one in found if through is None or (one.first or 0) <= through]
 
     def page(self, within: Range, after: int | None, limit: int) -> Select[Any]:
         """Return the SELECT of the next records in a range, after a place."""
@@ -185,6 +188,9 @@ class Search:
             found = found.where(place <= within.last)
         if after is not None:
             found = found.where(place < after if self._is_newest else place > after)
+        through = self._wanted.through
+        if through is not None:
+            found = found.where(place >= through if self._is_newest else place <= through)
         return found
 
     def _found(self, *columns: Any) -> tuple[Any, Select[Any]]:

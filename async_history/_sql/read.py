@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from async_history._core.coalesce import CoalescedReads
 from async_history._core.cursors import Cursor
-from async_history._core.filters import Filter, has_details
+from async_history._core.filters import Filter, Order, has_details
 from async_history._core.messages import MESSAGES_KEPT, Message, message_from_row
 from async_history._core.query import PageRead, RowsRead, cut
 from async_history._core.records import HistoryRecord
@@ -21,7 +21,7 @@ from async_history._core.timeline import Moment, last_change_at, states_at
 from async_history._sql.connections import Connections
 from async_history._sql.dialects import in_parts
 from async_history._sql.filters import Range, Search, parts_of
-from async_history._sql.names import key_of, keys_of
+from async_history._sql.names import key_of, keys_of, whole_names
 from async_history._sql.rows import columns_read, record_from_row, row_from
 from async_history._sql.tables import Tables
 from async_history._sql.timeline import SqlStates, is_certain, last_changes
@@ -130,6 +130,23 @@ class HistoryReader:
                     break
                 place = rows[-1][0]
         return found[:most]
+
+    async def next_place(self, position: int, order: Order) -> Cursor | None:
+        """Return the first record at a position or beyond it, in an order; None if there is
+        none."""
+        history = self._tables.history
+        seq = history.c.seq
+        found = select(seq, history.c.id, history.c.long_names).limit(1)
+        if order == "oldest":
+            found = found.where(seq >= position).order_by(seq)
+        else:
+            found = found.where(seq <= position).order_by(seq.desc())
+        rows = await self._fetch(found)
+        if not rows:
+            return None
+        place, key, stored = rows[0]
+        (record_id,) = [key] if stored is None else whole_names([key], ["id"], stored)
+        return Cursor(place, record_id)
 
     async def count(self, wanted: Filter) -> int:
         """Return the number of records that match."""

@@ -45,7 +45,16 @@ def select(
     if wanted.until is not None:
         conditions.append(source.until)
     if after is not None:
-        conditions += (source.after.format(beyond=beyond), f"history.rowid {beyond} :after")
+        conditions += (
+            source.beyond.format(comparison=beyond, place=":after"),
+            f"history.rowid {beyond} :after",
+        )
+    if wanted.through is not None:
+        within = "<" if wanted.order == "oldest" else ">"
+        conditions += (
+            source.beyond.format(comparison=within, place=":through"),
+            f"history.rowid {within}= :through",
+        )
     return f"SELECT {columns} FROM {source.tables} WHERE {' AND '.join(conditions)}"
 
 
@@ -102,8 +111,13 @@ def _of_value(
 
 
 def _ranges(wanted: Filter) -> Sequence[Range]:
-    """Return where rows of a filter's time may be."""
-    return ranges_of_time(since=wanted.since is not None, until=wanted.until is not None)
+    """Return where rows of a filter's time may be, through its last position."""
+    ranges = ranges_of_time(since=wanted.since is not None, until=wanted.until is not None)
+    if wanted.through is None:
+        return ranges
+    if wanted.order == "oldest":
+        return [one.beyond("(:through + 1)", "DESC") for one in ranges]
+    return [one.beyond("(:through - 1)", "ASC") for one in ranges]
 
 
 def _details_asked(wanted: Filter, lookup: Lookup, row: str) -> dict[str, str]:
@@ -161,4 +175,5 @@ def parameters(wanted: Filter) -> dict[str, Any]:
         "text": wanted.text,
         "since": None if wanted.since is None else times.instant_text(wanted.since),
         "until": None if wanted.until is None else times.instant_text(wanted.until),
+        "through": wanted.through,
     }

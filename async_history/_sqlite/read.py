@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from async_history._core.coalesce import CoalescedReads
 from async_history._core.cursors import Cursor, id_text
-from async_history._core.filters import Filter
+from async_history._core.filters import Filter, Order
 from async_history._core.messages import Message, message_from_row
 from async_history._core.query import PageRead, RowsRead, cut
 from async_history._core.records import HistoryRecord
@@ -66,6 +66,10 @@ _NEXT_ROWS: Final = f"""
 SELECT {{columns}}, {_CURSOR_IS_VALID}, rowid FROM history WHERE rowid > :after
 ORDER BY rowid LIMIT :limit
 """
+_PLACES: Final[Mapping[Order, str]] = {
+    "oldest": "SELECT rowid, id FROM history WHERE rowid >= :position ORDER BY rowid LIMIT 1",
+    "newest": "SELECT rowid, id FROM history WHERE rowid <= :position ORDER BY rowid DESC LIMIT 1",
+}
 _SCOPES: Final = """
 SELECT DISTINCT session_scope FROM messages WHERE session_scope > :after
 ORDER BY session_scope LIMIT :limit
@@ -184,6 +188,12 @@ class HistoryReader:
         """Return the position of the newest record."""
         rows = await self._fetch("SELECT max(rowid) FROM history", {})
         return rows[0][0] if rows else None
+
+    async def next_place(self, position: int, order: Order) -> Cursor | None:
+        """Return the first record at a position or beyond it, in an order; None if there is
+        none."""
+        rows = await self._fetch(_PLACES[order], {"position": position})
+        return Cursor(rows[0][0], id_text(rows[0][1])) if rows else None
 
     async def count(self, wanted: Filter) -> int:
         """Return the number of records that match."""

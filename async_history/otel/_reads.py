@@ -29,6 +29,7 @@ class TracedReader:
 
     def __init__(self, reader: CallReader, tracer: Tracer, attributes: dict[str, str]) -> None:
         self._reader = reader
+        self.next_place = reader.next_place
         self._tracer = tracer
         self._attributes = attributes
 

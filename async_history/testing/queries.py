@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from async_history import CursorGone, Event, HistoryRecord
+from async_history import CursorGone, Event, HistoryRecord, InvalidInput
+from async_history.backend import Cursor
 from async_history.testing.fixtures import Cases, OpenStore
 
 
@@ -140,6 +141,78 @@ class QueryCases(Cases):
                 after = pages[-1].cursor if pages else None
                 rest = history.query_history(**wanted, after=after, limit=2)
                 assert [record async for record in rest] == expected[len(found) :][:2]
+
+    async def test_a_page_ends_after_so_many_records(self, open_store: OpenStore) -> None:
+        """Whatever it has found. The next page continues after them, and the last one says so."""
+        start = datetime(2026, 1, 1, tzinfo=UTC)
+        filters: tuple[dict[str, Any], ...] = (
+            {},
+            {"text": "nowhere"},
+            {"text": "rare"},
+            {"role": "user"},
+            {"event": "UPDATE"},
+            {"actor_id": "a1"},
+            {"actor_id": "a1", "event": "UPDATE"},
+            {"memory_id": "m1"},
+            {"memory_id": ["m1", "m2"], "text": "rare"},
+            {"user_id": "u1"},
+            {"user_id": "u1", "text": "rare"},
+            {"cause": {"request_id": "1"}},
+            {"cause": {"other": "1"}},
+            {"since": start + timedelta(hours=20)},
+            {"since": start + timedelta(hours=9), "until": start + timedelta(hours=11)},
+            {"until": start + timedelta(hours=5), "user_id": "u1"},
+        )
+        async with open_store() as history:
+            records = await history.batch_add_history(
+                [
+                    {
+                        "memory_id": f"m{n % 4}",
+                        "new_memory": "rare" if n in (0, 9, 23) else "text",
+                        "event": ("ADD", "UPDATE")[n % 2],
+                        "created_at": start + timedelta(hours=n),
+                        "updated_at": start + timedelta(hours=n),
+                        "actor_id": f"a{n % 3}",
+                        "role": "user" if n == 12 else "assistant",
+                        "owner": {"user_id": f"u{n % 4}"},
+                        "cause": {"request_id": f"{n % 5}", "other": f"{n % 5}"},
+                    }
+                    for n in range(24)
+                ]
+            )
+            for wanted, order, scan_size in product(filters, ("oldest", "newest"), (2, 7, 99)):
+                asked: dict[str, Any] = {**wanted, "order": order}
+                expected = [record async for record in history.query_history(**asked)]
+                in_order = records[:: 1 if order == "oldest" else -1]
+                place = {record.id: number for number, record in enumerate(in_order)}
+                found: list[HistoryRecord] = []
+                after, reached, is_last = None, 0, False
+                while not is_last:
+                    query = history.query_history(
+                        **asked, after=after, page_size=5, scan_size=scan_size
+                    )
+                    page = await anext(query.pages())
+                    found += page.records
+                    after, is_last = page.cursor, page.is_last
+                    if not is_last:
+                        assert after is not None
+                        end = place[Cursor.parse(after).id]
+                        assert reached < end <= reached + scan_size
+                        reached = end
+                assert found == expected, (asked, scan_size)
+                query = history.query_history(**asked, page_size=5, scan_size=scan_size)
+                assert [record async for record in query] == expected
+
+    async def test_a_page_of_an_empty_history_is_the_last(self, open_store: OpenStore) -> None:
+        async with open_store() as history:
+            for order in ("oldest", "newest"):
+                query = history.query_history(order=order, scan_size=1)
+                pages = [page async for page in query.pages()]
+                assert [(page.records, page.cursor, page.is_last) for page in pages] == [
+                    ([], None, True)
+                ]
+            with pytest.raises(InvalidInput, match="scan_size must be"):
+                history.query_history(scan_size=0)
 
     async def test_a_cursor_continues_with_later_records(self, open_store: OpenStore) -> None:
         async with open_store() as history:

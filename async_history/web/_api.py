@@ -81,7 +81,7 @@ async def _history_as_mem0_answers(request: Request) -> Response:
     """Answer as mem0's server does: all records, or none (mem0ai 2.2, `server/main.py`)."""
     view: View = request.state.view
     memory_id = request.path_params["memory_id"]
-    first = await view.query_history(memory_id=memory_id, order="oldest")
+    first = await view.records(memory_id=memory_id, order="oldest")
     return StreamingResponse(_array(view, memory_id, first), media_type="application/json")
 
 
@@ -91,5 +91,5 @@ async def _array(view: View, memory_id: str, page: Page) -> AsyncIterator[str]:
         for record in page.records:
             yield comma + json.dumps(record.as_dict(), ensure_ascii=False)
             comma = ","
-        page = await view.query_history(memory_id=memory_id, order="oldest", after=page.cursor)
+        page = await view.records(memory_id=memory_id, order="oldest", after=page.cursor)
     yield "[]" if comma == "[" else "]"

@@ -44,13 +44,11 @@ class WebLimits:
         request: of requests.
         view: of queries and changes.
         feed: of the live feed.
-        search_s: seconds that a search may take.
     """
 
     request: RequestLimits = field(default_factory=RequestLimits)
     view: ViewLimits = field(default_factory=ViewLimits)
     feed: FeedLimits = field(default_factory=FeedLimits)
-    search_s: float = 2.0
 
 
 def history_app(
@@ -90,7 +88,7 @@ def new_app(
     routes: list[BaseRoute] = [
         static_route(),
         *api_routes(feed),
-        *page_routes(search_s=limits.search_s),
+        *page_routes(),
     ]
     if isinstance(authorize, TokenAccess):
         routes += SignIn(authorize).routes()

@@ -132,7 +132,7 @@ async def _restore(view: View, *, memory_id: str, to: Any, dry_run: bool = True)
 CALLS: Final = (
     Call(
         name="query_history",
-        summary="Records that match all filters, newest first. The last page has no records",
+        summary="Records that match all filters, newest first. Pages may be empty: see is_last",
         run=View.query_history,
         returns=schema_of(Page),
         parameters=(*_FILTERS, _ORDER, *_PAGES),
@@ -146,7 +146,7 @@ CALLS: Final = (
     ),
     Call(
         name="get_history",
-        summary="A memory's records, oldest first. The last page has no records",
+        summary="A memory's records, oldest first",
         run=View.get_history,
         returns=schema_of(Page),
         parameters=(_MEMORY, _ORDER, *_PAGES),

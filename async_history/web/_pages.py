@@ -1,9 +1,7 @@
 """The HTML pages that show the history."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any, Final
 
 from starlette.requests import Request
@@ -16,15 +14,13 @@ from async_history.errors import InvalidInput
 from async_history.web import _plots
 from async_history.web._changes import change_routes
 from async_history.web._fields import Fields
-from async_history.web._parts import text_chars
 from async_history.web._reach import OwnerFilter
 from async_history.web._show import show
-from async_history.web._view import RecordFilter, View
+from async_history.web._view import View
 
 TIMELINE_SIZE: Final = 20
 """Versions of a memory on a page. Each may be compared with the one before."""
 _FOUND: Final = 50
-_SEARCH_PART: Final = 10
 _RECENT_PAGES: Final = 5
 _RECENT_PAGE: Final = 200
 _ACTORS: Final = 12
@@ -33,15 +29,9 @@ _PLACES: Final = 1_000
 _LAST_VERSION: Final = 10**9
 
 
-def page_routes(*, search_s: float) -> list[BaseRoute]:
-    """Return the routes of the pages. Each finds the caller's `View` as `request.state.view`.
-
-    Args:
-        search_s: seconds that a search may take. Some filters have no index and would otherwise
-            read the whole store.
-    """
-    pages = {**_PAGES, "/search": partial(_search, search_s)}
-    routes = [Route(path, _answering(page), methods=["GET"]) for path, page in pages.items()]
+def page_routes() -> list[BaseRoute]:
+    """Return the routes of the pages. Each finds the caller's `View` as `request.state.view`."""
+    routes = [Route(path, _answering(page), methods=["GET"]) for path, page in _PAGES.items()]
     return [*routes, *change_routes()]
 
 
@@ -131,7 +121,7 @@ async def _at(request: Request, view: View, asked: Fields) -> Response:
 
 
 async def _first_time(view: View, owner: OwnerFilter) -> datetime | None:
-    first = await view.query_history(order="oldest", page_size=1, **owner)
+    first = await view.records(order="oldest", page_size=1, **owner)
     return first.records[0].occurred_at if first.records else None
 
 
@@ -142,50 +132,22 @@ def _place(begin: datetime | None, when: datetime, now: datetime) -> int:
     return round(_PLACES * min(max((when - begin) / (now - begin), 0.0), 1.0))
 
 
-async def _search(search_s: float, request: Request, view: View, asked: Fields) -> Response:
-    found, is_whole = await _searched(view, asked.records(), asked.text("after"), search_s)
-    return show(
-        request,
-        "search.html",
-        found=found,
-        is_whole=is_whole,
-        asked=asked.as_dict(),
-        seconds=search_s,
-    )
-
-
-async def _searched(
-    view: View, wanted: RecordFilter, after: str | None, search_s: float
-) -> tuple[Page, bool]:
-    """Return a page of records, and whether it was filled in time."""
-    found: list[HistoryRecord] = []
-    chars = 0
-    try:
-        async with asyncio.timeout(search_s):
-            while len(found) < _FOUND and chars < view.limits.page_chars:
-                page = await view.query_history(after=after, page_size=_SEARCH_PART, **wanted)
-                if not page.records:
-                    return Page(records=found, cursor=None), True
-                found += page.records
-                after = page.cursor
-                chars += sum(map(text_chars, page.records))
-    except TimeoutError:
-        return Page(records=found, cursor=after), False
-    return Page(records=found, cursor=after), True
+async def _search(request: Request, view: View, asked: Fields) -> Response:
+    found = await view.query_history(after=asked.text("after"), page_size=_FOUND, **asked.records())
+    is_full = len(found.records) == _FOUND
+    return show(request, "search.html", found=found, is_full=is_full, asked=asked.as_dict())
 
 
 async def _live(request: Request, view: View, asked: Fields) -> Response:
-    follow: RecordFilter = {**asked.owner()}  # type: ignore[typeddict-item]
-    if (memory_id := asked.text("memory_id")) is not None:
-        follow["memory_id"] = memory_id
+    owner, memory_id = asked.owner(), asked.text("memory_id")
     cursor = await view.end_cursor()
-    found = await view.query_history(page_size=_LIVE_FIRST, **follow)
+    found = await view.records(page_size=_LIVE_FIRST, memory_id=memory_id, **owner)
     return show(
         request,
         "live.html",
         found=found,
         asked=asked.as_dict(),
-        followed={**follow, "after": cursor},
+        followed={**owner, "memory_id": memory_id, "after": cursor},
     )
 
 
@@ -210,7 +172,7 @@ async def _recent(view: View, owner: OwnerFilter) -> list[HistoryRecord]:
     found: list[HistoryRecord] = []
     after = None
     for _ in range(_RECENT_PAGES):
-        page = await view.query_history(after=after, page_size=_RECENT_PAGE, **owner)
+        page = await view.records(after=after, page_size=_RECENT_PAGE, **owner)
         found += page.records
         after = page.cursor
         if len(page.records) < _RECENT_PAGE:
@@ -246,6 +208,7 @@ _PAGES: Final[dict[str, Any]] = {
     "/memory": _memory,
     "/diff": _diff,
     "/at": _at,
+    "/search": _search,
     "/live": _live,
     "/stats": _stats,
     "/operations": _operations,

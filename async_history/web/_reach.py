@@ -32,6 +32,9 @@ class ViewLimits:
         asked: most queries that are sent to find the memories of a page.
         memory_records: most records of a memory that is read as a whole.
         named: most memories, or record ids, that a change may name.
+        scan_first: records that the first read of a search may look at.
+        search_s: seconds after which a search ends with what it has found. Where no index finds the
+            records, it would otherwise read the whole history.
     """
 
     page_size: int = 200
@@ -41,6 +44,8 @@ class ViewLimits:
     asked: int = 200
     memory_records: int = 10_000
     named: int = 1_000
+    scan_first: int = 64
+    search_s: float = 0.15
 
 
 class Reach:

@@ -4,7 +4,15 @@ The JSON API and the pages use only this. A memory of another owner is "not foun
 exist. A call that concerns other owners is refused.
 """
 
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Collection,
+    Hashable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final, Unpack
@@ -23,7 +31,7 @@ from async_history._core.stats import HistoryStats
 from async_history._core.timeline import MemoryDiff, Moment
 from async_history.errors import InvalidInput
 from async_history.web._access import Access
-from async_history.web._parts import parts, text_chars
+from async_history.web._parts import parts, scan_sizes, text_chars
 from async_history.web._reach import OwnerFilter, Reach, ViewLimits, scopes_given
 from async_history.web._walk import Walk, last_record
 
@@ -104,26 +112,44 @@ class View:
     ) -> Page:
         """Return one page of the records that match.
 
-        A page with long texts ends early. The last page is the first one without records.
+        A page ends early if its texts are long, or if the search takes long. It may have no records
+        then, and the next page continues the search.
         """
-        size = self._reach.page_size(page_size)
+        most = self._reach.page_size(page_size)
+        asked = {**self._within_reach(wanted), "order": order}
+        sizes = scan_sizes(self.limits)
+        return await self._page(
+            parts(self._history, self.limits, after=after, most=most, scan_sizes=sizes, **asked)
+        )
+
+    async def records(
+        self,
+        *,
+        order: Order = "newest",
+        after: str | None = None,
+        page_size: int = PAGE_SIZE,
+        memory_id: str | None = None,
+        **owner: Unpack[OwnerFilter],
+    ) -> Page:
+        """Return one page of all records, or of those of a memory or an owner.
+
+        An index finds them. A page with long texts ends early.
+        """
+        most = self._reach.page_size(page_size)
+        asked = {"memory_id": memory_id, "order": order, **self._reach.scopes(owner)}
+        return await self._page(parts(self._history, self.limits, after=after, most=most, **asked))
+
+    async def _page(self, read: AsyncIterator[Page]) -> Page:
+        """Return parts as one page, which ends early if its texts are long."""
         found: list[HistoryRecord] = []
-        cursor = after
         chars = 0
-        async for page in parts(
-            self._history,
-            self.limits,
-            after=after,
-            most=size,
-            order=order,
-            **self._within_reach(wanted),
-        ):
+        page = Page(records=(), cursor=None)
+        async for page in read:
             found += page.records
-            cursor = page.cursor
             chars += sum(map(text_chars, page.records))
             if chars >= self.limits.page_chars:
                 break
-        return Page(records=found, cursor=cursor)
+        return replace(page, records=found)
 
     async def count_history(self, **wanted: Unpack[RecordFilter]) -> int:
         """Return the number of records that match."""
@@ -137,8 +163,8 @@ class View:
         after: str | None = None,
         page_size: int = PAGE_SIZE,
     ) -> Page:
-        """Return one page of a memory's records, as `query_history` does."""
-        page = await self.query_history(
+        """Return one page of a memory's records, as `records` does."""
+        page = await self.records(
             memory_id=memory_id, order=order, after=after, page_size=page_size
         )
         if not page.records:

@@ -65,7 +65,7 @@ class Walk:
             is_full = len(found) >= page_size or chars >= limits.page_chars
             if is_full or walked >= limits.walked or asked >= limits.asked:
                 return Page(records=found, cursor=page.cursor)
-        return Page(records=found, cursor=None)
+        return Page(records=found, cursor=None, is_last=True)
 
     def _until(self) -> Mapping[str, datetime]:
         try:

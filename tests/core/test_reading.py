@@ -7,6 +7,8 @@ import pytest
 
 from async_history import CursorGone, InvalidInput
 from async_history._core.cursors import Cursor, CursorCodec
+from async_history._core.filters import Filter, Order
+from async_history._core.query import PageRead, new_query
 from async_history._core.records import HistoryRecord
 from async_history._core.timeline import states_at
 
@@ -79,3 +81,26 @@ def test_a_cursor_is_read_back() -> None:
 def test_other_texts_are_not_cursors_of_a_kind(text: str) -> None:
     with pytest.raises(InvalidInput, match="not a cursor of a test's history"):
         CODEC.place(text, read)
+
+
+async def test_a_query_goes_on_after_the_rest_of_a_bounded_read() -> None:
+    """A reader may leave out records after it has read them, such as one that decrypts texts."""
+    asked: list[int | None] = []
+
+    async def next_place(position: int, order: Order) -> Cursor | None:
+        return Cursor(max(position, 1), "x") if position <= 5 else None
+
+    async def nothing_left(size: int) -> PageRead:
+        return PageRead([], None, is_last=True)
+
+    async def read_page(wanted: Filter, after: Cursor | None, limit: int, ahead: int) -> PageRead:
+        asked.append(wanted.through)
+        return PageRead([], None, is_last=False, rest=nothing_left)
+
+    everything = Filter(None, None, None, None, None, None, None)
+    query = new_query(
+        read_page, next_place, everything, after=None, limit=None, page_size=9, scan_size=2
+    )
+    pages = [page async for page in query.pages()]
+    assert asked == [3, 5, None]
+    assert [page.is_last for page in pages] == [False] * 5 + [True]

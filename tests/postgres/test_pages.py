@@ -5,6 +5,7 @@ before the table has statistics, with them, and after a removal that was not vac
 """
 
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from functools import partial
 from itertools import islice
@@ -186,6 +187,29 @@ async def test_a_full_page_reads_no_more_rows_than_it_has(
             await explainer.page(question, FULL_PAGE)
             found[question.name] = max(found.get(question.name, 0), explainer.rows)
     assert {name: read for name, read in found.items() if read > FULL_PAGE + MORE} == {}
+
+
+@pytest.mark.parametrize("is_generic", [False, True], ids=["custom plans", "generic plans"])
+async def test_a_page_with_a_scan_size_reads_no_more_rows(
+    url: str, connection: Any, is_generic: bool
+) -> None:
+    """Whatever is looked for, and in whichever list."""
+    scan = 400
+    schema = f"scanned_{token_hex(4)}"
+    async with open_history(url, schema=schema):
+        pass  # opening makes the tables
+    await fill(connection, schema, SMALL)
+    explainer = Explainer(connection, schema, is_generic=is_generic)
+    too_many: dict[str, int] = {}
+    for question in questions(SMALL):
+        is_newest = question.wanted.order == "newest"
+        after = question.after or (SMALL if is_newest else 1)
+        through = max(after - scan, 1) if is_newest else min(after + scan, SMALL)
+        nowhere = replace(question.wanted, text="nowhere", through=through)
+        await explainer.page(Question(question.name, nowhere, after))
+        if explainer.rows > 2 * scan + MORE:
+            too_many[question.name] = explainer.rows
+    assert too_many == {}
 
 
 async def test_one_version_of_a_long_memory_reads_one_record(url: str, connection: Any) -> None:

@@ -6,6 +6,7 @@ query reads all records of the rarer one.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -17,7 +18,7 @@ from sqlalchemy.engine import URL
 from async_history._sql.tables import SPAN_BITS
 from async_history.sql import SqlHistoryManager
 from tests.support.mariadb_plans import fill, read_page, reads
-from tests.support.questions import START, questions
+from tests.support.questions import START, Question, questions
 
 pytestmark = [pytest.mark.mariadb, pytest.mark.once]
 
@@ -106,6 +107,25 @@ async def test_pages_and_counts_cost_the_same(
         assert grown == {}
     for history in histories.values():
         await history.aclose()
+
+
+async def test_a_page_with_a_scan_size_reads_no_more_rows(
+    new_database: Callable[[], URL], cursor: Any
+) -> None:
+    """Whatever is looked for, and through whichever index."""
+    scan = 400
+    history = await filled(cursor, new_database(), SMALL)
+    too_many: dict[str, int] = {}
+    for question in questions(SMALL):
+        is_newest = question.wanted.order == "newest"
+        after = question.after or (SMALL if is_newest else 1)
+        through = max(after - scan, 1) if is_newest else min(after + scan, SMALL)
+        nowhere = replace(question.wanted, text="nowhere", through=through)
+        call = partial(read_page, history, Question(question.name, nowhere, after))
+        if (took := await reads(cursor, call)) > 3 * scan + MORE:
+            too_many[question.name] = took
+    assert too_many == {}
+    await history.aclose()
 
 
 async def test_one_version_of_a_long_memory_reads_one_record(

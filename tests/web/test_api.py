@@ -146,6 +146,18 @@ class TestReads:
             )
             assert len(rest.json()["records"]) == 4
 
+    async def test_a_search_that_takes_long_is_continued(self, caller: Caller) -> None:
+        """Each answer looks at two or three records, and says whether it is the last one."""
+        limits = WebLimits(view=ViewLimits(search_s=0, scan_first=2))
+        async with caller(limits=limits) as page:
+            asked = {"text": "likes"}
+            answers: list[Any] = []
+            while not answers or not answers[-1]["is_last"]:
+                answers.append((await page.get("/api/query_history", params=asked)).json())
+                asked["after"] = answers[-1]["cursor"]
+            found = [[one["memory_id"] for one in answer["records"]] for answer in answers]
+            assert found == [[], ["tea", "tea"], []]
+
     async def test_bad_arguments_are_named(self, caller: Caller) -> None:
         async with caller(lambda _: ALL, write=True) as page:
             for path in (

@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from typing import Any
+from urllib.parse import urlencode
 
 import httpx
 import pytest
@@ -22,6 +23,7 @@ from async_history import (
 from async_history.web import Access, _plots
 from async_history.web._app import WebLimits, new_app
 from async_history.web._differences import difference
+from async_history.web._reach import ViewLimits
 from tests.web.conftest import ANN, Caller
 
 pytestmark = pytest.mark.once
@@ -244,9 +246,21 @@ class TestViews:
                 text = await shown(page, "/search", **query)
                 assert set(re.findall(r"<bdi>(tea|car|any|early|late)</bdi>", text)) == found, query
 
-    async def test_a_search_ends_within_its_time_limit(self, caller: Caller) -> None:
-        async with caller(limits=WebLimits(search_s=0)) as page:
-            assert "The search ended after" in await shown(page, "/search", text="nowhere")
+    async def test_a_search_that_takes_long_is_continued_by_a_link(self, caller: Caller) -> None:
+        """Each page looks at two or three of the five records, and none is passed over."""
+        limits = WebLimits(view=ViewLimits(search_s=0, scan_first=2))
+        async with caller(limits=limits) as page:
+            for wanted, found in (({"text": "likes"}, ["tea", "tea"]), ({"text": "nowhere"}, [])):
+                link, seen, pages = f"/search?{urlencode(wanted)}", list[str](), 0
+                while link:
+                    text = await shown(page, link)
+                    seen += re.findall(r"<bdi>(tea|car|any)</bdi>", text)
+                    pages += 1
+                    on = re.search(r'href="([^"]+)">Search on from here<', text)
+                    link = on.group(1).replace("&amp;", "&") if on else ""
+                    assert ("Older records were not searched yet" in text) == bool(link)
+                    assert ("No record matches" in text) == (not link)
+                assert (seen, pages) == (found, 3)
 
     async def test_bad_arguments_are_named(self, caller: Caller) -> None:
         async with caller() as page:

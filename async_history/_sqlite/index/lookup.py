@@ -28,8 +28,9 @@ class Source:
     """Tables to search for rows of `history`: SQL for the FROM, the join condition and the ORDER
     BY.
 
-    `since`, `until` and `after` are these filters' conditions on the index tables. An empty `order`
-    means that SQLite already reads the rows in order.
+    `since` and `until` are these filters' conditions on the index tables, and `beyond` the one that
+    they may have rows beyond a place, with a comparison. An empty `order` means that SQLite already
+    reads the rows in order.
     """
 
     tables: str
@@ -37,7 +38,7 @@ class Source:
     order: str = "history.rowid {direction}"
     since: str = "true"
     until: str = "true"
-    after: str = "true"
+    beyond: str = "true"
 
 
 HISTORY: Final = Source("history")
@@ -60,8 +61,8 @@ _IN_CHUNKS: Final = Source(
     "chunks.block {direction}, spans.block {direction}, history.rowid {direction}",
     since=f"{_CHUNKS_SINCE} AND spans.latest >= :since",
     until=f"{_CHUNKS_UNTIL} AND spans.earliest < :until",
-    after=f"chunks.block {{beyond}}= :after >> {CHUNKS.bits}"
-    f" AND spans.block {{beyond}}= :after >> {SPANS.bits}",
+    beyond=f"chunks.block {{comparison}}= {{place}} >> {CHUNKS.bits}"
+    f" AND spans.block {{comparison}}= {{place}} >> {SPANS.bits}",
 )
 _IN_SPANS: Final = Source(
     f"main.{SPANS.table} AS spans CROSS JOIN history",
@@ -70,7 +71,7 @@ _IN_SPANS: Final = Source(
     "spans.block {direction}, history.rowid {direction}",
     since="spans.latest >= :since",
     until="spans.earliest < :until",
-    after=f"spans.block {{beyond}}= :after >> {SPANS.bits}",
+    beyond=f"spans.block {{comparison}}= {{place}} >> {SPANS.bits}",
 )
 _BEYOND_SPANS: Final = Source("history", f"history.rowid > {SPANS.through}")
 _ACTORS: Final = Source(
@@ -81,7 +82,7 @@ _ACTORS: Final = Source(
     "chunks.block {direction}, actors.position {direction}",
     since=_CHUNKS_SINCE,
     until=_CHUNKS_UNTIL,
-    after=f"chunks.block {{beyond}}= :after >> {CHUNKS.bits}",
+    beyond=f"chunks.block {{comparison}}= {{place}} >> {CHUNKS.bits}",
 )
 _BEYOND_CHUNKS: Final = Source("history", f"history.rowid > {CHUNKS.through}")
 

@@ -44,10 +44,21 @@ class DictReader:
         if wanted.order == "newest":
             found = list(reversed(self._kept.records.items()))
             found = [one for one in found if after is None or one[0] < after.position]
+        if (end := wanted.through) is not None:
+            is_within = end.__le__ if wanted.order == "newest" else end.__ge__
+            found = [one for one in found if is_within(one[0])]
         found = [item for item in found if matches(wanted, item[1])]
         records = [record for _, record in found[:limit]]
         place = api.Cursor(found[len(records) - 1][0], records[-1].id) if records else None
         return api.PageRead(records, place, is_last=len(found) <= limit)
+
+    async def next_place(self, position: int, order: api.Order) -> api.Cursor | None:
+        some = self._kept.records
+        if order == "oldest":
+            found = min((one for one in some if one >= position), default=None)
+        else:
+            found = max((one for one in some if one <= position), default=None)
+        return None if found is None else api.Cursor(found, some[found].id)
 
     async def count(self, wanted: api.Filter) -> int:
         return sum(matches(wanted, record) for record in self._kept.records.values())
