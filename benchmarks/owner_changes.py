@@ -3,7 +3,8 @@
     python -m benchmarks.owner_changes [--quick] [--repeat 3] [--rows 3000000] [--url …]
 
 It runs on a file, and on the dev extra's PostgreSQL with its own defaults, or on the server of
-`--url`. A rollback's megabytes besides its report are those of Python's objects.
+`--url`. Both are filled at the same time: the file by our calls, the tables on the server. A
+rollback's megabytes besides its report are those of Python's objects.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from typing import Any, Final
 from async_history import HistoryManager, open_history
 from benchmarks._measure import OthersLoad, median, quiet_collector, timed
 from benchmarks._owners import fill
+from benchmarks._postgres_fill import fill_on_server
 from benchmarks._postgres_peers import fresh_schema
 from benchmarks._records import details
 from benchmarks._report import (
@@ -83,8 +85,7 @@ async def _erase(history: HistoryManager, user: int, memories: int) -> float:
 async def measure(
     history: HistoryManager, rows: int, memories: Sequence[int], repeat: int
 ) -> dict[str, list[float]]:
-    """Fill a history, and return the measurements by name."""
-    await fill(history, rows)
+    """Return the measurements of a history with so many records, by name."""
     taken_back, erased = memories
     found: dict[str, list[float]] = defaultdict(list)
     for turn in range(repeat):
@@ -101,19 +102,16 @@ async def measure_all(url: str, folder: Path, options: Namespace) -> dict[str, d
     repeat = 1 if options.quick else options.repeat
     async with AsyncExitStack() as stack:
         schema = await stack.enter_async_context(fresh_schema(url))
+        file = await stack.enter_async_context(open_history(folder / "history.db"))
+        server = await stack.enter_async_context(open_history(url, schema=schema))
+        seconds = await timed(
+            lambda: asyncio.gather(fill(file, rows), fill_on_server(url, schema, server, rows))
+        )
+        print(f"filled in {seconds:.0f} s", flush=True)
+        histories = {"SQLite": file, "PostgreSQL": server}
         return {
-            "SQLite": await measure(
-                await stack.enter_async_context(open_history(folder / "history.db")),
-                rows,
-                memories,
-                repeat,
-            ),
-            "PostgreSQL": await measure(
-                await stack.enter_async_context(open_history(url, schema=schema)),
-                rows,
-                memories,
-                repeat,
-            ),
+            where: await measure(history, rows, memories, repeat)
+            for where, history in histories.items()
         }
 
 
