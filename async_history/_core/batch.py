@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final, Protocol
 
 from async_history._core.erased_names import (
@@ -21,7 +21,7 @@ from async_history._core.erased_names import (
     require_session_not_erased,
 )
 from async_history._core.messages import MESSAGES_KEPT
-from async_history._core.operations import StoreOperation, at_its_end
+from async_history._core.operations import StoreOperation
 from async_history._core.owners import Owner
 from async_history._core.records import DETAILS, Fields, HistoryRecord, fields_in_order
 from async_history._core.submissions import (
@@ -107,6 +107,17 @@ _NO_DETAILS: Final = (None,) * len(DETAILS)
 def ids_of(additions: Iterable[AddRecords]) -> list[str]:
     """Return the ids of submissions' records, in order."""
     return [record_id for submission in additions for record_id in submission.ids]
+
+
+def ids_to_find(additions: Iterable[AddRecords], *, is_repeated: bool) -> list[str]:
+    """Return the ids of submissions' records that may be stored.
+
+    An id that was generated for a submission is only stored if an earlier try has written it.
+
+    Args:
+        is_repeated: whether an earlier try of the batch may have been committed.
+    """
+    return ids_of(one for one in additions if is_repeated or one.names_ids)
 
 
 def message_rows(submissions: Iterable[SaveMessages]) -> list[MessageRow]:
@@ -292,13 +303,17 @@ class _Plan:
         self.left_out: list[OwnerConflict] = []
         self.given: list[tuple[GiveOwners, frozenset[str]]] = []
         self.outcomes: list[tuple[AddRecords, Sequence[HistoryRecord]]] = []
+        self._now = datetime.now(UTC)
 
     def add(self, index: int, submission: AddRecords) -> None:
         """Plan to write the missing records of a submission, or refuse it."""
         if not submission.wanted:
             return  # the text to restore was not found
         try:
-            outcome, missing = self._outcome(submission)
+            if isinstance(submission, UpdateMemory):
+                outcome, missing = self._update(submission)
+            else:
+                outcome, missing = self._outcome(submission)
             if missing and submission.if_latest is not None:
                 self._require_latest(submission.if_latest)
             if self._erased:
@@ -312,7 +327,7 @@ class _Plan:
         self.outcomes.append((submission, outcome))
         self.records += missing
         if missing and isinstance(submission, RestoreMemory):
-            self.operations.append(at_its_end(submission.operation, len(missing), 0))
+            self.operations.append(submission.operation(self._now))
         for record in missing:
             self.known[record.id] = record
             if record.memory_id in self.latest:
@@ -350,26 +365,35 @@ class _Plan:
         """
         outcome: list[HistoryRecord] = []
         missing: dict[str, HistoryRecord] = {}
-        for index, wanted in enumerate(submission.wanted):
+        for index, wanted in enumerate(submission.records):
             there = self.known.get(wanted.id) or missing.get(wanted.id)
-            if there is None and isinstance(submission, UpdateMemory):
-                latest = self.latest[wanted.memory_id]
-                # If an earlier try took effect, its record is stored.
-                earlier = self.known.get(submission.records[index].id)
-                record = earlier or submission.record_after(latest)
-                if record is not latest and record is not earlier:
-                    missing[record.id] = record
-            elif there is None:
-                record = missing[wanted.id] = wanted
-            elif submission.is_same(index, there):
-                record = there
+            if there is None:
+                there = missing[wanted.id] = wanted
             else:
-                raise IdConflict(
-                    f"id {wanted.id} is taken by a record with other content; nothing of the "
-                    "submission was written. Leave the id out to get a fresh one"
-                )
-            outcome.append(record)
+                _require_same(submission, index, there)
+            outcome.append(there)
         return outcome, list(missing.values())
+
+    def _update(
+        self, submission: UpdateMemory
+    ) -> tuple[Sequence[HistoryRecord], Sequence[HistoryRecord]]:
+        """Return the same as `_outcome` for a memory's new text.
+
+        Raises:
+            IdConflict: as `_outcome`.
+        """
+        new = submission.new
+        there = self.known.get(new.id)
+        if there is not None:
+            _require_same(submission, 0, there)
+            return [there], ()
+        # If an earlier try took effect, its record is stored.
+        earlier = self.known.get(submission.records[0].id)
+        if earlier is not None:
+            return [earlier], ()
+        latest = self.latest[new.memory_id]
+        record = submission.record_after(latest)
+        return [record], () if record is latest else (record,)
 
     def _owner(self, memory_id: str) -> Owner | None:
         return self._owners.get(memory_id) or self.new_owners.get(memory_id)
@@ -419,6 +443,19 @@ class _Plan:
                 f"{'which has none' if latest is None else latest.id + ' is'}; nothing was "
                 "written, read again and decide"
             )
+
+
+def _require_same(submission: AddRecords, index: int, there: HistoryRecord) -> None:
+    """Check that the stored record with an id is the one that the submission wants there.
+
+    Raises:
+        IdConflict: it has other content.
+    """
+    if not submission.is_same(index, there):
+        raise IdConflict(
+            f"id {there.id} is taken by a record with other content; nothing of the submission "
+            "was written. Leave the id out to get a fresh one"
+        )
 
 
 def _log_left_out(conflicts: Sequence[OwnerConflict]) -> None:

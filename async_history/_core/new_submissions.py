@@ -24,7 +24,7 @@ from async_history._core.submissions import (
     SaveMessages,
     UpdateMemory,
 )
-from async_history._core.timeline import Moment, check_moment, restoration
+from async_history._core.timeline import Moment, check_moment
 from async_history._core.validation import check_iterable
 from async_history._core.values import check_name, check_text, check_time, now_text
 from async_history.errors import InvalidInput
@@ -87,9 +87,11 @@ def new_text(
         cause=cause,
     )
     record = made_record(*fields)
-    given = {"updated_at": updated_at, "actor_id": actor_id, "role": role, "context": context}
-    named = {} if id is None else {0: given}
-    return UpdateMemory([record], named, None, 1, record_bytes(record), record)
+    named = NO_IDS
+    if id is not None:
+        given = {"updated_at": updated_at, "actor_id": actor_id, "role": role, "context": context}
+        named = {0: given}
+    return UpdateMemory([record], named, None, 1, bytes_of(fields), record)
 
 
 def earlier_text(
@@ -103,8 +105,7 @@ def earlier_text(
     check_moment("to", to)
     fields = new_fields(memory_id, None, None, Event.ADD, actor_id=actor_id, role=role)
     record = made_record(*fields)
-    operation = restoration(memory_id, to, actor_id)
-    return RestoreMemory([record], NO_IDS, None, 1, bytes_of(fields), record, to, operation)
+    return RestoreMemory([record], NO_IDS, None, 1, bytes_of(fields), record, to)
 
 
 def owners_to_give(owners: Mapping[str, Owner]) -> GiveOwners:

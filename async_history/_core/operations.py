@@ -14,13 +14,16 @@ from collections.abc import (
     Callable,
     Coroutine,
     Iterable,
+    Iterator,
     Mapping,
     Sequence,
 )
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
 from hashlib import sha256
+from itertools import groupby
+from operator import attrgetter
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from async_history._core.new_records import new_id
@@ -85,7 +88,7 @@ class OperationStatements:
     Instants are text.
 
     Attributes:
-        begin: adds the operations whose ids are not in the log: `entries_of`.
+        begin: adds the operations whose ids are not in the log: one of `entries_of`.
         add: adds to an operation's counts: records, messages, id.
         end: sets the outcome of an unfinished operation and adds to its counts: ended_at, error,
             records, messages, id.
@@ -168,18 +171,22 @@ def new_operation(
         operation_id: its id; if missing, a new one.
     """
     around = surroundings()
-    if actor_id is None and around is not None and around.cause is not None:
-        named = around.cause.get(ACTOR)
-        actor_id = named if isinstance(named, str) else None
     return StoreOperation(
         id=operation_id or new_id(),
         kind=kind,
         begun_at=datetime.now(UTC),
-        actor_id=actor_id,
+        actor_id=_actor(actor_id, None if around is None else around.cause),
         process_id=_process_id(),
         host=_host(),
         arguments={} if arguments is None else arguments,
     )
+
+
+def _actor(actor_id: str | None, cause: Mapping[str, Any] | None) -> str | None:
+    if actor_id is not None or cause is None:
+        return actor_id
+    named = cause.get(ACTOR)
+    return named if isinstance(named, str) else None
 
 
 @cache
@@ -188,7 +195,7 @@ def _host() -> str:
 
 
 @cache
-def _process_id() -> int:  # each restored memory needs it, and it is slow in a sandbox
+def _process_id() -> int:  # it is slow in a sandbox
     return os.getpid()
 
 
@@ -196,22 +203,39 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_process_id.cache_clear)
 
 
+def ended_operation(
+    kind: str,
+    arguments: Mapping[str, Any],
+    *,
+    operation_id: str,
+    begun_at: datetime,
+    ended_at: datetime,
+    actor_id: str | None,
+    cause: Mapping[str, Any] | None,
+    records: int,
+) -> StoreOperation:
+    """Return an operation of this process that has ended.
+
+    Args:
+        arguments, actor_id, operation_id: as in `new_operation`.
+        cause: the cause of its records, which names the actor if `actor_id` is missing.
+    """
+    return StoreOperation(
+        id=operation_id,
+        kind=kind,
+        begun_at=begun_at,
+        ended_at=ended_at,
+        actor_id=_actor(actor_id, cause),
+        process_id=_process_id(),
+        host=_host(),
+        arguments=arguments,
+        records=records,
+    )
+
+
 def at_its_end(operation: StoreOperation, records: int, messages: int) -> StoreOperation:
     """Return an operation of a single transaction, as ended by it."""
-    # dataclasses.replace takes three times as long, and each restored memory has one.
-    return StoreOperation(
-        id=operation.id,
-        kind=operation.kind,
-        begun_at=operation.begun_at,
-        ended_at=datetime.now(UTC),
-        actor_id=operation.actor_id,
-        process_id=operation.process_id,
-        host=operation.host,
-        database_role=operation.database_role,
-        arguments=operation.arguments,
-        records=records,
-        messages=messages,
-    )
+    return replace(operation, ended_at=datetime.now(UTC), records=records, messages=messages)
 
 
 def hashed(name: str, value: str | None) -> dict[str, str]:
@@ -270,32 +294,21 @@ async def _end(
     tally.total = await log.end(ended(operation, tally, error))
 
 
-def entries_of(operations: Iterable[StoreOperation]) -> str:
-    """Return the parameter of `OperationStatements.begin`: a JSON array with one array for each.
+def entries_of(operations: Iterable[StoreOperation]) -> Iterator[Sequence[Any]]:
+    """Yield the parameters of `OperationStatements.begin`, once for operations that share most.
 
-    The elements are the id, kind, begun_at, ended_at, error, actor_id, process_id, host, arguments
-    (an object), records and messages, in this order.
+    These are what they share: kind, ended_at, error, process_id, host, records and messages. The
+    last is a JSON array with one array for each operation: its id, begun_at, actor_id and arguments
+    (an object).
     """
-    return _encode(
-        [
-            (
-                one.id,
-                one.kind,
-                _text(one.begun_at),
-                None if one.ended_at is None else _text(one.ended_at),
-                one.error,
-                one.actor_id,
-                one.process_id,
-                one.host,
-                one.arguments,
-                one.records,
-                one.messages,
-            )
-            for one in operations
-        ]
-    )
+    for (kind, ended_at, *others), alike in groupby(operations, _shared):
+        entries = [(one.id, _text(one.begun_at), one.actor_id, one.arguments) for one in alike]
+        yield kind, None if ended_at is None else _text(ended_at), *others, _encode(entries)
 
 
+_shared: Final = attrgetter(
+    "kind", "ended_at", "error", "process_id", "host", "records", "messages"
+)
 _encode: Final = json.JSONEncoder(ensure_ascii=False).encode
 """Like `json.dumps`, which creates an encoder for each call."""
 
@@ -321,7 +334,8 @@ class StatementOperationLog:
 
     async def begin(self, *operations: StoreOperation) -> None:
         """Enter operations."""
-        await self._run(self._statements.begin, entries_of(operations))
+        for values in entries_of(operations):
+            await self._run(self._statements.begin, *values)
 
     async def add(self, operation_id: str, records: int, messages: int) -> None:
         """Add a transaction's counts, inside that transaction."""

@@ -222,6 +222,14 @@ def give_owner(record: HistoryRecord, owner: Owner) -> None:
     _set_owner(record, owner)
 
 
+def give_text(
+    record: HistoryRecord, new_memory: str | None, context: Mapping[str, Any] | None
+) -> None:
+    """Set the text and context in a record that was not yet returned to a caller."""
+    _set_new_memory(record, new_memory)
+    _set_context(record, context)
+
+
 _UUID_DIGITS: Final = 32
 _VERSION_DIGIT: Final = 12
 _TIME_DIGITS: Final = 12

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from async_history._core.messages import Message
-from async_history._core.operations import StoreOperation
+from async_history._core.operations import StoreOperation, ended_operation
 from async_history._core.owners import Owner
 from async_history._core.recording import begun_at
 from async_history._core.records import (
@@ -15,12 +15,19 @@ from async_history._core.records import (
     Fields,
     HistoryRecord,
     give_owner,
+    give_text,
     is_alive,
     made_at,
     made_record,
 )
 from async_history._core.sizes import bytes_of
-from async_history._core.timeline import Moment, can_be_restored
+from async_history._core.timeline import (
+    RESTORE,
+    Moment,
+    can_be_restored,
+    restore_arguments,
+)
+from async_history._core.values import parse_time
 
 _ALWAYS_COMPARED: Final = ("memory_id", "old_memory", "new_memory", "event")
 _COMPARED_IF_GIVEN: Final = (
@@ -192,7 +199,6 @@ class RestoreMemory(UpdateMemory):
     """
 
     to: Moment
-    operation: StoreOperation
 
     @property
     def wanted(self) -> Sequence[HistoryRecord]:
@@ -203,27 +209,24 @@ class RestoreMemory(UpdateMemory):
         """Whether the memory's text was found."""
         return self.new.new_memory is not None
 
+    def operation(self, ended_at: datetime) -> StoreOperation:
+        """Return the log entry, after its record was written. They share the id."""
+        new = self.new
+        return ended_operation(
+            RESTORE,
+            restore_arguments(new.memory_id, self.to),
+            operation_id=new.id,
+            begun_at=parse_time(new.created_at or "") or ended_at,
+            ended_at=ended_at,
+            actor_id=new.actor_id,
+            cause=new.cause,
+            records=1,
+        )
+
     def find(self, then: HistoryRecord | None) -> None:
         """Use the text and context of the memory's last record as of the moment, if possible."""
-        if not can_be_restored(then):
-            return
-        new = self.new
-        self.new = made_record(
-            new.id,
-            new.memory_id,
-            None,
-            then.new_memory,
-            new.event,
-            new.created_at,
-            None,
-            False,
-            new.actor_id,
-            new.role,
-            None,
-            new.owner,
-            then.context,
-            new.cause,
-        )
+        if can_be_restored(then):
+            give_text(self.new, then.new_memory, then.context)
 
 
 @dataclass(slots=True, eq=False)

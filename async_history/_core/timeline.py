@@ -169,8 +169,18 @@ def can_be_restored(record: HistoryRecord | None) -> TypeGuard[HistoryRecord]:
 
 def restoration(memory_id: str, to: Moment, actor_id: str | None) -> StoreOperation:
     """Return the log entry for restoring a memory."""
-    moment = to if isinstance(to, int) else in_utc(to).isoformat()
-    return new_operation("restore", {"memory_id": memory_id, "to": moment}, actor_id=actor_id)
+    return new_operation(RESTORE, restore_arguments(memory_id, to), actor_id=actor_id)
+
+
+RESTORE: Final = "restore"
+
+
+def restore_arguments(memory_id: str, to: Moment) -> dict[str, Any]:
+    """Return the arguments of the log entry for restoring a memory."""
+    return {
+        "memory_id": memory_id,
+        "to": to if isinstance(to, int) else in_utc(to).isoformat(),
+    }
 
 
 def restoration_of(memory_id: str, records: Sequence[HistoryRecord], to: Moment) -> Restoration:

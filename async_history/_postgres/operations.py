@@ -7,15 +7,15 @@ from async_history._core.operations import OperationStatements, StoreOperation, 
 OPERATIONS: Final = OperationStatements(
     begin="""
     INSERT INTO {schema}.operations (
-        id, kind, begun_at, ended_at, error, actor_id, process_id, host, database_role, arguments,
-        records, messages
+        kind, ended_at, error, process_id, host, records, messages, id, begun_at, actor_id,
+        arguments, database_role
     )
     SELECT
-        given ->> 0, given ->> 1, (given ->> 2)::pg_catalog.timestamptz,
-        (given ->> 3)::pg_catalog.timestamptz, given ->> 4, given ->> 5,
-        (given ->> 6)::pg_catalog.int8, given ->> 7, CURRENT_USER::pg_catalog.text, given -> 8,
-        (given ->> 9)::pg_catalog.int8, (given ->> 10)::pg_catalog.int8
-    FROM pg_catalog.json_array_elements($1::pg_catalog.text::pg_catalog.json) AS given
+        $1::pg_catalog.text, $2::pg_catalog.text::pg_catalog.timestamptz, $3::pg_catalog.text,
+        $4::pg_catalog.int8, $5::pg_catalog.text, $6::pg_catalog.int8, $7::pg_catalog.int8,
+        given ->> 0, (given ->> 1)::pg_catalog.timestamptz, given ->> 2, given -> 3,
+        CURRENT_USER::pg_catalog.text
+    FROM pg_catalog.json_array_elements($8::pg_catalog.text::pg_catalog.json) AS given
     ON CONFLICT (id) DO NOTHING
     """,
     add="""
@@ -54,4 +54,5 @@ async def enter(connection: Any, schema: str, operation: StoreOperation) -> None
     Args:
         schema: the quoted schema.
     """
-    await connection.execute(OPERATIONS.begin.format(schema=schema), entries_of([operation]))
+    for values in entries_of([operation]):
+        await connection.execute(OPERATIONS.begin.format(schema=schema), *values)

@@ -15,12 +15,13 @@ from async_history._sqlite.ledger import has_ledger, tables
 
 OPERATIONS: Final = OperationStatements(
     # With one statement for each operation, each would need the GIL of a busy event loop.
-    begin=f"""
+    begin="""
     INSERT OR IGNORE INTO async_history_operations (
-        id, kind, begun_at, ended_at, error, actor_id, process_id, host, arguments, records,
-        messages
+        kind, ended_at, error, process_id, host, records, messages, id, begun_at, actor_id,
+        arguments
     )
-    SELECT {", ".join(f"json_extract(value, '$[{place}]')" for place in range(11))}
+    SELECT ?, ?, ?, ?, ?, ?, ?, json_extract(value, '$[0]'), json_extract(value, '$[1]'),
+        json_extract(value, '$[2]'), json_extract(value, '$[3]')
     FROM json_each(?)
     """,
     add="""

@@ -127,13 +127,19 @@ class OperationCases(Cases):
             for text in ("tea", "mate"):
                 await asyncio.gather(*(history.update_history(name, text) for name in names))
             before = (await history.stats()).writer
-            restored = await asyncio.gather(*(history.restore(name, to=1) for name in names * 2))
+            restored = await asyncio.gather(
+                *(history.restore(name, to=1, actor_id=f"who {name}") for name in names * 2)
+            )
             after = (await history.stats()).writer
             found = await history.operations()
         assert {record.new_memory for record in restored} == {"tea"}
         assert len({record.id for record in restored}) == len(names)
         assert sorted(str(one.arguments["memory_id"]) for one in found) == sorted(names)
         assert {(one.kind, one.state, one.records) for one in found} == {("restore", "finished", 1)}
+        for one in found:
+            assert one.actor_id == f"who {one.arguments['memory_id']}"
+            assert one.ended_at is not None
+            assert one.begun_at <= one.ended_at
         assert before is not None
         assert after is not None
         assert after.batches - before.batches < len(names) / 2
