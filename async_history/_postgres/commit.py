@@ -18,6 +18,7 @@ from async_history._core.batch import (
     Buffer,
     commit_in_steps,
     ids_of,
+    ids_to_find,
     message_rows,
     only_new_records,
     records_of,
@@ -128,6 +129,7 @@ class BatchCommitter:
             statement without a transaction.
         is_distributed: whether the tables are distributed over the nodes of a Citus cluster.
         owns_transaction: False if `commit_in_transaction` runs inside a transaction of the user.
+        is_repeated: whether an earlier try of the batch may have been committed.
         leaves_out_late: whether to refuse a submission that could be written only later, such as
             one that waits for a lock; otherwise the whole batch fails and is retried.
         known: the cache of the memories' owners.
@@ -147,6 +149,7 @@ class BatchCommitter:
         settings: Sequence[str] = (),
         is_distributed: bool,
         owns_transaction: bool = True,
+        is_repeated: bool = False,
         leaves_out_late: bool = False,
         known: KnownOwners,
         seal: Seal,
@@ -161,6 +164,7 @@ class BatchCommitter:
         self._settings = (*settings, *((_ONE_CONNECTION_A_NODE,) if is_distributed else ()))
         self._is_distributed = is_distributed
         self._owns_transaction = owns_transaction
+        self._is_repeated = is_repeated
         self._leaves_out_late = leaves_out_late
         self._known = known
         self._seal = seal
@@ -227,7 +231,19 @@ class BatchCommitter:
     ) -> Mapping[int, HistoryError]:
         """Write a batch inside the caller's transaction; return the refused submissions by
         index."""
+        await self._lock([one for one in batch if isinstance(one, AddRecords)])
         return await commit_in_steps(batch, self)
+
+    async def _lock(self, additions: Sequence[AddRecords]) -> None:
+        """Lock the memories that decide, and on a Citus cluster the given ids."""
+        memories = [one.decided_by for one in additions if one.decided_by is not None]
+        if memories:
+            with timed(self._waited):
+                await self._connection.execute(_LOCK_MEMORIES, memories, self._schema)
+        if self._locks_ids(additions):
+            named = ids_of(one for one in additions if one.names_ids)
+            with timed(self._waited):
+                await self._connection.execute(_LOCK_IDS, _stripes(named), self._schema)
 
     async def _add_at_once(self, additions: Sequence[AddRecords]) -> bool:
         """Write new records; if one can't be written, the server rolls all of them back.
@@ -309,25 +325,17 @@ class BatchCommitter:
 
     async def existing(self, submissions: Sequence[AddRecords]) -> Sequence[HistoryRecord]:
         """Return the stored records that have an id of these submissions."""
-        memories = [one.decided_by for one in submissions if one.decided_by is not None]
-        if memories:
-            with timed(self._waited):
-                await self._connection.execute(_LOCK_MEMORIES, memories, self._schema)
-        if self._locks_ids(submissions):
-            named = ids_of(one for one in submissions if one.names_ids)
-            with timed(self._waited):
-                await self._connection.execute(_LOCK_IDS, _stripes(named), self._schema)
-        read = partial(self._read, _EXISTING, ids_of(submissions))
+        ids = ids_to_find(submissions, is_repeated=self._is_repeated)
+        if not ids:
+            return ()
+        read = partial(self._read, _EXISTING, ids)
         there = await self._seal.opened(read, self._keys)
         if there:
             await self._connection.execute(WAIT_FOR_REPLICAS_TOO)
         return there
 
     async def latest(self, memory_ids: Sequence[str]) -> Sequence[HistoryRecord]:
-        """Return the latest record of each of these memories that has one.
-
-        `existing` has already locked the memories.
-        """
+        """Return the latest record of each of these memories that has one."""
         if not self._is_distributed:
             return await self._seal.opened(partial(self._read, _LATEST, memory_ids), self._keys)
         return [
@@ -341,10 +349,7 @@ class BatchCommitter:
     async def last_changes(
         self, asked: Sequence[MemoryMoment]
     ) -> dict[MemoryMoment, HistoryRecord | None]:
-        """Return memories' last records at moments; None if one needs the whole memory.
-
-        `existing` has already locked the memories.
-        """
+        """Return memories' last records at moments; None if one needs the whole memory."""
         found: dict[MemoryMoment, HistoryRecord | None] = {}
 
         async def read() -> list[HistoryRecord]:

@@ -246,6 +246,7 @@ class PostgresStore:
     async def _commit(
         self, batch: Sequence[Submission], has_begun: Callable[[], None]
     ) -> Mapping[int, HistoryError]:
+        is_repeated = self._tried is not None and self._tried[0] is batch
         is_late = self._is_late(batch)
 
         async def commit(connection: Any, settings: Sequence[str]) -> Mapping[int, HistoryError]:
@@ -254,6 +255,7 @@ class PostgresStore:
                 self.schema,
                 settings=settings,
                 is_distributed=self._is_distributed,
+                is_repeated=is_repeated,
                 leaves_out_late=is_late,
                 known=self._known_owners,
                 seal=self._seal,

@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from async_history._core.batch import (
     Buffer,
     commit_in_steps,
-    ids_of,
+    ids_to_find,
     message_rows,
     only_new_records,
     records_of,
@@ -225,10 +225,8 @@ class BatchCommitter:
 
     async def existing(self, submissions: Sequence[AddRecords]) -> Sequence[HistoryRecord]:
         """Return the stored records that have an id of these submissions."""
-        named = submissions
-        if not self._is_repeated:  # an id that we have just generated does not exist
-            named = [one for one in submissions if one.names_ids]
-        read = partial(self._read, self._tables.history.c.id, keys_of(ids_of(named)))
+        ids = ids_to_find(submissions, is_repeated=self._is_repeated)
+        read = partial(self._read, self._tables.history.c.id, keys_of(ids))
         return await self._seal.opened(read, self._transaction)
 
     async def latest(self, memory_ids: Sequence[str]) -> Sequence[HistoryRecord]:

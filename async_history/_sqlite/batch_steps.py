@@ -11,7 +11,7 @@ from async_history._core.batch import (
     Buffer,
     commit_in_steps,
     has_details,
-    ids_of,
+    ids_to_find,
     message_rows,
 )
 from async_history._core.erased_names import MEMORY, Name
@@ -36,15 +36,14 @@ from async_history._sqlite.index import (
     add_owners,
     erased_names,
     index_foreign_rows,
-    memory_key,
-    ordered_positions,
+    keys_by_memory,
     owners_of,
 )
 from async_history._sqlite.keys import Seal
 from async_history._sqlite.ledger import APPEND
 from async_history._sqlite.operations import file_log
-from async_history._sqlite.rows import COLUMNS_OF_HISTORY, packed_sql, record_from_row, unpack_rows
-from async_history._sqlite.timeline import LastChanges, can_be_asked, is_certain
+from async_history._sqlite.rows import COLUMNS_OF_HISTORY, PackedSelect, record_from_row
+from async_history._sqlite.timeline import LastChanges, can_be_asked, is_certain, one_each
 from async_history._sqlite.write_program import (
     HAS_OTHER_TRIGGERS,
     ExpectedOwners,
@@ -64,23 +63,8 @@ _COLUMNS: Final = (
     f"{COLUMNS_OF_HISTORY}, {THROUGH_INDEX.details.besides('history', 'NULL')} AS besides"
 )
 _EXISTING: Final = f"SELECT {_COLUMNS} FROM history WHERE id IN (SELECT value FROM json_each(?))"
-_PLACES: Final = ordered_positions("DESC", key="given.memory", memory_id="given.memory_id")
-_LATEST: Final = f"""
-SELECT {_COLUMNS} FROM history WHERE rowid IN (
-    SELECT (
-        SELECT place.position FROM {_PLACES} AS place
-        CROSS JOIN history AS found ON found.rowid = place.position
-        WHERE found.memory_id = given.memory_id LIMIT 1
-    )
-    FROM (
-        SELECT json_extract(value, '$[0]') AS memory, json_extract(value, '$[1]') AS memory_id
-        FROM json_each(:memories)
-    ) AS given
-)
-"""
-"""The latest records of memories, given as JSON with their keys. Nearly all rows must be
-indexed."""
-_LATEST_PACKED: Final = packed_sql(_LATEST)
+_LATEST: Final = PackedSelect(one_each(_COLUMNS, "DESC", "LIMIT 1"))
+"""The latest records of memories. Nearly all rows must be indexed."""
 _LAST_CHANGES: Final = LastChanges(_COLUMNS)
 _BUFFERS: Final = """
 SELECT session_scope, count(*), min(rowid), max(rowid),
@@ -169,6 +153,7 @@ def commit_batch_in_steps(
     seal: Seal,
     *,
     attests: bool,
+    is_repeated: bool,
 ) -> Mapping[int, HistoryError]:
     """Commit a batch in one transaction; return the refused submissions by index.
 
@@ -178,10 +163,11 @@ def commit_batch_in_steps(
     Args:
         found: gets what the transaction found.
         attests: whether the file has a ledger.
+        is_repeated: whether an earlier try of the batch may have been committed.
     """
     try:
         with transaction(connection):
-            steps = _CommitSteps(connection, found, seal, attests=attests)
+            steps = _CommitSteps(connection, found, seal, attests=attests, is_repeated=is_repeated)
             return run_to_completion(commit_in_steps(batch, steps))
     except (_RolledBack, KeyMissing, StorageCorrupt) as error:
         seal.undone()
@@ -194,7 +180,9 @@ def commit_batch_in_steps(
     # One submission rolls back all others, so commit each in its own transaction.
     refused: dict[int, HistoryError] = {}
     for index, submission in enumerate(batch):
-        alone = commit_batch_in_steps([submission], found, connection, seal, attests=attests)
+        alone = commit_batch_in_steps(
+            [submission], found, connection, seal, attests=attests, is_repeated=is_repeated
+        )
         if 0 in alone:
             refused[index] = alone[0]
     return refused
@@ -204,28 +192,35 @@ class _CommitSteps:
     """The statements of `commit_in_steps` for SQLite."""
 
     def __init__(
-        self, connection: sqlite3.Connection, found: Found, seal: Seal, *, attests: bool
+        self,
+        connection: sqlite3.Connection,
+        found: Found,
+        seal: Seal,
+        *,
+        attests: bool,
+        is_repeated: bool,
     ) -> None:
         self._connection = connection
         self._found = found
         self._seal = seal
         self._attests = attests
+        self._is_repeated = is_repeated
         self._has_triggers = False
         self._is_ready = False
 
     async def existing(self, submissions: Sequence[AddRecords]) -> Sequence[HistoryRecord]:
         """Return the stored records that have an id of these submissions."""
-        rows = fetch_rows(self._connection, _EXISTING, (json.dumps(ids_of(submissions)),))
+        ids = ids_to_find(submissions, is_repeated=self._is_repeated)
+        if not ids:
+            return ()
+        rows = fetch_rows(self._connection, _EXISTING, (json.dumps(ids),))
         return self._seal.opened([record_from_row(row) for row in rows], self._connection)
 
     async def latest(self, memory_ids: Sequence[str]) -> Sequence[HistoryRecord]:
         """Return the latest record of each of these memories that has one."""
         self._prepare()
-        keyed = [(memory_key(memory_id), memory_id) for memory_id in memory_ids]
-        asked = {"memories": json.dumps(keyed)}
-        rows = unpack_rows(fetch_rows(self._connection, _LATEST_PACKED, asked))
-        if rows is None:
-            rows = fetch_rows(self._connection, _LATEST, asked)
+        given = {"memories": keys_by_memory(memory_ids)}
+        rows = await _LATEST.rows(self._fetch, given, len(memory_ids))
         return self._seal.opened([record_from_row(row) for row in rows], self._connection)
 
     async def last_changes(

@@ -72,8 +72,13 @@ class BatchCommitter:
         self._lone = LoneRecords()
         self._attests: bool | None = None
 
-    async def commit(self, batch: Sequence[Submission]) -> Mapping[int, HistoryError]:
+    async def commit(
+        self, batch: Sequence[Submission], *, is_repeated: bool
+    ) -> Mapping[int, HistoryError]:
         """Commit a batch; return the refused submissions by index.
+
+        Args:
+            is_repeated: whether an earlier try of the batch may have been committed.
 
         Raises:
             IndexOutdated: another process replaced tables. Nothing was written.
@@ -82,7 +87,7 @@ class BatchCommitter:
         found = Found()
         before_s = self._waits.total_s
         try:
-            refused = await self.connection.run(partial(self._commit, batch, found))
+            refused = await self.connection.run(partial(self._commit, batch, found, is_repeated))
         finally:
             if self._waits.total_s > before_s:
                 self._waited(self._waits.total_s - before_s)
@@ -102,7 +107,11 @@ class BatchCommitter:
         return refused
 
     def _commit(
-        self, batch: Sequence[Submission], found: "Found", connection: sqlite3.Connection
+        self,
+        batch: Sequence[Submission],
+        found: "Found",
+        is_repeated: bool,
+        connection: sqlite3.Connection,
     ) -> Mapping[int, HistoryError]:
         """Commit a batch. To be called within `run`.
 
@@ -116,7 +125,13 @@ class BatchCommitter:
             found.added = additions
             return {}
         commit = partial(
-            commit_batch_in_steps, batch, found, connection, self._seal, attests=self._attests
+            commit_batch_in_steps,
+            batch,
+            found,
+            connection,
+            self._seal,
+            attests=self._attests,
+            is_repeated=is_repeated,
         )
         return self._waits.run(commit, connection)
 

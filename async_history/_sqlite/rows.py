@@ -76,6 +76,24 @@ def unpack_rows(rows: Sequence[Sequence[Any]]) -> list[Sequence[Any]] | None:
     return None if len(found) > MOST_PACKED or None in found else found
 
 
+class PackedSelect:
+    """A SELECT of records for several callers: see `packed_sql` for its arguments."""
+
+    def __init__(self, select: str, *more: str) -> None:
+        self._select = select
+        self._packed = packed_sql(select, *more)
+
+    async def rows(
+        self, fetch: Fetch, given: Mapping[str, Any], expected: int
+    ) -> Sequence[Sequence[Any]]:
+        """Return its rows, packed into one if several are expected and that is possible."""
+        if expected > 1:
+            rows = unpack_rows(await fetch(self._packed, given))
+            if rows is not None:
+                return rows
+        return await fetch(self._select, given)
+
+
 def _refused(number: str) -> float:
     raise ValueError(f"{number} may have lost digits")
 

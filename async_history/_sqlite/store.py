@@ -114,6 +114,7 @@ class SQLiteStore:
         self._recent = RecentCommits()
         self._known_owners = KnownOwners()
         self._committer: BatchCommitter | None = None
+        self._tried: Sequence[Submission] | None = None
         self._group_writer: GroupCommitWriter[Submission] | None = None
         self.writer: Writer = UnpreparedWriter(pool.where)
         if writer_options is not None:
@@ -162,12 +163,15 @@ class SQLiteStore:
     async def _commit(
         self, batch: Sequence[Submission], has_begun: Callable[[], None]
     ) -> Mapping[int, HistoryError]:
+        is_repeated, self._tried = self._tried is batch, batch
+
         async def commit(connection: ThreadConnection) -> Mapping[int, HistoryError]:
             if len(batch) >= _LONG_LOG_BATCH:
                 await self.pool.lengthen_log(connection)
-            return await self._committer_of(connection).commit(batch)
+            return await self._committer_of(connection).commit(batch, is_repeated=is_repeated)
 
         refused = await self._write(commit, has_begun)
+        self._tried = None
         self._committed.notify()
         return refused
 

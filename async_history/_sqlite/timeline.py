@@ -12,8 +12,14 @@ from async_history._core.records import HistoryRecord
 from async_history._core.timeline import PAGE_PLACES, MemoryMoment, Moment
 from async_history._core.values import in_utc
 from async_history._sqlite import times
-from async_history._sqlite.index import Direction, memory_key, ordered_positions
-from async_history._sqlite.rows import Fetch, packed_sql, record_from_row, unpack_rows
+from async_history._sqlite.index import (
+    KEYS_BY_MEMORY,
+    Direction,
+    keys_by_memory,
+    memory_key,
+    ordered_positions,
+)
+from async_history._sqlite.rows import Fetch, PackedSelect, record_from_row
 
 _MOST_ROWS: Final = (1 << 63) - 1
 _IS_GONE: Final = "event = 'DELETE' OR is_deleted NOT IN (0, '')"
@@ -49,41 +55,41 @@ def fetch_sql(columns: str) -> str:
     """
 
 
-def _at_instant_sql(columns: str) -> str:
-    """Return the SELECT of memories' last records at instants, each followed by its `number`.
+def one_each(
+    columns: str, direction: Direction, wanted: str, given: str = KEYS_BY_MEMORY, number: str = ""
+) -> str:
+    """Return the SELECT of one record of each memory.
 
-    The parameter `:asked` is a JSON array of `_asked_change`; a record's number is its index there.
-    A memory is read backwards from its newest record to the instant, or to a record without a time,
-    which may be of that instant or later.
+    Args:
+        columns: the columns of a record in `history`.
+        direction: the order in which a memory's records are read.
+        wanted: SQL after the condition that a row of `history` is of the memory: which one is
+            wanted, with a LIMIT.
+        given: the memories, as an SQL table `given` with a `memory`, which is the key, and a
+            `memory_id`. The default has the parameter of `keys_by_memory`.
+        number: a column of `given` to return after a record's columns.
     """
-    moment = times.own_instant("history")
-    return _last_changes(columns, "DESC", f"AND coalesce({moment}, '') <= given.instant LIMIT 1")
-
-
-def _at_version_sql(columns: str) -> str:
-    """Return the SELECT of memories' records with a version, as `_at_instant_sql`.
-
-    The parameter `:earlier` is the number of records before it, the same for all memories.
-    """
-    return _last_changes(columns, "ASC", "LIMIT 1 OFFSET :earlier")
-
-
-def _last_changes(columns: str, direction: Direction, wanted: str) -> str:
     places = ordered_positions(direction, key="given.memory", memory_id="given.memory_id")
     return f"""
-    SELECT {columns}, found.number FROM (
-        SELECT number, (
+    SELECT {columns}{number and f", found.{number}"} FROM (
+        SELECT {number and f"{number}, "}(
             SELECT place.position FROM {places} AS place
             CROSS JOIN main.history AS history ON history.rowid = place.position
             WHERE history.memory_id = given.memory_id {wanted}
         ) AS place
-        FROM (
-            SELECT key AS number, json_extract(value, '$[0]') AS memory,
-                   json_extract(value, '$[1]') AS memory_id, json_extract(value, '$[2]') AS instant
-            FROM json_each(:asked)
-        ) AS given
+        FROM {given} AS given
     ) AS found CROSS JOIN main.history AS history ON history.rowid = found.place
     """
+
+
+_MOMENTS: Final = """(
+    SELECT key AS number, json_extract(value, '$[0]') AS memory,
+           json_extract(value, '$[1]') AS memory_id, json_extract(value, '$[2]') AS instant
+    FROM json_each(:asked)
+)"""
+_AT_INSTANT: Final = f"AND coalesce({times.own_instant('history')}, '') <= given.instant LIMIT 1"
+"""Which record is wanted at an instant: a memory is read backwards from its newest record to the
+instant, or to a record without a time, which may be of that instant or later."""
 
 
 class LastChanges:
@@ -94,10 +100,9 @@ class LastChanges:
     """
 
     def __init__(self, columns: str) -> None:
-        self._at_instant, self._at_version = [
-            (packed_sql(select, "number"), select)
-            for select in (_at_instant_sql(columns), _at_version_sql(columns))
-        ]
+        at_instant = one_each(columns, "DESC", _AT_INSTANT, _MOMENTS, "number")
+        self._at_instant = PackedSelect(at_instant, "number")
+        self._at_version = PackedSelect(one_each(columns, "ASC", "LIMIT 1 OFFSET :earlier"))
 
     async def read(
         self, fetch: Fetch, asked: Sequence[MemoryMoment]
@@ -106,22 +111,27 @@ class LastChanges:
 
         For an instant, the result may be a later record: see `is_certain`.
         """
-        by_version: dict[int | None, list[MemoryMoment]] = {}
-        for one in dict.fromkeys(asked):
-            by_version.setdefault(one[1] if isinstance(one[1], int) else None, []).append(one)
         found: dict[MemoryMoment, HistoryRecord | None] = dict.fromkeys(asked)
-        for version, changes in by_version.items():
-            given: dict[str, Any] = {"asked": json.dumps([_asked_change(*one) for one in changes])}
-            if version is not None:
-                given["earlier"] = min(version - 1, _MOST_ROWS)
-            packed, single = self._at_instant if version is None else self._at_version
-            rows: Sequence[Sequence[Any]] | None = None
-            if len(changes) > 1:
-                rows = unpack_rows(await fetch(packed, given))
-            if rows is None:
-                rows = await fetch(single, given)
-            for row in rows:
-                found[changes[row[-1]]] = record_from_row(row)
+        at_instants: list[tuple[str, datetime]] = []
+        of_version: dict[int, list[str]] = {}
+        for memory_id, when in found:
+            if isinstance(when, int):
+                of_version.setdefault(when, []).append(memory_id)
+            else:
+                at_instants.append((memory_id, when))
+        for version, memory_ids in of_version.items():
+            earlier = min(version - 1, _MOST_ROWS)
+            given: dict[str, Any] = {"memories": keys_by_memory(memory_ids), "earlier": earlier}
+            for row in await self._at_version.rows(fetch, given, len(memory_ids)):
+                found[row[1], version] = record_from_row(row)
+        if at_instants:
+            changes = [
+                (memory_key(memory_id), memory_id, times.instant_text(when))
+                for memory_id, when in at_instants
+            ]
+            given = {"asked": json.dumps(changes)}
+            for row in await self._at_instant.rows(fetch, given, len(changes)):
+                found[at_instants[row[-1]]] = record_from_row(row)
         return found
 
 
@@ -133,12 +143,6 @@ def can_be_asked(when: Moment) -> bool:
 def is_certain(found: HistoryRecord, when: Moment) -> bool:
     """Return whether a record that was read is certainly the memory's last as of a moment."""
     return isinstance(when, int) or (found.time_before is None and found.occurred_at is not None)
-
-
-def _asked_change(memory_id: str, when: Moment) -> Sequence[Any]:
-    """Return a memory and a moment as an element of `:asked`."""
-    instant = None if isinstance(when, int) else times.instant_text(when)
-    return memory_key(memory_id), memory_id, instant
 
 
 class FileStates:

@@ -101,6 +101,33 @@ class TestGrouping:
                 check_chain(records)
 
 
+async def test_memories_of_any_name_in_one_batch(open_keeping_store: OpenStore) -> None:
+    names = [
+        "'",
+        '"',
+        "\\",
+        "\\u0041",
+        "\x01",
+        "é\u2028",
+        "\U0001f600",
+        "{}",
+        "null",
+        "0",
+        "1.5",
+        "A",
+        "a",
+    ]
+    async with open_keeping_store() as history:
+        for text in ("tea", "mate"):
+            await asyncio.gather(
+                *(history.update_history(name, f"{text} {name}") for name in names)
+            )
+        restored = await asyncio.gather(*(history.restore(name, to=1) for name in names))
+        for name, record in zip(names, restored, strict=True):
+            assert (record.memory_id, record.event) == (name, "UPDATE")
+            assert (record.old_memory, record.new_memory) == (f"mate {name}", f"tea {name}")
+
+
 class Model:
     """Makes calls at the same time and knows what each must do, in the order of the calls."""
 
@@ -321,8 +348,10 @@ class TestUpdate:
         real: Any = BatchCommitter.commit
         failures = [sqlite3.SQLITE_IOERR_FSYNC] * 2
 
-        async def commit(committer: BatchCommitter, batch: Sequence[Any]) -> Mapping[int, Any]:
-            refused: Mapping[int, Any] = await real(committer, batch)
+        async def commit(
+            committer: BatchCommitter, batch: Sequence[Any], *, is_repeated: bool
+        ) -> Mapping[int, Any]:
+            refused: Mapping[int, Any] = await real(committer, batch, is_repeated=is_repeated)
             if failures:
                 error = sqlite3.OperationalError("disk I/O error")
                 error.sqlite_errorcode = failures.pop(0)

@@ -465,9 +465,6 @@ def failure(code: int, text: str) -> sqlite3.OperationalError:
     return error
 
 
-Commit = Callable[[BatchCommitter, Sequence[Any]], Awaitable[Any]]
-
-
 async def test_a_prune_counts_the_removals_of_an_attempt_that_reported_an_error(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -500,13 +497,15 @@ class TestRetries:
     def commits(self, monkeypatch: pytest.MonkeyPatch) -> list[sqlite3.Error | None]:
         """The errors of the next commits, after they took effect; a full disk fails them before."""
         reports: list[sqlite3.Error | None] = []
-        real: Commit = BatchCommitter.commit
+        real = BatchCommitter.commit
 
-        async def commit(committer: BatchCommitter, batch: Sequence[Any]) -> Any:
+        async def commit(
+            committer: BatchCommitter, batch: Sequence[Any], *, is_repeated: bool
+        ) -> Any:
             report = reports.pop(0) if reports else None
             if report is not None and report.sqlite_errorcode == sqlite3.SQLITE_FULL:
                 raise report
-            refused = await real(committer, batch)
+            refused = await real(committer, batch, is_repeated=is_repeated)
             if report is not None:
                 raise report
             return refused

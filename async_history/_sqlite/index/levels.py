@@ -17,7 +17,7 @@ all are indexed. If the index is not valid for this table, it covers no rows.
 
 import json
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache, partial
 from hashlib import blake2s
 from typing import Literal, NamedTuple
@@ -62,6 +62,16 @@ def memory_key(memory_id: str | None) -> int:
     many memories with the same key, and each look-up and pruning step would read them all.
     """
     return _key(memory_id.encode()) if memory_id else 0
+
+
+def keys_by_memory(memory_ids: Iterable[str]) -> str:
+    """Return the parameter `:memories` of `KEYS_BY_MEMORY`: a JSON object."""
+    return json.dumps({memory_id: memory_key(memory_id) for memory_id in memory_ids})
+
+
+KEYS_BY_MEMORY = "(SELECT key AS memory_id, value AS memory FROM json_each(:memories))"
+"""SQL table of memories with their keys. From a JSON object SQLite reads both without a call of
+`json_extract` for each."""
 
 
 @lru_cache(_KEYS_KEPT)
