@@ -18,14 +18,17 @@ from secrets import token_hex
 from typing import Final
 
 from async_history._core.aes import random_bytes
-from async_history._core.key_ring import KEY_BYTES, KeyRing, unwrapped, wrapped
+from async_history._core.key_ring import KEY_BYTES, KeyRing, place_of_key, unwrapped, wrapped
 from async_history._core.key_statements import (
     MOST_USES,
     OFF,
     KeyTable,
+    OwnerDigests,
     StoredKey,
     WrappingKey,
+    no_owner,
     owner_digest,
+    owner_digests,
 )
 from async_history._core.owners import Owner
 from async_history._core.sealing import KEY_ID, DataKey
@@ -116,7 +119,7 @@ class DataKeys:
 
     def new_mark(self) -> StoredKey:
         """Return the key whose presence turns encryption off."""
-        return self.new_stored_key(OFF, 0, key_id=OFF)
+        return self.new_stored_key(no_owner(OFF), 0, key_id=OFF)
 
     def take_index_key(self, stored: Collection[StoredKey]) -> None:
         """Unwrap the key of the tokens.
@@ -136,16 +139,21 @@ class DataKeys:
         Raises:
             KeyMissing: the ring lacks the master key.
             KeysChanged: it is wrapped by an unknown key.
-            StorageCorrupt: it is damaged.
+            StorageCorrupt: it is damaged, or was moved to another owner.
         """
         if key.wrapping_key in self._missing:
             raise self._missing[key.wrapping_key]
         if key.wrapping_key not in self._wrapping:
             raise KeysChanged
-        found = unwrapped(self._wrapping[key.wrapping_key], key.wrapped, key.id)
+        by = self._wrapping[key.wrapping_key]
+        # A store from before owners were authenticated has only the id, until its keys are rotated.
+        found = unwrapped(by, key.wrapped, key.place) or unwrapped(
+            by, key.wrapped, place_of_key(key.id)
+        )
         if found is None:
             raise StorageCorrupt(
-                f"data key {key.id} is damaged; restore the table of data keys from a backup"
+                f"data key {key.id} is damaged, or its row was changed; restore the table of data "
+                "keys from a backup"
             )
         return found
 
@@ -155,21 +163,20 @@ class DataKeys:
         Raises:
             KeyMissing, KeysChanged, StorageCorrupt: as `unwrapped`.
         """
-        return wrapped(by, self.unwrapped(key), key.id)
+        return wrapped(by, self.unwrapped(key), key.place)
 
     def new_stored_key(
         self,
-        owner: str,
+        owner: OwnerDigests,
         uses: int,
         by: tuple[str, bytes] | None = None,
         *,
         key_id: str | None = None,
     ) -> StoredKey:
-        """Return a new data key for an owner's digest."""
+        """Return a new data key of an owner."""
         wrapping_id, wrapping = by or (self._current, self._wrapping[self._current])
-        key_id = key_id or token_hex(KEY_ID // 2)
-        text = wrapped(wrapping, random_bytes(KEY_BYTES), key_id)
-        return StoredKey(key_id, owner, wrapping_id, text, uses)
+        key = StoredKey(key_id or token_hex(KEY_ID // 2), *owner, wrapping_id, "", uses)
+        return key._replace(wrapped=wrapped(wrapping, random_bytes(KEY_BYTES), key.place))
 
     # Opening
 
@@ -236,25 +243,25 @@ class DataKeys:
             self._leases.clear()
             return
         await self.require_current(table)
-        digests = {owner_digest(owner): owner for owner in uses}
+        owners = {owner_digest(owner): owner for owner in uses}
         usable: dict[str, StoredKey] = {}
-        for stored in await table.of_owners(list(digests)):
+        for stored in await table.of_owners(list(owners)):
             if (
                 stored.wrapping_key in self._wrapping
-                and stored.uses + LEASE + uses[digests[stored.owner]] < MOST_USES
+                and stored.uses + LEASE + uses[owners[stored.owner]] < MOST_USES
             ):
                 usable[stored.owner] = stored
-        counts = {digest: max(LEASE, uses[owner]) for digest, owner in digests.items()}
+        counts = {digest: max(LEASE, uses[owner]) for digest, owner in owners.items()}
         new = {
-            digest: self.new_stored_key(digest, count)
-            for digest, count in counts.items()
+            digest: self.new_stored_key(owner_digests(owner), counts[digest])
+            for digest, owner in owners.items()
             if digest not in usable
         }
-        await table.add([(key, digests[digest]) for digest, key in new.items()])
+        await table.add(list(new.values()))
         await table.reserve([(key.id, counts[digest]) for digest, key in usable.items()])
         for digest, found in (usable | new).items():
-            key = self._keys.get(found.id) or self._keep(found)
-            self._leases[digests[digest]] = _Lease(key, counts[digest])
+            # Unwrapped even if it is in memory: its row may have been moved to this owner since.
+            self._leases[owners[digest]] = _Lease(self._keep(found), counts[digest])
 
     def leased(self, owners: Iterable[Owner | None]) -> list[str]:
         """Return the ids of owners' sealing keys; none if encryption is off."""

@@ -85,7 +85,7 @@ async def turn_off(keys: DataKeys, texts: TextTransaction) -> bytes:
     if mark is None:
         await keys.require_current(texts.table)
         new = keys.new_mark()
-        await texts.table.add([(new, None)])
+        await texts.table.add([new])
         mark = keys.unwrapped(new)
     await texts.retire_keys()
     await texts.turn_off()

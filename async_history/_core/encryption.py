@@ -8,7 +8,14 @@ from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 from async_history._core.data_keys import DataKeys, KeysChanged
 from async_history._core.decrypting import DecryptionReport, decrypt
 from async_history._core.encrypting import EncryptionReport, encrypt
-from async_history._core.key_statements import INDEX, OFF, KeyTable, StoredKey, WrappingKey
+from async_history._core.key_statements import (
+    INDEX,
+    OFF,
+    KeyTable,
+    StoredKey,
+    WrappingKey,
+    no_owner,
+)
 from async_history._core.operations import OperationLog, hashed, logged, new_operation
 from async_history._core.owners import new_owner
 from async_history._core.progress import Progress
@@ -89,8 +96,8 @@ class StoreEncryption:
                 if not there:
                     await table.begin()
                     await table.add_wrapping(new[0])
-                    index = self.keys.new_stored_key(INDEX, 0, (new[0].id, new[1]))
-                    await table.add([(index, None)])
+                    index = self.keys.new_stored_key(no_owner(INDEX), 0, (new[0].id, new[1]))
+                    await table.add([index])
                 return there or [new[0]]
 
             stored = await self._in_transaction(begin)

@@ -115,7 +115,7 @@ class KeyRing:
         """
         master = self._keys[self.current]
         if isinstance(master, bytes):
-            return wrapped(master, key, key_id)
+            return wrapped(master, key, place_of_key(key_id))
         try:
             return base64.b64encode(await master.wrap(key)).decode()
         except Exception as error:
@@ -134,7 +134,7 @@ class KeyRing:
             raise KeyMissing(name, f"the master key {name!r} is not in the key ring; add it")
         master = self._keys[name]
         if isinstance(master, bytes):
-            key = unwrapped(master, text, key_id)
+            key = unwrapped(master, text, place_of_key(key_id))
             if key is None:
                 raise KeyMissing(
                     name, f"the master key {name!r} of the key ring is not the one that was used"
@@ -183,27 +183,30 @@ def _parsed(lines: list[str], where: str) -> dict[str, bytes]:
     return keys
 
 
-def wrapped(by: bytes, key: bytes, key_id: str) -> str:
-    """Return a key encrypted under another key, as base64 text. Its id is authenticated with it."""
+def wrapped(by: bytes, key: bytes, place: bytes) -> str:
+    """Return a key encrypted under another key, as base64 text.
+
+    Args:
+        place: authenticated with it: what names the key.
+    """
     nonce = random_bytes(NONCE_BYTES)
-    return base64.b64encode(nonce + aes_gcm(by).encrypt(nonce, key, _wrapping(key_id))).decode()
+    return base64.b64encode(nonce + aes_gcm(by).encrypt(nonce, key, place)).decode()
 
 
-def unwrapped(by: bytes, text: str, key_id: str) -> bytes | None:
-    """Return the key that `wrapped` encrypted; None if the text belongs to another key or is
-    damaged.
+def unwrapped(by: bytes, text: str, place: bytes) -> bytes | None:
+    """Return the key that `wrapped` encrypted; None if the text belongs to another key or place,
+    or is damaged.
     """
     try:
         stored = base64.b64decode(text, validate=True)
-        key: bytes = aes_gcm(by).decrypt(
-            stored[:NONCE_BYTES], stored[NONCE_BYTES:], _wrapping(key_id)
-        )
+        key: bytes = aes_gcm(by).decrypt(stored[:NONCE_BYTES], stored[NONCE_BYTES:], place)
     except (ValueError, invalid_tag()):
         return None
     return key
 
 
-def _wrapping(key_id: str) -> bytes:
+def place_of_key(key_id: str) -> bytes:
+    """Return what is authenticated with a wrapping key."""
     return f"async_history key\0{key_id}".encode()
 
 

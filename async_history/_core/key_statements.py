@@ -24,10 +24,6 @@ MOST_USES: Final = 1 << 32
 """How often a key may be used with random nonces (NIST SP 800-38D, 8.3). Then it is retired: it
 still opens texts, but seals no more.
 """
-KEY_COLUMNS: Final = ("id", "owner", *SCOPES, "wrapping_key", "wrapped", "uses", "erased")
-"""The columns of a data key. Each scope of its owner is stored as a digest."""
-
-
 Statement = Any
 """A statement for a database's `Run`: SQL text, or a SQLAlchemy statement."""
 
@@ -41,13 +37,29 @@ class WrappingKey(NamedTuple):
 
 
 class StoredKey(NamedTuple):
-    """A stored data key."""
+    """A stored data key. Its owner, and each scope of it, is stored as a digest."""
 
     id: str
     owner: str
+    user_id: str | None
+    agent_id: str | None
+    run_id: str | None
+    app_id: str | None
     wrapping_key: str
     wrapped: str
     uses: int
+
+    @property
+    def place(self) -> bytes:
+        """What is authenticated with the key: its id and its owner, which never change."""
+        return "\0".join(("async_history data key", *map(str, self[:_NAMES]))).encode()
+
+
+KEY_COLUMNS: Final = StoredKey._fields
+"""The columns of a data key, without its mark `erased`."""
+_NAMES: Final = KEY_COLUMNS.index("wrapping_key")
+OwnerDigests = tuple[str, str | None, str | None, str | None, str | None]
+"""The digests of an owner and of its four scopes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,12 +71,12 @@ class KeyStatements:
         add_wrapping: takes the three columns.
         remove_wrapping: removes wrapping keys that wrap no data key, except the given one.
         count_usable: the number of keys with some ids that exist and are not retired.
-        keys: the keys with some ids; five columns of `StoredKey`, as all following statements.
+        keys: the keys with some ids; the columns of `StoredKey`, as all following statements.
         of_owners: the keys of some owners' digests that are not erased.
         wrapped_by_others: keys that another wrapping key than the given one wraps, after an id, in
             the order of ids, up to a limit.
         count_wrapped_by_others: their number.
-        add: takes all columns of a data key except `erased`.
+        add: takes the columns of `StoredKey`.
         reserve: adds uses to a key: takes the number and the id.
         rewrap: takes the wrapping key, the wrapped key and the id.
         is_whole: whether all causes are sealed, as `begin` and `encrypt` noted, and no program
@@ -138,10 +150,10 @@ class KeyTable:
         ((count,),) = await self._run(self._sql.count_wrapped_by_others, than)
         return int(count)
 
-    async def add(self, keys: Sequence[tuple[StoredKey, Owner | None]]) -> None:
-        """Add data keys, each of an owner."""
-        for each in keys:
-            await self._run(self._sql.add, *columns_of_key(*each))
+    async def add(self, keys: Sequence[StoredKey]) -> None:
+        """Add data keys."""
+        for key in keys:
+            await self._run(self._sql.add, *key)
 
     async def reserve(self, uses: Sequence[tuple[str, int]]) -> None:
         """Count uses of data keys, given by id, before they happen."""
@@ -184,11 +196,18 @@ class KeyTable:
         return int(count)
 
 
-def columns_of_key(key: StoredKey, owner: Owner | None) -> tuple[str | int | None, ...]:
-    """Return all columns of an owner's data key except `erased`."""
+def owner_digests(owner: Owner | None) -> OwnerDigests:
+    """Return the digests of an owner for the table."""
     scopes = {} if owner is None else owner.as_dict()
-    digests = [name_digest((n, scopes[n])).hex() if n in scopes else None for n in SCOPES]
-    return key.id, key.owner, *digests, key.wrapping_key, key.wrapped, key.uses
+    user_id, agent_id, run_id, app_id = [
+        name_digest((name, scopes[name])).hex() if name in scopes else None for name in SCOPES
+    ]
+    return owner_digest(owner), user_id, agent_id, run_id, app_id
+
+
+def no_owner(name: str) -> OwnerDigests:
+    """Return the digests of a key that seals no texts: `INDEX` or `OFF`."""
+    return name, None, None, None, None
 
 
 def owner_digest(owner: Owner | None) -> str:

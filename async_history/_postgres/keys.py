@@ -23,7 +23,6 @@ from async_history._core.key_statements import (
     KeyTable,
     Run,
     StoredKey,
-    columns_of_key,
 )
 from async_history._core.owners import SCOPES, Owner
 from async_history._core.records import HistoryRecord
@@ -39,7 +38,7 @@ from async_history._postgres.schema import in_schema
 from async_history._postgres.schema.indexes import Index
 from async_history._postgres.transaction import transaction
 
-_STORED: Final = "SELECT id, owner, wrapping_key, wrapped, uses FROM {schema}.data_keys"
+_STORED: Final = f"SELECT {', '.join(KEY_COLUMNS)} FROM {{schema}}.data_keys"
 CLEAR: Final = f"""
     NOT pg_catalog.starts_with(old_memory, '{BEGIN}'::pg_catalog.text)
     OR NOT pg_catalog.starts_with(new_memory, '{BEGIN}'::pg_catalog.text)
@@ -103,7 +102,7 @@ STATEMENTS: Final = KeyStatements(
     SELECT pg_catalog.count(*) FROM {schema}.data_keys WHERE wrapping_key <> $1::pg_catalog.text
     """,
     add=f"""
-    INSERT INTO {{schema}}.data_keys ({", ".join(KEY_COLUMNS[:-1])})
+    INSERT INTO {{schema}}.data_keys ({", ".join(KEY_COLUMNS)})
     SELECT {", ".join(_element(at) for at in range(_USES))}, {_element(_USES)}::pg_catalog.int8
     FROM {_GIVEN}
     """,
@@ -142,10 +141,10 @@ STATEMENTS: Final = KeyStatements(
 class ServerKeyTable(KeyTable):
     """The tables of keys, with one round trip for all keys of a batch."""
 
-    async def add(self, keys: Sequence[tuple[StoredKey, Owner | None]]) -> None:
-        """Add data keys, each of an owner."""
+    async def add(self, keys: Sequence[StoredKey]) -> None:
+        """Add data keys."""
         if keys:
-            await self._run(self._sql.add, json.dumps([columns_of_key(*each) for each in keys]))
+            await self._run(self._sql.add, json.dumps(keys))
 
     async def reserve(self, uses: Sequence[tuple[str, int]]) -> None:
         """Count uses of data keys, by their ids, before they happen."""

@@ -38,7 +38,7 @@ def statements_in(tables: Tables) -> KeyStatements:
     p2: Any = bindparam("p2")
     p3: Any = bindparam("p3")
     several: Any = bindparam("p1", expanding=True)
-    stored = select(*(keys.c[name] for name in ("id", "owner", "wrapping_key", "wrapped", "uses")))
+    stored = select(*(keys.c[name] for name in KEY_COLUMNS))
     by_others = keys.c.wrapping_key != p1
     new_wrapping = [
         bindparam(f"p{place}", type_=column.type) for place, column in enumerate(wrapping.c, 1)
@@ -60,7 +60,7 @@ def statements_in(tables: Tables) -> KeyStatements:
         wrapped_by_others=stored.where(by_others, keys.c.id > p2).order_by(keys.c.id).limit(p3),
         count_wrapped_by_others=select(func.count()).select_from(keys).where(by_others),
         add=insert(keys).values(
-            **{name: bindparam(f"p{place}") for place, name in enumerate(KEY_COLUMNS[:-1], 1)},
+            **{name: bindparam(f"p{place}") for place, name in enumerate(KEY_COLUMNS, 1)},
             erased=0,
         ),
         reserve=update(keys).where(keys.c.id == p2).values(uses=keys.c.uses + p1),

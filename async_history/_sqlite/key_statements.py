@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import cache
 from typing import Any, Final, TypeVar
 
-from async_history._core.key_statements import MOST_USES, KeyStatements, KeyTable
+from async_history._core.key_statements import KEY_COLUMNS, MOST_USES, KeyStatements, KeyTable
 from async_history._core.owners import SCOPES
 from async_history._core.sealing import BEGIN, JSON_BEGIN
 from async_history._core.threads import run_to_completion
@@ -22,9 +22,7 @@ _USABLE: Final = f"""FROM json_each({{}}) AS given
     WHERE stored.uses < {MOST_USES}"""
 _ARE_USABLE: Final = f"(SELECT count(*) {_USABLE.format('?')}) = ?"
 """SQL condition: all keys of a list exist, and none is retired."""
-_STORED: Final = (
-    "SELECT id, owner, wrapping_key, wrapped, uses FROM main.async_history_data_keys AS stored"
-)
+_STORED: Final = f"SELECT {', '.join(KEY_COLUMNS)} FROM main.async_history_data_keys AS stored"
 CLEAR_TEXT: Final = " OR ".join(
     f"substr({column}, 1, {len(BEGIN)}) <> '{BEGIN}'" for column in ("old_memory", "new_memory")
 )
@@ -92,9 +90,8 @@ STATEMENTS: Final = KeyStatements(
     SELECT count(*) FROM main.async_history_data_keys WHERE wrapping_key <> :p1
     """,
     add=f"""
-    INSERT INTO async_history_data_keys
-        (id, owner, {", ".join(SCOPES)}, wrapping_key, wrapped, uses)
-    VALUES ({", ".join(f":p{place}" for place in range(1, 6 + len(SCOPES)))})
+    INSERT INTO async_history_data_keys ({", ".join(KEY_COLUMNS)})
+    VALUES ({", ".join(f":p{place}" for place in range(1, 1 + len(KEY_COLUMNS)))})
     """,
     reserve="UPDATE async_history_data_keys SET uses = uses + :p1 WHERE id = :p2",
     rewrap="UPDATE async_history_data_keys SET wrapping_key = :p1, wrapped = :p2 WHERE id = :p3",

@@ -148,7 +148,7 @@ class DecryptionCases:
 
             async def forge(one: Any) -> None:
                 (index,) = await one.table.of_owners(["index"])
-                await one.table.add([(index._replace(id=OFF, owner=OFF), None)])
+                await one.table.add([index._replace(id=OFF, owner=OFF)])
                 await one.retire_keys()
 
             await texts.in_transaction(forge)

@@ -10,6 +10,7 @@ from async_history._core.sealing import DataKey
 from async_history.errors import InvalidInput, StorageError
 from tests.contract.decryption_cases import DecryptionCases
 from tests.contract.encryption_race_cases import EncryptionRaceCases
+from tests.contract.moved_key_cases import MovedKeyCases
 from tests.contract.replaced_key_cases import ReplacedKeyCases
 from tests.support.encrypted_stores import Open, all_of, contents, fill
 from tests.support.keys import ring
@@ -24,6 +25,9 @@ class TestEncryptionRaces(EncryptionRaceCases): ...
 
 
 class TestReplacedKeys(ReplacedKeyCases): ...
+
+
+class TestMovedKeys(MovedKeyCases): ...
 
 
 @pytest.mark.parametrize("damaged", ["text 7", '{"why":"tea"}', '{"run_id":"r"}', "hello"])
