@@ -62,13 +62,21 @@ class _Pass:
                 continue
             how = self.removals.at(place)
             if how is not None:
-                self.count(how)
+                self._check_removed(place, leaf, how)
             if leaf.kind in (RECORD, REST):
                 self._check_record(place, leaf, page, how)
             elif how is None and leaf.kind == OWNER:
                 self._check_owner(place, leaf, page)
             elif how is None:
                 self._check_operation(place, leaf, page)
+
+    def _check_removed(self, place: int, leaf: Leaf, how: str) -> None:
+        self.count(how)
+        if not leaf.is_erased:
+            name = leaf.name if leaf.kind in (RECORD, REST) else None
+            self.faults.append(
+                damaged(place, f"the leaf was removed ({how}), and has its salt again", name)
+            )
 
     def _check_record(self, place: int, leaf: Leaf, page: SeenLeaves, how: str | None) -> None:
         stored = page.records.get(leaf.name or "")
