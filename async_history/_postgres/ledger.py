@@ -129,4 +129,4 @@ class ServerLedger:
     async def before_reset(self) -> float:
         """Place all leaves; return the extra seconds that a reset may need for them."""
         await place_all(self)
-        return await self.read(LedgerTables.size) * _LEAF_S
+        return await self.read(LedgerTables.counted_size) * _LEAF_S

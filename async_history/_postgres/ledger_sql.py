@@ -33,6 +33,8 @@ _OF_MEMORY: Final = ", ".join(f"owned.{scope}" for scope in SCOPES)
 _IS_OWNED: Final = " OR ".join(f"{{0}}.{scope} IS NOT NULL" for scope in SCOPES)
 _NO_SALT: Final = f"'\\x{'00' * 16}'::pg_catalog.bytea"
 _REMOVABLE: Final = "kind IN ('record', 'rest', 'owner')"
+_HELD: Final = "pg_catalog.octet_length(hashes) / 48"
+"""The number of a bundle's hashes: its size, which may be damaged."""
 
 
 def _time(column: str) -> str:
@@ -72,26 +74,28 @@ STATEMENTS: Final = LedgerStatements(
     rewrite="""
     UPDATE {schema}.history_ledger SET hashes = $1, names = $2 WHERE first = $3::pg_catalog.int8
     """,
+    leaf_count=f"""
+    SELECT coalesce(pg_catalog.sum({_HELD}), 0::pg_catalog.int8) FROM {{schema}}.history_ledger
+    WHERE first IS NOT NULL
+    """,
     rewrite_all=f"""
     WITH named AS (
         DELETE FROM {{schema}}.history_ledger_names WHERE place NOT IN (
             SELECT first + at FROM {{schema}}.history_ledger
-            CROSS JOIN pg_catalog.generate_series(
-                0::pg_catalog.int8, size - 1::pg_catalog.int8
-            ) AS at
+            CROSS JOIN pg_catalog.generate_series(0, {_HELD} - 1) AS at
             WHERE NOT ({_REMOVABLE}) AND first IS NOT NULL
         )
     )
     UPDATE {{schema}}.history_ledger SET
-        hashes = (
+        hashes = coalesce((
             SELECT pg_catalog.string_agg(
                 {_NO_SALT} || pg_catalog.substr(hashes, at * 48 + 17, 32), ''::pg_catalog.bytea
                 ORDER BY at
-            ) FROM pg_catalog.generate_series(0, size::pg_catalog.int4 - 1) AS at
-        ),
-        names = '[null' || pg_catalog.repeat(',null', size::pg_catalog.int4 - 1) || ']'
+            ) FROM pg_catalog.generate_series(0, {_HELD} - 1) AS at
+        ), ''::pg_catalog.bytea),
+        names = '[null' || pg_catalog.repeat(',null', {_HELD} - 1) || ']'
     WHERE {_REMOVABLE} AND first IS NOT NULL
-    RETURNING first, size
+    RETURNING first, {_HELD}
     """,
     bundles=f"""{_BUNDLE}
     WHERE first >= $1::pg_catalog.int8 AND first < $2::pg_catalog.int8 ORDER BY first

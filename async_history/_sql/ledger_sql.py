@@ -53,6 +53,7 @@ def statements_in(tables: Tables) -> LedgerStatements:
         waiting=leaves.waiting,
         place=leaves.place,
         rewrite=leaves.rewrite,
+        leaf_count=None,
         rewrite_all=None,
         bundles=leaves.bundles,
         bundles_at=leaves.bundles_at,

@@ -82,6 +82,7 @@ STATEMENTS: Final = LedgerStatements(
     place="UPDATE async_history_ledger SET first = json_extract(given.value, '$[1]')"
     " FROM json_each(?) AS given WHERE number = json_extract(given.value, '$[0]')",
     rewrite="UPDATE async_history_ledger SET hashes = ?, names = ? WHERE first = ?",
+    leaf_count=None,
     rewrite_all=None,
     bundles=f"{_BUNDLE} WHERE first >= ? AND first < ? ORDER BY first",
     bundles_at=f"""{_BUNDLE} WHERE first IN (

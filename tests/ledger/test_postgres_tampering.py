@@ -5,6 +5,7 @@ Each change is made and verified in a transaction that is rolled back.
 
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import asyncpg
@@ -16,6 +17,7 @@ from async_history._postgres.keys import InClear
 from async_history._postgres.ledger import Attestation
 from async_history._postgres.schema import quoted
 from async_history._postgres.transaction import BY_INDEX
+from async_history.errors import StorageCorrupt
 from async_history.ledger import Checkpoint, LedgerReport
 from tests.ledger.ledgers import KEY, OWNER, opened, what_is_found
 from tests.support.postgres_schemas import schema_of
@@ -192,6 +194,75 @@ async def test_rows_that_are_swapped_dropped_or_inserted_are_found(store: Store)
 async def test_a_text_from_a_backup_before_an_erasure_is_found(store: Store) -> None:
     replayed = "UPDATE history SET new_memory = 'likes 8', old_memory = 'likes nothing'"
     assert ("changed", "8") in await store.found(f"{replayed} WHERE id = '8'")
+
+
+async def test_a_pruned_record_and_its_leaf_from_a_backup_are_found(
+    url: str, owner: asyncpg.Connection
+) -> None:
+    tables = "history", "history_ledger", "history_ledger_names"
+    async with opened(url) as history:
+        for number in range(3):
+            await history.add_history("m", None, f"likes {number}", "ADD", id=str(number))
+        await history.ledger.checkpoint(KEY)
+        for table in tables:
+            await owner.execute(f"CREATE TABLE backup_{table} AS TABLE {table}")
+        await history.prune(older_than=timedelta(0), keep_last=1)
+        kept = await history.ledger.checkpoint(KEY)
+        assert (await history.ledger.verify(kept)).is_intact
+        await owner.execute("DELETE FROM history_ledger WHERE kind = 'record'")
+        for table in tables:
+            await owner.execute(
+                f"INSERT INTO {table} OVERRIDING SYSTEM VALUE TABLE backup_{table}"
+                " ON CONFLICT DO NOTHING"
+            )
+        found = what_is_found(await history.ledger.verify(kept))
+    assert found >= {("damaged", "0"), ("damaged", "1")}
+
+
+async def test_records_whose_owners_were_swapped_are_found(
+    url: str, owner: asyncpg.Connection
+) -> None:
+    """In all tables, as if each memory had been given the other's owner."""
+    async with opened(url) as history:
+        for name in ("ann", "bob"):
+            await history.add_history(name, None, "tea", "ADD", id=name, owner={"user_id": name})
+        for table in ("history", "owners"):
+            await owner.execute(
+                f"UPDATE {table} SET user_id = CASE user_id WHEN 'ann' THEN 'bob' ELSE 'ann' END"
+            )
+        assert what_is_found(await history.ledger.verify()) == {
+            ("changed", "ann"),
+            ("changed", "bob"),
+            ("owners", None),
+        }
+
+
+@pytest.mark.parametrize("column", ["first", "size"])
+async def test_a_ledger_of_a_damaged_size_is_not_reset(
+    url: str, owner: asyncpg.Connection, column: str
+) -> None:
+    async with opened(url) as history:
+        await history.add_history("m", None, "likes tea", "ADD")
+        await history.ledger.checkpoint(KEY)
+        last = "(SELECT max(first) FROM history_ledger)"
+        change = f"UPDATE history_ledger SET {column} = $1 WHERE first = {last}"
+        await owner.execute(change, 1 << 40)
+        with pytest.raises(StorageCorrupt, match="should have"):
+            await history.reset()
+        assert await history.count_history() == 1
+
+
+async def test_a_damaged_size_among_others_does_not_stop_a_reset(
+    url: str, owner: asyncpg.Connection
+) -> None:
+    async with opened(url) as history:
+        await history.add_history("m", None, "likes tea", "ADD")
+        for _ in range(2):
+            await history.ledger.checkpoint(KEY)
+        await owner.execute("UPDATE history_ledger SET size = $1 WHERE kind = 'record'", 1 << 40)
+        await history.reset()
+        assert await history.count_history() == 0
+        assert ("damaged", None) in what_is_found(await history.ledger.verify())
 
 
 async def test_a_removal_of_the_newest_is_found_only_by_a_checkpoint(store: Store) -> None:

@@ -5,6 +5,7 @@ Each change is made and verified in a transaction that is rolled back.
 
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from functools import partial
 from typing import Any, TypeVar
 
@@ -21,8 +22,10 @@ from async_history._sql.keys import InClear
 from async_history._sql.ledger import Attestation
 from async_history._sql.tables import TABLES
 from async_history._sql.transaction import fetch_on
+from async_history.errors import StorageCorrupt
 from async_history.ledger import Checkpoint, LedgerReport
 from tests.ledger.ledgers import KEY, OWNER, what_is_found
+from tests.support.mariadb_server import run_sql
 
 pytestmark = [pytest.mark.mariadb, pytest.mark.once]
 T = TypeVar("T")
@@ -196,6 +199,59 @@ async def test_rows_that_are_swapped_dropped_or_inserted_are_found(store: Store)
 async def test_a_text_from_a_backup_before_an_erasure_is_found(store: Store) -> None:
     replayed = update(HISTORY).where(HISTORY.c.id == "8").values(new_memory="likes 8")
     assert ("changed", "8") in await store.found(replayed)
+
+
+async def test_a_pruned_record_and_its_leaf_from_a_backup_are_found(
+    new_database: Callable[[], URL],
+) -> None:
+    url = new_database()
+    tables = [table.name for table in (HISTORY, LEDGER, NAMES)]
+    async with open_history(url.render_as_string(hide_password=False), ledger=True) as history:
+        for number in range(3):
+            await history.add_history("m", None, f"likes {number}", "ADD", id=str(number))
+        await history.ledger.checkpoint(KEY)
+        for table in tables:
+            run_sql(url, f"CREATE TABLE backup_{table} AS SELECT * FROM {table}")
+        await history.prune(older_than=timedelta(0), keep_last=1)
+        kept = await history.ledger.checkpoint(KEY)
+        assert (await history.ledger.verify(kept)).is_intact
+        run_sql(url, f"DELETE FROM {LEDGER.name} WHERE kind = 'record'")
+        for table in tables:
+            run_sql(url, f"INSERT IGNORE INTO {table} SELECT * FROM backup_{table}")
+        found = what_is_found(await history.ledger.verify(kept))
+    assert found >= {("damaged", "0"), ("damaged", "1")}
+
+
+async def test_records_whose_owners_were_swapped_are_found(
+    new_database: Callable[[], URL],
+) -> None:
+    """In all tables, as if each memory had been given the other's owner."""
+    url = new_database()
+    async with open_history(url.render_as_string(hide_password=False), ledger=True) as history:
+        for name in ("ann", "bob"):
+            await history.add_history(name, None, "tea", "ADD", id=name, owner={"user_id": name})
+        for table in (HISTORY, TABLES.owners):
+            run_sql(url, f"UPDATE {table.name} SET user_id = IF(user_id = 'ann', 'bob', 'ann')")
+        assert what_is_found(await history.ledger.verify()) == {
+            ("changed", "ann"),
+            ("changed", "bob"),
+            ("owners", None),
+        }
+
+
+@pytest.mark.parametrize("column", ["first", "size"])
+async def test_a_ledger_of_a_damaged_size_is_not_reset(
+    new_database: Callable[[], URL], column: str
+) -> None:
+    url = new_database()
+    async with open_history(url.render_as_string(hide_password=False), ledger=True) as history:
+        await history.add_history("m", None, "likes tea", "ADD")
+        await history.ledger.checkpoint(KEY)
+        last = f"(SELECT last FROM (SELECT max(first) AS last FROM {LEDGER.name}) AS found)"
+        run_sql(url, f"UPDATE {LEDGER.name} SET {column} = {1 << 40} WHERE first = {last}")
+        with pytest.raises(StorageCorrupt, match="leaves of the ledger"):
+            await history.reset()
+        assert await history.count_history() == 1
 
 
 async def test_a_removal_of_the_newest_is_found_only_by_a_checkpoint(store: Store) -> None:

@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import timedelta
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from async_history import HistoryError, NotProven, open_history
 from async_history._core.data_keys import DataKeys, KeysChanged
 from async_history._core.encryption import EncryptedStore
 from async_history._core.ledger.changes import prune
-from async_history._core.records import COLUMNS
+from async_history._core.records import COLUMN_LIST, COLUMNS
 from async_history._core.threads import run_to_completion
 from async_history._core.values import plain
 from async_history._sqlite.keys import Seal, Sealing
@@ -149,6 +150,33 @@ class TestBackups:
         found = (await verified(path, checkpoint)).faults
         assert [(one.kind, one.record_id) for one in found] == [("changed", record.id)]
 
+    async def test_a_pruned_record_and_its_leaf_of_an_older_backup_are_found(
+        self, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "history.db"
+        async with open_history(path, ledger=True, journal="delete") as history:
+            for number in range(3):
+                await history.add_history("m", None, f"likes {number}", "ADD", id=str(number))
+            await history.ledger.checkpoint(KEY)
+            await history.backup(tmp_path / "backup.db")
+            await history.prune(older_than=timedelta(0), keep_last=1)
+            checkpoint = await history.ledger.checkpoint(KEY)
+        assert (await verified(path, checkpoint)).is_intact
+        change(
+            path,
+            f"ATTACH '{tmp_path / 'backup.db'}' AS backup",
+            f"INSERT OR IGNORE INTO history (rowid, {COLUMN_LIST})"
+            f" SELECT rowid, {COLUMN_LIST} FROM backup.history",
+            "REPLACE INTO async_history_ledger SELECT * FROM backup.async_history_ledger"
+            " WHERE kind = 'record'",
+            "INSERT OR IGNORE INTO async_history_ledger_names"
+            " SELECT * FROM backup.async_history_ledger_names",
+        )
+        report = await verified(path, checkpoint)
+        found = [(one.kind, one.record_id) for one in report.faults]
+        assert found == [("damaged", "0"), ("damaged", "1")]
+        assert report.pruned == 2
+
 
 CHANGES = (
     "DELETE FROM async_history_ledger WHERE first = 3",
@@ -198,6 +226,16 @@ class TestLedgerTables:
         change(path, "UPDATE async_history_ledger SET size = -1000")
         with pytest.raises(StorageCorrupt, match="last leaves"):
             await verified(path, checkpoint)
+
+    @pytest.mark.parametrize("column", ["first", "size"])
+    async def test_a_ledger_of_a_damaged_size_is_not_reset(self, store: Store, column: str) -> None:
+        path, ids, _ = store
+        last = "(SELECT max(first) FROM async_history_ledger)"
+        change(path, f"UPDATE async_history_ledger SET {column} = 1 << 40 WHERE first = {last}")
+        async with open_history(path, journal="delete") as history:
+            with pytest.raises(StorageCorrupt, match="leaves of the ledger"):
+                await history.reset()
+            assert await history.count_history() == len(ids)
 
     async def test_changes_of_the_ledgers_tables_are_found(self, store: Store) -> None:
         path, _, checkpoint = store

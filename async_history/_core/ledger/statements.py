@@ -22,8 +22,10 @@ class LedgerStatements:
             the order of their numbers: limit, and the number of leaves that is enough.
         place: assigns places to bundles: list of number and first place.
         rewrite: replaces a bundle's hashes and names: hashes, names, first place.
+        leaf_count: returns the number of hashes of all bundles with a place; None if that takes as
+            long as reading them.
         rewrite_all: removes salts and names of all leaves of records and owners, and returns first
-            place and size of their bundles; None if that is done bundle by bundle.
+            place and number of hashes of their bundles; None if that is done bundle by bundle.
         bundles: returns the bundles that begin in a range of places, in order: its first place,
             its end.
         bundles_at: returns the bundles with these places: list of places.
@@ -54,6 +56,7 @@ class LedgerStatements:
     waiting: Statement
     place: Statement
     rewrite: Statement
+    leaf_count: Statement
     rewrite_all: Statement
     bundles: Statement
     bundles_at: Statement

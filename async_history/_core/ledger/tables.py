@@ -184,6 +184,21 @@ class LedgerTables:
             raise StorageCorrupt("the last leaves of the ledger are damaged")
         return int(size)
 
+    async def counted_size(self) -> int:
+        """Return the size, after comparing it with the number of leaves if that can be counted.
+
+        Raises:
+            StorageCorrupt: as `size`, or they differ.
+        """
+        size = await self.size()
+        if self._sql.leaf_count is not None:
+            ((count,),) = await self._run(self._sql.leaf_count)
+            if count != size:
+                raise StorageCorrupt(
+                    f"the ledger should have {size:,} leaves, and has {count:,}: verify it"
+                )
+        return size
+
     async def bundles(self, first: int) -> list[StoredBundle]:
         """Return the next bundles from a place on, which is the first place of one."""
         rows = await self._run(self._sql.bundles, first, first + READ_AT_ONCE)
@@ -380,17 +395,30 @@ class LedgerTables:
         await self._run(self._sql.rewrite, new.hashes, new.names, first)
 
     async def rewrite_all(self) -> list[Range]:
-        """Remove the salts and names of all leaves of records and owners; return their places."""
+        """Remove the salts and names of all leaves of records and owners; return their places.
+
+        Raises:
+            StorageCorrupt: leaves are missing, or do not have the form of leaves.
+        """
+        size = await self.counted_size()
         if self._sql.rewrite_all is not None:
             rows = await self._run(self._sql.rewrite_all)
-            return joined(sorted((first, first + size) for first, size in rows))
-        size = await self.size()
+            return joined(sorted((first, first + held) for first, held in rows))
         places: list[Range] = []
-        for place in range(0, size, READ_AT_ONCE):
+        place = 0
+        while place < size:
+            begin = place
             for stored in await self.bundles(place):
+                if stored.first != place:
+                    break  # the next page begins here
+                place += len(stored.bundle.leaf_names())
                 if stored.bundle.kind in (RECORD, REST, OWNER):
                     await self.rewrite(stored, range(stored.bundle.size), keeps_names=False)
-                    places.append((stored.first, stored.first + stored.bundle.size))
+                    places.append((stored.first, place))
+            if place == begin:
+                raise StorageCorrupt(
+                    f"leaves of the ledger from {place:,} on are missing: verify it"
+                )
         return joined(places)
 
 
