@@ -146,7 +146,7 @@ class _NullReader:
         await self._calls.done()
         return PageRead([], None, is_last=True)
 
-    async def next_place(self, position: int, order: Order) -> Cursor | None:
+    async def next_cursor(self, position: int, order: Order) -> Cursor | None:
         await self._calls.done()
         return None
 
@@ -186,11 +186,11 @@ class _NullFollowReader:
     def __init__(self, calls: CooperativeCalls) -> None:
         self._calls = calls
 
-    def place(self, cursor: str | None) -> None:
+    def position(self, cursor: str | None) -> None:
         if cursor is not None:
             raise not_a_cursor(cursor, "the null history, which has none")
 
-    async def page(self, place: None, memory_id: str | None, limit: int) -> FollowRead[None]:
+    async def page(self, after: None, memory_id: str | None, limit: int) -> FollowRead[None]:
         await self._calls.done()
         return FollowRead([], lambda _: None, None, is_last=True)
 
@@ -271,8 +271,8 @@ class _BufferTransaction:
     async def with_ids(self, record_ids: Sequence[str]) -> Sequence[RecordRef]:
         return []
 
-    async def redact(self, columns: Columns, places: Sequence[RecordRef]) -> int:
-        return len(places)
+    async def redact(self, columns: Columns, refs: Sequence[RecordRef]) -> int:
+        return len(refs)
 
     async def note(self, names: Sequence[Name], at: datetime) -> None: ...
 

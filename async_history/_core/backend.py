@@ -65,7 +65,7 @@ class CallReader(Protocol):
             CursorGone: the record of `after` is no longer there.
         """
 
-    async def next_place(self, position: int, order: Order) -> Cursor | None:
+    async def next_cursor(self, position: int, order: Order) -> Cursor | None:
         """Return the first record at a position or beyond it, in an order; None if there is none.
 
         It takes constant work.

@@ -48,8 +48,8 @@ from async_history.errors import (
 
 @dataclass(frozen=True, slots=True)
 class Buffer:
-    """The stored messages of a session scope: their number, the first and last place in the order
-    of saving, and which of the submissions' last messages are among them."""
+    """The stored messages of a session scope: their number, the first and last position in the
+    order of saving, and which of the submissions' last messages are among them."""
 
     count: int
     oldest: int

@@ -140,13 +140,13 @@ async def _check_in_parts(
 async def _walk(reader: Reader, walk: ChainWalk, chains: BrokenChains, limits: CheckLimits) -> int:
     """Pass all records through a walk and check its suspects closely; return their number."""
     count = 0
-    place: Cursor | None = None
+    after: Cursor | None = None
     suspects: list[str] = []
     while True:
-        read = await reader.rows(place, limits.rows)
+        read = await reader.rows(after, limits.rows)
         suspects += walk.suspects(read.rows)
         count += len(read.rows)
-        place = read.place
+        after = read.cursor
         if suspects and (read.is_last or len(suspects) >= limits.suspects):
             for records in (await _of_memories(reader, suspects, limits.rows)).values():
                 chains.take(broken_records(records))

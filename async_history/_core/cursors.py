@@ -29,20 +29,20 @@ class CursorCodec:
     of: str
 
     def text(self, *parts: str | int | None) -> str:
-        """Return the parts of a place as text for callers."""
+        """Return the parts of a position as text for callers."""
         return cursor_text(self.kind, *parts)
 
-    def place(self, text: str, read: Callable[[Sequence[str | int | None]], T | None]) -> T:
-        """Return the place that `read` makes from a text's parts.
+    def parse(self, text: str, read: Callable[[Sequence[str | int | None]], T | None]) -> T:
+        """Return the position that `read` makes from a text's parts.
 
         Raises:
             InvalidInput: the text is not a cursor of this kind.
         """
         kind, *parts = cursor_parts(text) or (None,)
-        place = read(parts) if kind == self.kind else None
-        if place is None:
+        position = read(parts) if kind == self.kind else None
+        if position is None:
             raise not_a_cursor(text, self.of)
-        return place
+        return position
 
 
 def cursor_text(*parts: str | int | None) -> str:

@@ -33,7 +33,7 @@ class RecordRef(NamedTuple):
 class Texts:
     """Digests of a record's texts (at least 128 bits), and whether it is the actor's."""
 
-    place: RecordRef
+    ref: RecordRef
     is_actors: bool
     old_memory: bytes | None
     new_memory: bytes | None
@@ -74,7 +74,7 @@ class EraseTransaction(Protocol):
     async def with_ids(self, record_ids: Sequence[str]) -> Sequence[RecordRef]:
         """Return the records with these ids that still have a text, a context or a cause."""
 
-    async def redact(self, columns: Columns, places: Sequence[RecordRef]) -> int:
+    async def redact(self, columns: Columns, refs: Sequence[RecordRef]) -> int:
         """Set columns of records to NULL; return how many records lost a value.
 
         `columns` are one of `LOST`.
@@ -149,7 +149,7 @@ class Chosen:
 
     def has(self, record: Texts) -> bool:
         """Return whether a record is one of them."""
-        return record.is_actors if self.actor_id is not None else record.place.id in self.record_ids
+        return record.is_actors if self.actor_id is not None else record.ref.id in self.record_ids
 
 
 Decision = Callable[[Texts], Columns | None]
@@ -178,9 +178,9 @@ async def look(
     actor_id: str, after: RecordRef | None, seen: Set[str], limit: int, steps: EraseTransaction
 ) -> Found:
     """Find the memories of the actor's next records, except those already seen."""
-    places = await steps.of_actor(actor_id, after, limit)
-    found = await _found(places, seen, limit, steps)
-    return replace(found, after=places[-1] if len(places) == limit else None)
+    refs = await steps.of_actor(actor_id, after, limit)
+    found = await _found(refs, seen, limit, steps)
+    return replace(found, after=refs[-1] if len(refs) == limit else None)
 
 
 async def look_up(
@@ -191,12 +191,12 @@ async def look_up(
 
 
 async def _found(
-    places: Sequence[RecordRef], seen: Set[str], limit: int, steps: EraseTransaction
+    refs: Sequence[RecordRef], seen: Set[str], limit: int, steps: EraseTransaction
 ) -> Found:
-    unseen = [place for place in places if place.memory_id not in seen]
-    names = list(dict.fromkeys(place.memory_id for place in unseen))
+    unseen = [ref for ref in refs if ref.memory_id not in seen]
+    names = list(dict.fromkeys(ref.memory_id for ref in unseen))
     sizes = await steps.sizes(names) if names else {}
-    alone = [place for place in unseen if place.memory_id not in sizes]
+    alone = [ref for ref in unseen if ref.memory_id not in sizes]
     return Found(sizes, alone, None, limit)
 
 
@@ -207,12 +207,12 @@ async def erase_whole(
     recorded: dict[str, set[bytes]] = defaultdict(set)
     records = await steps.texts(chosen.actor_id or "", memory_ids)
     for record in records:
-        collect_recorded(recorded[record.place.memory_id], chosen, record)
+        collect_recorded(recorded[record.ref.memory_id], chosen, record)
     lost: dict[Columns, list[RecordRef]] = defaultdict(list)
     for record in records:
-        columns = erase_recorded(recorded[record.place.memory_id], chosen, record, with_own=True)
+        columns = erase_recorded(recorded[record.ref.memory_id], chosen, record, with_own=True)
         if columns:
-            lost[columns].append(record.place)
+            lost[columns].append(record.ref)
     return await _erase(erasure_id, lost, steps)
 
 
@@ -232,13 +232,13 @@ async def erase_next(
     for record in records:
         columns = decide(record)
         if columns is None:
-            left = record.place.position if left is None else left
+            left = record.ref.position if left is None else left
         elif columns:
-            lost[columns].append(record.place)
+            lost[columns].append(record.ref)
     return Done(
         await _erase(erasure_id, lost, steps),
-        records[-1].place if len(records) == limit else None,
-        last=records[-1].place.position if records else 0,
+        records[-1].ref if len(records) == limit else None,
+        last=records[-1].ref.position if records else 0,
         left=left,
     )
 
@@ -251,18 +251,18 @@ async def erase_memories(
     steps: EraseTransaction,
 ) -> Done:
     """Erase the texts of the next records of memories."""
-    places = await steps.with_text(memory_ids, after, limit)
+    refs = await steps.with_text(memory_ids, after, limit)
     return Done(
-        await erase_places(erasure_id, WHOLE, places, steps),
-        places[-1] if len(places) == limit else None,
+        await erase_columns(erasure_id, WHOLE, refs, steps),
+        refs[-1] if len(refs) == limit else None,
     )
 
 
-async def erase_places(
-    erasure_id: str | None, columns: Columns, places: Sequence[RecordRef], steps: EraseTransaction
+async def erase_columns(
+    erasure_id: str | None, columns: Columns, refs: Sequence[RecordRef], steps: EraseTransaction
 ) -> int:
     """Erase columns of records; return the number of records."""
-    return await _erase(erasure_id, {columns: places}, steps)
+    return await _erase(erasure_id, {columns: refs}, steps)
 
 
 async def _erase(

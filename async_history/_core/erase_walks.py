@@ -17,10 +17,10 @@ from async_history._core.erase_transaction import (
     RecordRef,
     collect_recorded,
     disown,
+    erase_columns,
     erase_memories,
     erase_messages,
     erase_next,
-    erase_places,
     erase_recorded,
     erase_whole,
     forget_actor,
@@ -112,7 +112,7 @@ class ErasureWalks:
 
     async def _found(self, chosen: Chosen, found: Found) -> None:
         if found.alone:
-            work = partial(erase_places, self._id, chosen.columns, found.alone)
+            work = partial(erase_columns, self._id, chosen.columns, found.alone)
             self.records += await self._in_transaction(work)
         for memory_ids in found.groups():
             if found.is_large(memory_ids[0]):

@@ -1,8 +1,8 @@
 """Following a history: every record committed after a cursor, once and in order.
 
-A follower yields only what its reads return, each a page after a place. A lost wake-up costs time,
-never a record. Followers share work, but each has its own place: followers at the same place share
-a read, and one poll for all detects commits of others than their own manager.
+A follower yields only what its reads return, each a page after a position. A lost wake-up costs
+time, never a record. Followers share work, but each has its own position: followers at the same
+position share a read, and one poll for all detects commits of others than their own manager.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ class Follower:
     def __init__(
         self,
         tail: Tail[Any],
-        place: Any,
+        begin: Any,
         memory_id: str | None,
         owner: Pairs,
         cause: Pairs,
@@ -47,7 +47,7 @@ class Follower:
         self._reading: SharedRead[Any] | None = None
         self._is_at_end = False
         self._behind_since: float | None = monotonic()
-        self._hold(_nothing_read(place), begin=place)
+        self._hold(_nothing_read(begin), begin=begin)
         tail.add(self)
 
     def __repr__(self) -> str:
@@ -62,8 +62,8 @@ class Follower:
 
         None is the beginning: the history was empty.
         """
-        place = self._reached
-        return None if place is None else str(place)
+        reached = self._reached
+        return None if reached is None else str(reached)
 
     @property
     def lag_s(self) -> float:
@@ -78,8 +78,8 @@ class Follower:
     @property
     def _reached(self) -> Any:
         if self._next:
-            return self._page.behind(self._left[self._next - 1])
-        return self._begin if self._left else self._page.place
+            return self._page.position_after(self._left[self._next - 1])
+        return self._begin if self._left else self._page.end
 
     def __aiter__(self) -> Self:
         """Begin a loop. The rest of a page that was read for an earlier loop is read again."""
@@ -132,7 +132,7 @@ class Follower:
             while self._next == len(self._left):
                 page = await self._next_page()
                 if page is not None:
-                    self._hold(page, begin=self._page.place)
+                    self._hold(page, begin=self._page.end)
         finally:
             self._is_in_use = False
 
@@ -147,7 +147,7 @@ class Follower:
             self._woken.clear()
             # Followers at the end share the read of new records, whichever memory each follows.
             memory_id = None if self._is_at_end else self._memory_id
-            self._reading = self._tail.read(self._page.place, memory_id)
+            self._reading = self._tail.read(self._page.end, memory_id)
         # If this is cancelled, the read continues, and the next attempt awaits it.
         try:
             page = await self._reading.page()
@@ -172,5 +172,5 @@ class Follower:
         self._next = 0
 
 
-def _nothing_read(place: P | None) -> FollowRead[P]:
-    return FollowRead([], lambda _: place, place, is_last=False)
+def _nothing_read(position: P | None) -> FollowRead[P]:
+    return FollowRead([], lambda _: position, position, is_last=False)

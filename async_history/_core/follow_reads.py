@@ -1,4 +1,4 @@
-"""A backend's reads for followers: the records committed after a place."""
+"""A backend's reads for followers: the records committed after a position."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import Generic, Protocol, TypeVar
 from async_history._core.records import HistoryRecord
 
 P = TypeVar("P")
-"""A place between two records, in a backend's form; its text is a cursor."""
+"""A position between two records, in a backend's form; its text is a cursor."""
 
 
 PAGE_RECORDS = 2_000
@@ -18,15 +18,15 @@ and with pages of 500 a follower fell behind 1,000 writing tasks.
 
 @dataclass(frozen=True, slots=True)
 class FollowRead(Generic[P]):
-    """The records after a place, and by their index the place after each.
+    """The records after a position, and by their index the position after each.
 
-    `place` is after everything that was read, None if the history was always empty. `is_last` says
+    `end` is after everything that was read, None if the history was always empty. `is_last` says
     that nothing more was committed at the time of the read.
     """
 
     records: Sequence[HistoryRecord]
-    behind: Callable[[int], P | None]
-    place: P | None
+    position_after: Callable[[int], P | None]
+    end: P | None
     is_last: bool
     _by_memory: dict[str, list[int]] = field(default_factory=dict, init=False, repr=False)
 
@@ -41,24 +41,24 @@ class FollowRead(Generic[P]):
 
 
 class FollowReader(Protocol[P]):
-    """Reads what was committed after a place between two records."""
+    """Reads what was committed after a position between two records."""
 
-    def place(self, cursor: str | None) -> P | None:
-        """Return the place of a cursor; None is the beginning.
+    def position(self, cursor: str | None) -> P | None:
+        """Return the position of a cursor; None is the beginning.
 
         Raises:
             InvalidInput: it is not a cursor of this backend, or this history cannot be followed.
         """
 
-    async def page(self, place: P | None, memory_id: str | None, limit: int) -> FollowRead[P]:
-        """Return up to `limit` records after a place, of one memory or of all.
+    async def page(self, after: P | None, memory_id: str | None, limit: int) -> FollowRead[P]:
+        """Return up to `limit` records after a position, of one memory or of all.
 
         Raises:
-            CursorGone: the place can no longer be found.
+            CursorGone: the position can no longer be found.
         """
 
     async def end(self) -> P | None:
-        """Return the place after all committed records; None if there are none."""
+        """Return the position after all committed records; None if there are none."""
 
     async def mark(self) -> object:
         """Return a value that changes when a record is committed.

@@ -477,12 +477,12 @@ class HistoryManager(LoopBound[Store]):
         self._require_open()
 
         async def read_page(
-            wanted: Filter, place: Cursor | None, limit: int, ahead: int
+            wanted: Filter, after: Cursor | None, limit: int, ahead: int
         ) -> PageRead:
-            return await self._reader().page(wanted, place, limit, ahead)
+            return await self._reader().page(wanted, after, limit, ahead)
 
-        async def next_place(position: int, order: Order) -> Cursor | None:
-            return await self._reader().next_place(position, order)
+        async def next_cursor(position: int, order: Order) -> Cursor | None:
+            return await self._reader().next_cursor(position, order)
 
         wanted = new_filter(
             memory_id=memory_id,
@@ -498,7 +498,7 @@ class HistoryManager(LoopBound[Store]):
         )
         return new_query(
             read_page,
-            next_place,
+            next_cursor,
             wanted,
             after=after,
             limit=limit,
@@ -583,7 +583,7 @@ class HistoryManager(LoopBound[Store]):
         store = self._require_open()
         memory = None if memory_id is None else check_text("memory_id", memory_id)
         check_seconds("poll_interval_s", poll_interval_s, may_be_zero=False)
-        begin = store.follower.place(None if after is None else check_text("after", after))
+        begin = store.follower.position(None if after is None else check_text("after", after))
         owner = scopes_asked(user_id=user_id, agent_id=agent_id, run_id=run_id, app_id=app_id)
         return Follower(self._tail, begin, memory, owner, cause_asked(cause), poll_interval_s)
 
@@ -596,9 +596,9 @@ class HistoryManager(LoopBound[Store]):
             InvalidInput, StorageError: as `follow`.
         """
         store = self._require_open()
-        store.follower.place(None)
-        place = await store.follower.end()
-        return None if place is None else str(place)
+        store.follower.position(None)
+        end = await store.follower.end()
+        return None if end is None else str(end)
 
     async def get_last_messages(
         self, session_scope: str, limit: int = MESSAGES_KEPT

@@ -151,7 +151,7 @@ async def _edges(
     edges = {name: kept.pop(name) for name in memory_ids if name in kept}
     known = {RecordRef(*edge, name) for name, edge in edges.items() if edge is not None}
     there = await steps.still_there(known) if known else frozenset()
-    gone = {place.memory_id for place in known - there}
+    gone = {ref.memory_id for ref in known - there}
     unknown = [name for name in memory_ids if name not in edges or name in gone]
     found = await steps.edges(unknown, max(asked.keep_last, 1) - 1) if unknown else {}
     edges |= {name: found.get(name) for name in unknown}

@@ -29,7 +29,7 @@ class Candidate(NamedTuple):
     prunable_alone: bool = False
 
     @property
-    def place(self) -> RecordRef:
+    def ref(self) -> RecordRef:
         return RecordRef(self.position, self.id, self.memory_id)
 
 
@@ -68,7 +68,7 @@ class PruneTransaction(Protocol):
     async def edges(self, memory_ids: Sequence[str], before: int) -> Mapping[str, Edge]:
         """Return each memory's record that is `before` records before its last, if there is one."""
 
-    async def still_there(self, places: Collection[RecordRef]) -> Set[RecordRef]:
+    async def still_there(self, refs: Collection[RecordRef]) -> Set[RecordRef]:
         """Return the records that still exist."""
 
     async def next_are_dated(self, records: Sequence[Candidate]) -> Mapping[int, bool]:
@@ -126,11 +126,11 @@ class PruneTries:
         removed = await steps.remove(records) if records else frozenset()
         if removed:
             await steps.log.add(asked.id, len(removed), 0)
-        last = _Try(removed, ending & {place.memory_id for place in removed})
+        last = _Try(removed, ending & {ref.memory_id for ref in removed})
         earlier = self._tries.copy()
         committed = [last]
         if earlier:
-            there = await steps.still_there({place for one in earlier for place in one.removed})
+            there = await steps.still_there({ref for one in earlier for ref in one.removed})
             gone = set(removed)
             for one in reversed(earlier):
                 if not (one.removed & there or one.removed & gone):

@@ -34,13 +34,13 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class PageRead:
-    """A backend's page: matching records, the last place read, and whether it is the last page.
+    """A backend's page: matching records, the cursor after them, and whether it is the last page.
 
     If more was read, `rest` returns the next page, of up to the given number of records.
     """
 
     records: Sequence[HistoryRecord]
-    place: Cursor | None
+    cursor: Cursor | None
     is_last: bool
     rest: "Callable[[int], Awaitable[PageRead]] | None" = None
 
@@ -50,7 +50,7 @@ class RowsRead:
     """A backend's rows in the order of recording: ten columns each, as of `row_of`."""
 
     rows: Sequence[Row]
-    place: Cursor | None
+    cursor: Cursor | None
     is_last: bool
 
 
@@ -69,27 +69,27 @@ def cut(
     end = start + limit
     part = rows[start:end]
     records = [record_from(row) for row in part]
-    place = Cursor(position_of(part[-1]), id_text(records[-1].id)) if records else None
+    cursor = Cursor(position_of(part[-1]), id_text(records[-1].id)) if records else None
     if len(rows) - end < limit:
-        return PageRead(records, place, is_last=is_last and len(part) == len(rows) < limit)
+        return PageRead(records, cursor, is_last=is_last and len(part) == len(rows) < limit)
 
     async def rest(size: int) -> PageRead:
         return cut(rows, record_from, position_of, is_last, end, size)
 
-    return PageRead(records, place, is_last=False, rest=rest)
+    return PageRead(records, cursor, is_last=False, rest=rest)
 
 
 _MOST_PAGES_AHEAD: Final = 32
 
 ReadPage = Callable[[Filter, Cursor | None, int, int], Awaitable[PageRead]]
 """Reads a page after a cursor: up to so many records, and up to so many rows at once."""
-NextPlace = Callable[[int, Order], Awaitable[Cursor | None]]
+NextCursor = Callable[[int, Order], Awaitable[Cursor | None]]
 """Returns the first record at a position or beyond it, in an order; None if there is none."""
 _LOWEST: Final = -(1 << 63)
 _HIGHEST: Final = (1 << 63) - 1
 
 
-def bounded_reads(read_page: ReadPage, next_place: NextPlace, scan_size: int) -> ReadPage:
+def bounded_reads(read_page: ReadPage, next_cursor: NextCursor, scan_size: int) -> ReadPage:
     """Return a `read_page` that looks at up to about `scan_size` records for each page.
 
     A page that has fewer matches than asked for ends at the last record that was looked at.
@@ -98,14 +98,14 @@ def bounded_reads(read_page: ReadPage, next_place: NextPlace, scan_size: int) ->
     async def read(wanted: Filter, after: Cursor | None, limit: int, ahead: int) -> PageRead:
         order = wanted.order
         is_oldest = order == "oldest"
-        begin = after or await next_place(_LOWEST if is_oldest else _HIGHEST, order)
+        begin = after or await next_cursor(_LOWEST if is_oldest else _HIGHEST, order)
         if begin is None:
             return PageRead([], None, is_last=True)
         if is_oldest:
             through = min(begin.position + scan_size, _HIGHEST)
         else:
             through = max(begin.position - scan_size, _LOWEST)
-        end = await next_place(through, order)
+        end = await next_cursor(through, order)
         if end is None or end.position == begin.position:
             return await read_page(wanted, after, limit, ahead)
         bounded = replace(wanted, through=end.position)
@@ -115,9 +115,9 @@ def bounded_reads(read_page: ReadPage, next_place: NextPlace, scan_size: int) ->
 
 
 def _through(end: Cursor, found: PageRead) -> PageRead:
-    """Return a page of the records through a place, which more may follow."""
+    """Return a page of the records through a position, which more may follow."""
     if found.is_last:
-        return replace(found, place=end, is_last=False)
+        return replace(found, cursor=end, is_last=False)
     read_rest = found.rest
     if read_rest is None:
         return found
@@ -172,7 +172,7 @@ class HistoryQuery:
         Raises:
             CursorGone: the cursor's record is no longer there.
         """
-        place = self._after
+        after = self._after
         rest: Callable[[int], Awaitable[PageRead]] | None = None
         ahead = self._page_size
         left: float = math.inf if self._limit is None else self._limit
@@ -181,12 +181,12 @@ class HistoryQuery:
             if rest is not None:
                 read = await rest(size)
             else:
-                read = await self._read_page(self._filter, place, size, int(min(ahead, left)))
+                read = await self._read_page(self._filter, after, size, int(min(ahead, left)))
                 ahead = min(2 * ahead, self._most_ahead)
             rest = read.rest
-            place = read.place or place
+            after = read.cursor or after
             left -= len(read.records)
-            cursor = None if place is None else str(place)
+            cursor = None if after is None else str(after)
             yield Page(records=read.records, cursor=cursor, is_last=read.is_last)
             if read.is_last:
                 return
@@ -194,7 +194,7 @@ class HistoryQuery:
 
 def new_query(
     read_page: ReadPage,
-    next_place: NextPlace,
+    next_cursor: NextCursor,
     wanted: Filter,
     *,
     after: str | None,
@@ -212,6 +212,6 @@ def new_query(
         check_count("limit", limit)
     if scan_size is not None:
         check_count("scan_size", scan_size, least=1)
-        read_page = bounded_reads(read_page, next_place, scan_size)
-    place = None if after is None else Cursor.parse(after)
-    return HistoryQuery(read_page, wanted, place, limit, page_size)
+        read_page = bounded_reads(read_page, next_cursor, scan_size)
+    begin = None if after is None else Cursor.parse(after)
+    return HistoryQuery(read_page, wanted, begin, limit, page_size)

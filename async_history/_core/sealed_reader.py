@@ -77,7 +77,7 @@ class SealedReader:
         self._keys = keys
         self.times_before = stored.times_before
         self.newest = stored.newest
-        self.next_place = stored.next_place
+        self.next_cursor = stored.next_cursor
         self.scopes = stored.scopes
 
     async def history(self, memory_id: str) -> list[HistoryRecord]:
@@ -104,7 +104,7 @@ class SealedReader:
         self,
         wanted: Filter,
         asked: Filter,
-        place: Cursor | None,
+        after: Cursor | None,
         ahead: int,
         rest: _Rest | None,
         limit: int,
@@ -116,16 +116,16 @@ class SealedReader:
             rest: returns the next page of records read ahead.
         """
         while True:
-            again = partial(self._stored.page, asked, place, limit, ahead)
+            again = partial(self._stored.page, asked, after, limit, ahead)
             stored = await (again() if rest is None else rest(limit))
             read, keys = await with_keys(stored, again, _ids_of_page, self._keys.load)
-            place, rest = read.place or place, read.rest
+            after, rest = read.cursor or after, read.rest
             records = await _each(opened_record, read.records, keys)
             if asked is not wanted:
                 records = [record for record in records if _matches(record, wanted)]
             if records or read.is_last:
-                further = rest and partial(self._page, wanted, asked, place, ahead, rest)
-                return PageRead(records, place, is_last=read.is_last, rest=further)
+                further = rest and partial(self._page, wanted, asked, after, ahead, rest)
+                return PageRead(records, after, is_last=read.is_last, rest=further)
 
     async def count(self, wanted: Filter) -> int:
         """Return the number of records that match.
@@ -136,15 +136,15 @@ class SealedReader:
         if asked is wanted:
             return await self._stored.count(wanted)
         ahead = max(_COUNT_PAGE, len(wanted.memory_ids or ()))
-        count, place = 0, None
+        count, after = 0, None
         rest: _Rest | None = None
         while True:
             if rest is None:
-                read = await self.page(wanted, place, _COUNT_PAGE, ahead)
+                read = await self.page(wanted, after, _COUNT_PAGE, ahead)
             else:
                 read = await rest(_COUNT_PAGE)
             count += len(read.records)
-            place, rest = read.place, read.rest
+            after, rest = read.cursor, read.rest
             if read.is_last:
                 return count
 
@@ -198,13 +198,13 @@ class SealedFollowReader:
     def __init__(self, stored: FollowReader[Any], keys: KeySource) -> None:
         self._stored = stored
         self._keys = keys
-        self.place = stored.place
+        self.position = stored.position
         self.end = stored.end
         self.mark = stored.mark
 
-    async def page(self, place: Any, memory_id: str | None, limit: int) -> FollowRead[Any]:
-        """Return up to `limit` records after a place, of one memory or of all."""
-        next_page = partial(self._stored.page, place, memory_id, limit)
+    async def page(self, after: Any, memory_id: str | None, limit: int) -> FollowRead[Any]:
+        """Return up to `limit` records after a position, of one memory or of all."""
+        next_page = partial(self._stored.page, after, memory_id, limit)
         read, keys = await with_keys(await next_page(), next_page, _ids_of_page, self._keys.load)
         return replace(read, records=await _each(opened_record, read.records, keys))
 

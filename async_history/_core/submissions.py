@@ -233,7 +233,7 @@ class RestoreMemory(UpdateMemory):
 class SaveMessages:
     """Messages to append to a session scope's buffer, in order, each with an id.
 
-    `newest_before` is the place of the last message at the first try.
+    `newest_before` is the position of the last message at the first try.
     """
 
     messages: Sequence[Message]

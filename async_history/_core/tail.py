@@ -73,9 +73,9 @@ class Lagging(Protocol):
 class Tail(Generic[P]):
     """The shared work of one manager's followers: their reads, and one poll for commits of others.
 
-    Followers at the same place share a running read, unless something was committed since it began.
-    The poll reads a mark that changes with each commit, and wakes all followers when it changes. It
-    runs while a follower waits, at the shortest interval of the waiting followers.
+    Followers at the same position share a running read, unless something was committed since it
+    began. The poll reads a mark that changes with each commit, and wakes all followers when it
+    changes. It runs while a follower waits, at the shortest interval of the waiting followers.
 
     Args:
         signal: notified at each commit of the manager.
@@ -93,13 +93,13 @@ class Tail(Generic[P]):
         self._timer: asyncio.TimerHandle | None = None
         self._poll: asyncio.Task[None] | None = None
 
-    def read(self, place: P | None, memory_id: str | None) -> SharedRead[P]:
-        """Read a page after a place, shared with followers that read the same page."""
-        key = (place, memory_id)
+    def read(self, after: P | None, memory_id: str | None) -> SharedRead[P]:
+        """Read a page after a position, shared with followers that read the same page."""
+        key = (after, memory_id)
         read = self._reads.get(key)
         if read is None or read.is_done or read.begun_after_commits != self.signal.commits:
             self._reads = {key: read for key, read in self._reads.items() if not read.is_done}
-            page = self.reader().page(place, memory_id, PAGE_RECORDS)
+            page = self.reader().page(after, memory_id, PAGE_RECORDS)
             read = self._reads[key] = SharedRead(page, self.signal.commits)
         return read
 

@@ -173,20 +173,20 @@ def position_from_cursor(cursor: str) -> FollowPosition:
     Raises:
         InvalidInput: it is not a cursor of this backend.
     """
-    return _CURSORS.place(cursor, _read_place)
+    return _CURSORS.parse(cursor, _read_position)
 
 
-def _read_place(parts: Sequence[str | int | None]) -> FollowPosition | None:
+def _read_position(parts: Sequence[str | int | None]) -> FollowPosition | None:
     match parts:
         case [str(store), int(foreign), str(done), str() | None as window, int(seq), *more]:
             with contextlib.suppress(ValueError):
                 parsed = None if window is None else Snapshot.read_back(window)
-                place = FollowPosition(store, foreign, Snapshot.read_back(done), parsed, seq)
-                return _with_more(place, more)
+                position = FollowPosition(store, foreign, Snapshot.read_back(done), parsed, seq)
+                return _with_more(position, more)
     return None
 
 
-def _with_more(place: FollowPosition, more: Sequence[str | int | None]) -> FollowPosition:
+def _with_more(position: FollowPosition, more: Sequence[str | int | None]) -> FollowPosition:
     """Return a position with a cursor's optional parts: `upto`, and a witness.
 
     Raises:
@@ -194,11 +194,11 @@ def _with_more(place: FollowPosition, more: Sequence[str | int | None]) -> Follo
     """
     match more:
         case []:
-            return place
+            return position
         case [int() | None as upto]:
-            return replace(place, upto=upto)
+            return replace(position, upto=upto)
         case [int() | None as upto, int(seq), str(digest), int() | None as issued]:
-            return replace(place, upto=upto, witness=Witness(seq, digest, issued))
+            return replace(position, upto=upto, witness=Witness(seq, digest, issued))
         case [
             int() | None as upto,
             int(seq),
@@ -206,5 +206,5 @@ def _with_more(place: FollowPosition, more: Sequence[str | int | None]) -> Follo
             int() | None as issued,
             int() | None as next_xact,
         ]:
-            return replace(place, upto=upto, witness=Witness(seq, digest, issued, next_xact))
+            return replace(position, upto=upto, witness=Witness(seq, digest, issued, next_xact))
     raise ValueError(more)

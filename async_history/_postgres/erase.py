@@ -177,7 +177,7 @@ class _EraseTransaction(SchemaSteps):
     async def of_actor(self, actor_id: str, after: RecordRef | None, limit: int) -> list[RecordRef]:
         wanted = Filter(None, actor_id, None, None, None, None, None)
         search = Search(wanted, is_distributed=self._is_distributed)
-        sql, arguments = search.places(None if after is None else after.position, limit)
+        sql, arguments = search.refs(None if after is None else after.position, limit)
         return list(map(ref_of, await self._fetch(sql, *arguments)))
 
     async def with_ids(self, record_ids: Sequence[str]) -> list[RecordRef]:
@@ -202,12 +202,12 @@ class _EraseTransaction(SchemaSteps):
     async def _digests(self, read: Callable[[], Awaitable[Rows]]) -> list[Texts]:
         return [_texts(*row) for row in await self._keys.digests(read, self._key_table)]
 
-    async def redact(self, columns: Columns, places: Sequence[RecordRef]) -> int:
-        ids = [one.id for one in places]
+    async def redact(self, columns: Columns, refs: Sequence[RecordRef]) -> int:
+        ids = [one.id for one in refs]
         held = None if self._ledger is None else await changes.held(self._ledger, ids)
-        named = self._named(ids, (one.memory_id for one in places))
+        named = self._named(ids, (one.memory_id for one in refs))
         redacted = _count(await self._execute(_REDACT[columns], *named))
-        if redacted < len(places) and await self._fetch(_KEPT[columns], *named):
+        if redacted < len(refs) and await self._fetch(_KEPT[columns], *named):
             raise _refusal("history")
         if self._ledger is not None and held is not None and redacted:
             await changes.erase(self._ledger, ids, held)
@@ -266,8 +266,8 @@ def _texts(
     old_memory: bytes | None,
     new_memory: bytes | None,
 ) -> Texts:
-    place = ref_of((seq, record_id, memory_id))
-    return Texts(place, bool(is_actors), old_memory, new_memory)
+    ref = ref_of((seq, record_id, memory_id))
+    return Texts(ref, bool(is_actors), old_memory, new_memory)
 
 
 class EraseKeys:

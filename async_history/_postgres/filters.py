@@ -211,7 +211,7 @@ class Search:
             )
         return f"WITH RECURSIVE {', '.join(ctes)} {there}{page}", arguments
 
-    def places(self, beyond: int | None, limit: int) -> Statement:
+    def refs(self, beyond: int | None, limit: int) -> Statement:
         """Return the SELECT of `seq`, id and memory of the first records in the filter's lists."""
         arguments = Arguments(self._arguments)
         begin = arguments.take(self._following(beyond), "int8")
@@ -253,10 +253,10 @@ LIMIT {arguments.take(limit, "int8")}
             f" AND {self._times} OFFSET 0"
         )
 
-    def _following(self, place: int | None) -> int:
-        if place is None:
+    def _following(self, seq: int | None) -> int:
+        if seq is None:
             return self._begin
-        return min(place + 1, self._end) if self._is_forward else max(place - 1, self._end)
+        return min(seq + 1, self._end) if self._is_forward else max(seq - 1, self._end)
 
     def count(self) -> Statement:
         """Return the SELECT that counts the records that match."""

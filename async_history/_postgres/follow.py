@@ -87,19 +87,19 @@ class _Head:
     def parse(cls, store: str, now: str, *rest: Any) -> Self:
         return cls(store, Snapshot.parse(now), *rest)
 
-    def is_behind(self, place: FollowPosition) -> bool:
+    def is_behind(self, position: FollowPosition) -> bool:
         """Return whether this server is a standby that has not yet replayed up to the position.
 
         Raises:
             CursorGone: it never will, because it has another table or timeline.
         """
-        if self.store != place.store:
+        if self.store != position.store:
             raise CursorGone(
                 "the cursor is from another database cluster or table (a dump was restored, or the "
                 "schema was created again); follow again without the cursor, or from the end"
             )
-        is_behind = self.now.xmax <= place.newest
-        if self._is_another_past(place, is_behind=is_behind):
+        is_behind = self.now.xmax <= position.newest
+        if self._is_another_past(position, is_behind=is_behind):
             raise CursorGone(
                 "the cursor is after records that this server never had (a backup was restored, or "
                 "a replica that lacked them was promoted); follow again without the cursor, or "
@@ -107,15 +107,15 @@ class _Head:
             )
         return is_behind
 
-    def _is_another_past(self, place: FollowPosition, *, is_behind: bool) -> bool:
+    def _is_another_past(self, position: FollowPosition, *, is_behind: bool) -> bool:
         if is_behind and not self.is_standby:
             return True
-        witness = place.witness
+        witness = position.witness
         if witness is None:
             return False
         if self.stands is not None:
             return not witness.is_of(self.stands)
-        if is_behind or not self.now.sees(place.newest):
+        if is_behind or not self.now.sees(position.newest):
             return False
         # A removed record is allowed. It is another past if its `seq` was not issued here yet, or
         # if newer ones belong to older transactions. (After a crash a server skips some `seq`.)
@@ -149,7 +149,7 @@ class FollowReader:
         self._is_distributed = is_distributed
         self._rows_at_once = rows_at_once
 
-    def place(self, cursor: str | None) -> FollowPosition | None:
+    def position(self, cursor: str | None) -> FollowPosition | None:
         """Return the position of a cursor; None for the beginning.
 
         Raises:
@@ -182,50 +182,52 @@ class FollowReader:
         return store, Snapshot.parse(now).up_to(newest[0] if newest else 0)
 
     async def page(
-        self, place: FollowPosition | None, memory_id: str | None, limit: int
+        self, after: FollowPosition | None, memory_id: str | None, limit: int
     ) -> FollowRead[FollowPosition]:
         """Return up to `limit` records after a position, of one memory or of all.
 
         Raises:
             CursorGone: the position is of another cluster, table or timeline.
         """
-        if place is None:
+        if after is None:
             end = await self.end()
             if end is None:
                 return FollowRead([], lambda _: None, None, is_last=True)
-            place = replace(end, done=NOTHING, window=end.done)
-        if place.window is None:
-            return await self._next_window(place, memory_id, limit)
-        return await self._same_window(place, place.window, memory_id, limit)
+            after = replace(end, done=NOTHING, window=end.done)
+        if after.window is None:
+            return await self._next_window(after, memory_id, limit)
+        return await self._same_window(after, after.window, memory_id, limit)
 
     async def _next_window(
-        self, place: FollowPosition, memory_id: str | None, limit: int
+        self, position: FollowPosition, memory_id: str | None, limit: int
     ) -> FollowRead[FollowPosition]:
         head, (newest, count, age, highest), rows = await self._rows(
-            NEXT_WINDOW, place, [str(place.done), place.foreign, limit + 1]
+            NEXT_WINDOW, position, [str(position.done), position.foreign, limit + 1]
         )
-        if head.is_behind(place):
-            return _nothing_yet(place)
+        if head.is_behind(position):
+            return _nothing_yet(position)
         next_xact = None if age is None else head.now.next_xact(age)
-        number, witness = place.newest, place.witness
+        number, witness = position.newest, position.witness
         if newest is not None:
             number, seq, record_id = newest
             witness = Witness.of(seq, record_id, head.issued, next_xact)
-        window = place.done.joined(head.now.up_to(number))
-        within = replace(place, window=window, witness=witness, seq=place.foreign, upto=highest)
+        window = position.done.joined(head.now.up_to(number))
+        within = replace(
+            position, window=window, witness=witness, seq=position.foreign, upto=highest
+        )
         if count <= limit:
             return _page(within, rows, limit + 1, is_last=True)
         if memory_id is None:
             is_ordered = next_xact is not None and head.stands is not None
-            lowest = await self._lowest(within, highest, place.witness if is_ordered else None)
+            lowest = await self._lowest(within, highest, position.witness if is_ordered else None)
             if lowest is None:
-                return _nothing_yet(place)
+                return _nothing_yet(position)
             within = replace(within, seq=lowest - 1)
         # For one memory the whole window is searched.
         return await self._same_window(within, window, memory_id, limit)
 
     async def _lowest(
-        self, place: FollowPosition, highest: int, witness: Witness | None
+        self, position: FollowPosition, highest: int, witness: Witness | None
     ) -> int | None:
         """Return the lowest `seq` in a position's window; None if the window is not all here.
 
@@ -239,15 +241,15 @@ class FollowReader:
         """
         lowest, before = highest + 1, None
         if witness is not None and witness.next_xact is not None:
-            lowest, before = max(witness.seq, place.foreign) + 1, witness.next_xact
-        for after, end in place.ranges(before):
+            lowest, before = max(witness.seq, position.foreign) + 1, witness.next_xact
+        for after, end in position.ranges(before):
             most, is_more = self._rows_at_once, True
             while is_more:
-                arguments = [str(after), str(end), place.foreign, most]
+                arguments = [str(after), str(end), position.foreign, most]
                 sql = in_schema(LOWEST, self._schema)
                 ((text,),) = await self._fetch(sql, *arguments)
                 now, count, first, number = json.loads(text)
-                if Snapshot.parse(now).xmax <= place.newest:
+                if Snapshot.parse(now).xmax <= position.newest:
                     return None
                 if first is not None:
                     lowest = min(lowest, first)
@@ -259,27 +261,35 @@ class FollowReader:
         return lowest
 
     async def _same_window(
-        self, place: FollowPosition, window: Snapshot, memory_id: str | None, limit: int
+        self, position: FollowPosition, window: Snapshot, memory_id: str | None, limit: int
     ) -> FollowRead[FollowPosition]:
         sql = SAME_WINDOW if memory_id is None else SAME_WINDOW_OF_MEMORY
-        upto = _MOST_SEQ if place.upto is None else place.upto
+        upto = _MOST_SEQ if position.upto is None else position.upto
         most = self._rows_at_once
-        arguments = [str(place.done), place.foreign, most, limit, str(window), place.seq, upto]
+        arguments = [
+            str(position.done),
+            position.foreign,
+            most,
+            limit,
+            str(window),
+            position.seq,
+            upto,
+        ]
         if memory_id is not None:
             arguments.append(memory_id)
-        head, _, rows = await self._rows(sql, place, arguments)
-        if head.is_behind(place):
-            return _nothing_yet(place)
-        return _page(place, rows, limit, is_last=False)
+        head, _, rows = await self._rows(sql, position, arguments)
+        if head.is_behind(position):
+            return _nothing_yet(position)
+        return _page(position, rows, limit, is_last=False)
 
     async def _rows(
-        self, sql: str, place: FollowPosition, arguments: list[Any]
+        self, sql: str, position: FollowPosition, arguments: list[Any]
     ) -> tuple[_Head, list[Any], list[Sequence[Any]]]:
         """Return the server's state, the statement's other results, and a page's rows."""
-        seq = None if place.witness is None else place.witness.seq
+        seq = None if position.witness is None else position.witness.seq
         table = f"{self._schema}.history"
         sql = in_schema(sql, self._schema)
-        rows = list(await self._fetch(sql, table, str(place.newest), seq, *arguments))
+        rows = list(await self._fetch(sql, table, str(position.newest), seq, *arguments))
         (head,) = (row for row in rows if row[0] is None)
         answer = json.loads(head[3])
         return _Head.parse(*answer[:6]), answer[6:], [row for row in rows if row[0] is not None]
@@ -289,13 +299,13 @@ class FollowReader:
         return json.loads(answer)
 
 
-def _nothing_yet(place: FollowPosition) -> FollowRead[FollowPosition]:
+def _nothing_yet(position: FollowPosition) -> FollowRead[FollowPosition]:
     """Return an empty page, for a replica that has not yet replayed up to the position."""
-    return FollowRead([], lambda _: place, place, is_last=True)
+    return FollowRead([], lambda _: position, position, is_last=True)
 
 
 def _page(
-    place: FollowPosition, rows: Sequence[Sequence[Any]], limit: int, *, is_last: bool
+    position: FollowPosition, rows: Sequence[Sequence[Any]], limit: int, *, is_last: bool
 ) -> FollowRead[FollowPosition]:
     """Return a page's records; a page that was not cut off ends the window.
 
@@ -304,10 +314,10 @@ def _page(
     wanted = [row for row in rows if row[1]]
     is_whole = len(rows) < limit and not (rows and rows[-1][2])
 
-    def behind(index: int) -> FollowPosition:
+    def position_after(index: int) -> FollowPosition:
         if is_whole and index == len(wanted) - 1:
-            return place.after_window
-        return replace(place, seq=int(wanted[index][0]))
+            return position.after_window
+        return replace(position, seq=int(wanted[index][0]))
 
-    end = place.after_window if is_whole else replace(place, seq=int(rows[-1][0]))
-    return FollowRead([record_from_row(row[3:]) for row in wanted], behind, end, is_last)
+    end = position.after_window if is_whole else replace(position, seq=int(rows[-1][0]))
+    return FollowRead([record_from_row(row[3:]) for row in wanted], position_after, end, is_last)

@@ -35,7 +35,8 @@ _ENDS: Final = "SELECT pg_catalog.min(seq), pg_catalog.max(seq) FROM {schema}.hi
 _BEFORE: Final = "$1::pg_catalog.text::pg_catalog.timestamptz"
 """An instant as text, because the driver can't encode or decode some near year 1 or 9999."""
 _LIGHT: Final = f"seq, id, memory_id, event = 'DELETE', occurred_at < {_BEFORE}"
-"""A record's place, whether it is a DELETE, and whether it occurred before an instant."""
+"""Columns of a record: its `RecordRef`, whether it is a DELETE, and whether it occurred before an
+instant."""
 _AFTER: Final = "seq > $2::pg_catalog.int8 AND seq <= $3::pg_catalog.int8"
 _NEXT_RECORDS: Final = f"""
 SELECT {_LIGHT} FROM {{schema}}.history WHERE {_AFTER} ORDER BY seq LIMIT $4::pg_catalog.int8
@@ -165,9 +166,9 @@ class _PruneTransaction(SchemaSteps):
         found = {name: await self._fetch(_EDGE, name, before) for name in memory_ids}
         return {name: (int(rows[0][0]), rows[0][1]) for name, rows in found.items() if rows}
 
-    async def still_there(self, places: Collection[RecordRef]) -> set[RecordRef]:
-        rows = await self._fetch(_THERE, *self._names_of(places))
-        return set(map(ref_of, rows)) & set(places)
+    async def still_there(self, refs: Collection[RecordRef]) -> set[RecordRef]:
+        rows = await self._fetch(_THERE, *self._names_of(refs))
+        return set(map(ref_of, rows)) & set(refs)
 
     async def next_are_dated(self, records: Sequence[Candidate]) -> dict[int, bool]:
         if not self._is_distributed:
@@ -197,12 +198,12 @@ class _PruneTransaction(SchemaSteps):
         rows = await self._fetch(_REMOVE, *self._names_of(records))
         removed = {int(seq) for (seq,) in rows}
         self.has_removed = bool(removed)
-        gone = {one.place for one in records if one.position in removed}
-        names = list({place.memory_id for place in gone})
+        gone = {one.ref for one in records if one.position in removed}
+        names = list({ref.memory_id for ref in gone})
         if gone and await self._fetch(HAS_OWNERS) and await self._fetch(REMOVE_OWNERS, names):
             await self._fetch(NEXT_NUMBER)
         if gone and self._ledger is not None:
-            await changes.prune(self._ledger, [place.id for place in gone], names)
+            await changes.prune(self._ledger, [ref.id for ref in gone], names)
         return gone
 
     def _names_of(

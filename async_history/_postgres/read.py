@@ -148,7 +148,7 @@ class HistoryReader:
             reach = max(reach, _MOST_READ)
         rows = await self._ask(search.page(after, None, ahead, reach))
         if after is not None:
-            _require_place(after, [row[1:] for row in rows[:1]])
+            _require_record(after, [row[1:] for row in rows[:1]])
             del rows[0]
         is_last = len(rows) < ahead
         while rows and rows[-1][0] is not None:
@@ -170,7 +170,7 @@ class HistoryReader:
         sql, arguments = statement
         return list(await self._fetch(self._sql(sql), *arguments))
 
-    async def next_place(self, position: int, order: Order) -> Cursor | None:
+    async def next_cursor(self, position: int, order: Order) -> Cursor | None:
         """Return the first record at a position or beyond it, in an order; None if there is
         none."""
         rows = await self._fetch(self._sql(_PLACES[order]), position)
@@ -193,11 +193,11 @@ class HistoryReader:
             found = list(await self._fetch(self._sql(_FIRST_ROWS), limit))
         else:
             found = list(await self._fetch(self._sql(_NEXT_ROWS), after.id, after.position, limit))
-            _require_place(after, found)
+            _require_record(after, found)
             del found[0]
         rows = [row_from(row[1:]) for row in found]
-        place = Cursor(int(found[-1][0]), rows[-1][0]) if rows else after
-        return RowsRead(rows, place, is_last=len(rows) < limit)
+        end = Cursor(int(found[-1][0]), rows[-1][0]) if rows else after
+        return RowsRead(rows, end, is_last=len(rows) < limit)
 
     async def times_before(self, ids: Sequence[str]) -> Mapping[str, datetime]:
         """Return `time_before` of records, by id, where they have one."""
@@ -239,15 +239,15 @@ def _position_of(row: Sequence[Any]) -> int:
     return int(row[1])
 
 
-def _require_place(place: Cursor, rows: Sequence[Sequence[Any]]) -> None:
+def _require_record(after: Cursor, rows: Sequence[Sequence[Any]]) -> None:
     """Check that the first row is the cursor's record.
 
     Raises:
         CursorGone: the first row is another record.
     """
     position, record_id = rows[0][:2] if rows else (None, None)
-    if position is None or (int(position), record_id) != (place.position, place.id):
+    if position is None or (int(position), record_id) != (after.position, after.id):
         raise CursorGone(
-            f"the record {place.id} that the cursor points to is gone (a reset, a removal); "
+            f"the record {after.id} that the cursor points to is gone (a reset, a removal); "
             "start again without the cursor"
         )

@@ -87,7 +87,7 @@ class EraseSteps:
     async def _fetch(self, statement: Any) -> Sequence[Any]:
         return (await self._connection.execute(statement)).all()
 
-    def _places(self, after: RecordRef | None, limit: int | None, *conditions: Any) -> Any:
+    def _refs(self, after: RecordRef | None, limit: int | None, *conditions: Any) -> Any:
         history = self._tables.history
         found = (
             select(history.c.seq, history.c.id, history.c.memory_id, history.c.long_names)
@@ -106,22 +106,22 @@ class EraseSteps:
         self, memory_ids: Sequence[str], after: RecordRef | None, limit: int
     ) -> list[RecordRef]:
         of_memories = self._tables.history.c.memory_id.in_(keys_of(memory_ids))
-        rows = await self._fetch(self._places(after, limit, of_memories, self._has_text()))
-        return list(map(_place, rows))
+        rows = await self._fetch(self._refs(after, limit, of_memories, self._has_text()))
+        return list(map(_ref_of, rows))
 
     async def of_actor(self, actor_id: str, after: RecordRef | None, limit: int) -> list[RecordRef]:
         history, marks = self._tables.history, self._tables.marks
-        found = self._places(after, limit, history.c.actor_id == key_of(actor_id))
+        found = self._refs(after, limit, history.c.actor_id == key_of(actor_id))
         found = found.select_from(marks.join(history, history.c.seq == marks.c.seq))
         rows = await self._fetch(found.where(marks.c.mark == mark_of("actor_id", actor_id)))
-        return list(map(_place, rows))
+        return list(map(_ref_of, rows))
 
     async def with_ids(self, record_ids: Sequence[str]) -> list[RecordRef]:
         found: list[RecordRef] = []
         for keys in in_parts(keys_of(record_ids)):
             of_ids = self._tables.history.c.id.in_(keys)
-            rows = await self._fetch(self._places(None, None, of_ids, self._has_text()))
-            found += map(_place, rows)
+            rows = await self._fetch(self._refs(None, None, of_ids, self._has_text()))
+            found += map(_ref_of, rows)
         return found
 
     async def sizes(self, memory_ids: Sequence[str]) -> dict[str, int]:
@@ -172,21 +172,21 @@ class EraseSteps:
             found = found.where(history.c.seq > after.position)
         return await self._texts(actor_id, found)
 
-    async def redact(self, columns: Columns, places: Sequence[RecordRef]) -> int:
+    async def redact(self, columns: Columns, refs: Sequence[RecordRef]) -> int:
         if self._ledger is None:
-            return await self._redact(columns, places)
-        ids = [place.id for place in places]
+            return await self._redact(columns, refs)
+        ids = [ref.id for ref in refs]
         held = await changes.held(self._ledger, ids)
-        redacted = await self._redact(columns, places)
+        redacted = await self._redact(columns, refs)
         if redacted:
             await changes.erase(self._ledger, ids, held)
         return redacted
 
-    async def _redact(self, columns: Columns, places: Sequence[RecordRef]) -> int:
+    async def _redact(self, columns: Columns, refs: Sequence[RecordRef]) -> int:
         history = self._tables.history
         nothing: dict[str, Any] = dict.fromkeys(columns)
         lost = 0
-        for part in in_parts(place.position for place in places):
+        for part in in_parts(ref.position for ref in refs):
             has_any = or_(*(history.c[name].is_not(None) for name in columns))
             rows = await self._fetch(
                 select(*columns_read(self._tables)).where(history.c.seq.in_(part), has_any)
@@ -303,7 +303,7 @@ class EraseSteps:
         return count
 
 
-def _place(row: Sequence[Any]) -> RecordRef:
+def _ref_of(row: Sequence[Any]) -> RecordRef:
     seq, record_id, memory_id, stored = row[:4]
     if stored is not None:
         record_id, memory_id = whole_names((record_id, memory_id), _PLACE, stored)

@@ -1,4 +1,4 @@
-"""Following: reading the records committed after a place. Numbers are in commit order."""
+"""Following: reading the records committed after a position. Numbers are in commit order."""
 
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
@@ -10,15 +10,15 @@ from async_history._core.cursors import CursorCodec
 from async_history._core.follow_reads import FollowRead
 from async_history._sql.connections import Connections
 from async_history._sql.names import key_of
-from async_history._sql.read import require_place
+from async_history._sql.read import require_position
 from async_history._sql.rows import columns_read, record_from_row
 from async_history._sql.tables import Tables
 
 _CURSORS: Final = CursorCodec("sql", "follow on a history in a SQL database")
 
 
-class FollowPlace(NamedTuple):
-    """The place after the record `id`, whose number is `position`."""
+class FollowPosition(NamedTuple):
+    """The position after the record `id`, whose number is `position`."""
 
     position: int
     id: str
@@ -28,39 +28,39 @@ class FollowPlace(NamedTuple):
 
 
 class SqlFollowReader:
-    """A reader of the records after a place."""
+    """A reader of the records after a position."""
 
     def __init__(self, connections: Connections, tables: Tables) -> None:
         self._connections = connections
         self._tables = tables
 
-    def place(self, cursor: str | None) -> FollowPlace | None:
-        """Return a place from its text."""
+    def position(self, cursor: str | None) -> FollowPosition | None:
+        """Return the position of a cursor; None for the beginning."""
 
-        def read(parts: Sequence[str | int | None]) -> FollowPlace | None:
+        def read(parts: Sequence[str | int | None]) -> FollowPosition | None:
             match parts:
                 case [int(position), str(record_id)]:
-                    return FollowPlace(position, record_id)
+                    return FollowPosition(position, record_id)
             return None
 
-        return None if cursor is None else _CURSORS.place(cursor, read)
+        return None if cursor is None else _CURSORS.parse(cursor, read)
 
     async def page(
-        self, place: FollowPlace | None, memory_id: str | None, limit: int
-    ) -> FollowRead[FollowPlace]:
-        """Return up to `limit` records after a place."""
+        self, after: FollowPosition | None, memory_id: str | None, limit: int
+    ) -> FollowRead[FollowPosition]:
+        """Return up to `limit` records after a position."""
 
-        async def read(connection: AsyncConnection) -> tuple[FollowPlace | None, Sequence[Any]]:
+        async def read(connection: AsyncConnection) -> tuple[FollowPosition | None, Sequence[Any]]:
             history = self._tables.history
-            if place is not None:
-                await require_place(connection, self._tables, *place)
-            end = place
+            if after is not None:
+                await require_position(connection, self._tables, *after)
+            end = after
             if memory_id is not None:
                 # The end is read first: records committed in between are read again, not skipped.
-                end = await self._newest(connection) or place
+                end = await self._newest(connection) or after
             found = select(*columns_read(self._tables)).order_by(history.c.seq).limit(limit)
-            if place is not None:
-                found = found.where(history.c.seq > place.position)
+            if after is not None:
+                found = found.where(history.c.seq > after.position)
             if memory_id is not None:
                 found = found.where(history.c.memory_id == key_of(memory_id))
                 found = found.where(history.c.seq <= (0 if end is None else end.position))
@@ -68,23 +68,25 @@ class SqlFollowReader:
 
         end, rows = await self._connections.read(read)
         records = list(map(record_from_row, rows))
-        places = [FollowPlace(row[0], record.id) for row, record in zip(rows, records, strict=True)]
+        positions = [
+            FollowPosition(row[0], record.id) for row, record in zip(rows, records, strict=True)
+        ]
         is_last = len(rows) < limit
-        if places and (memory_id is None or not is_last):
-            end = places[-1]
-        return FollowRead(records, places.__getitem__, end, is_last)
+        if positions and (memory_id is None or not is_last):
+            end = positions[-1]
+        return FollowRead(records, positions.__getitem__, end, is_last)
 
-    async def _newest(self, connection: AsyncConnection) -> FollowPlace | None:
+    async def _newest(self, connection: AsyncConnection) -> FollowPosition | None:
         history = self._tables.history
         row = (
             await connection.execute(
                 select(*columns_read(self._tables)).order_by(history.c.seq.desc()).limit(1)
             )
         ).first()
-        return None if row is None else FollowPlace(row[0], record_from_row(row).id)
+        return None if row is None else FollowPosition(row[0], record_from_row(row).id)
 
-    async def end(self) -> FollowPlace | None:
-        """Return the place after all committed records."""
+    async def end(self) -> FollowPosition | None:
+        """Return the position after all committed records."""
         return await self._connections.read(self._newest)
 
     async def mark(self) -> object:

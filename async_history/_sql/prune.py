@@ -101,17 +101,17 @@ class Pruning:
                 found[key] = rows[0][0], rows[0][1]
         return found
 
-    async def still_there(self, places: Collection[RecordRef]) -> set[RecordRef]:
+    async def still_there(self, refs: Collection[RecordRef]) -> set[RecordRef]:
         history = self._tables.history
         found: set[RecordRef] = set()
-        for part in in_parts(place.position for place in places):
+        for part in in_parts(ref.position for ref in refs):
             rows = await self._fetch(
                 select(history.c.seq, history.c.id, history.c.memory_id).where(
                     history.c.seq.in_(part)
                 )
             )
             found |= {RecordRef(*row) for row in rows}
-        return found & set(places)
+        return found & set(refs)
 
     async def next_are_dated(self, records: Sequence[Candidate]) -> dict[int, bool]:
         history = self._tables.history
@@ -147,8 +147,8 @@ class Pruning:
 
     async def remove(self, records: Sequence[Candidate]) -> set[RecordRef]:
         history, owners = self._tables.history, self._tables.owners
-        there = await self.still_there([one.place for one in records])
-        positions = [place.position for place in there]
+        there = await self.still_there([one.ref for one in records])
+        positions = [ref.position for ref in there]
         removed: list[HistoryRecord] = []
         for part in in_parts(positions):
             rows = await self._fetch(
@@ -162,7 +162,7 @@ class Pruning:
                 [(mark, seq) for seq, record in records_there for mark in marks_of(record)],
             )
             await self._connection.execute(delete(history).where(history.c.seq.in_(part)))
-        for keys in in_parts(dict.fromkeys(place.memory_id for place in there)):
+        for keys in in_parts(dict.fromkeys(ref.memory_id for ref in there)):
             left = await self._fetch(
                 select(history.c.memory_id).where(history.c.memory_id.in_(keys)).distinct()
             )

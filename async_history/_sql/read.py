@@ -33,10 +33,10 @@ _MOST_READ: Final = 4_096
 """Rows that are read at once to compare their causes."""
 
 
-async def require_place(
+async def require_position(
     connection: AsyncConnection, tables: Tables, position: int, record_id: str
 ) -> None:
-    """Check that a record is still at its place.
+    """Check that a record is still at its position.
 
     Raises:
         CursorGone: the record is not there.
@@ -47,7 +47,7 @@ async def require_place(
     ).scalar()
     if there != key_of(record_id):
         raise CursorGone(
-            f"the record {record_id} is no longer at its place (a reset, or a removal); begin "
+            f"the record {record_id} is no longer at its position (a reset, or a removal); begin "
             "again without the cursor"
         )
 
@@ -98,9 +98,9 @@ class HistoryReader:
 
         async def read(connection: AsyncConnection) -> Sequence[Any]:
             if after is not None:
-                await require_place(connection, self._tables, after.position, after.id)
-            place = None if after is None else after.position
-            return await self._page(connection, wanted, place, ahead)
+                await require_position(connection, self._tables, after.position, after.id)
+            position = None if after is None else after.position
+            return await self._page(connection, wanted, position, ahead)
 
         rows = await self._connections.read(read)
         return cut(rows, record_from_row, itemgetter(0), len(rows) < ahead, 0, limit)
@@ -121,17 +121,17 @@ class HistoryReader:
         search = Search(wanted, self._tables, connection.dialect)
         found: list[Any] = []
         for within in await _ranges(connection, search, after):
-            place = after
+            position = after
             while len(found) < most:
                 limit = most - len(found) if search.is_exact else _MOST_READ
-                rows = (await connection.execute(search.page(within, place, limit))).all()
+                rows = (await connection.execute(search.page(within, position, limit))).all()
                 found += _matching(rows, wanted, search)
                 if len(rows) < limit:
                     break
-                place = rows[-1][0]
+                position = rows[-1][0]
         return found[:most]
 
-    async def next_place(self, position: int, order: Order) -> Cursor | None:
+    async def next_cursor(self, position: int, order: Order) -> Cursor | None:
         """Return the first record at a position or beyond it, in an order; None if there is
         none."""
         history = self._tables.history
@@ -144,9 +144,9 @@ class HistoryReader:
         rows = await self._fetch(found)
         if not rows:
             return None
-        place, key, stored = rows[0]
+        number, key, stored = rows[0]
         (record_id,) = [key] if stored is None else whole_names([key], ["id"], stored)
-        return Cursor(place, record_id)
+        return Cursor(number, record_id)
 
     async def count(self, wanted: Filter) -> int:
         """Return the number of records that match."""
@@ -178,14 +178,14 @@ class HistoryReader:
             history = self._tables.history
             found = select(*columns_read(self._tables)).order_by(history.c.seq).limit(limit)
             if after is not None:
-                await require_place(connection, self._tables, after.position, after.id)
+                await require_position(connection, self._tables, after.position, after.id)
                 found = found.where(history.c.seq > after.position)
             return (await connection.execute(found)).all()
 
         found = await self._connections.read(read)
         rows = list(map(row_from, found))
-        place = Cursor(found[-1][0], rows[-1][0]) if rows else after
-        return RowsRead(rows, place, len(rows) < limit)
+        end = Cursor(found[-1][0], rows[-1][0]) if rows else after
+        return RowsRead(rows, end, len(rows) < limit)
 
     async def times_before(self, ids: Sequence[str]) -> Mapping[str, datetime]:
         """Return `time_before` of records, by id, where they have one."""
@@ -246,7 +246,7 @@ class HistoryReader:
 
 
 async def _ranges(connection: AsyncConnection, search: Search, after: int | None) -> list[Range]:
-    """Return the ranges that may have matching records after a place, in order."""
+    """Return the ranges that may have matching records after a position, in order."""
     if not search.by_spans:
         return [Range()]
     spans = (await connection.execute(search.spans())).scalars().all()

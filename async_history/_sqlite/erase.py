@@ -183,9 +183,9 @@ class _EraseTransaction:
             for at, row in enumerate(rows)
         ]
 
-    async def redact(self, columns: Columns, places: Sequence[RecordRef]) -> int:
-        given = [place.position for place in places]
-        ids = [place.id for place in places]
+    async def redact(self, columns: Columns, refs: Sequence[RecordRef]) -> int:
+        given = [one.position for one in refs]
+        ids = [one.id for one in refs]
         held = self._attest(lambda ledger: changes.held(ledger, ids))
         if _DETAILS.intersection(columns):
             erase_details(self._connection, given)

@@ -30,7 +30,7 @@ _CURSORS: Final = CursorCodec("sqlite", "follow on a SQLite history")
 _BEFORE_ALL: Final = -(1 << 63)
 
 PAGE: Final = """
-SELECT {columns}, history.rowid, 'place' FROM history WHERE rowid = :position
+SELECT {columns}, history.rowid, 'cursor' FROM history WHERE rowid = :position
 UNION ALL
 SELECT {columns}, history.rowid, 'newest' FROM history
 WHERE rowid = (SELECT max(rowid) FROM history)
@@ -76,10 +76,10 @@ def position_from_cursor(cursor: str) -> FollowPosition:
     Raises:
         InvalidInput: it is not a cursor of this backend.
     """
-    return _CURSORS.place(cursor, _read_place)
+    return _CURSORS.parse(cursor, _read_position)
 
 
-def _read_place(parts: Sequence[str | int | None]) -> FollowPosition | None:
+def _read_position(parts: Sequence[str | int | None]) -> FollowPosition | None:
     match parts:
         case [int(position), str(record_id)]:
             return FollowPosition(position, record_id)
@@ -99,26 +99,26 @@ class FollowReader:
         self._reader = reader
         self._recent = recent
 
-    def place(self, cursor: str | None) -> FollowPosition | None:
+    def position(self, cursor: str | None) -> FollowPosition | None:
         """Return the position of a cursor; None for the beginning."""
         return None if cursor is None else position_from_cursor(cursor)
 
     async def page(
-        self, place: FollowPosition | None, memory_id: str | None, limit: int
+        self, after: FollowPosition | None, memory_id: str | None, limit: int
     ) -> FollowRead[FollowPosition]:
         """Return up to `limit` records after a position, of one memory or of all.
 
         Raises:
             CursorGone: the position's record is not there any more.
         """
-        if place is not None:
-            kept = self._recent.records_after(place.id)
+        if after is not None:
+            kept = self._recent.records_after(after.id)
             if kept:
-                where = {"position": place.position, "id": place.id, "count": len(kept)}
+                where = {"position": after.position, "id": after.id, "count": len(kept)}
                 ((ids, are_last),) = await self._fetch(NEXT_IDS, where)
                 if json.loads(ids) == [record.id for record in kept]:
-                    return _page_of(place, kept, memory_id, is_last=bool(are_last))
-        return await self._read(place, memory_id, limit)
+                    return _page_of(after, kept, memory_id, is_last=bool(are_last))
+        return await self._read(after, memory_id, limit)
 
     def page_sql(self, memory_id: str | None) -> str:
         """Return the SELECT of a page of one memory or of all: see `PAGE`."""
@@ -131,9 +131,9 @@ class FollowReader:
         return PAGE.format(columns=columns, page=page)
 
     async def _read(
-        self, place: FollowPosition | None, memory_id: str | None, limit: int
+        self, after: FollowPosition | None, memory_id: str | None, limit: int
     ) -> FollowRead[FollowPosition]:
-        position = _BEFORE_ALL if place is None else place.position
+        position = _BEFORE_ALL if after is None else after.position
         given: dict[str, Any] = {"position": position, "after": position, "limit": limit}
         if memory_id is not None:
             given |= named((memory_id,))
@@ -145,22 +145,22 @@ class FollowReader:
                 case "page":
                     records.append(record_from_row(row))
                     rowids.append(row[-2])
-                case "place":
+                case "cursor":
                     stands = _after(row[-2], row[0])
                 case "newest":
                     newest = _after(row[-2], row[0])
-        if place is not None and stands != place:
+        if after is not None and stands != after:
             raise CursorGone(
-                f"the record {place.id} that the cursor points to is gone or has moved (a reset, "
+                f"the record {after.id} that the cursor points to is gone or has moved (a reset, "
                 "a removal, a rebuilt file); follow again without the cursor, or from the end"
             )
 
-        def behind(index: int) -> FollowPosition:
+        def position_after(index: int) -> FollowPosition:
             return _after(rowids[index], records[index].id)
 
         if len(records) == limit:
-            return FollowRead(records, behind, behind(-1), is_last=False)
-        return FollowRead(records, behind, newest, is_last=True)
+            return FollowRead(records, position_after, position_after(-1), is_last=False)
+        return FollowRead(records, position_after, newest, is_last=True)
 
     async def end(self) -> FollowPosition | None:
         """Return the position after the newest record; None if there are none."""
@@ -173,19 +173,19 @@ class FollowReader:
 
 
 def _page_of(
-    place: FollowPosition, next_: Sequence[HistoryRecord], memory_id: str | None, *, is_last: bool
+    after: FollowPosition, next_: Sequence[HistoryRecord], memory_id: str | None, *, is_last: bool
 ) -> FollowRead[FollowPosition]:
     """Return the page of the records at the rowids right after a position, of one memory or of
     all."""
     found = [
         (position, record)
-        for position, record in enumerate(next_, place.position + 1)
+        for position, record in enumerate(next_, after.position + 1)
         if memory_id is None or record.memory_id == memory_id
     ]
 
-    def behind(index: int) -> FollowPosition:
+    def position_after(index: int) -> FollowPosition:
         position, record = found[index]
         return _after(position, record.id)
 
-    end = _after(place.position + len(next_), next_[-1].id)
-    return FollowRead([record for _, record in found], behind, end, is_last=is_last)
+    end = _after(after.position + len(next_), next_[-1].id)
+    return FollowRead([record for _, record in found], position_after, end, is_last=is_last)

@@ -103,11 +103,11 @@ class _PruneTransaction:
         rows = self._fetch(_EDGES, {"given": given, "before": before})
         return {name: (position, record_id) for name, position, record_id in rows}
 
-    async def still_there(self, places: Collection[RecordRef]) -> set[RecordRef]:
-        positions = json.dumps([place.position for place in places])
+    async def still_there(self, refs: Collection[RecordRef]) -> set[RecordRef]:
+        positions = json.dumps([ref.position for ref in refs])
         rows = self._fetch(_THERE, {"positions": positions})
         # SQLite reuses the newest row's number once that row is removed, so compare the id too.
-        return {RecordRef(*row) for row in rows} & set(places)
+        return {RecordRef(*row) for row in rows} & set(refs)
 
     async def next_are_dated(self, records: Sequence[Candidate]) -> dict[int, bool]:
         given = [(memory_key(one.memory_id), one.memory_id, one.position) for one in records]
@@ -134,8 +134,8 @@ class _PruneTransaction:
         removed = self._connection.execute(_REMOVE, (json.dumps(positions),)).rowcount
         remove_entries(self._connection, entries)
         remove_lost_owners(self._connection)
-        places = {one.place for one in records}
-        gone = places if removed == len(places) else places - await self.still_there(places)
+        refs = {one.ref for one in records}
+        gone = refs if removed == len(refs) else refs - await self.still_there(refs)
         ids, memory_ids = [one.id for one in gone], {one.memory_id for one in gone}
         attest(self._connection, lambda ledger: changes.prune(ledger, ids, memory_ids))
         return gone

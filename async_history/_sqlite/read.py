@@ -55,8 +55,8 @@ def _columns(lookup: Lookup, time_before: str) -> str:
 
 
 _CURSOR_IS_VALID: Final = """EXISTS (
-    SELECT 1 FROM history AS place WHERE place.rowid = :after
-        AND CASE typeof(place.id) WHEN 'text' THEN place.id ELSE quote(place.id) END = :after_id
+    SELECT 1 FROM history AS found WHERE found.rowid = :after
+        AND CASE typeof(found.id) WHEN 'text' THEN found.id ELSE quote(found.id) END = :after_id
 )"""
 """SQL condition: the cursor's record still exists. SQLite evaluates it once per statement. (As an
 additional row it would have to be merged with the page's rows, which took as long as reading
@@ -130,8 +130,8 @@ class HistoryReader:
         return cut(rows, record_from_row, itemgetter(-1), len(rows) < ahead, 0, limit)
 
     def _page_sql(self, wanted: Filter, after: Cursor | None) -> str:
-        stands = "true" if after is None else _CURSOR_IS_VALID
-        columns = f"{self.columns}, {stands}, history.rowid AS position"
+        is_valid = "true" if after is None else _CURSOR_IS_VALID
+        columns = f"{self.columns}, {is_valid}, history.rowid AS position"
         parts = in_order(columns, wanted, self.lookup, after)
         if len(parts) == 1:
             return parts[0]
@@ -153,7 +153,7 @@ class HistoryReader:
         return RowsRead(rows, end, is_last=len(rows) < limit)
 
     async def _require_cursor_record(
-        self, place: Cursor | None, rows: Sequence[Sequence[Any]]
+        self, after: Cursor | None, rows: Sequence[Sequence[Any]]
     ) -> None:
         """Check that a cursor's record still exists.
 
@@ -162,13 +162,13 @@ class HistoryReader:
         Raises:
             CursorGone: the record is gone or has moved.
         """
-        if place is None:
+        if after is None:
             return
         if not rows:
-            rows = await self._fetch(f"SELECT {_CURSOR_IS_VALID}, NULL", _cursor_parameters(place))
+            rows = await self._fetch(f"SELECT {_CURSOR_IS_VALID}, NULL", _cursor_parameters(after))
         if not rows or not rows[0][-2]:
             raise CursorGone(
-                f"the record {place.id} that the cursor points to is gone or has moved (a "
+                f"the record {after.id} that the cursor points to is gone or has moved (a "
                 "reset, a removal, a rebuilt file); start again without the cursor"
             )
 
@@ -189,7 +189,7 @@ class HistoryReader:
         rows = await self._fetch("SELECT max(rowid) FROM history", {})
         return rows[0][0] if rows else None
 
-    async def next_place(self, position: int, order: Order) -> Cursor | None:
+    async def next_cursor(self, position: int, order: Order) -> Cursor | None:
         """Return the first record at a position or beyond it, in an order; None if there is
         none."""
         rows = await self._fetch(_PLACES[order], {"position": position})
@@ -217,6 +217,6 @@ class HistoryReader:
         return [row[0] for row in await self._fetch(_SCOPES, {"after": after, "limit": limit})]
 
 
-def _cursor_parameters(place: Cursor | None) -> Mapping[str, Any]:
+def _cursor_parameters(after: Cursor | None) -> Mapping[str, Any]:
     """Return the parameters of `_CURSOR_IS_VALID` for a cursor."""
-    return {} if place is None else {"after": place.position, "after_id": place.id}
+    return {} if after is None else {"after": after.position, "after_id": after.id}

@@ -59,14 +59,14 @@ class HistorySource(RecordSource):
 
     async def pages(self, records: int = PAGE_RECORDS) -> AsyncIterator[Sequence[Row]]:
         newest = await self._history.store.reader.newest()
-        place: Cursor | None = None
+        after: Cursor | None = None
         limit = records
-        while newest is not None and (place is None or place.position < newest):
-            read = await self._history.store.reader.rows(place, limit)
-            place = read.place
+        while newest is not None and (after is None or after.position < newest):
+            read = await self._history.store.reader.rows(after, limit)
+            after = read.cursor
             if read.rows:
                 yield read.rows
-            if read.is_last or place is None:
+            if read.is_last or after is None:
                 return
             limit = next_limit(read.rows, records)
 

@@ -21,7 +21,7 @@ class TargetScan:
         self._page: Sequence[Row] = ()
         self._at = 0
         self._before_page: Cursor | None = None
-        self._place: Cursor | None = None
+        self._after: Cursor | None = None
         self._rewind_to: tuple[Cursor | None, str | None] = (None, None)
         self._out_of_order: str | None = None
 
@@ -40,7 +40,7 @@ class TargetScan:
             if self._at == len(self._page):
                 # Other programs may write faster than this reads.
                 newest = newest or await self._target.store.reader.newest()
-                if newest is None or (self._place and self._place.position >= newest):
+                if newest is None or (self._after and self._after.position >= newest):
                     break
                 if not await self._next_page():
                     break
@@ -89,15 +89,15 @@ class TargetScan:
 
     async def _next_page(self) -> bool:
         """Read the next page; return whether there is one."""
-        read = await self._target.store.reader.rows(self._place, self._compared)
-        self._before_page, self._place = self._place, read.place or self._place
+        read = await self._target.store.reader.rows(self._after, self._compared)
+        self._before_page, self._after = self._after, read.cursor or self._after
         self._page = read.rows
         self._at = 0
         return bool(self._page)
 
     async def rewind(self) -> None:
         """Go back to the row after the last one that matched, and read again from there."""
-        self._place, record_id = self._rewind_to
+        self._after, record_id = self._rewind_to
         self._page, self._at = [], 0
         while record_id is not None:
             if not await self._next_page():

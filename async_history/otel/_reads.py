@@ -29,7 +29,7 @@ class TracedReader:
 
     def __init__(self, reader: CallReader, tracer: Tracer, attributes: dict[str, str]) -> None:
         self._reader = reader
-        self.next_place = reader.next_place
+        self.next_cursor = reader.next_cursor
         self._tracer = tracer
         self._attributes = attributes
 

@@ -248,15 +248,15 @@ class QueryCases(Cases):
             for n in range(3):
                 await history.add_history("m", None, str(n), "UPDATE")
             read = await history.store.reader.rows(None, 2)
-            assert len((await history.store.reader.rows(read.place, 2)).rows) == 1
+            assert len((await history.store.reader.rows(read.cursor, 2)).rows) == 1
             await history.reset()
             with pytest.raises(CursorGone):
-                await history.store.reader.rows(read.place, 2)
+                await history.store.reader.rows(read.cursor, 2)
             await history.batch_add_history(
                 [{"memory_id": "m", "event": "UPDATE"} for _ in range(9)]
             )
             with pytest.raises(CursorGone):
-                await history.store.reader.rows(read.place, 2)
+                await history.store.reader.rows(read.cursor, 2)
 
     async def test_an_empty_history_has_no_cursor(self, open_store: OpenStore) -> None:
         async with open_store() as history:

@@ -129,6 +129,6 @@ class StateCases(Cases):
             read = await reader.rows(None, 2)
             assert [row[3] for row in read.rows] == ["1", "2"]
             assert not read.is_last
-            read = await reader.rows(read.place, 2)
+            read = await reader.rows(read.cursor, 2)
             assert [row[3] for row in read.rows] == ["3"]
             assert read.is_last

@@ -66,15 +66,15 @@ class FakeStore:
     def add(self, text: str, memory_id: str = "m") -> None:
         self.records.append(HistoryRecord(text, memory_id, None, text, "ADD"))
 
-    def place(self, cursor: str | None) -> int | None:
+    def position(self, cursor: str | None) -> int | None:
         return None if cursor is None else int(cursor)
 
     async def end(self) -> int:
         return len(self.records)
 
-    async def page(self, place: int | None, memory_id: str | None, limit: int) -> FollowRead[int]:
-        self.reads.append((place or 0, memory_id))
-        begin, end = place or 0, len(self.records)
+    async def page(self, after: int | None, memory_id: str | None, limit: int) -> FollowRead[int]:
+        self.reads.append((after or 0, memory_id))
+        begin, end = after or 0, len(self.records)
         try:
             await self.may_read.wait()
         except asyncio.CancelledError:

@@ -60,7 +60,7 @@ def read(parts: Sequence[str | int | None]) -> tuple[int, str] | None:
 
 
 def test_a_cursor_is_read_back() -> None:
-    assert CODEC.place(CODEC.text(7, "ü"), read) == (7, "ü")
+    assert CODEC.parse(CODEC.text(7, "ü"), read) == (7, "ü")
 
 
 @pytest.mark.parametrize(
@@ -80,14 +80,14 @@ def test_a_cursor_is_read_back() -> None:
 )
 def test_other_texts_are_not_cursors_of_a_kind(text: str) -> None:
     with pytest.raises(InvalidInput, match="not a cursor of a test's history"):
-        CODEC.place(text, read)
+        CODEC.parse(text, read)
 
 
 async def test_a_query_goes_on_after_the_rest_of_a_bounded_read() -> None:
     """A reader may leave out records after it has read them, such as one that decrypts texts."""
     asked: list[int | None] = []
 
-    async def next_place(position: int, order: Order) -> Cursor | None:
+    async def next_cursor(position: int, order: Order) -> Cursor | None:
         return Cursor(max(position, 1), "x") if position <= 5 else None
 
     async def nothing_left(size: int) -> PageRead:
@@ -99,7 +99,7 @@ async def test_a_query_goes_on_after_the_rest_of_a_bounded_read() -> None:
 
     everything = Filter(None, None, None, None, None, None, None)
     query = new_query(
-        read_page, next_place, everything, after=None, limit=None, page_size=9, scan_size=2
+        read_page, next_cursor, everything, after=None, limit=None, page_size=9, scan_size=2
     )
     pages = [page async for page in query.pages()]
     assert asked == [3, 5, None]

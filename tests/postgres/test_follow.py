@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from async_history import CursorGone, open_history
-from async_history._postgres import cursors as places
+from async_history._postgres.cursors import position_from_cursor
 from async_history.postgres import PostgresHistoryManager
 from async_history.testing.followers import NEVER_S, SOON_S, Reading, add_many, first, up_to_now
 from tests.subprocesses.postgres_load import Load
@@ -248,9 +248,9 @@ class TestServers:
                 assert following.cursor is not None
                 cursors = [await history.end_cursor()]
                 for memory_id in (None, "none"):  # there is nothing new, and the cursor may advance
-                    place = places.position_from_cursor(following.cursor)
+                    position = position_from_cursor(following.cursor)
                     cursors.append(
-                        str((await history.store.follower.page(place, memory_id, 9)).place)
+                        str((await history.store.follower.page(position, memory_id, 9)).end)
                     )
                 await asyncio.to_thread(server.restart, "immediate")
                 texts = [str(number) for number in range(20)]
@@ -294,7 +294,7 @@ class TestServers:
                     await until(partial(has_texts, admin, "after"))
                     end = await history.end_cursor()
                     assert end is not None
-                    witness = places.position_from_cursor(end).witness
+                    witness = position_from_cursor(end).witness
                     assert witness is not None
                     assert witness.next_xact is None, "it does not know which numbers were used"
                     looked = history.follow(after=end, poll_interval_s=SOON_S)
@@ -325,11 +325,11 @@ class TestServers:
                         assert await first(following, 1) == [texts[0]]
                         url = standby.url()
                         async with opened(primary.url(), read_url=url) as behind:
-                            place = places.position_from_cursor(str(following.cursor))
-                            assert place.window is not None
-                            read = await behind.store.follower.page(place, None, 9)
-                            assert (read.records, read.place, read.is_last) == ([], place, True)
-                            there = behind.follow(after=str(place), poll_interval_s=SOON_S)
+                            position = position_from_cursor(str(following.cursor))
+                            assert position.window is not None
+                            read = await behind.store.follower.page(position, None, 9)
+                            assert (read.records, read.end, read.is_last) == ([], position, True)
+                            there = behind.follow(after=str(position), poll_interval_s=SOON_S)
                             async with Reading(there) as reading:
                                 await admin.execute("SELECT pg_wal_replay_resume()")
                                 assert await reading.until(len(texts) - 1) == [*texts[1:]]

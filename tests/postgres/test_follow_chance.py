@@ -191,7 +191,7 @@ class Walker:
         if indexes and rng.random() < 0.3:
             taken = indexes[: rng.randint(1, len(indexes))]
         self._yielded += [str(read.records[index].new_memory) for index in taken]
-        next_ = read.place if len(taken) == len(indexes) else read.behind(taken[-1])
+        next_ = read.end if len(taken) == len(indexes) else read.position_after(taken[-1])
         self._cursor = None if next_ is None else str(next_)
         return read.is_last and len(taken) == len(indexes)
 

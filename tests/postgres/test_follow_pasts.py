@@ -90,15 +90,15 @@ async def add(history: PostgresHistoryManager, *texts: str) -> None:
 
 async def cursors_after(history: PostgresHistoryManager, cursor: str) -> dict[str, str | None]:
     """Return the positions of followers that began at a cursor and read on."""
-    place = position_from_cursor(cursor)
-    half = await history.store.follower.page(place, None, 1)
-    assert half.place is not None
-    assert half.place.window is not None, "there is one record only"
+    position = position_from_cursor(cursor)
+    half = await history.store.follower.page(position, None, 1)
+    assert half.end is not None
+    assert half.end.window is not None, "there is one record only"
     following = history.follow(after=cursor)
     await up_to_now(history, following)
     end = await history.end_cursor()
     assert end is not None
-    return {"amid": str(half.place), "read": following.cursor, "end": end}
+    return {"amid": str(half.end), "read": following.cursor, "end": end}
 
 
 async def all_new(history: PostgresHistoryManager, cursor: str | None) -> list[str | None]:
@@ -173,11 +173,11 @@ async def test_a_cursor_of_an_earlier_version(server: PostgresServer, schema: st
         await add(history, "c", "d", "e")
         cursor = await history.end_cursor()
         assert cursor is not None
-        place = position_from_cursor(cursor)
-        old = str(FollowPosition(place.store, place.foreign, place.done))
+        position = position_from_cursor(cursor)
+        old = str(FollowPosition(position.store, position.foreign, position.done))
         await add(history, "f", "g")
         assert await first(history.follow(after=old), 2) == ["f", "g"]
-        amid = FollowPosition(place.store, place.foreign, place.done, place.done, 0)
+        amid = FollowPosition(position.store, position.foreign, position.done, position.done, 0)
         assert await first(history.follow(after=str(amid)), 2) == ["f", "g"]
     await asyncio.to_thread(restore, server, copy)
     async with opened(server, schema) as history:
@@ -236,7 +236,7 @@ async def test_a_cursor_works_while_its_past_continues(server: PostgresServer, s
                         read = await behind.store.follower.page(
                             position_from_cursor(cursor), None, 9
                         )
-                        assert (read.records, str(read.place)) == ([], cursor)
+                        assert (read.records, str(read.end)) == ([], cursor)
                 await there.execute("SELECT pg_wal_replay_resume()")
                 await until(partial(_has, there, schema, 6))
             await own.close()

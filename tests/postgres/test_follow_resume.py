@@ -131,13 +131,13 @@ async def _stopped_between(
                 inserting = asyncio.ensure_future(_run(slow, schema, *_WAYS[how]))
         await until(partial(_waits, owner, slow))
         await history.add_history("m", None, "seen", "ADD")
-        place = await end_of(history)
-        assert place.witness is not None
-        assert place.witness.next_xact is not None
+        position = await end_of(history)
+        assert position.witness is not None
+        assert position.witness.next_xact is not None
         for text in _LATER:
             await history.add_history("m", None, text, "ADD")
     await inserting
-    return await texts_by_pages(history, str(place), _LIMIT)
+    return await texts_by_pages(history, str(position), _LIMIT)
 
 
 async def _waits(owner: Any, slow: Any) -> bool:
@@ -189,13 +189,13 @@ async def test_a_number_above_all_ended_transactions(
         await later.execute(insert, "above")
         await earlier.execute(insert, "seen")
         await ending.commit()
-        place = await end_of(history)
-        assert place.witness is not None
-        assert place.done.xmax <= numbers[1] < (place.witness.next_xact or 0)
+        position = await end_of(history)
+        assert position.witness is not None
+        assert position.done.xmax <= numbers[1] < (position.witness.next_xact or 0)
         for text in _LATER:
             await history.add_history("m", None, text, "ADD")
         await open_.commit()
-        assert await texts_by_pages(history, str(place), _LIMIT) == ["above", *_LATER]
+        assert await texts_by_pages(history, str(position), _LIMIT) == ["above", *_LATER]
 
 
 _CHANGES: Final = {
@@ -230,17 +230,17 @@ async def test_no_earlier_record_can_be_left_out(
         if when == "before":
             await owner.execute(_CHANGES[change].format(schema=schema))
         await history.add_history("m", None, "seen", "ADD")
-        place = await end_of(history)
-        assert place.witness is not None
-        assert (place.witness.next_xact is None) == (when == "before")
+        position = await end_of(history)
+        assert position.witness is not None
+        assert (position.witness.next_xact is None) == (when == "before")
         if when == "in an earlier version":
-            place = replace(place, witness=replace(place.witness, next_xact=None))
+            position = replace(position, witness=replace(position.witness, next_xact=None))
         for text in _LATER:
             await history.add_history("m", None, text, "ADD")
         await owner.execute(_INSERT_AT.format(schema=schema), held)
         if when == "later":
             await owner.execute(_CHANGES[change].format(schema=schema))
-        assert await texts_by_pages(history, str(place), _LIMIT) == ["held", *_LATER]
+        assert await texts_by_pages(history, str(position), _LIMIT) == ["held", *_LATER]
 
 
 async def test_a_history_of_version_10(new_schema: Callable[[], str], connect: Any) -> None:
@@ -252,13 +252,13 @@ async def test_a_history_of_version_10(new_schema: Callable[[], str], connect: A
             await history.add_history("m", None, "seen", "ADD")
             held = await owner.fetchval(_NEXT_SEQ.format(schema=schema))
             await history.add_history("m", None, "seen too", "ADD")
-            place = await end_of(history)
+            position = await end_of(history)
             await owner.execute(_INSERT_AT.format(schema=schema), held)
     async with opened(url) as history:
         for text in _LATER:
             await history.add_history("m", None, text, "ADD")
-        assert await texts_by_pages(history, str(place), _LIMIT) == ["held", *_LATER]
-        assert (await end_of(history)).witness != place.witness
+        assert await texts_by_pages(history, str(position), _LIMIT) == ["held", *_LATER]
+        assert (await end_of(history)).witness != position.witness
         trigger = await owner.fetchval(
             "SELECT tgenabled FROM pg_trigger WHERE tgrelid = to_regclass($1)",
             f"{schema}.history",
@@ -282,13 +282,13 @@ async def test_a_users_pool_that_reads_numbers_as_text(
         PostgresHistoryManager(pool=pool, schema=schema_of(new_schema())) as history,
     ):
         await history.add_history("m", None, "seen", "ADD")
-        place = await end_of(history)
-        assert place.witness is not None
+        position = await end_of(history)
+        assert position.witness is not None
         if is_searched:
-            place = replace(place, witness=replace(place.witness, next_xact=None))
+            position = replace(position, witness=replace(position.witness, next_xact=None))
         for text in _LATER:
             await history.add_history("m", None, text, "ADD")
-        assert await texts_by_pages(history, str(place), _LIMIT) == _LATER
+        assert await texts_by_pages(history, str(position), _LIMIT) == _LATER
 
 
 @pytest.mark.parametrize("epoch", [0, 5])

@@ -82,22 +82,22 @@ class Counting:
         assert max(self.buffers) <= buffers, self.buffers
 
     async def end(self) -> FollowPosition:
-        place = await self.reader.end()
-        assert place is not None
-        return place
+        position = await self.reader.end()
+        assert position is not None
+        return position
 
-    async def all_after(self, place: FollowPosition | None) -> tuple[list[str], FollowPosition]:
+    async def all_after(self, position: FollowPosition | None) -> tuple[list[str], FollowPosition]:
         """Return the ids of all records after a position, and the end. Cursors are kept as text."""
         found: list[str] = []
         while True:
-            read = await self.reader.page(place, None, _LIMIT)
+            read = await self.reader.page(position, None, _LIMIT)
             found += [record.id for record in read.records]
-            assert read.place is not None
-            place = position_from_cursor(str(read.place))
-            assert place == read.place
-            assert (place.witness, place.upto) == (read.place.witness, read.place.upto)
+            assert read.end is not None
+            position = position_from_cursor(str(read.end))
+            assert position == read.end
+            assert (position.witness, position.upto) == (read.end.witness, read.end.upto)
             if read.is_last:
-                return found, place
+                return found, position
 
     async def add(self, connection: Any, count: int) -> None:
         await connection.execute(_ADD.format(schema=self.schema), count)
@@ -156,35 +156,35 @@ async def counting(
 
 class TestWork:
     async def test_at_the_end(self, counting: Counting) -> None:
-        place = await counting.end()
+        position = await counting.end()
         await counting.reader.mark()
-        assert await counting.all_after(place) == ([], place)
+        assert await counting.all_after(position) == ([], position)
         counting.check(rows=20, buffers=150)
 
     async def test_a_few_new_records(self, counting: Counting, others: list[Any]) -> None:
-        place = await counting.end()
+        position = await counting.end()
         await counting.add(others[0], 7)
         counting.start()
-        found, _ = await counting.all_after(place)
+        found, _ = await counting.all_after(position)
         assert len(found) == 7
         counting.check(rows=40, buffers=150)
 
     async def test_many_missed_records(self, counting: Counting, others: list[Any]) -> None:
         """In many transactions: each page reads a part of them."""
-        place = await counting.end()
+        position = await counting.end()
         for _ in range(40):
             await counting.add(others[0], _MANY // 40)
         counting.start()
-        page = await counting.reader.page(place, None, _LIMIT)
+        page = await counting.reader.page(position, None, _LIMIT)
         assert len(page.records) == _LIMIT
         assert sum(counting.rows) <= _LIMIT + _ROWS_AT_ONCE + 50, "all new records"
         counting.start()
-        found, end = await counting.all_after(place)
+        found, end = await counting.all_after(position)
         assert len(set(found)) == len(found) == _MANY
         counting.check()
         assert await counting.all_after(end) == ([], end)
         counting.start()
-        page = await counting.large_reader.page(place, None, PAGE_RECORDS)
+        page = await counting.large_reader.page(position, None, PAGE_RECORDS)
         assert len(page.records) == PAGE_RECORDS
         assert counting.rows[0] <= PAGE_RECORDS + 20
         assert counting.rows[-1] <= PAGE_RECORDS + 20
@@ -198,10 +198,10 @@ class TestWork:
             await counting.add(late, 1)
             for _ in range(10):
                 await counting.add(other, _MANY // 10)
-            place = await counting.end()
+            position = await counting.end()
             await counting.add(late, 5 * _LIMIT)
         counting.start()
-        found, _ = await counting.all_after(place)
+        found, _ = await counting.all_after(position)
         assert len(set(found)) == len(found) == 5 * _LIMIT + 1
         counting.check()
 
@@ -228,16 +228,16 @@ class TestWork:
         self, counting: Counting, others: list[Any]
     ) -> None:
         """Records committed after the window are not read to find its end."""
-        place = await counting.end()
+        position = await counting.end()
         for _ in range(4):
             await counting.add(others[0], _LIMIT)
-        read = await counting.reader.page(place, None, _LIMIT)
+        read = await counting.reader.page(position, None, _LIMIT)
         for _ in range(10):
             await counting.add(others[0], _MANY // 10)
         counting.start()
         pages = 1
-        while read.place is not None and read.place.window is not None:
-            read = await counting.reader.page(read.place, None, _LIMIT)
+        while read.end is not None and read.end.window is not None:
+            read = await counting.reader.page(read.end, None, _LIMIT)
             pages += 1
         assert pages <= 5
         counting.check(rows=_LIMIT + 20)
@@ -248,20 +248,20 @@ class TestWork:
         stored = await connection.fetchval(f"SELECT count(*) FROM {counting.schema}.history")
         read = await counting.reader.page(None, None, _LIMIT)
         counting.start()
-        found, _ = await counting.all_after(read.place)
+        found, _ = await counting.all_after(read.end)
         assert len({*found, *(record.id for record in read.records)}) == stored
         counting.check(buffers=_MOST_BUFFERS)
 
     async def test_one_memory(self, counting: Counting, others: list[Any]) -> None:
-        place = await counting.end()
+        position = await counting.end()
         for _ in range(4):
             await counting.add(others[0], _MANY // 10)
         counting.start()
         found: list[str] = []
-        next_: FollowPosition | None = place
+        next_: FollowPosition | None = position
         while next_ is not None and (not found or next_.window is not None):
             read = await counting.reader.page(next_, "m7", _LIMIT)
             found += [record.id for record in read.records]
-            next_ = read.place
+            next_ = read.end
         assert len(set(found)) == len(found) == 4 * _MANY // 10 // 500
         counting.check()

@@ -9,12 +9,12 @@ async def records_by_pages(
     history: PostgresHistoryManager, cursor: str | None, limit: int, memory_id: str | None = None
 ) -> list[HistoryRecord]:
     """Return all records after a cursor, which is kept as text between pages."""
-    place: FollowPosition | None = None if cursor is None else position_from_cursor(cursor)
+    position: FollowPosition | None = None if cursor is None else position_from_cursor(cursor)
     found: list[HistoryRecord] = []
     while True:
-        read = await history.store.follower.page(place, memory_id, limit)
+        read = await history.store.follower.page(position, memory_id, limit)
         found += read.records
-        place = None if read.place is None else position_from_cursor(str(read.place))
+        position = None if read.end is None else position_from_cursor(str(read.end))
         if read.is_last:
             return found
 

@@ -43,7 +43,7 @@ class DictBatch:
         for scope in {submission.session_scope for submission in submissions}:
             if saved := self._kept.messages[scope]:
                 ids = frozenset(one.id for one in saved)
-                found[scope] = api.Buffer(len(saved), saved[0].place, saved[-1].place, ids)
+                found[scope] = api.Buffer(len(saved), saved[0].position, saved[-1].position, ids)
         return found
 
     def undone_if_refused(self) -> AbstractAsyncContextManager[None]:

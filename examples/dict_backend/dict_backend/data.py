@@ -13,13 +13,13 @@ from async_history.errors import CursorGone
 
 
 class Saved(NamedTuple):
-    place: int
+    position: int
     id: str
     message: Message
 
 
-class RecordPlace(Protocol):
-    """The place of a record: its position and its id."""
+class Position(Protocol):
+    """A position in the order: after the record with this id."""
 
     @property
     def position(self) -> int: ...
@@ -43,9 +43,9 @@ class Kept:
     def of_memory(self, memory_id: str) -> list[tuple[int, HistoryRecord]]:
         return [item for item in self.records.items() if item[1].memory_id == memory_id]
 
-    def after(self, place: RecordPlace | None) -> list[tuple[int, HistoryRecord]]:
-        """Return the records after a place, whose own record must still exist."""
-        if place is not None and self.positions.get(place.id) != place.position:
-            raise CursorGone(f"the record {place.id} is gone; begin again without the cursor")
-        start = 0 if place is None else place.position
+    def after(self, position: Position | None) -> list[tuple[int, HistoryRecord]]:
+        """Return the records after a position, whose own record must still exist."""
+        if position is not None and self.positions.get(position.id) != position.position:
+            raise CursorGone(f"the record {position.id} is gone; begin again without the cursor")
+        start = 0 if position is None else position.position
         return [item for item in self.records.items() if item[0] > start]

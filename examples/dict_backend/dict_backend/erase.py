@@ -33,7 +33,7 @@ class DictErasure:
     async def residue(self) -> api.Residue:
         return api.Residue()
 
-    def _places(
+    def _refs(
         self, after: RecordRef | None, limit: int | None, wanted: Callable[[HistoryRecord], bool]
     ) -> list[RecordRef]:
         is_there = after is not None and self._kept.positions.get(after.id) == after.position
@@ -45,7 +45,7 @@ class DictErasure:
     async def with_text(
         self, memory_ids: Sequence[str], after: RecordRef | None, limit: int
     ) -> list[RecordRef]:
-        return self._places(
+        return self._refs(
             after,
             limit,
             lambda one: (
@@ -55,31 +55,31 @@ class DictErasure:
         )
 
     async def of_actor(self, actor_id: str, after: RecordRef | None, limit: int) -> list[RecordRef]:
-        return self._places(after, limit, lambda one: one.actor_id == actor_id)
+        return self._refs(after, limit, lambda one: one.actor_id == actor_id)
 
     async def sizes(self, memory_ids: Sequence[str]) -> dict[str, int]:
         return {memory_id: len(self._kept.of_memory(memory_id)) for memory_id in memory_ids}
 
     async def texts(self, actor_id: str, memory_ids: Sequence[str]) -> list[api.Texts]:
-        places = self._places(None, None, lambda one: one.memory_id in memory_ids)
-        return [self._texts(actor_id, place) for place in places]
+        refs = self._refs(None, None, lambda one: one.memory_id in memory_ids)
+        return [self._texts(actor_id, ref) for ref in refs]
 
     async def next_texts(
         self, actor_id: str, memory_id: str, after: RecordRef | None, limit: int
     ) -> list[api.Texts]:
-        places = self._places(after, limit, lambda one: one.memory_id == memory_id)
-        return [self._texts(actor_id, place) for place in places]
+        refs = self._refs(after, limit, lambda one: one.memory_id == memory_id)
+        return [self._texts(actor_id, ref) for ref in refs]
 
-    def _texts(self, actor_id: str, place: RecordRef) -> api.Texts:
-        record = self._kept.records[place.position]
+    def _texts(self, actor_id: str, ref: RecordRef) -> api.Texts:
+        record = self._kept.records[ref.position]
         digests = [
             None if text is None else blake2b(text.encode(), digest_size=16).digest()
             for text in (record.old_memory, record.new_memory)
         ]
-        return api.Texts(place, record.actor_id == actor_id, *digests)
+        return api.Texts(ref, record.actor_id == actor_id, *digests)
 
     async def with_ids(self, record_ids: Sequence[str]) -> list[RecordRef]:
-        return self._places(
+        return self._refs(
             None,
             None,
             lambda one: (
@@ -88,13 +88,13 @@ class DictErasure:
             ),
         )
 
-    async def redact(self, columns: api.Columns, places: Sequence[RecordRef]) -> int:
+    async def redact(self, columns: api.Columns, refs: Sequence[RecordRef]) -> int:
         lost = 0
         nothing: dict[str, Any] = dict.fromkeys(columns)
-        for place in places:
-            record = self._kept.records[place.position]
+        for ref in refs:
+            record = self._kept.records[ref.position]
             lost += any(getattr(record, column) is not None for column in columns)
-            self._kept.records[place.position] = replace(record, **nothing)
+            self._kept.records[ref.position] = replace(record, **nothing)
         return lost
 
     async def note(self, names: Sequence[api.Name], at: datetime) -> None:

@@ -39,9 +39,9 @@ class DictPruning:
                 edges[memory_id] = position, record.id
         return edges
 
-    async def still_there(self, places: Collection[api.RecordRef]) -> set[api.RecordRef]:
+    async def still_there(self, refs: Collection[api.RecordRef]) -> set[api.RecordRef]:
         there = self._kept.positions
-        return {place for place in places if there.get(place.id) == place.position}
+        return {ref for ref in refs if there.get(ref.id) == ref.position}
 
     async def next_are_dated(self, records: Sequence[api.Candidate]) -> dict[int, bool]:
         dated: dict[int, bool] = {}
@@ -71,7 +71,7 @@ class DictPruning:
         for memory_id in {one.memory_id for one in there}:
             if not self._kept.of_memory(memory_id):
                 self._kept.owners.pop(memory_id, None)
-        return {one.place for one in there}
+        return {one.ref for one in there}
 
     @staticmethod
     def _candidate(

@@ -49,10 +49,10 @@ class DictReader:
             found = [one for one in found if is_within(one[0])]
         found = [item for item in found if matches(wanted, item[1])]
         records = [record for _, record in found[:limit]]
-        place = api.Cursor(found[len(records) - 1][0], records[-1].id) if records else None
-        return api.PageRead(records, place, is_last=len(found) <= limit)
+        cursor = api.Cursor(found[len(records) - 1][0], records[-1].id) if records else None
+        return api.PageRead(records, cursor, is_last=len(found) <= limit)
 
-    async def next_place(self, position: int, order: api.Order) -> api.Cursor | None:
+    async def next_cursor(self, position: int, order: api.Order) -> api.Cursor | None:
         some = self._kept.records
         if order == "oldest":
             found = min((one for one in some if one >= position), default=None)
@@ -73,8 +73,8 @@ class DictReader:
     async def rows(self, after: api.Cursor | None, limit: int) -> api.RowsRead:
         found = self._kept.after(after)
         part = found[:limit]
-        place = api.Cursor(part[-1][0], part[-1][1].id) if part else after
-        return api.RowsRead([api.row_of(one) for _, one in part], place, len(found) <= limit)
+        cursor = api.Cursor(part[-1][0], part[-1][1].id) if part else after
+        return api.RowsRead([api.row_of(one) for _, one in part], cursor, len(found) <= limit)
 
     async def times_before(self, ids: Sequence[str]) -> dict[str, datetime]:
         records = [one for one in self._kept.records.values() if one.id in ids]
