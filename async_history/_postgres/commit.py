@@ -46,7 +46,7 @@ from async_history._postgres.messages import add_messages, evict_messages, find_
 from async_history._postgres.owner_steps import OwnerSteps
 from async_history._postgres.owners import KnownOwners, OwnersPlan, give_owners
 from async_history._postgres.read import HistoryReader
-from async_history._postgres.rows import RECORD_COLUMNS, record_from_row
+from async_history._postgres.rows import NAMES, RECORD_COLUMNS, joined_names, record_from_row
 from async_history._postgres.schema import in_schema
 from async_history._postgres.timeline import last_changes
 from async_history._postgres.transaction import (
@@ -67,14 +67,16 @@ FROM pg_catalog.unnest(pg_catalog.string_to_array($1, ',')::bigint[]) AS stripe
 submission with the caller's ids takes locks first. There are only 64, because the server's lock
 table is small, and they are taken in order, to prevent deadlocks."""
 _STRIPES: Final = 64
-_LOCK_MEMORIES: Final = """
-SELECT pg_catalog.pg_advisory_xact_lock(key)
-FROM (
-    SELECT DISTINCT pg_catalog.hashtextextended(
-        'async_history ' || $2::pg_catalog.text || ' ' || memory_id, 1
-    ) AS key
-    FROM pg_catalog.unnest($1::pg_catalog.text[]) AS memory_id ORDER BY key
-) AS keys
+_MEMORIES: Final = f"pg_catalog.unnest({NAMES}) AS named (name)"
+_LOCK_MEMORIES: Final = f"""
+SELECT pg_catalog.count(*) FROM (
+    SELECT pg_catalog.pg_advisory_xact_lock(key) FROM (
+        SELECT DISTINCT pg_catalog.hashtextextended(
+            'async_history ' || $3::pg_catalog.text || ' ' || name, 1
+        ) AS key
+        FROM {_MEMORIES} ORDER BY key
+    ) AS keys
+) AS locks
 """
 """These locks are taken before any look-up. After waiting for them a transaction sees all that the
 previous holder wrote, which may be its own earlier try."""
@@ -89,8 +91,7 @@ SELECT {RECORD_COLUMNS} FROM {{schema}}.history WHERE memory_id = $1 ORDER BY se
 """
 """For a Citus cluster, whose nodes can't join a list with a table row by row."""
 _LATEST: Final = f"""
-SELECT {RECORD_COLUMNS} FROM pg_catalog.unnest($1::pg_catalog.text[]) AS named (name)
-CROSS JOIN LATERAL (
+SELECT {RECORD_COLUMNS} FROM {_MEMORIES} CROSS JOIN LATERAL (
     SELECT * FROM {{schema}}.history WHERE memory_id = named.name ORDER BY seq DESC LIMIT 1
 ) AS latest
 """
@@ -174,6 +175,7 @@ class BatchCommitter:
             connection,
             schema,
             where,
+            known,
             is_distributed=is_distributed,
             owns_transaction=owns_transaction,
         )
@@ -239,7 +241,9 @@ class BatchCommitter:
         memories = [one.decided_by for one in additions if one.decided_by is not None]
         if memories:
             with timed(self._waited):
-                await self._connection.execute(_LOCK_MEMORIES, memories, self._schema)
+                await self._connection.execute(
+                    _LOCK_MEMORIES, *joined_names(memories), self._schema
+                )
         if self._locks_ids(additions):
             named = ids_of(one for one in additions if one.names_ids)
             with timed(self._waited):
@@ -337,7 +341,8 @@ class BatchCommitter:
     async def latest(self, memory_ids: Sequence[str]) -> Sequence[HistoryRecord]:
         """Return the latest record of each of these memories that has one."""
         if not self._is_distributed:
-            return await self._seal.opened(partial(self._read, _LATEST, memory_ids), self._keys)
+            read = partial(self._read, _LATEST, *joined_names(memory_ids))
+            return await self._seal.opened(read, self._keys)
         return [
             record
             for one in memory_ids
@@ -368,8 +373,8 @@ class BatchCommitter:
         reader = HistoryReader(fetch, self._schema, is_distributed=True, at_once=1)
         return {one: await reader.last_change(*one) for one in asked}
 
-    async def _read(self, sql: str, argument: object) -> list[HistoryRecord]:
-        rows = await self._connection.fetch(self._sql(sql), argument)
+    async def _read(self, sql: str, *arguments: object) -> list[HistoryRecord]:
+        rows = await self._connection.fetch(self._sql(sql), *arguments)
         return [record_from_row(row) for row in rows]
 
     async def owners(self, records: Sequence[HistoryRecord]) -> dict[str, Owner]:

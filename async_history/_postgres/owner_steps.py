@@ -22,6 +22,7 @@ from async_history._postgres.erased_names import FIND_ERASED, digests_of, found_
 from async_history._postgres.errors import storage_error
 from async_history._postgres.owners import (
     SCOPE_LIST,
+    KnownOwners,
     OwnersFound,
     OwnersPlan,
     owner_of,
@@ -34,7 +35,7 @@ _FIND: Final = f"""
 SELECT number, erased_at, memory_id, {SCOPE_LIST} FROM {{schema}}.owners_state
 LEFT JOIN {{schema}}.owners ON memory_id = ANY($1::pg_catalog.text[])
 """
-_NUMBER: Final = "SELECT number FROM {schema}.owners_state"
+_STATE: Final = "SELECT number, erased_at FROM {schema}.owners_state"
 _ROWS: Final = f"""
 SELECT memory_id, {SCOPE_LIST} FROM {{schema}}.owners WHERE memory_id = ANY($1::pg_catalog.text[])
 """
@@ -52,7 +53,7 @@ ORDER BY seq DESC LIMIT 1
 """For a Citus cluster, whose nodes can't join a list with a table row by row."""
 _ISOLATION: Final = "SELECT pg_catalog.current_setting('transaction_isolation')"
 _READ_COMMITTED: Final = "read committed"
-_LOCKED_STATE: Final = "SELECT number, erased_at FROM {schema}.owners_state FOR SHARE"
+_LOCKED_STATE: Final = f"{_STATE} FOR SHARE"
 _WAIT: Final = "SELECT pg_catalog.current_setting('lock_timeout')"
 _SET_WAIT: Final = "SELECT pg_catalog.set_config('lock_timeout', $1::pg_catalog.text, true)"
 _SHORT_WAIT: Final = "100ms"
@@ -120,6 +121,7 @@ class OwnerSteps:
     Args:
         schema: the quoted schema.
         where: the server, for messages.
+        known: the cache of the memories' owners.
         is_distributed: whether the tables are distributed over the nodes of a Citus cluster.
         owns_transaction: whether the transaction is read committed; otherwise the server is asked.
     """
@@ -129,6 +131,7 @@ class OwnerSteps:
         connection: Any,
         schema: str,
         where: str,
+        known: KnownOwners,
         *,
         is_distributed: bool,
         owns_transaction: bool,
@@ -136,6 +139,7 @@ class OwnerSteps:
         self._connection = connection
         self._schema = schema
         self._where = where
+        self._known = known
         self._is_distributed = is_distributed
         self._is_read_committed: bool | None = owns_transaction or None
         self.found = OwnersFound()
@@ -151,11 +155,10 @@ class OwnerSteps:
 
     async def locked_number(self) -> int:
         """Lock `owners_state` until the transaction ends, and return its number."""
-        return (await self._locked_state())[0]
+        return (await self._state(_LOCKED_STATE))[0]
 
-    async def _locked_state(self) -> tuple[int, int | None]:
-        rows = await self._fetch(_LOCKED_STATE)
-        return _state_of(rows)
+    async def _state(self, sql: str) -> tuple[int, int | None]:
+        return _state_of(await self._fetch(sql))
 
     async def erased(self, names: Sequence[Name]) -> Mapping[Name, datetime]:
         """Return when names were erased, without those that were not."""
@@ -184,8 +187,13 @@ class OwnerSteps:
 
     async def _find(self, names: Sequence[str], gives_owners: bool) -> OwnersFound:
         rows: Sequence[Sequence[Any]]
-        if self._is_distributed or not self._is_read_committed:
-            number, erased_at = await self._locked_state()
+        cached = self._known.found(names, gives_owners=gives_owners)
+        locks = self._is_distributed or not self._is_read_committed
+        if locks or cached is not None:
+            number, erased_at = await self._state(_LOCKED_STATE if locks else _STATE)
+            if cached is not None and cached.number == number:
+                return cached
+        if locks:
             rows = await self._fetch(_ROWS, names)
         else:
             found = await self._fetch(_FIND, names)
@@ -282,6 +290,6 @@ class OwnerSteps:
         Raises:
             asyncpg.SerializationError: they were changed meanwhile.
         """
-        rows = await self._fetch(_NUMBER)
-        if rows and int(rows[0][0]) != self.found.number:
+        number, _ = await self._state(_STATE)
+        if number != self.found.number:
             raise _changed()

@@ -169,6 +169,16 @@ class KnownOwners:
         """Return the records whose memories are not in the cache."""
         return [record for record in records if record.memory_id not in self._known]
 
+    def found(self, names: Sequence[str], *, gives_owners: bool) -> OwnersFound | None:
+        """Return the owners of memories as of `number`; None if one has to be looked up."""
+        if not self.number:
+            return None if gives_owners else OwnersFound()
+        known = self._known
+        rows = {name: known[name] for name in names if name in known}
+        if len(rows) < len(names):
+            return None
+        return OwnersFound(self.number, rows, erased_at=self.erased_at)
+
     def plan(self, records: Sequence[HistoryRecord]) -> "OwnersPlan | None":
         """Return the owners of these records' memories, if that needs no look-up.
 

@@ -92,6 +92,18 @@ def joined_texts(columns: Sequence[Sequence[str | None]]) -> tuple[str | None, .
         separator, null = f"\x1f{token_hex(8)}", f"\x1e{token_hex(8)}"
 
 
+NAMES: Final = "pg_catalog.string_to_array($1::pg_catalog.text, $2::pg_catalog.text)"
+"""SQL for an array of names. Its parameters are `joined_names`."""
+
+
+def joined_names(names: Sequence[str]) -> tuple[str, str]:
+    """Return one or more names as one text, and their separator: see `joined_texts`."""
+    text, separator, _ = joined_texts([names])
+    assert text is not None  # noqa: S101 - there is a name
+    assert separator is not None  # noqa: S101
+    return text.removeprefix(separator), separator
+
+
 def _without_nulls(column: Sequence[str | None], null: str) -> list[str]:
     return [null if value is None else value for value in column]
 

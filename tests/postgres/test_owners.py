@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from async_history import (
     check_history,
     open_history,
 )
-from async_history._core.new_submissions import UncheckedRecords
+from async_history._core.new_submissions import UncheckedRecords, new_text
 from async_history._postgres.commit import BatchCommitter
 from async_history._postgres.keys import InClear
 from async_history._postgres.owners import KnownOwners, cause_hash
@@ -325,6 +326,61 @@ async def test_a_batch_with_owners_is_one_statement(url: str, connect: Any) -> N
             assert await history.count_history(cause={"request_id": value}) == count
             found = [record async for record in history.query_history(cause={"request_id": value})]
             assert len(found) == count
+
+
+async def test_an_update_reads_only_what_it_needs(url: str, connect: Any) -> None:
+    """Ids, owners and erased names only where there may be some that are not known."""
+    async with open_history(url) as history:
+        await history.add_history("first", None, "x", "ADD")
+    connection = await connect()
+    sent: list[str] = []
+    connection.add_query_logger(lambda record: sent.append(record.query))
+    known = KnownOwners()
+    texts = count()
+
+    async def tables_read(*, is_repeated: bool = False, names: str = "m", **more: Any) -> list[str]:
+        """Update memories; return the table that each SELECT reads first."""
+        batch = [
+            new_text(
+                f"{names}{n}", str(next(texts)), actor_id=None, role=None, context=None, **more
+            )
+            for n in range(20)
+        ]
+        committer = BatchCommitter(
+            connection,
+            f'"{schema_of(url)}"',
+            is_distributed=False,
+            is_repeated=is_repeated,
+            known=known,
+            seal=InClear(),
+            where="here",
+            sent=lambda: None,
+        )
+        sent.clear()
+        assert await committer.commit(batch) == {}
+        await asyncio.sleep(0)  # the driver calls its loggers later
+        reads = [one for one in sent if one.split()[0] == "SELECT" and schema_of(url) in one]
+        return [one.split(f'"{schema_of(url)}".')[1].split()[0] for one in reads]
+
+    assert await tables_read() == ["history", "owners_state"]
+    assert await tables_read(is_repeated=True) == ["history", "history", "owners_state"]
+    await tables_read(owner=ALICE)
+    await tables_read()
+    assert await tables_read() == ["history", "owners_state"]
+    assert await tables_read(owner=ALICE) == ["history", "owners_state"]
+    assert await tables_read(names="n") == ["history", "owners_state", "history"], "new memories"
+    async with open_history(url) as history:
+        await history.erase(user_id="bob", reason="asked")
+    assert await tables_read() == ["history", "owners_state", "owners_state", "owners_state"]
+    assert await tables_read() == ["history", "owners_state", "owners_state"], "erased names"
+    odd = "\x1f\x1e, "  # what separates names in a parameter
+    await tables_read(names=odd)
+    await tables_read(names=odd)
+    async with open_history(url) as history:
+        for n in range(20):
+            first, second = await history.get_history(f"{odd}{n}")
+            assert second.old_memory == first.new_memory
+    await require_sound(url)
 
 
 async def test_a_role_that_may_not_give_owners_late(url: str, connect: Any) -> None:
