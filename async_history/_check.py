@@ -6,6 +6,7 @@ from functools import partial
 from async_history._core.check_report import CheckReport
 from async_history._core.key_ring import KeyRing
 from async_history._core.options import HistoryOptions
+from async_history._core.validation import shown
 from async_history._opening import from_any_folder, is_server, open_history, sqlite_file
 from async_history.errors import InvalidInput
 
@@ -33,7 +34,7 @@ async def check_history(
     """
     file = sqlite_file(url)
     if file is None and not is_server(url):
-        raise InvalidInput(f"url must name a file or a server's history to check, not {url!r}")
+        raise InvalidInput(f"url must name a file or a server's history to check, not {shown(url)}")
     where = from_any_folder(url)  # valid also after a change of directory
     if repair:
         if file is None:

@@ -6,9 +6,9 @@ from datetime import datetime
 from typing import Literal, get_args
 
 from async_history._core.recording import check_cause
-from async_history._core.records import Event, HistoryRecord
-from async_history._core.validation import check_choice
-from async_history._core.values import check_name, check_text, in_utc, is_aware
+from async_history._core.records import Event, HistoryRecord, known_event
+from async_history._core.validation import check_choice, shown
+from async_history._core.values import check_name, check_text, in_utc, is_aware, plain
 from async_history.errors import InvalidInput
 
 Order = Literal["oldest", "newest"]
@@ -58,15 +58,16 @@ def new_filter(
     """
     for name, moment in (("since", since), ("until", until)):
         if moment is not None and not is_aware(moment):
-            raise InvalidInput(f"{name} must be a datetime with a time zone, not {moment!r}")
-    if event is not None and event not in list(Event):
-        raise InvalidInput(f"event must be ADD, UPDATE or DELETE, not {event!r}")
+            raise InvalidInput(f"{name} must be a datetime with a time zone, not {shown(moment)}")
+    change = known_event(plain(event))
+    if event is not None and change is None:
+        raise InvalidInput(f"event must be ADD, UPDATE or DELETE, not {shown(event)}")
     check_choice("order", order, get_args(Order))
     return Filter(
         _memory_ids(memory_id),
         None if actor_id is None else check_text("actor_id", actor_id),
         None if role is None else check_text("role", role),
-        None if event is None else Event(event),
+        change,
         None if text is None else check_name("text", text),
         None if since is None else in_utc(since),
         None if until is None else in_utc(until),

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
+from async_history._core.validation import shown
 from async_history.errors import InvalidInput, StorageCorrupt
 
 _ENCODER: Final = json.JSONEncoder(
@@ -114,7 +115,7 @@ def json_object(name: str, value: object) -> JsonObject:
     try:
         for key in value:
             if not isinstance(key, str):
-                raise TypeError(f"the key {key!r} is not text")
+                raise TypeError(f"the key {shown(key)} is not text")
         text = _encode(value)
         if not text.isascii():
             text.encode()

@@ -153,9 +153,9 @@ def fields_from_mapping(given: Mapping[str, Any], now: str | None = None) -> Fie
         InvalidInput: as `new_fields`, or a key is not a field of a record.
     """
     if not given.keys() <= _FIELDS:
-        unknown = sorted(set(map(str, given)) - _FIELDS)
+        unknown = min(shown(key) for key in given if key not in _FIELDS)
         known = ", ".join(ROW_FIELDS)
-        raise InvalidInput(f"{unknown[0]!r} is not a field of a history record; use {known}")
+        raise InvalidInput(f"{unknown} is not a field of a history record; use {known}")
     get = given.get
     memory_id, event = get("memory_id"), get("event")
     if memory_id is None or event is None:

@@ -283,4 +283,4 @@ def _mapping_of(item: HistoryRecord | Mapping[str, Any]) -> Mapping[str, Any]:
         return {**item.as_dict(), **{name: getattr(item, name) for name in DETAILS}}
     if not isinstance(item, Mapping):
         raise InvalidInput(f"must be a HistoryRecord or a mapping, not {type(item).__name__}")
-    return item
+    return dict(item)

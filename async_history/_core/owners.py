@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any, Final
 
+from async_history._core.validation import shown
 from async_history._core.values import check_name
 from async_history.errors import InvalidInput
 
@@ -76,7 +77,7 @@ def _owner_of(items: tuple[tuple[Any, Any], ...]) -> Owner | None:
 def _of_scopes(given: Mapping[str, Any]) -> Owner | None:
     for name in given:
         if name not in SCOPES:
-            raise InvalidInput(f"{name!r} is not a scope of an owner; use {', '.join(SCOPES)}")
+            raise InvalidInput(f"{shown(name)} is not a scope of an owner; use {', '.join(SCOPES)}")
     get = given.get
     return _checked(get("user_id"), get("agent_id"), get("run_id"), get("app_id"))
 

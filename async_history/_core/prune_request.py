@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 from async_history._core.new_records import new_id
 from async_history._core.operations import StoreOperation, new_operation
-from async_history._core.validation import check_count, check_flag
+from async_history._core.validation import check_count, check_flag, shown
 from async_history._core.values import in_utc, is_aware
 from async_history.errors import InvalidInput
 
@@ -71,7 +71,7 @@ def new_prune_request(
     if not is_aware(older_than):
         raise InvalidInput(
             "older_than must be a datetime with a time zone or a timedelta before now, "
-            f"not {older_than!r}"
+            f"not {shown(older_than)}"
         )
     return PruneRequest(
         new_id(),

@@ -9,6 +9,7 @@ from async_history._core.filters import Pairs, has_details
 from async_history._core.operations import StoreOperation, new_operation
 from async_history._core.owners import Owner
 from async_history._core.records import Event, HistoryRecord, is_alive, made_at
+from async_history._core.validation import check_count, shown
 from async_history._core.values import in_utc, is_aware
 from async_history._core.wording import counted
 from async_history._core.yielding import after_record
@@ -104,8 +105,10 @@ def check_moment(name: str, value: object) -> Moment:
     """
     if type(value) is int:
         if value < 1:
-            raise InvalidInput(f"{name} must be at least 1, the version of the ADD, not {value}")
-        return value
+            raise InvalidInput(
+                f"{name} must be at least 1, the version of the ADD, not {shown(value)}"
+            )
+        return check_count(name, value)
     return check_instant(name, value, " or a version number (1 is the ADD)")
 
 
@@ -117,7 +120,7 @@ def check_instant(name: str, value: object, alternative: str = "") -> datetime:
     """
     if not isinstance(value, datetime) or not is_aware(value):
         raise InvalidInput(
-            f"{name} must be a datetime with a time zone{alternative}, not {value!r}"
+            f"{name} must be a datetime with a time zone{alternative}, not {shown(value)}"
         )
     return value
 

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from reprlib import Repr
 from typing import Any, Final, TypeVar
 
 from async_history.errors import InvalidInput
@@ -21,13 +22,17 @@ MOST_CONNECTIONS: Final = 10_000
 """asyncpg creates an object for each possible connection of a pool in advance."""
 LEAST_CONNECTIONS: Final = 2
 """One connection writes, and one reads."""
-_SHOWN_CHARACTERS: Final = 60
+_SHORT: Final = Repr()
+_SHORT.maxother = 60
+_SHORT.fillvalue = "…"
 
 
 def shown(value: object) -> str:
-    """Return a value in short form for a message."""
-    text = repr(value)
-    return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"
+    """Return a value in short form for a message, also if its `repr` raises.
+
+    That of a number of more than 4,300 digits does.
+    """
+    return _SHORT.repr_instance(value, 0)
 
 
 def _refusal(name: str, what: str, value: object) -> InvalidInput:
@@ -101,14 +106,16 @@ def check_choice(name: str, value: object, choices: Iterable[C]) -> C:
 
 
 def check_function(name: str, value: F | None) -> F | None:
-    """Return `value` if it is callable or None.
+    """Return `value` if it is a plain function or None.
 
     Raises:
-        InvalidInput: it is neither.
+        InvalidInput: it is neither, or a coroutine function.
     """
-    if value is None or callable(value):
-        return value
-    raise _refusal(name, "a function or None", value)
+    if value is not None and not callable(value):
+        raise _refusal(name, "a function or None", value)
+    if inspect.iscoroutinefunction(value):
+        raise InvalidInput(f"{name} must not be a coroutine function: its result is not awaited")
+    return value
 
 
 def check_queue(records: object, size_bytes: object, timeout_s: object) -> None:

@@ -18,16 +18,17 @@ def check_text(name: str, value: object) -> str:
         return value
     if not isinstance(value, str):
         raise InvalidInput(f"{name} must be text, not {type(value).__name__}")
-    if "\0" in value:
+    text = str.__str__(value)  # before it is checked: a subclass may have methods of its own
+    if "\0" in text:
         raise InvalidInput(f"{name} holds a NUL character, which databases cut text at; remove it")
     try:
-        value.encode()
+        text.encode()
     except UnicodeEncodeError as error:
         raise InvalidInput(
             f"{name} holds a lone surrogate at position {error.start}, which is not a character; "
             "replace it"
         ) from error
-    return str.__str__(value)
+    return text
 
 
 def check_name(name: str, value: object) -> str:
@@ -46,9 +47,10 @@ def check_time(name: str, value: object) -> str:
     Raises:
         InvalidInput: it is not a datetime or an ISO 8601 text.
     """
-    if isinstance(value, datetime):
+    if type(value) is datetime:
         return value.isoformat()
-    text = check_text(name, value)
+    # A subclass may be no time: pandas' NaT is a datetime.
+    text = check_text(name, value.isoformat() if isinstance(value, datetime) else value)
     if parse_time(text) is None or "-" not in text:
         raise InvalidInput(
             f"{name} must be a datetime or an ISO 8601 text like 2026-11-20T09:41:15+00:00, "
@@ -88,7 +90,12 @@ def parse_time(text: str) -> datetime | None:
 
 def is_aware(moment: object) -> bool:
     """Return whether a value is an aware datetime."""
-    return isinstance(moment, datetime) and moment.utcoffset() is not None
+    # Without a zone its offset is not asked for: pandas' NaT, which is a datetime, would raise.
+    return (
+        isinstance(moment, datetime)
+        and moment.tzinfo is not None
+        and moment.utcoffset() is not None
+    )
 
 
 def in_utc(moment: datetime) -> datetime:

@@ -50,6 +50,18 @@ class Spelled(str, Enum):  # noqa: UP042 - a str that is not only one
     TEA = "tea"
 
 
+class Disguised(str):
+    """A text whose methods tell of another one."""
+
+    __slots__ = ()
+
+    def __contains__(self, part: object) -> bool:
+        return False
+
+    def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
+        return b"milk"
+
+
 def _checked(name: str, given: Any) -> tuple[str, str | None]:
     """Return the text of a field, or why it is refused."""
     try:
@@ -60,7 +72,10 @@ def _checked(name: str, given: Any) -> tuple[str, str | None]:
 
 @pytest.mark.parametrize(
     "given",
-    ["tea", "", "é", "日本", "a\0b", "é\0", "\ud800", Spelled.TEA, 5, b"tea", True],
+    [
+        *("tea", "", "é", "日本", "a\0b", "é\0", "\ud800", Spelled.TEA, 5, b"tea", True),
+        *(Disguised("tea"), Disguised("a\0b"), Disguised("\ud800")),
+    ],
     ids=ascii,
 )
 def test_texts_are_checked_in_the_same_way_alone_and_in_a_batch(given: Any) -> None:
