@@ -21,6 +21,7 @@ from async_history._core.json_object import (
 from async_history._core.messages import Message
 from async_history._core.new_records import storable_record
 from async_history._core.records import DETAILS, HistoryRecord
+from async_history._core.validation import shown
 from async_history._core.values import now_text, parse_time, plain
 from async_history.errors import InvalidInput
 
@@ -92,7 +93,9 @@ class Sanitizer:
         self._changed[f"{name} had values that JSON or a database can't hold, stored as text"] = (
             None
         )
-        return json_object(name, {_clean(str(key)): _plain_json(v) for key, v in value.items()})
+        return json_object(
+            name, {_clean(_text_of(key)): _plain_json(v) for key, v in value.items()}
+        )
 
     def message(self, given: Mapping[str, Any]) -> Message:
         """Return a message; content that is not text becomes JSON."""
@@ -121,27 +124,27 @@ class Sanitizer:
                 ] = None
             return replaced
         if isinstance(value, int):
-            return str(int(value))
+            return _text_of(int(value))
         if isinstance(value, float):
             return str(float(value))
         if isinstance(value, Enum):
             return self.text(name, value.value)
-        self._changed[f"{name} was not text, and is stored as text: {value!r:.60}"] = None
+        self._changed[f"{name} was not text, and is stored as text: {shown(value)}"] = None
         is_json = isinstance(value, Mapping | list | tuple)
-        return self.text(name, _as_json(value) if is_json else str(value))
+        return self.text(name, _as_json(value) if is_json else _text_of(value))
 
     def time(self, name: str, value: Any) -> str | None:
         """Return a time as text; None for a value that is not a valid time."""
         if value is None:
             return None
         if isinstance(value, datetime):
-            return value.isoformat()
+            value = value.isoformat()  # of a subclass, it may be no time: pandas' NaT
         if isinstance(value, str):
             text: str = plain(value)
             is_time = "-" in text and parse_time(text) is not None
             if is_time and not _UNSTORABLE.search(text):
                 return text
-        self._changed[f"{name} was not a valid time, and is left out: {value!r:.60}"] = None
+        self._changed[f"{name} was not a valid time, and is left out: {shown(value)}"] = None
         return None
 
 
@@ -151,11 +154,19 @@ _RECORD_TEXTS: Final = ("memory_id", "old_memory", "new_memory", "actor_id", "ro
 _RECORD_TIMES: Final = ("created_at", "updated_at")
 
 
+def _text_of(value: object) -> str:
+    """Return a value's text; a number of more than 4,300 digits is in hexadecimal."""
+    try:
+        return str(value)
+    except Exception:  # a class's own __str__ may raise anything
+        return hex(value) if isinstance(value, int) else f"{type(value).__name__} without a text"
+
+
 def _as_json(content: object) -> str:
     try:
-        return json.dumps(content, ensure_ascii=False, default=str)
-    except (TypeError, ValueError):  # invalid JSON keys, or a cycle
-        return json.dumps(str(content), ensure_ascii=False)
+        return json.dumps(content, ensure_ascii=False, default=_text_of)
+    except (TypeError, ValueError, RecursionError):  # invalid keys, a cycle, a long number
+        return json.dumps(_text_of(content), ensure_ascii=False)
 
 
 def _plain_json(value: object) -> Any:
@@ -165,9 +176,9 @@ def _plain_json(value: object) -> Any:
     """
     try:
         try:
-            text = json.dumps(value, default=str)
+            text = json.dumps(value, default=_text_of)
         except (TypeError, ValueError):  # as in _as_json
-            return _clean(str(value))
+            return _clean(_text_of(value))
         if is_deeper(text, MOST_LEVELS - 1):
             return _clean(text)
         return _clean(json.loads(text, parse_constant=str))

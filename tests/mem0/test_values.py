@@ -13,6 +13,7 @@ from async_history._core.new_records import record_from_mapping
 from async_history._core.new_submissions import checked_messages, messages_to_save
 from async_history._core.records import Event
 from async_history._core.rows import row_of
+from async_history._core.validation import shown
 from async_history.blocking import BlockingHistoryManager
 from async_history.blocking._sanitize import Sanitizer, complete_records, message_as_given
 from async_history.errors import InvalidInput
@@ -35,6 +36,20 @@ class Level(int, enum.Enum):
 
 class Text(str):
     __slots__ = ()
+
+
+class Untold:
+    """A value that has no text."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("it has none")
+
+
+class NotATime(datetime):
+    """Like pandas' NaT, which is a datetime."""
+
+    def isoformat(self, sep: str = "T", timespec: str = "auto") -> str:
+        return "NaT"
 
 
 NOW = "2026-11-21T10:00:00.000000+00:00"
@@ -60,11 +75,21 @@ VALUES: list[tuple[Any, str]] = [
     (b"\xff", "b'\\xff'"),
     (date(2026, 11, 20), "2026-11-20"),
     (datetime(2026, 11, 20, tzinfo=UTC), "2026-11-20 00:00:00+00:00"),
+    (16**4_000, f"0x1{'0' * 4_000}"),
+    ([16**4_000], '"list without a text"'),
+    (Untold(), "Untold without a text"),
 ]
+
+
+def _name(value: Any) -> str:
+    """Return a name that is the same in each process of a test run."""
+    return type(value).__name__ if shown(value).startswith("<") else shown(value)[:30]
+
+
 TEXTS = ("memory_id", "old_memory", "new_memory", "actor_id", "role")
 
 
-@pytest.mark.parametrize(("value", "kept"), VALUES, ids=lambda value: repr(value)[:20])
+@pytest.mark.parametrize(("value", "kept"), VALUES, ids=_name)
 class TestAnyValue:
     def test_a_value_in_any_column_does_not_lose_the_record(self, value: Any, kept: str) -> None:
         for column in (*TEXTS, "created_at", "updated_at", "is_deleted"):
@@ -118,12 +143,15 @@ class TestAnyValue:
         "\ud800",
         Text("2026-11-20"),
         Text("2026-11-20\x0009:41"),
+        NotATime(2026, 11, 20, tzinfo=UTC),
+        16**4_000,
+        Untold(),
         1763596800,
         0,
         False,
         [],
     ],
-    ids=repr,
+    ids=_name,
 )
 @pytest.mark.parametrize("event", list(Event))
 def test_any_time_is_kept_or_left_out(value: Any, event: Event) -> None:
