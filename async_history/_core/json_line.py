@@ -7,8 +7,8 @@ from typing import Any, Final
 
 TEXT_DIRECTION: Final = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
 """The characters that change a text's direction, by number."""
-_CONTROLS: Final = re.compile(f"[\x7f-\x9f{''.join(map(chr, TEXT_DIRECTION))}]")
-"""Characters that control a terminal and that json does not escape."""
+_CONTROLS: Final = re.compile(f"[\x7f-\x9f\u2028\u2029{''.join(map(chr, TEXT_DIRECTION))}]")
+"""What controls a terminal or ends a line (`str.splitlines`), and is not escaped by json."""
 
 
 def json_line(value: object, default: Callable[[Any], object] | None = None) -> str:

@@ -1,7 +1,7 @@
 """Histories as JSON lines: one object per record, with mem0's columns, owner, context and cause."""
 
 import json
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from async_history._core.json_line import json_line
@@ -9,6 +9,7 @@ from async_history._core.json_object import parse_json
 from async_history._core.manager import HistoryManager
 from async_history._core.records import COLUMNS, DETAILS, Event
 from async_history._core.rows import ROW_FIELDS, Row, details_given
+from async_history._core.validation import shown
 from async_history._transfer.sources import (
     PAGE_BYTES,
     PAGE_RECORDS,
@@ -65,12 +66,15 @@ class JsonLines(RecordSource):
 
     Args:
         lines: texts, or bytes of UTF-8. An open file can be used, if reading it may block the loop.
+            What can be iterated over once only, such as a file or a generator, can be copied once:
+            to repeat a copy, make another `JsonLines` of all the lines.
     """
 
     def __init__(self, lines: Iterable[str | bytes] | AsyncIterable[str | bytes]) -> None:
         if isinstance(lines, str | bytes) or not isinstance(lines, Iterable | AsyncIterable):
             raise InvalidInput(f"lines must be several lines, not {type(lines).__name__}")
         self._lines = lines
+        self._were_read = False
 
     def __repr__(self) -> str:
         return f"<JsonLines of {type(self._lines).__name__}>"
@@ -79,12 +83,21 @@ class JsonLines(RecordSource):
         """Yield the lines' records.
 
         Raises:
-            InvalidInput: a line is not a record. The message has its number.
+            InvalidInput: a line is not a record (the message has its number), or lines that can be
+                iterated over once only were read before.
         """
+        if self._were_read and isinstance(self._lines, Iterator | AsyncIterator):
+            raise InvalidInput(
+                "these lines were read before, in part or all of them, and can be read once only; "
+                "make JsonLines of all of them again"
+            )
+        self._were_read = True
         rows: list[Row] = []
         size = number = 0
         async for line in _each(self._lines):
             number += 1
+            if not isinstance(line, str | bytes):
+                raise InvalidInput(f"line {number}: not text or bytes, but {shown(line)}")
             if line.strip():
                 try:
                     rows.append(_row(line))
@@ -130,7 +143,7 @@ def _is_deleted(fields: dict[str, Any]) -> bool:
         return bool(fields.get("event") == Event.DELETE)
     if isinstance(value, int) and value in (0, 1):
         return bool(value)
-    raise InvalidInput(f"is_deleted must be true, false, 0 or 1, not {value!r}")
+    raise InvalidInput(f"is_deleted must be true, false, 0 or 1, not {shown(value)}")
 
 
 _KNOWN: Final = frozenset(ROW_FIELDS)
