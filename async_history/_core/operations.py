@@ -191,7 +191,7 @@ def _actor(actor_id: str | None, cause: Mapping[str, Any] | None) -> str | None:
 
 @cache
 def _host() -> str:
-    return socket.gethostname()
+    return system_name(socket.gethostname())
 
 
 @cache
@@ -236,6 +236,14 @@ def ended_operation(
 def at_its_end(operation: StoreOperation, records: int, messages: int) -> StoreOperation:
     """Return an operation of a single transaction, as ended by it."""
     return replace(operation, ended_at=datetime.now(UTC), records=records, messages=messages)
+
+
+def system_name(name: str) -> str:
+    """Return the name of a file or a computer as a text that can be stored.
+
+    Python makes a lone surrogate of each byte that is not UTF-8; here each becomes "?".
+    """
+    return name.encode(errors="replace").decode()
 
 
 def hashed(name: str, value: str | None) -> dict[str, str]:

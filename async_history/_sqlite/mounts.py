@@ -30,7 +30,7 @@ def mount_of(path: Path) -> Mount | None:
 def mount_in(table: str, path: Path) -> Mount | None:
     """Return the mount that a path is on, by the lines of `/proc/self/mountinfo`."""
     found: Mount | None = None
-    for line in table.splitlines():
+    for line in filter(None, table.split("\n")):  # a name may have other line ends
         fields, _, rest = line.partition(" - ")
         point = Path(_ESCAPED.sub(lambda code: chr(int(code[1], 8)), fields.split(" ")[4]))
         # A later mount on the same point hides the earlier one.

@@ -18,7 +18,7 @@ from typing import Final
 
 from async_history._core.manager import HistoryManager
 from async_history._core.new_submissions import messages_to_copy, records_to_copy
-from async_history._core.operations import logged, new_operation
+from async_history._core.operations import logged, new_operation, system_name
 from async_history._core.progress import OpenProgress
 from async_history._core.rows import Row
 from async_history._core.validation import check_function
@@ -145,7 +145,9 @@ async def copy_within(
 
 def _named(source: HistoryManager | RecordSource) -> str:
     """Return a source's name for the target's log: a history's location, or the kind of source."""
-    return source.backend.where if isinstance(source, HistoryManager) else type(source).__name__
+    if isinstance(source, HistoryManager):
+        return system_name(source.backend.where)
+    return type(source).__name__
 
 
 async def _one_ahead(

@@ -58,6 +58,7 @@ TABLE = r"""22 27 0:21 / /proc rw,relatime - proc proc rw
 33 27 0:40 / /twice rw - tmpfs none rw
 34 33 0:41 / /twice rw - btrfs none rw
 """
+ODD = "35 27 0:42 / /odd\x1e\u2028name rw - tmpfs none rw\n"
 
 
 @pytest.mark.parametrize(
@@ -69,10 +70,11 @@ TABLE = r"""22 27 0:21 / /proc rw,relatime - proc proc rw
         ("/data/history.db", "/data/history.db", "nfs4"),
         ("/data and\tmore/x.db", "/data and\tmore", "xfs"),
         ("/twice/x.db", "/twice", "btrfs"),
+        ("/odd\x1e\u2028name/x.db", "/odd\x1e\u2028name", "tmpfs"),
     ],
 )
 def test_the_mount_of_a_file(path: str, point: str, kind: str) -> None:
-    assert mount_in(TABLE, Path(path)) == Mount(Path(point), kind)
+    assert mount_in(TABLE + ODD, Path(path)) == Mount(Path(point), kind)
 
 
 @pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "ceph", "9p"])

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import random
 import signal
 import sqlite3
@@ -154,6 +155,16 @@ class TestEveryBackend:
             assert last == ["8 0", "8 1", "8 2", "answer"], (
                 "another conversation began in this scope"
             )
+
+    async def test_a_file_whose_name_is_not_utf8_is_a_source(
+        self, open_keeping_store: OpenStore, tmp_path: Path
+    ) -> None:
+        path = tmp_path / os.fsdecode(b"\xff.db")
+        async with open_history(path) as source, open_keeping_store() as target:
+            await filled(source, 3)
+            assert (await copy_history(source, target)).written == 3
+            operations = [one for one in await target.operations() if one.kind == "copy"]
+            assert [one.arguments["source"] for one in operations] == [str(tmp_path / "?.db")]
 
     async def test_scopes_are_listed_in_pages(self, open_store: OpenStore) -> None:
         names = sorted(["b", "a", "ü", "Z", "a b", "é"], key=str.encode)
@@ -618,6 +629,15 @@ class TestNamedIds:
         assert read < 6_000, "as many as there are rows: a single scan would be too much"
 
 
+async def _asynchronous(lines: Sequence[str]) -> AsyncIterator[str]:
+    for line in lines:
+        yield line
+
+
+def _interrupt(done: int, total: int | None) -> None:
+    raise RuntimeError("interrupted")
+
+
 class TestLines:
     async def test_lines_equal_those_of_log(self, open_keeping_store: OpenStore) -> None:
         async with open_keeping_store() as history:
@@ -653,15 +673,44 @@ class TestLines:
             ('{"id": "7", "memory_id": "m", "event": "ADD", "role": "\\ud800"}', "surrogate"),
             ('{"id": "7", "memory_id": "m", "event": "ADD", "created_at": 2025}', "created_at"),
             (b"\xff", "line 2: not JSON"),
+            ({"id": "7", "memory_id": "m", "event": "ADD"}, "line 2: not text or bytes"),
+            (None, "line 2: not text or bytes"),
         ],
     )
-    async def test_a_line_that_is_not_a_record_is_named(
-        self, line: str | bytes, words: str
-    ) -> None:
+    async def test_a_line_that_is_not_a_record_is_named(self, line: Any, words: str) -> None:
         good = '{"id": "1", "memory_id": "m", "event": "ADD"}'
         async with open_history("memory://") as history:
             with pytest.raises(InvalidInput, match=words):
                 await copy_history(JsonLines([good, line]), history)
+
+    @pytest.mark.parametrize("kind", [iter, _asynchronous, list])
+    async def test_lines_that_can_be_read_once_are_not_read_twice(self, kind: Any) -> None:
+        lines = [f'{{"id": "{n}", "memory_id": "m", "event": "ADD"}}' for n in range(9)]
+        source = JsonLines(kind(lines))
+        async with open_history("memory://") as history:
+            with pytest.raises(RuntimeError, match="interrupted"):
+                await copy_within(CopyLimits(records=2), source, history, on_progress=_interrupt)
+            if kind is list:
+                await copy_history(source, history)
+            else:
+                with pytest.raises(InvalidInput, match="these lines were read before"):
+                    await copy_history(source, history)
+                await copy_history(JsonLines(kind(lines)), history)
+            assert [record.id for record in await all_of(history)] == list("012345678")
+
+    async def test_a_line_has_no_other_line_ends(self) -> None:
+        ends = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
+        assert len(f"{ends}x".splitlines()) == len(ends) + 1
+        async with open_history("memory://") as history, open_history("memory://") as other:
+            names: dict[str, Any] = {"actor_id": ends, "role": ends, "owner": {"user_id": ends}}
+            await history.add_history(
+                ends, None, ends, "ADD", context={ends: ends}, cause={ends: ends}, **names
+            )
+            lines = [line async for line in dump_lines(history)]
+            assert "".join(f"{line}\n" for line in lines).splitlines() == lines
+            await copy_history(JsonLines(lines), other)
+            (record,), (copied,) = await all_of(history), await all_of(other)
+            assert (copied, copied.owner) == (record, record.owner)
 
     async def test_bytes_are_not_lines(self, tmp_path: Path) -> None:
         row = ("9", "m", None, b"x", "ADD", None, None, 0, None, None)
