@@ -16,7 +16,7 @@ from async_history._core.records import HistoryRecord
 from async_history._core.rollback_plan import MemoryPlan, RollbackAction, plan_memories
 from async_history._core.rollback_request import RollbackRequest
 from async_history._core.wording import counted
-from async_history.errors import HistoryConflict, StorageRefused
+from async_history.errors import Erased, HistoryConflict, OwnerConflict, StorageRefused
 
 T = TypeVar("T")
 
@@ -199,7 +199,7 @@ async def _carry_out(
         (record,) = await history.batch_add_history([fields], if_latest=plan.latest)
     except HistoryConflict:
         return None
-    except StorageRefused as error:  # a rule of the database's owner refused this memory
+    except (Erased, OwnerConflict, StorageRefused) as error:  # of this memory only
         return step_of(plan, action=RollbackAction.CONFLICT, reason=str(error))
     return step_of(plan, record_id=record.id)
 

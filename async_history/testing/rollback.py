@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
-from async_history import HistoryManager, HistoryRecord, InvalidInput
+from async_history import HistoryManager, HistoryRecord, InvalidInput, recording
 from async_history.testing.changes import actions, at, change, everything, state_after
 from async_history.testing.examples import try_examples
 from async_history.testing.fixtures import Cases, OpenStore
@@ -121,6 +121,22 @@ class RollbackCases(Cases):
                 assert said in reason
             assert await everything(history, names) == before
             assert (await history.rollback(to=at(2), memory_ids=[])).steps == ()
+
+    async def test_an_owner_around_it_is_a_conflict_of_others_memories(
+        self, open_store: OpenStore
+    ) -> None:
+        async with open_store() as history:
+            for name in ("ann", "bob", "eve"):
+                await change(history, name, "a", 1, owner={"user_id": name})
+                await change(history, name, "b", 3, cause={"run_id": "r"})
+            with recording(owner={"user_id": "ann"}):
+                report = await history.rollback(to=at(2), memory_ids=["bob", "ann", "eve"])
+                undone = await history.undo(run_id="r")
+            assert actions(report) == {"bob": "conflict", "ann": "restore", "eve": "conflict"}
+            assert all("owner" in (step.reason or "") for step in report.conflicts)
+            assert actions(undone) == {"ann": "nothing", "bob": "conflict", "eve": "conflict"}
+            found = {name: await history.get_history(name) for name in ("ann", "bob", "eve")}
+            assert [len(records) for records in found.values()] == [3, 2, 2]
 
     def test_random_histories_are_rolled_back(self, open_store: OpenStore) -> None:
         """One by one, each against a model that looks at the list of all records."""
