@@ -39,6 +39,10 @@ class HistoryNotWritten(HistoryError):
         self.records = records
         self.unknown_ids = tuple(unknown_ids)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return how it is pickled: another process may have called mem0."""
+        return type(self), (*self.args, self.result, self.records, self.unknown_ids), vars(self)
+
 
 class RollbackIncomplete(HistoryError):
     """The vector store or the embedding model failed for some memories of a rollback or an undo.
@@ -62,6 +66,10 @@ class RollbackIncomplete(HistoryError):
         )
         self.report = report
         self.failed = dict(failed)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return how it is pickled, as `HistoryNotWritten`."""
+        return type(self), (self.report, self.failed), vars(self)
 
 
 def history_not_written(result: object, unwritten: Sequence[Unwritten]) -> HistoryNotWritten:
