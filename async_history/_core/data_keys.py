@@ -80,7 +80,9 @@ class DataKeys:
             StorageUnreachable: the service of the master key failed.
         """
         key, key_id = random_bytes(KEY_BYTES), token_hex(KEY_ID // 2)
-        return WrappingKey(key_id, self.ring.current, await self.ring.wrap(key, key_id)), key
+        new = WrappingKey(key_id, self.ring.current, await self.ring.wrap(key, key_id))
+        self._wrapping[key_id] = key
+        return new, key
 
     async def refresh(self, stored: Collection[WrappingKey]) -> None:
         """Unwrap the store's wrapping keys. The last one that can be unwrapped wraps new data keys.

@@ -9,6 +9,7 @@ from typing import Any, Final, NoReturn, Protocol
 
 from async_history._core.aes import aes_gcm, invalid_tag, random_bytes
 from async_history._core.validation import check_file_name, shown
+from async_history._core.values import check_name
 from async_history.errors import InvalidInput, KeyMissing, StorageUnreachable
 
 KEY_BYTES: Final = 32
@@ -51,7 +52,7 @@ class KeyRing:
         if not isinstance(given, Mapping) or not given:
             raise InvalidInput("a KeyRing needs a mapping with at least one master key by its name")
         for name in given:
-            if not isinstance(name, str) or not name or "=" in name or len(name.split()) != 1:
+            if "=" in check_name("the name of a master key", name) or len(name.split()) != 1:
                 raise InvalidInput(
                     f"the name of a master key must be text without spaces and =, not {shown(name)}"
                 )
@@ -74,7 +75,7 @@ class KeyRing:
         """
         name = check_file_name("path", path)
         try:
-            text = Path(name).read_text(encoding="utf-8")
+            text = Path(name).read_text(encoding="utf-8-sig")
         except OSError as error:
             raise InvalidInput(f"the keys can't be read from {name}: {error}") from error
         except UnicodeDecodeError:  # it has the bytes
@@ -117,11 +118,17 @@ class KeyRing:
         if isinstance(master, bytes):
             return wrapped(master, key, place_of_key(key_id))
         try:
-            return base64.b64encode(await master.wrap(key)).decode()
+            text = base64.b64encode(await master.wrap(key)).decode()
         except Exception as error:
             raise StorageUnreachable(
                 f"the service of master key {self.current!r} did not wrap a key: {error}"
             ) from error
+        # Once it is stored, nothing can be read without it.
+        if await self.unwrap(text, key_id, self.current) != key:
+            raise StorageUnreachable(
+                f"the service of master key {self.current!r} unwraps another key than it wrapped"
+            )
+        return text
 
     async def unwrap(self, text: str, key_id: str, name: str) -> bytes:
         """Return the key that `wrap` encrypted with the master key of this name.
@@ -141,11 +148,17 @@ class KeyRing:
                 )
             return key
         try:
-            return await master.unwrap(base64.b64decode(text))
+            opened: object = await master.unwrap(base64.b64decode(text))
         except Exception as error:
             raise StorageUnreachable(
                 f"the service of master key {name!r} did not unwrap a key: {error}"
             ) from error
+        if not isinstance(opened, bytes | bytearray) or len(opened) != KEY_BYTES:
+            raise StorageUnreachable(
+                f"the service of master key {name!r} did not unwrap a key: it returned something "
+                f"else than {KEY_BYTES} bytes"
+            )
+        return bytes(opened)
 
 
 def _checked(name: str, key: object) -> bytes | KeyService:

@@ -546,6 +546,42 @@ class TestKeyRing:
         with pytest.raises(StorageUnreachable, match="'kms' did not unwrap a key: no network"):
             await open_history(path, keys=keys)
 
+    @pytest.mark.parametrize(
+        ("wrapped", "unwrapped"),
+        [
+            *((answer, None) for answer in (b"", "text", None)),
+            *((b"wrapped", answer) for answer in (b"", b"x" * 31, b"x" * 32, "x" * 32, None)),
+        ],
+    )
+    async def test_a_service_that_cannot_unwrap_turns_nothing_on(
+        self, path: Path, wrapped: Any, unwrapped: Any
+    ) -> None:
+        service: Any = Service()
+
+        async def wrap(_: bytes) -> Any:
+            return wrapped
+
+        async def unwrap(_: bytes) -> Any:
+            return unwrapped
+
+        service.wrap, service.unwrap = wrap, unwrap
+        async with open_history(path) as history:
+            await history.add_history("m", None, "tea", "ADD")
+        with pytest.raises(StorageUnreachable, match=r"'kms' (did not|unwraps another)"):
+            await open_history(path, keys=KeyRing({"kms": service}))
+        async with open_history(path) as history:
+            assert await texts(history, "m") == ["tea"]
+
+    @pytest.mark.parametrize("name", ["a\0b", "\ud800", "", "a b", "a=b", 5])
+    def test_a_name_that_no_store_can_hold_is_refused(self, name: Any) -> None:
+        with pytest.raises(InvalidInput, match="the name of a master key"):
+            KeyRing({name: master("a")})
+
+    def test_a_file_of_an_editor_of_windows(self, tmp_path: Path) -> None:
+        line = f"a={base64.b64encode(master('a')).decode()}\r\n"
+        (tmp_path / "keys").write_bytes(line.encode("utf-8-sig"))
+        assert KeyRing.from_file(tmp_path / "keys").names == ("a",)
+
     def test_keys_from_a_file_and_the_environment(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
