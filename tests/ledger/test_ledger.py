@@ -238,8 +238,11 @@ class TestProofs:
                 {},
                 {**proof, "proof": "other"},
                 {**proof, "path": 3},
+                {**proof, "record": {**proof["record"], "role": "\ud800"}},
             ]
             verify_proof(json.dumps(proof), KEY.verifier)
+            with pytest.raises(InvalidInput):
+                verify_proof("[" * 100_000, KEY.verifier)
             for changed in changes:
                 with pytest.raises((NotProven, InvalidInput)):
                     verify_proof(json.dumps(changed), KEY.verifier)

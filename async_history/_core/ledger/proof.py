@@ -137,6 +137,8 @@ def record_of_values(values: Sequence[Any]) -> dict[str, Any]:
 def _parsed(text: str) -> RecordProof | GrowthProof:
     try:
         given = json.loads(text)
+        # json reads lone surrogates, which no proof has: each text in it is hashed.
+        json.dumps(given, ensure_ascii=False).encode()
         path = tuple(map(from_base64, given["path"]))
         if given["proof"] == "growth":
             old, new = Checkpoint.parse(given["old"]), Checkpoint.parse(given["new"])
@@ -155,7 +157,7 @@ def _parsed(text: str) -> RecordProof | GrowthProof:
         )
     except InvalidInput:
         raise
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise InvalidInput("this is not a proof of a ledger") from error
 
 
