@@ -34,7 +34,7 @@ from async_history._core.timeline import MemoryMoment
 from async_history._core.undated import dated, has_undated
 from async_history._sql.dialects import in_parts
 from async_history._sql.errors import RowsLeftOut, is_refusal, refused
-from async_history._sql.inserts import Inserts
+from async_history._sql.inserts import BulkInserts, Inserts
 from async_history._sql.keys import Seal, StoredRecords
 from async_history._sql.known import Known, Span
 from async_history._sql.ledger import Attestation, tables_of
@@ -61,6 +61,7 @@ class BatchCommitter:
         is_repeated: whether an earlier try of the batch may have been committed.
         attestation: computes the leaves of records; None if the store has no ledger.
         single_statement: writes new records in one statement, if the database supports that.
+        bulk: adds many records, if the driver supports that.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class BatchCommitter:
         is_repeated: bool,
         attestation: Attestation | None,
         single_statement: SingleStatement | None = None,
+        bulk: BulkInserts | None = None,
     ) -> None:
         self._transaction = transaction
         self._attestation = attestation
@@ -85,6 +87,7 @@ class BatchCommitter:
         self._where = where
         self._is_repeated = is_repeated
         self._single_statement = single_statement
+        self._bulk = bulk
         self._has_undated = False
         self._seen: dict[str, Owner | None] = {}
         self._erased_memories: set[str] = set()
@@ -107,17 +110,23 @@ class BatchCommitter:
         if owners is None:
             return False
         records = [_owned(*one) for one in zip(given, owners, strict=True)]
-        size = sum([submission.size_bytes for submission in additions])
+        size = self._seal.statement_bytes(sum([one.size_bytes for one in additions]))
+        bulk = self._bulk
+        if bulk is not None and not bulk.takes(len(records), size):
+            bulk = None
         stored = await self._seal.before(records, self._known.version)
         leaves = await self._leaves(records, {})
-        if stored is None or not await self._commit_at_once(stored, leaves, size, has_begun):
+        is_done = False
+        if stored is not None and bulk is None:
+            is_done = await self._commit_at_once(stored, leaves, size, has_begun)
+        if not is_done:
             last = await self._transaction.claim(len(records), self._known.version)
             if last is None:
                 return False
             self._is_as_known()
             within = await self._seal.within(records, self._transaction, stored)
             has_begun()
-            await self._add(last, within)
+            await self._add(last, within, bulk)
             await self._attest(leaves)
             self._numbers = last, last + len(records)
         if self._known.has_owners:
@@ -135,7 +144,7 @@ class BatchCommitter:
         last, single = self._known.last, self._single_statement
         if last is None or not self._known.is_alone:
             return False
-        if single is None or not single.takes(self._seal.statement_bytes(size_bytes), leaves):
+        if single is None or not single.takes(size_bytes, leaves):
             return False
         added = numbered(last, stored.records)
         spans = self._known.widened_spans(added.spans, last)
@@ -156,10 +165,13 @@ class BatchCommitter:
         self._transaction.version = self._known.version
         self._transaction.erased_at = self._known.erased_at
 
-    async def _add(self, last: int, records: Sequence[HistoryRecord]) -> None:
+    async def _add(
+        self, last: int, records: Sequence[HistoryRecord], bulk: BulkInserts | None = None
+    ) -> None:
         """Add records under the numbers after `last`, with their marks and spans."""
         added = numbered(last, records)
-        await self._inserts.add(self._transaction.connection, added)
+        inserts = self._inserts if bulk is None else bulk
+        await inserts.add(self._transaction.connection, added)
         spans = added.spans
         if self._transaction.version == self._known.version:  # else perhaps of before a reset
             spans = self._known.unknown_spans(spans)

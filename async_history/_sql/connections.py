@@ -2,10 +2,10 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, Final, TypeVar
 
-from sqlalchemy.engine import Connection, Dialect
+from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -122,40 +122,16 @@ class Connections:
 
     async def commit(self, connection: AsyncConnection) -> None:
         """Commit. From here on, a lost connection leaves the outcome unknown."""
-        if not connection.in_transaction():  # `execute_to_the_commit` has done it
-            return
+        if connection.in_transaction():  # else a statement has committed its own writes
+            with self.committing():
+                await connection.commit()
+
+    @contextlib.contextmanager
+    def committing(self) -> Iterator[None]:
+        """Mark the body as a commit: a connection lost in it leaves the outcome unknown."""
         self._is_committing = True
-        await connection.commit()
+        yield
         self._is_committing = False
-
-    async def execute_to_the_commit(
-        self, connection: AsyncConnection, sql: str, values: Sequence[Any]
-    ) -> int:
-        """Execute a statement that commits its own writes; return the number of changed rows.
-
-        The driver executes it: SQLAlchemy would send another COMMIT. A lost connection leaves the
-        outcome unknown.
-        """
-
-        def execute(sync: Connection) -> int:
-            pooled = sync.connection
-            cursor = pooled.cursor()
-            try:
-                cursor.execute(sql, values)
-                return cursor.rowcount
-            except self._raw_errors as error:
-                wrapped = _wrapped(error, self.dialect)
-                if not wrapped.connection_invalidated:
-                    with contextlib.suppress(*self._raw_errors):
-                        pooled.rollback()
-                raise wrapped from error
-            finally:
-                cursor.close()
-
-        self._is_committing = True
-        changed = await connection.run_sync(execute)
-        self._is_committing = False
-        return changed
 
     async def _ready(self) -> AsyncConnection:
         try:
@@ -322,15 +298,6 @@ class Connections:
             if one is not None:
                 with contextlib.suppress(Exception):  # the connection or its loop is gone
                     terminate(one)
-
-
-def _wrapped(error: Any, dialect: Dialect) -> Any:
-    """Return a driver's error as SQLAlchemy raises it."""
-    driver: Any = dialect.dbapi
-    is_lost = dialect.is_disconnect(error, None, None)
-    return DBAPIError.instance(
-        None, None, error, driver.Error, connection_invalidated=is_lost, dialect=dialect
-    )
 
 
 def terminate(connection: AsyncConnection) -> None:

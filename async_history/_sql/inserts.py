@@ -1,7 +1,7 @@
 """The INSERT statements of new records."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Table, func, insert, select
 from sqlalchemy.engine import Dialect
@@ -9,12 +9,18 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from async_history._core.ledger.leaves import Bundle
 from async_history._sql.dialects import is_mysql
+from async_history._sql.driver import PreparedStatements
 from async_history._sql.errors import RowsLeftOut
 from async_history._sql.numbered import NumberedRecords
 from async_history._sql.rows import ALL_COLUMNS, PLAIN_COLUMNS
 from async_history._sql.tables import BINARY_DIALECTS, Name, Tables, hashes_text
 
 Rows = Sequence[tuple[Any, ...]]
+
+MARK_COLUMNS: Final = ("mark", "seq")
+_INSERT: Final = "INSERT INTO {table} ({columns}) VALUES ({places})"
+_LEAST_BULK: Final = 64
+"""Fewest records in bulk, which takes four round trips. A block of statements takes one."""
 
 
 def leaves_row(bundle: Bundle) -> tuple[Any, ...]:
@@ -76,7 +82,7 @@ class Inserts:
     def __init__(self, tables: Tables, dialect: Dialect) -> None:
         self.plain = Insert(tables.history, dialect, PLAIN_COLUMNS)
         self.full = Insert(tables.history, dialect, ALL_COLUMNS)
-        self.marks = Insert(tables.marks, dialect, ("mark", "seq"))
+        self.marks = Insert(tables.marks, dialect, MARK_COLUMNS)
         self.leaves = Insert(tables.ledger, dialect, Bundle._fields)
         self._seq = tables.history.c.seq
         self._may_leave_out = not is_mysql(dialect)  # on MySQL a trigger can only fail
@@ -104,3 +110,50 @@ class Inserts:
         count = (await connection.execute(there)).scalar_one()
         if count < len(rows):
             raise RowsLeftOut(f"a trigger or rule left out {len(rows) - count} of {len(rows)} rows")
+
+
+class BulkInserts:
+    """INSERT statements of new records and marks that send all rows of a batch in one message.
+
+    Args:
+        prepared: the prepared statements of the writing connection.
+        statement_bytes: the most bytes of a message; None: unlimited.
+    """
+
+    def __init__(
+        self,
+        tables: Tables,
+        dialect: Dialect,
+        prepared: PreparedStatements,
+        statement_bytes: int | None,
+    ) -> None:
+        name = dialect.identifier_preparer.format_table
+        self._history, self._marks = name(tables.history), name(tables.marks)
+        self._prepared = prepared
+        self._most_bytes = statement_bytes
+
+    def takes(self, count: int, size_bytes: int) -> bool:
+        """Return whether so many records, of `size_bytes`, are worth it and fit one message."""
+        fits = self._most_bytes is None or size_bytes <= self._most_bytes
+        return fits and count >= _LEAST_BULK
+
+    async def add(self, connection: AsyncConnection, records: NumberedRecords) -> None:
+        """Add records and their marks."""
+        columns = PLAIN_COLUMNS if records.are_plain else ALL_COLUMNS
+        # A message has the type of each column, and so needs a value in each.
+        values = {
+            name: column
+            for name, column in zip(columns, zip(*records.rows, strict=True), strict=True)
+            if column.count(None) < len(column)
+        }
+        rows = list(zip(*values.values(), strict=True))
+        await self._add(connection, self._history, list(values), rows)
+        if records.marks:
+            await self._add(connection, self._marks, MARK_COLUMNS, records.marks)
+
+    async def _add(
+        self, connection: AsyncConnection, table: str, columns: Sequence[str], rows: Rows
+    ) -> None:
+        places = ", ".join(["%s"] * len(columns))
+        sql = _INSERT.format(table=table, columns=", ".join(columns), places=places)
+        await self._prepared.add(connection, sql, rows)

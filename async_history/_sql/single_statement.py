@@ -4,23 +4,26 @@ MariaDB executes a block of statements as one statement. A transaction of separa
 a round trip for each. A single task waits for all of them; with many tasks, each answer also waits
 for the event loop. The numbers follow the writer's own last batch. If another process has written
 since, nothing is written.
+
+The block of a single record is prepared: the server would parse it for longer than it executes it.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from itertools import chain
 from typing import Any, Final
 
 from sqlalchemy.engine import Dialect
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from async_history._core.key_statements import MOST_USES
 from async_history._core.ledger.leaves import Bundle
+from async_history._sql import driver
+from async_history._sql.driver import PreparedStatements
 from async_history._sql.inserts import Inserts, leaves_row
 from async_history._sql.numbered import NumberedRecords
 from async_history._sql.tables import Tables
-
-ExecuteToTheCommit = Callable[[AsyncConnection, str, Sequence[Any]], Awaitable[int]]
-"""See `Connections.execute_to_the_commit`."""
 
 _MOST_BYTES: Final = 4 << 20
 """The largest block. The server parses all of it before it executes it."""
@@ -49,7 +52,8 @@ class SingleStatement:
 
     Args:
         statement_bytes: the most bytes of a statement; None: unlimited.
-        execute: executes the statement.
+        prepared: the prepared statements, if the driver has them.
+        committing: see `Connections.committing`.
     """
 
     def __init__(
@@ -58,7 +62,8 @@ class SingleStatement:
         dialect: Dialect,
         inserts: Inserts,
         statement_bytes: int | None,
-        execute: ExecuteToTheCommit,
+        prepared: PreparedStatements | None,
+        committing: Callable[[], AbstractContextManager[None]],
     ) -> None:
         name = dialect.identifier_preparer.format_table
         self._state = name(tables.state)
@@ -66,7 +71,8 @@ class SingleStatement:
         self._replace_span = f"REPLACE INTO {name(tables.spans)}"
         self._inserts = inserts
         self._most_bytes = min(statement_bytes or _MOST_BYTES, _MOST_BYTES)
-        self._execute = execute
+        self._prepared = prepared
+        self._committing = committing
 
     def takes(self, size_bytes: int, leaves: Sequence[Bundle]) -> bool:
         """Return whether records of `size_bytes`, with their leaves, fit one statement."""
@@ -96,12 +102,12 @@ class SingleStatement:
         insert = self._inserts.of(records)
         begin, _, row = insert.sql.rpartition(" VALUES ")
         inserts = [f"{begin} VALUES {', '.join([row] * len(records.rows))}"]
-        if records.marks:
-            begin, _, _ = self._inserts.marks.sql.rpartition(" VALUES ")
-            pairs = ", ".join([f"({mark}, {seq})" for mark, seq in records.marks])
-            inserts.append(f"{begin} VALUES {pairs}")
         values: list[Any] = [last + len(records.rows), version, last, *key_ids]
         values += chain.from_iterable(insert.values(records.rows))
+        if records.marks:
+            begin, _, row = self._inserts.marks.sql.rpartition(" VALUES ")
+            inserts.append(f"{begin} VALUES {', '.join([row] * len(records.marks))}")
+            values += chain.from_iterable(records.marks)
         for number, span in records.spans.items():
             inserts.append(f"{self._replace_span} {_SPAN_VALUES}")
             values += (number, span.first_time, span.last_time, span.events, int(span.has_undated))
@@ -111,7 +117,16 @@ class SingleStatement:
         block = _BLOCK.format(
             state=self._state, keys=self._keys_are_there(key_ids), inserts="; ".join(inserts)
         )
-        return await self._execute(connection, block, values) > 0
+        execute = driver.execute
+        if self._prepared is not None and len(records.rows) == 1 and not records.spans:
+            execute = self._prepared.execute
+        try:
+            with self._committing():
+                return await execute(connection, block, values) > 0
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                await connection.begin()  # the server's transaction is open: callers roll back
+            raise
 
     def _keys_are_there(self, key_ids: Sequence[str]) -> str:
         """Return the condition that data keys are in the store and not retired."""

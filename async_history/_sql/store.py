@@ -37,11 +37,12 @@ from async_history._sql.check import faults_of
 from async_history._sql.commit import BatchCommitter
 from async_history._sql.connections import Connections
 from async_history._sql.dialects import is_mysql, size_query
+from async_history._sql.driver import PreparedStatements, prepares
 from async_history._sql.encrypting import SqlTexts
 from async_history._sql.erase import EraseSteps, SqlErasure, out_of_reach
 from async_history._sql.errors import DriverError, RowsLeftOut, is_refusal
 from async_history._sql.follow import SqlFollowReader
-from async_history._sql.inserts import Inserts
+from async_history._sql.inserts import BulkInserts, Inserts
 from async_history._sql.key_statements import SqlKeyTable, WrittenKeyTable, count_clear
 from async_history._sql.keys import InClear, Seal, Sealing
 from async_history._sql.known import Known
@@ -97,7 +98,11 @@ class SqlStore:
         self._known = Known()
         self._tried: Sequence[Submission] | None = None
         self.inserts = Inserts(tables, connections.dialect)
-        self._single_statement = self._new_single_statement()
+        prepared = PreparedStatements() if prepares(connections.dialect) else None
+        self._single_statement = self._new_single_statement(prepared)
+        self._bulk: BulkInserts | None = None
+        if prepared is not None:
+            self._bulk = BulkInserts(tables, connections.dialect, prepared, statement_bytes)
         self.encryption: StoreEncryption | None = None
         self._seal: Seal = InClear(connections.where)
         self.writer = GroupCommitWriter[Submission](
@@ -140,7 +145,7 @@ class SqlStore:
 
     # Writing
 
-    def _new_single_statement(self) -> SingleStatement | None:
+    def _new_single_statement(self, prepared: PreparedStatements | None) -> SingleStatement | None:
         """Return the write of new records in one statement, if the database supports that."""
         connections = self._connections
         if not takes_blocks(connections.dialect):
@@ -150,7 +155,8 @@ class SqlStore:
             connections.dialect,
             self.inserts,
             self._statement_bytes,
-            connections.execute_to_the_commit,
+            prepared,
+            connections.committing,
         )
 
     async def _commit(
@@ -180,6 +186,7 @@ class SqlStore:
                 is_repeated=is_repeated,
                 attestation=self._attestation,
                 single_statement=self._single_statement,
+                bulk=self._bulk,
             )
 
         async def commit(connection: AsyncConnection) -> Mapping[int, HistoryError]:

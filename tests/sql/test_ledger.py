@@ -78,7 +78,7 @@ class TestTransactions:
             rows = await fetched(owner, "SHOW GLOBAL STATUS LIKE 'Questions'")
             return int(rows[0][1])
 
-        batch = [{"memory_id": f"m{n}", "event": "ADD"} for n in range(80)]
+        batch = [{"memory_id": f"m{n}", "event": "ADD"} for n in range(60)]
         owned = [{**one, "memory_id": f"o{n}", "owner": OWNER} for n, one in enumerate(batch)]
         async with opened(url) as history:
             await history.batch_add_history(owned)
@@ -89,7 +89,7 @@ class TestTransactions:
                 assert await sent() - before == 2  # and the reads
             report = await history.ledger.verify()
             assert report.is_intact, report.faults
-            assert (report.records, report.unattested) == (321, ())
+            assert (report.records, report.unattested) == (241, ())
 
     async def test_a_large_call_has_bundles_of_the_usual_size(
         self, url: URL, owner: AsyncConnection

@@ -41,6 +41,21 @@ async def plain(history: HistoryManager, number: int) -> list[str]:
     return [f"{number}.{index}" for index in range(3)]
 
 
+async def one(history: HistoryManager, number: int) -> list[str]:
+    """Write a record with marks, in a prepared statement."""
+    await history.batch_add_history(
+        [item | {"actor_id": "ann"} for item in submission(number, 1, named=False)]
+    )
+    return [f"{number}.0"]
+
+
+async def many(history: HistoryManager, number: int) -> list[str]:
+    """Write records with marks in bulk."""
+    items = submission(number, 80, named=False)
+    await history.batch_add_history([item | {"actor_id": "ann"} for item in items])
+    return [f"{number}.{index}" for index in range(80)]
+
+
 async def all_kinds(history: HistoryManager, number: int) -> list[str]:
     """Write a conditional record, records with marks, and messages in one batch."""
     newest = history.query_history(memory_id="m", order="newest", page_size=1)
@@ -56,7 +71,7 @@ async def all_kinds(history: HistoryManager, number: int) -> list[str]:
 
 
 @pytest.mark.parametrize("ledger", [False, True])
-@pytest.mark.parametrize(("way", "packets"), [(plain, 2), (all_kinds, 6)])
+@pytest.mark.parametrize(("way", "packets"), [(one, 2), (plain, 2), (many, 5), (all_kinds, 6)])
 async def test_every_caller_gets_an_ack_wherever_the_connection_is_cut(
     own_server: MariaDBServer,
     new_own_database: Callable[[], URL],
