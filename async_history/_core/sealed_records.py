@@ -156,6 +156,11 @@ def texts_of(record: HistoryRecord) -> Iterator[object]:
             yield value.text
 
 
+def have_sealed(records: Iterable[HistoryRecord]) -> bool:
+    """Return whether a text of some records looks like a sealed one."""
+    return any(is_sealed(one.new_memory) or is_sealed(one.old_memory) for one in records)
+
+
 def texts_of_row(row: Row) -> Iterator[object]:
     """Yield the values of a row that may be sealed."""
     yield row[_OLD]

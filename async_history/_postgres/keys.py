@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from async_history._core.batch import MessageRow
 from async_history._core.batch_sealing import ids_of_keys, keys_in_store, sealed_records
 from async_history._core.data_keys import DataKeys
+from async_history._core.encryption import OPEN_WITH_KEYS
 from async_history._core.key_statements import (
     KEY_COLUMNS,
     MOST_USES,
@@ -30,6 +31,7 @@ from async_history._core.rows import ReadRows, Row
 from async_history._core.sealed_reader import ReadRecords, read_opened, read_rows_opened
 from async_history._core.sealed_records import (
     USES,
+    have_sealed,
     owner_of_session,
     sealed_messages,
 )
@@ -37,6 +39,7 @@ from async_history._core.sealing import BEGIN, JSON_BEGIN, DataKey
 from async_history._postgres.schema import in_schema
 from async_history._postgres.schema.indexes import Index
 from async_history._postgres.transaction import transaction
+from async_history.errors import KeyMissing
 
 _STORED: Final = f"SELECT {', '.join(KEY_COLUMNS)} FROM {{schema}}.data_keys"
 CLEAR: Final = f"""
@@ -264,7 +267,11 @@ class Seal(Protocol):
 
 
 class InClear:
-    """No sealing: texts in clear."""
+    """No sealing: texts in clear.
+
+    What a batch reads may become part of what it writes. A sealed text opens at its own place only:
+    copied to another record, it would make that unreadable.
+    """
 
     salt_key: Final = None
 
@@ -283,7 +290,10 @@ class InClear:
         return rows
 
     async def opened(self, read: ReadRecords, access: Access) -> Sequence[HistoryRecord]:
-        return await read()
+        records = await read()
+        if have_sealed(records) and await access().table.wrapping():
+            raise KeyMissing("", f"the history {OPEN_WITH_KEYS}")
+        return records
 
     async def opened_rows(self, read: ReadRows, table: KeyTable) -> Sequence[Row]:
         return await read()

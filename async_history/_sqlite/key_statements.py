@@ -155,6 +155,12 @@ def in_transaction(
         return run_to_completion(work(table_in(connection)))
 
 
+def is_encrypted(connection: sqlite3.Connection) -> bool:
+    """Return whether encryption is turned on, also since the file was opened."""
+    ((has_tables,),) = fetch_rows(connection, f"SELECT {HAS_KEY_TABLES}")
+    return bool(has_tables) and bool(fetch_rows(connection, HAS_KEYS)[0][0])
+
+
 def table_in(connection: sqlite3.Connection) -> KeyTable:
     """Return the key tables, for a transaction on a connection's thread."""
 

@@ -8,12 +8,14 @@ from typing import Final, NamedTuple, Protocol
 from async_history._core.batch import MessageRow
 from async_history._core.batch_sealing import ids_of_keys
 from async_history._core.data_keys import DataKeys
+from async_history._core.encryption import OPEN_WITH_KEYS
 from async_history._core.erased_names import Name
 from async_history._core.owners import Owner
 from async_history._core.records import Fields, HistoryRecord
 from async_history._core.rows import Row
 from async_history._core.sealed_records import (
     USES,
+    have_sealed,
     key_ids,
     opened_if_whole,
     opened_record,
@@ -29,7 +31,8 @@ from async_history._core.sealing import DataKey, is_sealed
 from async_history._core.threads import run_to_completion
 from async_history._sqlite.connection import transaction
 from async_history._sqlite.index import StoredOwner
-from async_history._sqlite.key_statements import add_tables, table_in
+from async_history._sqlite.key_statements import add_tables, is_encrypted, table_in
+from async_history.errors import KeyMissing
 
 
 class StoredText(NamedTuple):
@@ -101,7 +104,11 @@ class Seal(Protocol):
 
 
 class InClear:
-    """No sealing: texts in clear."""
+    """No sealing: texts in clear.
+
+    What a batch reads may become part of what it writes. A sealed text opens at its own place only:
+    copied to another record, it would make that unreadable.
+    """
 
     salt_key: Final = None
 
@@ -117,6 +124,8 @@ class InClear:
     def opened(
         self, records: Sequence[HistoryRecord], connection: sqlite3.Connection
     ) -> Sequence[HistoryRecord]:
+        if have_sealed(records) and is_encrypted(connection):
+            raise KeyMissing("", f"the history {OPEN_WITH_KEYS}")
         return records
 
     def opened_rows(self, rows: Sequence[Row], connection: sqlite3.Connection) -> Sequence[Row]:

@@ -105,6 +105,38 @@ class EncryptionRaceCases:
                 await manager.add_history("m0", None, "later", "ADD")
             assert (await idle.operations())[-1].error == "KeyMissing"
 
+    async def test_a_manager_without_keys_copies_no_encrypted_text(self, open_store: Open) -> None:
+        """In another record it would not open, and all reads of that would fail."""
+        async with open_store() as stale:
+            await stale.add_history("m", None, "tea", "ADD")
+            async with open_store(keys=ring("one")) as history:
+                await history.update_history("m", "mate")
+                then = datetime.now(UTC)
+                await history.update_history("m", "milk")
+                records = await all_of(history)
+                latest = (await stale.get_history("m"))[-1]
+                change = {"memory_id": "m", "event": "UPDATE", "old_memory": latest.new_memory}
+                for call in (
+                    stale.update_history("m", "matcha"),
+                    stale.restore("m", to=1),
+                    stale.restore("m", to=2),
+                    stale.rollback(to=then, memory_ids=["m"]),
+                    stale.batch_add_history([change], if_latest=latest),
+                ):
+                    with pytest.raises(KeyMissing, match="is encrypted"):
+                        await call
+                assert await all_of(history) == records
+                assert not (await history.check()).problems
+
+    async def test_a_text_that_looks_encrypted_is_changed_in_a_clear_history(
+        self, open_store: Open
+    ) -> None:
+        text = "ahs1:0123456789abcdef:AAAA:ahs1"
+        async with open_store() as history:
+            await history.add_history("m", None, text, "ADD")
+            assert (await history.update_history("m", "tea")).old_memory == text
+            assert (await history.restore("m", to=1)).new_memory == text
+
     async def test_opening_while_a_decryption_ends_raises_key_missing(
         self, open_store: Open
     ) -> None:
