@@ -28,7 +28,7 @@ from async_history._core.sealed_records import Keys, key_ids, opened_text
 from async_history._postgres.erased_names import STILL_OWNED, disown_statements, note_statements
 from async_history._postgres.filters import Search
 from async_history._postgres.keys import KeyChange, change_keys, key_table
-from async_history._postgres.ledger import ServerLedger, locks, tables_of
+from async_history._postgres.ledger import ServerLedger, locks, require_no_ledger, tables_of
 from async_history._postgres.owners import CAUSE_COLUMNS
 from async_history._postgres.transaction import (
     BY_INDEX,
@@ -378,6 +378,8 @@ class ServerErasure:
 
         async def erase(connection: Any, settings: Sequence[str]) -> T:
             async with transaction(connection, *settings, BY_INDEX, *locks(attestation)):
+                if attestation is None:
+                    await require_no_ledger(connection, self._schema)
                 steps = _EraseTransaction(
                     connection,
                     self._schema,

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 from async_history._core.key_statements import Run
 from async_history._core.ledger.leaves import Bundle
 from async_history._core.ledger.new_leaves import new_leaves
-from async_history._core.ledger.tables import LedgerTables, place_all
+from async_history._core.ledger.tables import GIVEN_A_LEDGER, LedgerTables, place_all
 from async_history._core.owners import Owner
 from async_history._core.records import HistoryRecord
 from async_history._core.threads import computed_with_calls
@@ -23,6 +23,7 @@ from async_history._postgres.keys import Seal, key_table
 from async_history._postgres.ledger_sql import STATEMENTS
 from async_history._postgres.schema import in_schema
 from async_history._postgres.transaction import BY_INDEX, transaction
+from async_history.errors import MigrationError
 
 T = TypeVar("T")
 Work = Callable[[LedgerTables], Coroutine[Any, Any, T]]
@@ -74,6 +75,20 @@ class Attestation:
 def locks(attestation: Attestation | None) -> Sequence[str]:
     """Return the first statements of a transaction that removes records."""
     return () if attestation is None else (attestation.lock,)
+
+
+async def require_no_ledger(connection: Any, schema: str) -> None:
+    """Check that a history that was opened without a ledger has none now.
+
+    A removal has to note what it removes from the ledger.
+
+    Raises:
+        MigrationError: it has been given one.
+    """
+    name = f"{schema}.history_ledger"
+    sql = "SELECT pg_catalog.to_regclass($1::pg_catalog.text)::pg_catalog.oid"
+    if await connection.fetchval(sql, name) is not None:
+        raise MigrationError(GIVEN_A_LEDGER)
 
 
 def tables_of(attestation: Attestation | None, connection: Any) -> LedgerTables | None:

@@ -49,7 +49,13 @@ from async_history._postgres.keys import (
     key_table,
     keys_lack,
 )
-from async_history._postgres.ledger import Attestation, ServerLedger, locks, tables_of
+from async_history._postgres.ledger import (
+    Attestation,
+    ServerLedger,
+    locks,
+    require_no_ledger,
+    tables_of,
+)
 from async_history._postgres.operations import OPERATIONS
 from async_history._postgres.owner_steps import FORGET_OWNERS
 from async_history._postgres.owners import KnownOwners
@@ -312,6 +318,8 @@ class PostgresStore:
             # In a transaction, whose lock blocks all writes until its outcome is known. Otherwise a
             # delayed TRUNCATE could reach the server after later acknowledged writes.
             async with transaction(connection, *settings, *locks(self._attestation)):
+                if self.ledger is None:
+                    await require_no_ledger(connection, self.schema)
                 await connection.execute(f"TRUNCATE {tables}")
                 await connection.execute(migrations.in_schema(FORGET_OWNERS, self.schema))
                 ledger = tables_of(self._attestation, connection)
@@ -333,6 +341,8 @@ class PostgresStore:
             await place_all(self.ledger)
 
         async def step(connection: Any, settings: Sequence[str]) -> PruneStep:
+            if self.ledger is None and not asked.dry_run:
+                await require_no_ledger(connection, self.schema)
             return await prune(
                 connection,
                 self.schema,

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from async_history._core.ledger.leaves import Bundle
 from async_history._core.ledger.new_leaves import new_leaves
-from async_history._core.ledger.tables import LedgerTables
+from async_history._core.ledger.tables import GIVEN_A_LEDGER, LedgerTables
 from async_history._core.owners import Owner
 from async_history._core.records import HistoryRecord
 from async_history._core.threads import computed_with_calls
@@ -20,8 +20,10 @@ from async_history._sql.dialects import begin_snapshot
 from async_history._sql.key_statements import SqlKeyTable
 from async_history._sql.keys import Seal
 from async_history._sql.ledger_sql import Fetch, statements_in
+from async_history._sql.schema import has_ledger
 from async_history._sql.tables import Tables
 from async_history._sql.transaction import Transaction, fetch_on
+from async_history.errors import MigrationError
 
 T = TypeVar("T")
 Work = Callable[[LedgerTables], Coroutine[Any, Any, T]]
@@ -56,6 +58,18 @@ class Attestation:
 
         open_rows = partial(self._seal.opened_rows, table=SqlKeyTable(self._tables, fetch))
         return LedgerTables(self._statements, run, open_rows, self._seal.salt_key)
+
+
+async def require_no_ledger(connection: AsyncConnection, tables: Tables) -> None:
+    """Check that a history that was opened without a ledger has none now.
+
+    A removal has to note what it removes from the ledger.
+
+    Raises:
+        MigrationError: it has been given one.
+    """
+    if await has_ledger(connection, tables):
+        raise MigrationError(GIVEN_A_LEDGER)
 
 
 def tables_of(attestation: Attestation | None, transaction: Transaction) -> LedgerTables | None:

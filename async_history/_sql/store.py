@@ -46,7 +46,13 @@ from async_history._sql.inserts import BulkInserts, Inserts
 from async_history._sql.key_statements import SqlKeyTable, WrittenKeyTable, count_clear
 from async_history._sql.keys import InClear, Seal, Sealing
 from async_history._sql.known import Known
-from async_history._sql.ledger import LEAF_S, Attestation, SqlLedger, tables_of
+from async_history._sql.ledger import (
+    LEAF_S,
+    Attestation,
+    SqlLedger,
+    require_no_ledger,
+    tables_of,
+)
 from async_history._sql.operations import SqlOperationLog, log_within
 from async_history._sql.packets import find_too_large
 from async_history._sql.prune import Pruning
@@ -274,12 +280,17 @@ class SqlStore:
 
     async def _erase(self, work: Callable[[EraseTransaction], Coroutine[Any, Any, T]]) -> T:
         async def erase(transaction: Transaction) -> T:
+            await self._require_ledger_known(transaction)
             ledger = tables_of(self._attestation, transaction)
             return await work(EraseSteps(transaction, self._seal, ledger))
 
         if self.ledger is not None:
             await place_all(self.ledger)
         return await self._with_state(erase)
+
+    async def _require_ledger_known(self, transaction: Transaction) -> None:
+        if self.ledger is None:
+            await require_no_ledger(transaction.connection, self.tables)
 
     async def _with_keys(self, work: Callable[[KeyTable], Coroutine[Any, Any, T]]) -> T:
         return await self._with_state(lambda transaction: work(WrittenKeyTable(transaction)))
@@ -325,6 +336,7 @@ class SqlStore:
         emptied = (tables.history, tables.messages, tables.marks, tables.spans, tables.owners)
 
         async def reset(transaction: Transaction) -> None:
+            await self._require_ledger_known(transaction)
             removed = [
                 (await transaction.connection.execute(delete(table))).rowcount for table in emptied
             ]
@@ -359,6 +371,8 @@ class SqlStore:
             await place_all(self.ledger)
 
         async def step(transaction: Transaction) -> PruneStep:
+            if not asked.dry_run:
+                await self._require_ledger_known(transaction)
             ledger = tables_of(self._attestation, transaction)
             steps = Pruning(transaction.connection, self.tables, ledger)
             done = await prune_step(asked, reached, steps, tries)

@@ -4,12 +4,14 @@ import asyncio
 import random
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from async_history import HistoryManager, open_history
+from async_history import HistoryManager, MigrationError, open_history
 from tests.conftest import stores, url_of
 from tests.ledger.ledgers import KEY
 from tests.subprocesses.processes import ROOT, command, started
@@ -93,3 +95,26 @@ async def _recorded(history: HistoryManager, wanted: int) -> None:
     async with asyncio.timeout(LONG_S):
         for _ in range(wanted):
             await anext(new)
+
+
+@pytest.mark.parametrize("store", stores("file", "postgres", "mariadb"))
+async def test_a_manager_from_before_the_ledger_removes_nothing_unnoted(
+    store: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """A file notes its removals. On a server they are refused."""
+    url = url_of(store, request, tmp_path)
+    noted: AbstractContextManager[Any] = nullcontext()
+    if store != "file":
+        noted = pytest.raises(MigrationError, match="given a ledger since")
+    async with open_history(url) as before, open_history(url, ledger=True) as history:
+        for call in (
+            lambda: before.prune(older_than=timedelta(days=1), keep_last=0),
+            lambda: before.erase(memory_ids=["m"], reason="asked", vacuum=False),
+            before.reset,
+        ):
+            long_ago = datetime(2020, 1, 1, tzinfo=UTC)
+            await history.add_history("m", None, "tea", "ADD", created_at=long_ago)
+            with noted:
+                await call()
+            report = await history.ledger.verify()
+            assert report.is_intact, report.faults

@@ -40,6 +40,11 @@ from async_history.errors import KeyMissing, StorageCorrupt
 
 T = TypeVar("T")
 
+GIVEN_A_LEDGER: Final = (
+    "the history was given a ledger since it was opened here, which has to note what is removed; "
+    "nothing was removed. Open it again"
+)
+"""The message if a store that was opened without a ledger has one when it removes records."""
 _PLACED_AT_ONCE: Final = 8_192
 """Leaves to which one transaction assigns places, in some 30 ms."""
 _BUNDLES_AT_ONCE: Final = 256
