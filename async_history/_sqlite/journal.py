@@ -7,7 +7,7 @@ and the writer wait for each other, and processes share no memory.
 
 import os
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -44,7 +44,24 @@ class FileLocation:
 def location_of(path: Path, journal: Journal) -> FileLocation:
     """Return a file's location; the file need not exist."""
     file = Path(os.path.realpath(path))
-    return location_on(mount_of(file), path, file, journal)
+    location = location_on(mount_of(file), path, file, journal)
+    return replace(location, warnings=(*location.warnings, *_names_warning(path, file)))
+
+
+def _names_warning(path: Path, file: Path) -> tuple[StoreWarning, ...]:
+    """Return the warning that a file has hard links (https://sqlite.org/howtocorrupt.html, 2.5)."""
+    try:
+        names = file.stat().st_nlink
+    except OSError:  # it is missing, or can't be opened
+        return ()
+    if names < 2:
+        return ()
+    text = (
+        f"{path} has {names} names (hard links), and SQLite's log or journal is next to one of "
+        "them. A program that opens the file by another name does not see it: acknowledged "
+        "records can be lost, and the file damaged. Remove the other names, or make copies of them"
+    )
+    return (StoreWarning("several-names", "critical", text),)
 
 
 def location_on(mount: Mount | None, path: Path, file: Path, journal: Journal) -> FileLocation:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from async_history import open_history
 from async_history._sqlite.journal import location_on
 from async_history._sqlite.mounts import Mount, mount_in
 from tests.subprocesses.mounts import in_own_mounts, needs_mounts
@@ -91,6 +92,18 @@ def test_a_local_file_system_is_not_warned_of(kind: str) -> None:
     file = Path("/data/history.db")
     place = location_on(Mount(Path("/data"), kind), file, file, "wal")
     assert (place.journal, place.warnings) == ("wal", ())
+
+
+async def test_a_file_with_several_names_is_warned_of(tmp_path: Path) -> None:
+    path = tmp_path / "history.db"
+    for names in (1, 2, 3):
+        async with open_history(path) as history:
+            warnings = [one for one in (await history.stats()).warnings if "names" in one.code]
+        assert [(one.code, one.severity) for one in warnings] == [
+            ("several-names", "critical") for _ in range(names > 1)
+        ]
+        assert all(f"has {names} names" in one for one in warnings)
+        (tmp_path / f"{names}.db").hardlink_to(path)
 
 
 def test_this_machines_mounts_can_be_read() -> None:
