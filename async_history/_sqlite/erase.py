@@ -276,7 +276,7 @@ class FileErasure:
             )
             sentences += await self._truncate_wal(self._path)
         else:
-            sentences += await self.overwrite()
+            sentences += await self._overwrite(self._path)
         return Residue(copies, (*sentences, *_copies_notice(copies)))
 
     async def _destroy_keys(self, owner: Name) -> int:
@@ -288,7 +288,10 @@ class FileErasure:
         """Rewrite the file without free space, and empty its log; return where texts remain."""
         if self._path is None:
             return ()
-        return [*await self._vacuum(self._path), *await self._truncate_wal(self._path)]
+        return [*await self._overwrite(self._path), *_copies_notice(await self._copies())]
+
+    async def _overwrite(self, path: Path) -> list[str]:
+        return [*await self._vacuum(path), *await self._truncate_wal(path)]
 
     async def _copies(self) -> tuple[str, ...]:
         return (

@@ -18,6 +18,7 @@ from async_history.cli.app import app
 from async_history.errors import KeyMissing
 from async_history.ledger import LedgerKey
 from tests.support.keys import master, ring
+from tests.support.legacy_files import V0_0_2, build
 
 pytestmark = pytest.mark.once
 
@@ -133,6 +134,15 @@ async def test_a_value_that_is_not_text_stays_and_is_counted(path: Path) -> None
         report = await history.encryption.encrypt()
         assert (report.records, report.clear) == (0, 1)
         assert report.outcome().endswith("; 1 record in clear still")
+
+
+async def test_the_report_names_copies_from_an_adoption(path: Path) -> None:
+    async with opened(build(path, "", V0_0_2)) as history:
+        report = await history.encryption.encrypt()
+        (copy,) = path.parent.glob("*.before-adoption-*.bak")
+        assert str(copy) in " ".join(report.remains)
+        copy.unlink()
+        assert (await history.encryption.encrypt()).remains == ()
 
 
 async def test_without_room_to_rewrite_the_file_the_report_says_so(
