@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 
 from async_history._core.observer import WriterObserver
 from async_history._core.queue import BoundedQueue, PendingCall, S
-from async_history._core.wakeups import HEAD_START_S, SLICE, WakeupScheduler
+from async_history._core.wakeups import FIRST_SLICE, HEAD_START_S, SLICE, WakeupScheduler
 from async_history._core.writer_options import DEFAULT_OPTIONS, WriterOptions
 from async_history._core.writer_stats import WriterCounters, WriterStats
 from async_history.errors import (
@@ -262,13 +262,15 @@ class GroupCommitWriter(Generic[S]):
         # A call is removed from the batch when it is acknowledged. If all were kept until the end,
         # the garbage collector would take more time than everything else here.
         batch.reverse()
+        size = FIRST_SLICE
         while True:
-            for _ in range(min(SLICE, len(batch))):
+            for _ in range(min(size, len(batch))):
                 call = batch.pop()
                 if not call.done():
                     call.set_result(None)
             if not batch:
                 return
+            size = min(2 * size, SLICE)
             yield
 
     async def _run_until_settled(self, operation: Callable[[], Awaitable[T]]) -> T:
