@@ -31,7 +31,8 @@ _SCOPES: Final = ", ".join(SCOPES)
 _OF_RECORD: Final = ", ".join(f"history.{scope}" for scope in SCOPES)
 _OF_MEMORY: Final = ", ".join(f"owned.{scope}" for scope in SCOPES)
 _IS_OWNED: Final = " OR ".join(f"{{0}}.{scope} IS NOT NULL" for scope in SCOPES)
-_NO_SALT: Final = f"'\\x{'00' * 16}'::pg_catalog.bytea"
+_NO_SALT: Final = f"pg_catalog.decode('{'00' * 16}'::pg_catalog.text, 'hex'::pg_catalog.text)"
+"""Without a backslash, which `standard_conforming_strings = off` gives another meaning."""
 _REMOVABLE: Final = "kind IN ('record', 'rest', 'owner')"
 _HELD: Final = "pg_catalog.octet_length(hashes) / 48"
 """The number of a bundle's hashes: its size, which may be damaged."""

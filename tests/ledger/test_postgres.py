@@ -1,6 +1,7 @@
 """The ledger of a history on PostgreSQL: what only a server has, and which changes are found."""
 
 import asyncio
+from datetime import timedelta
 from typing import Any, Final
 
 import pytest
@@ -367,3 +368,22 @@ _END_OTHERS: Final = """
 SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
 WHERE pid <> pg_backend_pid() AND datname = current_database() AND backend_type = 'client backend'
 """
+
+
+async def test_a_ledger_where_backslashes_escape(url: str, owner: Any) -> None:
+    database = await owner.fetchval("SELECT current_database()")
+    async with opened(url) as history:
+        await fill(history)
+        await history.reset()
+        before = await history.ledger.verify()
+    await owner.execute(f'ALTER DATABASE "{database}" SET standard_conforming_strings = off')
+    try:
+        async with opened(url) as history:
+            await fill(history)
+            await history.prune(older_than=timedelta(), keep_last=0)
+            await history.reset()
+            report = await history.ledger.verify()
+    finally:
+        await owner.execute(f'ALTER DATABASE "{database}" RESET standard_conforming_strings')
+    assert report.is_intact, report.faults
+    assert report.reset > before.reset
