@@ -17,6 +17,10 @@ _SETUP_WAIT_S: Final = 60
 """Seconds that opening waits while another process creates the tables."""
 _LEAST_PACKET: Final = 1 << 20
 """Drivers join rows into statements of up to 1,024,000 bytes."""
+_NO_LIMIT: Final = (1 << 64) - 1
+"""The default of `sql_select_limit`."""
+_EMPTY_IS_NULL: Final = "EMPTY_STRING_IS_NULL"
+"""A mode of MariaDB in which an empty text is stored as NULL."""
 _PACKET_PART: Final = 0.9
 """The share of `max_allowed_packet` for texts; the rest of the statement needs space too."""
 _AT_ONCE: Final = 500
@@ -167,24 +171,43 @@ async def check_settings(connection: AsyncConnection, where: str) -> int | None:
     """Check the connection's settings; return the most bytes of a statement, None if unlimited.
 
     Raises:
-        StorageError: with these settings, texts would be altered.
+        StorageError: with these settings, texts would be altered, results cut, or changes refused.
     """
     if not is_mysql(connection.dialect):
         return None
     row = (
         await connection.execute(
-            text("SELECT @@character_set_client, @@character_set_connection, @@max_allowed_packet")
+            text(
+                "SELECT @@character_set_client, @@character_set_connection, @@max_allowed_packet,"
+                " @@sql_select_limit, @@sql_safe_updates, @@completion_type, @@sql_mode,"
+                " coalesce(@@character_set_results, 'utf8mb4')"
+            )
         )
     ).one()
-    if {row[0], row[1]} != {"utf8mb4"}:
+    if {row[0], row[1], row[7]} != {"utf8mb4"}:
         raise StorageError(
-            f"{where}: the connection's character set is {row[0]}, which can't hold all texts; "
+            f"{where}: the connection's character set is not utf8mb4, and can't hold all texts; "
             "add charset=utf8mb4 to the URL"
         )
     if row[2] < _LEAST_PACKET:
         raise StorageError(
             f"{where}: max_allowed_packet is {row[2]:,} bytes; set it to {_LEAST_PACKET:,} or more"
         )
+    for is_wrong, what, right in (
+        (row[3] < _NO_LIMIT, "results would be cut without an error", "sql_select_limit = DEFAULT"),
+        (row[4], "rows could not be changed without naming them", "sql_safe_updates = 0"),
+        (row[5] != "NO_CHAIN", "a commit would begin or end something else", "completion_type = 0"),
+        (
+            _EMPTY_IS_NULL in row[6],
+            "empty texts would be lost",
+            f"sql_mode without {_EMPTY_IS_NULL}",
+        ),
+    ):
+        if is_wrong:
+            raise StorageError(
+                f"{where}: with the settings of this connection {what}; set {right} for the role, "
+                "the server or the engine"
+            )
     return int(row[2] * _PACKET_PART)
 
 

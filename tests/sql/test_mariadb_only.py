@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
@@ -252,6 +252,30 @@ async def test_the_servers_settings_do_not_matter(new_database: NewDatabase) -> 
 async def test_a_connection_that_loses_characters_is_refused(new_database: NewDatabase) -> None:
     engine = create_async_engine(new_database(), connect_args={"charset": "latin1"})
     with pytest.raises(StorageError, match="charset=utf8mb4"):
+        await open_history(engine=engine)
+    await engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("sql_select_limit = 1000", "results would be cut.*sql_select_limit = DEFAULT"),
+        ("sql_safe_updates = 1", "sql_safe_updates = 0"),
+        ("completion_type = 1", "completion_type = 0"),
+        ("sql_mode = 'EMPTY_STRING_IS_NULL'", "empty texts would be lost"),
+        ("character_set_results = latin1", "charset=utf8mb4"),
+    ],
+)
+async def test_a_connection_that_cuts_or_refuses_is_refused(
+    new_database: NewDatabase, setting: str, words: str
+) -> None:
+    engine = create_async_engine(new_database())
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def set_up(connection: Any, _: object) -> None:
+        connection.cursor().execute(f"SET SESSION {setting}")
+
+    with pytest.raises(StorageError, match=words):
         await open_history(engine=engine)
     await engine.dispose()
 
