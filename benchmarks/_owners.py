@@ -1,12 +1,12 @@
 """The cost of owners, contexts and causes on any backend, in small and large histories."""
 
 from argparse import ArgumentParser, Namespace
-from asyncio import gather
+from asyncio import gather, to_thread
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from async_history import HistoryManager
 from benchmarks._measure import OthersLoad, median, percentile, quiet_collector, timed
@@ -101,19 +101,28 @@ async def record(history: HistoryManager, records: int, seed: int, *, with_detai
 
 
 async def fill(history: HistoryManager, rows: int) -> None:
-    """Write records of `rows` / 100 users in turns, several users' in each batch."""
-    users = rows // _A_USER
+    """Write records of `rows` / 100 users in turns, several users' in each batch.
+
+    Another thread makes the next batch while one is written.
+    """
     written = 0
-    while written < rows:
-        count = min(_BULK, rows - written)
-        per_agent = agents(count // 3 or 1, count, 10**6 + written)
-        batch = [
-            one.as_mapping() | details((written // 3 + memory) % users, written + memory)
-            for memory, records in enumerate(per_agent)
-            for one in records
-        ]
-        await history.batch_add_history(batch)
+    batch = _batch(written, rows)
+    while batch:
         written += len(batch)
+        batch, _ = await gather(to_thread(_batch, written, rows), history.batch_add_history(batch))
+
+
+def _batch(written: int, rows: int) -> list[dict[str, Any]]:
+    count = min(_BULK, rows - written)
+    if count <= 0:
+        return []
+    users = rows // _A_USER
+    per_agent = agents(count // 3 or 1, count, 10**6 + written)
+    return [
+        one.as_mapping() | details((written // 3 + memory) % users, written + memory)
+        for memory, records in enumerate(per_agent)
+        for one in records
+    ]
 
 
 async def _walk(history: HistoryManager, user_id: str) -> None:
