@@ -59,7 +59,8 @@ async def parts(
 def scan_sizes(limits: ViewLimits) -> Iterator[int]:
     """Yield how many records the next read of a search may look at, until its time is over.
 
-    They grow as long as the reads are fast: an index may find the few matches among very many.
+    They grow as long as the reads are fast: an index may find the few matches among very many. A
+    read gets half of the time that is left, because the next records may take longer.
     """
     begun = read = monotonic()
     size = limits.scan_first
@@ -69,7 +70,7 @@ def scan_sizes(limits: ViewLimits) -> Iterator[int]:
         left_s = begun + limits.search_s - now
         if left_s <= 0:
             return
-        fitting = int(size * left_s / max(now - read, 1e-6))
+        fitting = int(size * left_s / 2 / max(now - read, 1e-6))
         size = max(limits.scan_first, min(size * _SCAN_GROWTH, fitting))
         read = now
 
