@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from async_history._core.cancellation import to_the_end
 from async_history._core.writer import OutcomeUnknown, TryAgain
+from async_history._sql.dialects import begin_write, is_sqlite
 from async_history._sql.errors import (
     DriverError,
     is_connection_lost,
@@ -74,7 +75,7 @@ class Connections:
 
     @property
     def _is_sqlite(self) -> bool:
-        return self.dialect.name == "sqlite"
+        return is_sqlite(self.dialect)
 
     async def _connect(self) -> AsyncConnection:
         if self._is_sqlite:
@@ -101,7 +102,7 @@ class Connections:
         self._is_committing = False
         try:
             async with asyncio.timeout(self._try_s + extra_s):
-                done = await self._run(work(connection), connection)
+                done = await self._run(_begun(work, connection), connection)
                 await self.commit(connection)
                 return done
         except DriverError as error:
@@ -298,6 +299,11 @@ class Connections:
             if one is not None:
                 with contextlib.suppress(Exception):  # the connection or its loop is gone
                     terminate(one)
+
+
+async def _begun(work: "Work[T]", connection: AsyncConnection) -> T:
+    await begin_write(connection)
+    return await work(connection)
 
 
 def terminate(connection: AsyncConnection) -> None:

@@ -34,6 +34,11 @@ def is_mysql(dialect: Dialect) -> bool:
     return dialect.name in MYSQL
 
 
+def is_sqlite(dialect: Dialect) -> bool:
+    """Return whether the database is SQLite."""
+    return dialect.name == "sqlite"
+
+
 def in_parts(values: Iterable[T]) -> Iterator[list[T]]:
     """Yield values in lists that fit one statement."""
     given = list(values)
@@ -84,9 +89,9 @@ def latest_committed(dialect: Dialect, statement: Select[Any]) -> Select[Any]:
     return statement.with_for_update(read=True) if is_mysql(dialect) else statement
 
 
+_LOCKING: Final = "BEGIN IMMEDIATE"
 _SNAPSHOT: Final = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"
 _SNAPSHOTS: Final = {
-    "sqlite": "BEGIN",
     "postgresql": f"{_SNAPSHOT}, READ ONLY",
     **dict.fromkeys(MYSQL, _SNAPSHOT),
 }
@@ -95,8 +100,33 @@ _SNAPSHOTS: Final = {
 async def begin_snapshot(connection: AsyncConnection) -> None:
     """Begin a transaction whose statements see one snapshot, if the database supports that."""
     begin = _SNAPSHOTS.get(connection.dialect.name)
-    if begin is not None:
+    if is_sqlite(connection.dialect):
+        await _begin_sqlite(connection, "BEGIN")
+    elif begin is not None:
         await connection.exec_driver_sql(begin)
+
+
+async def begin_write(connection: AsyncConnection) -> None:
+    """Begin a transaction of our own that writes, where the driver would begin it too late."""
+    if is_sqlite(connection.dialect):
+        await _begin_sqlite(connection, _LOCKING)
+
+
+async def _begin_sqlite(connection: AsyncConnection, begin: str) -> None:
+    """Begin a transaction of our own, whatever the program's engine has begun instead.
+
+    Python's driver begins one before INSERT, UPDATE and DELETE, or never. An engine may have an
+    event that begins one, or connections that are always in one (`autocommit=False`).
+    """
+    if not connection.in_transaction():
+        await connection.begin()  # so that the engine's event comes first
+    if (await _driver_of(connection)).in_transaction:
+        await connection.exec_driver_sql("ROLLBACK")
+    await connection.exec_driver_sql(begin)
+
+
+async def _driver_of(connection: AsyncConnection) -> Any:
+    return (await connection.get_raw_connection()).driver_connection
 
 
 async def claim(
@@ -126,18 +156,30 @@ async def claim(
 
 
 async def require_transaction(connection: AsyncConnection) -> None:
-    """Check that MySQL does not commit each statement. Other databases then refuse savepoints.
+    """Check that a program's connection does not commit each statement.
+
+    On SQLite, also begin its transaction if the driver has not: otherwise the first savepoint would
+    commit when it is released. PostgreSQL and others refuse savepoints outside a transaction.
 
     Raises:
         InvalidInput: the connection is in autocommit.
     """
+    commits_each = False
     if is_mysql(connection.dialect):
-        commits_each = (await connection.execute(text("SELECT @@autocommit"))).scalar()
-        if commits_each:
-            raise InvalidInput(
-                "the connection commits each statement by itself (isolation level AUTOCOMMIT); "
-                "give one that has transactions"
-            )
+        commits_each = bool((await connection.execute(text("SELECT @@autocommit"))).scalar())
+    elif is_sqlite(connection.dialect):
+        if not connection.in_transaction():
+            await connection.begin()
+        driver = await _driver_of(connection)
+        if not driver.in_transaction:
+            commits_each = driver.isolation_level is None
+            if not commits_each:
+                await connection.exec_driver_sql(_LOCKING)
+    if commits_each:
+        raise InvalidInput(
+            "the connection commits each statement by itself (isolation level AUTOCOMMIT); "
+            "give one that has transactions"
+        )
 
 
 @asynccontextmanager
@@ -162,8 +204,7 @@ async def set_up_alone(connection: AsyncConnection, schema: str | None) -> Async
         await connection.execute(
             text("SELECT pg_catalog.pg_advisory_xact_lock(:key)"), {"key": number}
         )
-    elif dialect.name == "sqlite":
-        await connection.exec_driver_sql("BEGIN IMMEDIATE")
+    await begin_write(connection)
     yield
 
 
@@ -172,7 +213,10 @@ async def check_settings(connection: AsyncConnection, where: str) -> int | None:
 
     Raises:
         StorageError: with these settings, texts would be altered, results cut, or changes refused.
+        InvalidInput: with these settings, nothing would be committed.
     """
+    if is_sqlite(connection.dialect):
+        await _require_commits(connection)
     if not is_mysql(connection.dialect):
         return None
     row = (
@@ -209,6 +253,19 @@ async def check_settings(connection: AsyncConnection, where: str) -> int | None:
                 "the server or the engine"
             )
     return int(row[2] * _PACKET_PART)
+
+
+async def _require_commits(connection: AsyncConnection) -> None:
+    """Check that a commit ends SQLite's transaction, as it does not with `autocommit=True`."""
+    driver = await _driver_of(connection)
+    is_always_in_one = driver.in_transaction
+    await _begin_sqlite(connection, "BEGIN")
+    await connection.commit()
+    if driver.in_transaction and not is_always_in_one:
+        raise InvalidInput(
+            "the engine's connections have autocommit=True, with which Python's driver never "
+            "commits: leave it out, or use autocommit=False"
+        )
 
 
 def size_query(dialect: Dialect, tables: Tables, *, has_ledger: bool) -> Any:

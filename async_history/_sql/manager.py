@@ -91,8 +91,10 @@ class SqlHistoryManager(HistoryManager):
         check_count("batch_records", batch_records, least=1)
         check_queue(queue_records, queue_bytes, queue_timeout_s)
         may_create, may_migrate = check_flag("create", create), check_flag("migrate", migrate)
+        name = None if schema is None else check_name("schema", schema)
         if engine is not None:
             _check_engine(engine)
+            _require_no_other_schema(engine.get_execution_options(), name)
             if pool_size is not None:
                 raise InvalidInput("pool_size is of an engine of our own; yours has one already")
         size = _POOL_SIZE if pool_size is None else pool_size
@@ -100,7 +102,7 @@ class SqlHistoryManager(HistoryManager):
         backend = SqlBackend(
             url=None if url is None else sql_url(url),
             user_engine=engine,
-            schema_name=None if schema is None else check_name("schema", schema),
+            schema_name=name,
             may_migrate=may_create and may_migrate,
             pool_size=check_count(
                 "pool_size", size, least=LEAST_CONNECTIONS, most=MOST_CONNECTIONS
@@ -150,6 +152,11 @@ class SqlHistoryManager(HistoryManager):
         if isinstance(connection, AsyncSession):
             await connection.flush()
             connection = await connection.connection()
+        sync: Any = connection.sync_connection
+        if sync is not None:
+            _require_no_other_schema(
+                sync.get_execution_options(), self.store.tables.metadata.schema
+            )
         try:
             await require_transaction(connection)
             refused = await self.store.add_in_transaction(connection, submission)
@@ -158,6 +165,19 @@ class SqlHistoryManager(HistoryManager):
         for reason in refused.values():
             raise reason
         return submission.records
+
+
+def _require_no_other_schema(options: Mapping[str, Any], schema: str | None) -> None:
+    """Refuse a `schema_translate_map` for the history: the driver executes some statements itself.
+
+    Raises:
+        InvalidInput: with these execution options, some statements would go to another schema.
+    """
+    if schema in (options.get("schema_translate_map") or {}):
+        raise InvalidInput(
+            "schema_translate_map replaces the history's schema, which a history can't follow: "
+            "name its schema with schema=…, one that the map does not have"
+        )
 
 
 def sql_url(given: str | URL) -> URL:
