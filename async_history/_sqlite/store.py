@@ -171,7 +171,6 @@ class SQLiteStore:
             return await self._committer_of(connection).commit(batch, is_repeated=is_repeated)
 
         refused = await self._write(commit, has_begun)
-        self._tried = None
         self._committed.notify()
         return refused
 
