@@ -27,7 +27,7 @@ async def parts(
     """Yield the records of a query in order, as pages of up to `limits.part` records.
 
     A part is as large as `limits.page_chars` allows, if all its texts were as long as the longest
-    one of the part before.
+    one of the last part that had any.
 
     Args:
         history: an open manager.
@@ -51,9 +51,10 @@ async def parts(
             return
         after = page.cursor
         most -= len(page.records)
-        longest = max(map(text_chars, page.records), default=0)
-        fitting = min(limits.part, max(1, limits.page_chars // max(longest, 1)))
-        size *= _GROWTH
+        if page.records:
+            longest = max(map(text_chars, page.records))
+            fitting = min(limits.part, max(1, limits.page_chars // max(longest, 1)))
+            size *= _GROWTH
 
 
 def scan_sizes(limits: ViewLimits) -> Iterator[int]:

@@ -146,6 +146,18 @@ class TestReads:
             )
             assert len(rest.json()["records"]) == 4
 
+    async def test_a_search_reads_few_long_texts_after_it_has_found_none(
+        self, history: HistoryManager, caller: Caller
+    ) -> None:
+        for text in ("x" * 100, "short"):
+            await history.batch_add_history(
+                [{"memory_id": "m", "event": "ADD", "new_memory": text} for _ in range(20)]
+            )
+        limits = WebLimits(view=ViewLimits(scan_first=1, search_s=60, page_chars=300))
+        async with caller(limits=limits) as page:
+            answer = (await page.get("/api/query_history?text=x&page_size=50")).json()
+            assert len(answer["records"]) in (4, 5)
+
     async def test_a_search_that_takes_long_is_continued(self, caller: Caller) -> None:
         """Each answer looks at two or three records, and says whether it is the last one."""
         limits = WebLimits(view=ViewLimits(search_s=0, scan_first=2))
