@@ -57,7 +57,9 @@ class Latencies:
 
 def _bucket(seconds: float) -> int:
     """Return the bucket of a duration: its doubling, and the part of it."""
-    fraction, exponent = math.frexp(min(max(seconds, _LEAST_S), _MOST_S))
+    if not _LEAST_S <= seconds <= _MOST_S:
+        seconds = min(max(seconds, _LEAST_S), _MOST_S)
+    fraction, exponent = math.frexp(seconds)
     return exponent * _PARTS + int((fraction - 0.5) * 2 * _PARTS)
 
 

@@ -3,8 +3,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
-from typing import Any, Final
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Final, Self
 
 import asyncpg
 
@@ -19,50 +20,100 @@ from async_history._postgres.errors import (
 _WAIT_FOR_STANDBY: Final = "SyncRepWaitForLSN"
 
 
-@contextlib.contextmanager
-def bounded(
-    connection: Any, where: str, timeout_s: float | None, on_hang: Callable[[], None]
-) -> Iterator[None]:
-    """Limit the body's time, by closing the connection, and turn its errors into typed ones.
+class WorkLimit:
+    """A time limit for each piece of work on one connection, and typed errors for it.
 
-    It never asks the server to cancel, because the body may commit: a server that is asked to
-    cancel while it waits for a synchronous standby commits, and acknowledges, without it.
+    Use it as `with limit.within(timeout_s):`, for one piece of work after another. If one takes
+    longer, the connection is closed. The server is never asked to cancel, because the work may
+    commit: a server that is asked to cancel while it waits for a synchronous standby commits, and
+    acknowledges, without it. It sends a warning then: "committed locally, but might not have been
+    replicated". The text depends on the server's language; the C function's name does not.
+
+    Its listener and its timer stay until `end`, which must be called before the connection is
+    released.
 
     Args:
         where: the server, for messages.
         on_hang: called when the time limit is reached.
 
-    Raises:
+    Raises (also from `with`):
         OutcomeUnknown: the connection was lost, or the commit did not wait for its standby.
         TryAgain: nothing was written, and a retry may work.
         StorageError: nothing was written.
     """
-    was_cut_off = False
 
-    def cut_off() -> None:
-        nonlocal was_cut_off
-        was_cut_off = True
-        on_hang()
-        _terminate(connection)
+    def __init__(self, connection: Any, where: str, on_hang: Callable[[], None]) -> None:
+        self._connection = connection
+        self._where = where
+        self._on_hang = on_hang
+        self._loop = asyncio.get_running_loop()
+        self._timeout_s: float | None = None
+        self._deadline: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._was_cut_off = False
+        self._unreplicated: list[str] = []
+        try:
+            connection.add_log_listener(self._listen)
+        except asyncpg.InterfaceError as error:  # it is closed
+            raise meaning_of(error, where, connection) from error
 
-    timer = None
-    if timeout_s is not None:
-        timer = asyncio.get_running_loop().call_later(timeout_s, cut_off)
-    try:
-        with _detect_unreplicated_commit(connection):
-            yield
-    except DriverError as error:
-        raise meaning_of(error, where, connection) from error
-    except asyncio.CancelledError:
-        _terminate(connection)
-        raise
-    except AttributeError as error:  # asyncpg raises it if closed between two messages
-        if was_cut_off:
-            raise OutcomeUnknown(f"{where} did not answer within {timeout_s} s") from error
-        raise
-    finally:
-        if timer is not None:
-            timer.cancel()
+    def within(self, timeout_s: float | None) -> Self:
+        """Set the seconds that the body of `with` may take; None: any time."""
+        self._timeout_s = timeout_s
+        return self
+
+    # Each commit enters it. A generator, with a listener and a timer for each commit, took a fifth
+    # of the event loop's time for a single record.
+
+    def __enter__(self) -> None:
+        self._unreplicated.clear()
+        if self._timeout_s is not None:
+            self._deadline = self._loop.time() + self._timeout_s
+            if self._timer is not None and self._timer.when() > self._deadline:
+                self._timer.cancel()
+                self._timer = None
+            if self._timer is None:
+                self._timer = self._loop.call_at(self._deadline, self._look)
+
+    def __exit__(
+        self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None
+    ) -> None:
+        self._deadline = None
+        if error is None:
+            if self._unreplicated:
+                raise OutcomeUnknown(self._unreplicated[0])
+        elif isinstance(error, DriverError):
+            raise meaning_of(error, self._where, self._connection) from error
+        elif isinstance(error, asyncio.CancelledError):
+            _terminate(self._connection)
+        elif isinstance(error, AttributeError) and self._was_cut_off:
+            # asyncpg raises it if closed between two messages
+            raise OutcomeUnknown(
+                f"{self._where} did not answer within {self._timeout_s} s"
+            ) from error
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._deadline is None:
+            return
+        if self._loop.time() < self._deadline:
+            self._timer = self._loop.call_at(self._deadline, self._look)
+            return
+        self._was_cut_off = True
+        self._on_hang()
+        _terminate(self._connection)
+
+    def _listen(self, _: Any, message: Any) -> None:
+        if message.server_source_function == _WAIT_FOR_STANDBY:
+            self._unreplicated.append(str(message))
+
+    def end(self) -> None:
+        """Stop the timer, and listening."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        with contextlib.suppress(asyncpg.InterfaceError):  # the pool has it back already
+            self._connection.remove_log_listener(self._listen)
 
 
 def meaning_of(error: BaseException, where: str, connection: Any) -> Exception:
@@ -76,32 +127,6 @@ def meaning_of(error: BaseException, where: str, connection: Any) -> Exception:
     if not isinstance(error, asyncpg.LockNotAvailableError | asyncpg.QueryCanceledError):
         _terminate(connection)  # its server may no longer be the primary
     return TryAgain(typed)
-
-
-@contextlib.contextmanager
-def _detect_unreplicated_commit(connection: Any) -> Iterator[None]:
-    """Detect a commit whose wait for a synchronous standby was cancelled.
-
-    The server acknowledges it as any other, with a warning: "committed locally, but might not have
-    been replicated". The text depends on the server's language; the C function's name does not.
-
-    Raises:
-        OutcomeUnknown: the server sent such a warning.
-    """
-    warnings: list[str] = []
-
-    def listen(_: Any, message: Any) -> None:
-        if message.server_source_function == _WAIT_FOR_STANDBY:
-            warnings.append(str(message))
-
-    connection.add_log_listener(listen)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(asyncpg.InterfaceError):  # the pool has it back already
-            connection.remove_log_listener(listen)
-    if warnings:
-        raise OutcomeUnknown(warnings[0])
 
 
 def _terminate(connection: Any) -> None:

@@ -1,12 +1,13 @@
 """A timer that closes a resource that is not used for some time."""
 
 import asyncio
-import contextlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 
 
 class IdleWatch:
     """A timer that calls a function when a resource has not been used for some time.
+
+    The resource is in use in the body of `with watch:`.
 
     Args:
         idle_s: that time in seconds; None: never.
@@ -20,30 +21,26 @@ class IdleWatch:
         self._used_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._closing: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
 
-    @contextlib.contextmanager
-    def used(self) -> Iterator[None]:
-        """Mark the resource as used during the body."""
+    def __enter__(self) -> None:
         self._users += 1
-        try:
-            yield
-        finally:
-            self._users -= 1
-            if self._idle_s is not None:
-                loop = asyncio.get_running_loop()
-                self._used_at = loop.time()
-                if self._timer is None:  # one timer, however often it is used
-                    self._timer = loop.call_later(self._idle_s, self._look)
+
+    def __exit__(self, *_: object) -> None:
+        self._users -= 1
+        if self._idle_s is not None:
+            self._used_at = self._loop.time()
+            if self._timer is None:  # one timer, however often it is used
+                self._timer = self._loop.call_later(self._idle_s, self._look)
 
     def _look(self) -> None:
         assert self._idle_s is not None  # noqa: S101 - there is no timer otherwise
-        loop = asyncio.get_running_loop()
-        left = self._used_at + self._idle_s - loop.time()
+        left = self._used_at + self._idle_s - self._loop.time()
         self._timer = None
         if self._users or left > 0:
-            self._timer = loop.call_later(max(left, self._idle_s / 10), self._look)
+            self._timer = self._loop.call_later(max(left, self._idle_s / 10), self._look)
         else:
-            self._closing = loop.create_task(self._call())
+            self._closing = self._loop.create_task(self._call())
 
     async def _call(self) -> None:
         await self._close()

@@ -115,6 +115,9 @@ def have_owners_changed(error: BaseException) -> bool:
     )
 
 
+_NOTHING_FOUND: Final = OwnersFound()
+
+
 class OwnerSteps:
     """The look-ups and writes of the owners of one batch's memories, in its transaction.
 
@@ -142,7 +145,7 @@ class OwnerSteps:
         self._known = known
         self._is_distributed = is_distributed
         self._is_read_committed: bool | None = owns_transaction or None
-        self.found = OwnersFound()
+        self.found = _NOTHING_FOUND
         """The owners as they will be after the commit."""
         self.has_looked = False
         """Whether owners or erased names were looked up in this transaction."""

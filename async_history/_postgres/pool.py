@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 import asyncpg
 
 from async_history._core.writer import OutcomeUnknown, TryAgain
-from async_history._postgres.bounded import bounded, meaning_of
+from async_history._postgres.bounded import WorkLimit, meaning_of
 from async_history._postgres.bounds import Settings, bounds, enable_client_check, settings_of
 from async_history._postgres.codecs import require_own_codecs
 from async_history._postgres.connect import (
@@ -248,7 +248,7 @@ class ConnectionPool:
         """Run one SELECT.
 
         Raises:
-            As `acquire`, and as `bounded`.
+            As `acquire`, and as `WorkLimit`.
         """
         connection = await self.acquire()
         if not self.is_behind_pooler:
@@ -271,7 +271,7 @@ class ConnectionPool:
         It is cancelled with its caller; behind a pooler it continues.
 
         Raises:
-            As `acquire`, and as `bounded`.
+            As `acquire`, and as `WorkLimit`.
         """
         connection = await self.acquire()
         if self.is_behind_pooler:
@@ -286,7 +286,7 @@ class ConnectionPool:
         It continues if its caller is cancelled.
 
         Raises:
-            As `acquire`, and as `bounded`.
+            As `acquire`, and as `WorkLimit`.
         """
         connection = await self.acquire()
         limits = bounds(self.settings, timeout_s, is_local=True)
@@ -319,8 +319,12 @@ class ConnectionPool:
 
         async def run() -> T:
             try:
-                with self.bounded(connection, timeout_s):
-                    return await call
+                limit = self.limit(connection)
+                try:
+                    with limit.within(timeout_s):
+                        return await call
+                finally:
+                    limit.end()
             finally:
                 await self.release(connection)
 
@@ -332,11 +336,9 @@ class ConnectionPool:
         task.add_done_callback(self._under_way.discard)
         return task
 
-    def bounded(
-        self, connection: Any, timeout_s: float | None
-    ) -> contextlib.AbstractContextManager[None]:
-        """Limit the body's time; see `bounded`."""
-        return bounded(connection, self._where, timeout_s, self._on_hang)
+    def limit(self, connection: Any) -> WorkLimit:
+        """Return a time limit for work on a connection."""
+        return WorkLimit(connection, self._where, self._on_hang)
 
     def _on_hang(self) -> None:
         self._hung = True

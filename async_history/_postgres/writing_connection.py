@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar
 
 from async_history._core.writer import OutcomeUnknown, TryAgain
+from async_history._postgres.bounded import WorkLimit
 from async_history._postgres.bounds import (
     READ_COMMITTED,
     Settings,
@@ -52,6 +53,7 @@ class WritingConnection:
         self._where = where
         self._try_s = try_s
         self._connection: Any = None
+        self._limit: WorkLimit | None = None
         self._settings_before: Settings = {}
         self._given_up = 0
         self._idle = IdleWatch(idle_s, self._close_idle)
@@ -64,12 +66,12 @@ class WritingConnection:
             waits: how many lock waits must fit into a try; None: one.
 
         Raises:
-            OutcomeUnknown, TryAgain, StorageError: see `ConnectionPool.bounded`.
+            OutcomeUnknown, TryAgain, StorageError: see `WorkLimit`.
         """
-        connection = await self._ready()
+        connection, limit = await self._ready()
         settings = self._settings(size_s, waits)
         try:
-            with self._idle.used(), self._pool.bounded(connection, self._try_s + size_s):
+            with self._idle, limit.within(self._try_s + size_s):
                 done = await work(connection, settings)
         except OutcomeUnknown:
             self._given_up += 1
@@ -85,35 +87,36 @@ class WritingConnection:
             settings.append(short_waits(self._pool.settings, self._try_s, waits))
         return settings
 
-    async def _ready(self) -> Any:
-        """Return the connection; replace it if it is unusable.
+    async def _ready(self) -> tuple[Any, WorkLimit]:
+        """Return the connection and its time limit; replace them if it is unusable.
 
         Raises:
             TryAgain, StorageError: nothing was sent.
         """
         try:
-            if self._connection is None or self._pool.is_unusable(self._connection):
+            if self._limit is None or self._pool.is_unusable(self._connection):
                 await self.release()
                 self._connection = await self._pool.acquire()
+                self._limit = self._pool.limit(self._connection)
                 if not self._pool.is_behind_pooler:
-                    await self._make_settings(self._connection)
+                    await self._make_settings(self._connection, self._limit)
             if self._given_up >= _MOST_GIVEN_UP:
-                await self._require_standby(self._connection)
+                await self._require_standby(self._connection, self._limit)
         except StorageUnreachable as error:
             raise TryAgain(error) from error
         except OutcomeUnknown as error:
             raise TryAgain(StorageUnreachable(str(error))) from error
-        return self._connection
+        return self._connection, self._limit
 
-    async def _make_settings(self, connection: Any) -> None:
-        with self._pool.bounded(connection, self._pool.acquire_timeout_s):
+    async def _make_settings(self, connection: Any, limit: WorkLimit) -> None:
+        with limit.within(self._pool.acquire_timeout_s):
             self._settings_before = await settings_of(connection)
             limits = bounds(self._settings_before, self._try_s, is_local=False)
             await connection.execute(f"{limits}; {READ_COMMITTED}")
             await enable_client_check(connection)
 
-    async def _require_standby(self, connection: Any) -> None:
-        with self._pool.bounded(connection, self._pool.acquire_timeout_s):
+    async def _require_standby(self, connection: Any, limit: WorkLimit) -> None:
+        with limit.within(self._pool.acquire_timeout_s):
             waiting = await connection.fetchval(_WAITING_FOR_STANDBY, f"{self._try_s} seconds")
         if int(waiting):
             raise StorageUnreachable(
@@ -124,7 +127,7 @@ class WritingConnection:
 
     async def release(self) -> None:
         """Release the connection, with its settings restored."""
-        connection, self._connection = self._connection, None
+        connection = self._take_connection()
         if connection is None:
             return
         if self._pool.owned:
@@ -141,9 +144,16 @@ class WritingConnection:
 
     async def _close_idle(self) -> None:
         """Close the connection; the next write gets a new one."""
-        connection, self._connection = self._connection, None
+        connection = self._take_connection()
         if connection is not None:
             await self._pool.retire(connection)
+
+    def _take_connection(self) -> Any:
+        if self._limit is not None:
+            self._limit.end()
+            self._limit = None
+        connection, self._connection = self._connection, None
+        return connection
 
     def stop(self) -> None:
         """Stop the idle timer."""
