@@ -12,19 +12,21 @@ from typing import Any, Final
 from async_history._core.batch import MessageRow
 from async_history._core.data_keys import DataKeys
 from async_history._core.key_statements import OFF
-from async_history._core.operations import OperationLog, logged, new_operation
+from async_history._core.operations import OperationLog, Tally, logged, new_operation
 from async_history._core.owners import Owner
 from async_history._core.progress import Progress
 from async_history._core.sealed_records import (
     Keys,
+    key_ids,
     opened_json,
     opened_text,
     owner_of_session,
+    sealed_anyway,
     sealed_details,
     sealed_message,
     sealed_text,
 )
-from async_history._core.sealing import BEGIN, DataKey, is_json_sealed
+from async_history._core.sealing import BEGIN, DataKey, is_json_sealed, is_sealed
 from async_history._core.stored_texts import (
     CONTENT,
     SCOPE,
@@ -37,7 +39,7 @@ from async_history._core.stored_texts import (
     TextTransaction,
 )
 from async_history._core.wording import counted
-from async_history.errors import StorageCorrupt, StorageError
+from async_history.errors import KeyMissing, StorageCorrupt, StorageError
 
 ENCRYPT: Final = "encrypt"
 """The kind of the operation in the log."""
@@ -92,6 +94,75 @@ async def encrypt(
     return EncryptionReport(
         records=tally.records, messages=tally.messages, clear=clear, remains=tuple(remains)
     )
+
+
+async def seal_lookalikes(store: TextStore, keys: DataKeys) -> None:
+    """Seal the clear texts that look like sealed ones, as soon as encryption is turned on.
+
+    Later each text of that form counts as sealed, and as damaged if it does not open. What others
+    have sealed meanwhile opens, and stays.
+    """
+    rewriting = Rewriting(store, Tally(), None, 0, _SEARCHED)
+    await rewriting.records(lambda texts: texts.sealed_records, partial(_seal_unopened, keys))
+    await rewriting.messages(partial(_seal_unopened_messages, keys))
+
+
+_SEARCHED: Final = TextLimits(rows=10_000)
+"""Most rows that one transaction searches. Few of them, if any, are returned."""
+
+
+async def _seal_unopened(
+    keys: DataKeys, texts: TextTransaction, found: Sequence[StoredTexts]
+) -> int:
+    known = await keys.load(key_ids(text for row in found for text in row[-4:]), texts.table)
+    clear = [(row, wrong) for row in found if (wrong := _unopened(row, known))]
+    used = await keys_of(texts, [row.owner for row, _ in clear])
+    await texts.replace_records(
+        [
+            _with_sealed(row, wrong, key, keys.index_key)
+            for (row, wrong), key in zip(clear, used, strict=True)
+        ]
+    )
+    return len(clear)
+
+
+def _unopened(row: StoredTexts, keys: Keys) -> dict[str, str]:
+    """Return those of a record's values, by column, that look sealed and do not open."""
+    found: dict[str, str] = {}
+    for column, opened in _OPENED.items():
+        value = getattr(row, column)
+        looks_sealed = is_sealed if opened is opened_text else is_json_sealed
+        if type(value) is str and looks_sealed(value):
+            try:
+                opened(value, column, row.id, keys)
+            except (KeyMissing, StorageCorrupt):
+                found[column] = value
+    return found
+
+
+def _with_sealed(
+    row: StoredTexts, clear: Mapping[str, str], key: DataKey, index_key: bytes
+) -> StoredTexts:
+    old, new, context, cause = map(clear.get, _OPENED)
+    sealed = sealed_anyway(row.id, (old, new, context, cause), key, index_key)
+    stored: dict[str, Any] = dict(zip(_OPENED, sealed, strict=True))
+    return row._replace(**{column: stored[column] for column in clear})
+
+
+async def _seal_unopened_messages(
+    keys: DataKeys, texts: TextTransaction, found: Sequence[StoredMessage]
+) -> int:
+    sealed = [one for one in found if is_sealed(one.row[CONTENT])]
+    known = await keys.load(key_ids(one.row[CONTENT] for one in sealed), texts.table)
+    clear: list[StoredMessage] = []
+    for one in sealed:
+        message_id, scope, content = one.row[0], one.row[SCOPE], one.row[CONTENT]
+        try:
+            opened_text(content, "content", message_id, known, scope)
+        except (KeyMissing, StorageCorrupt):
+            clear.append(one)
+    await _seal_these(texts, clear)
+    return len(clear)
 
 
 async def turn_on(keys: DataKeys, texts: TextTransaction) -> None:
@@ -189,11 +260,15 @@ def _require_opens(opened: Callable[[], Any], clear: Any) -> None:
 
 async def _seal_messages(texts: TextTransaction, found: Sequence[StoredMessage]) -> int:
     clear = [one for one in found if _is_clear_text(one.row[CONTENT])]
+    await _seal_these(texts, clear)
+    return len(clear)
+
+
+async def _seal_these(texts: TextTransaction, clear: Sequence[StoredMessage]) -> None:
     used = await keys_of(texts, [owner_of_session(one.row[SCOPE]) for one in clear])
     await texts.replace_messages(
         [one._replace(row=sealed_row(one.row, key)) for one, key in zip(clear, used, strict=True)]
     )
-    return len(clear)
 
 
 def _has_clear(row: StoredTexts) -> bool:

@@ -7,7 +7,7 @@ from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
 from async_history._core.data_keys import DataKeys, KeysChanged
 from async_history._core.decrypting import DecryptionReport, decrypt
-from async_history._core.encrypting import EncryptionReport, encrypt
+from async_history._core.encrypting import EncryptionReport, encrypt, seal_lookalikes
 from async_history._core.key_statements import (
     INDEX,
     OFF,
@@ -87,7 +87,8 @@ class StoreEncryption:
             StorageUnreachable: the service of a master key failed.
         """
         stored = await self._read.wrapping()
-        if not stored:
+        is_new = not stored
+        if is_new:
             await self.texts.in_transaction(_forget_off)  # the store may have been decrypted before
             new = await self.keys.new_wrapping_key()
 
@@ -103,6 +104,8 @@ class StoreEncryption:
             stored = await self._in_transaction(begin)
         await self.keys.refresh(stored)
         await self.with_current_keys(self._open_index_key)
+        if is_new:
+            await seal_lookalikes(self.texts, self.keys)
 
     async def _open_index_key(self) -> None:
         index = await self._read.of_owners([INDEX])

@@ -104,6 +104,20 @@ def sealed_details(
 _NO_TEXTS: Final = (None,) * (CONTEXT - 1)
 
 
+def sealed_anyway(
+    record_id: str,
+    texts: tuple[str | None, str | None, str | None, str | None],
+    key: DataKey,
+    index_key: bytes,
+) -> tuple[str | None, str | None, str | None, str | None]:
+    """Return a record's texts, and the JSON of its context and cause, sealed whatever they are."""
+    old, new, context, cause = texts
+    fields: list[Any] = [record_id, *_NO_TEXTS, json_from_text(context), json_from_text(cause)]
+    fields[_OLD], fields[_NEW] = old, new
+    ((_, _, old, new, *_, sealed, caused),) = sealed_fields([tuple(fields)], [key], index_key)
+    return old, new, json_text(sealed), json_text(caused)
+
+
 def owner_of_session(session_scope: str) -> Owner | None:
     """Return the owner that a session scope names."""
     return new_owner({name: value for name, value in names_of_session(session_scope) if value})

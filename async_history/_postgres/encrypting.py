@@ -74,6 +74,8 @@ SELECT seq, coalesce(
     OR pg_catalog.strpos(new_memory, '{END}'::pg_catalog.text) > 0, false
 ) OR coalesce(pg_catalog.strpos(context, '{END}'::pg_catalog.text) > 0, false)
 OR coalesce(pg_catalog.strpos(cause, '{END}'::pg_catalog.text) > 0, false)
+OR coalesce(pg_catalog.strpos(context, '{JSON_BEGIN}'::pg_catalog.text) > 0, false)
+OR coalesce(pg_catalog.strpos(cause, '{JSON_BEGIN}'::pg_catalog.text) > 0, false)
 FROM {{schema}}.history WHERE seq > $1::pg_catalog.int8 ORDER BY seq LIMIT $2::pg_catalog.int8
 """
 """The next records, and whether a value of each may be sealed. Only those records are locked."""

@@ -333,6 +333,7 @@ def _is_sealed(dialect: Dialect, tables: Tables) -> Any:
     return or_(
         *(position(dialect, history.c[name], BEGIN) == 1 for name in _TEXTS[:2]),
         *(position(dialect, history.c[name], END) > 0 for name in _TEXTS),
+        *(position(dialect, history.c[name], JSON_BEGIN) > 0 for name in _TEXTS[2:]),
     )
 
 

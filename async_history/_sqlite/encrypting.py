@@ -54,7 +54,8 @@ LEFT JOIN history ON history.id = detail.id ORDER BY detail.id
 _SEALED: Final = f"""
     instr(old_memory, '{BEGIN}') = 1 OR instr(old_memory, '{END}') > 0
     OR instr(new_memory, '{BEGIN}') = 1 OR instr(new_memory, '{END}') > 0
-    OR instr(detail.context, '{END}') > 0 OR instr(detail.cause, '{END}') > 0
+    OR instr(detail.context, '{END}') > 0 OR instr(detail.context, '{JSON_BEGIN}') > 0
+    OR instr(detail.cause, '{END}') > 0 OR instr(detail.cause, '{JSON_BEGIN}') > 0
 """
 """SQL condition: a value of a record may be sealed. Records without sealed values are left out
 later."""

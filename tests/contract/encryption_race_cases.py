@@ -20,6 +20,14 @@ from tests.support.keys import ring
 from tests.support.limits import limited
 from tests.support.patience import LONG_S
 
+LOOK_SEALED = (
+    "ahs1:",
+    "tea :ahs1",
+    "ahs1:0123456789abcdef:AAAA:ahs1",
+    f"ahs1:0123456789abcdef:{'A' * 80}:ahs1",
+)
+"""Clear texts in the form, or a part of the form, of encrypted ones."""
+
 
 def before_transaction(history: Any, number: int, do: Callable[[], Awaitable[Any]]) -> None:
     """Do something before a manager's transaction of this number that goes through texts."""
@@ -128,14 +136,26 @@ class EncryptionRaceCases:
                 assert await all_of(history) == records
                 assert not (await history.check()).problems
 
-    async def test_a_text_that_looks_encrypted_is_changed_in_a_clear_history(
-        self, open_store: Open
-    ) -> None:
-        text = "ahs1:0123456789abcdef:AAAA:ahs1"
+    async def test_texts_that_look_encrypted(self, open_store: Open) -> None:
+        """They can be changed in a clear history, and stay readable when it is encrypted."""
         async with open_store() as history:
-            await history.add_history("m", None, text, "ADD")
-            assert (await history.update_history("m", "tea")).old_memory == text
-            assert (await history.restore("m", to=1)).new_memory == text
+            for n, text in enumerate(LOOK_SEALED):
+                why = {"sealed": text, "run_id": text}
+                await history.add_history(f"a{n}", text, text, "UPDATE", context=why, cause=why)
+                await history.add_history(f"b{n}", None, "tea", "ADD", context={"sealed": text})
+                await history.add_history(f"c{n}", None, text, "ADD", owner=ANN)
+                assert (await history.update_history(f"c{n}", "tea")).old_memory == text
+                assert (await history.restore(f"c{n}", to=1)).new_memory == text
+            await history.save_messages([{"content": one} for one in LOOK_SEALED], "user_id=ann")
+            records, messages = await all_of(history), await contents(history)
+        for _ in range(2):
+            async with open_store(keys=ring("one")) as history:
+                assert await all_of(history) == records
+                assert await contents(history) == messages
+                assert not (await history.check()).problems
+                await history.encryption.encrypt()
+                for text in LOOK_SEALED:
+                    assert await history.count_history(cause={"run_id": text}) == 1
 
     async def test_opening_while_a_decryption_ends_raises_key_missing(
         self, open_store: Open
