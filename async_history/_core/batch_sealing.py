@@ -66,5 +66,5 @@ async def sealed_records(
 def _sealed(
     records: Sequence[HistoryRecord], keys: Sequence[DataKey | None], index_key: bytes
 ) -> list[HistoryRecord]:
-    stored = sealed_fields(list(map(fields_in_order, records)), keys, index_key)
+    stored = sealed_fields(map(fields_in_order, records), keys, index_key)
     return [made_record(*fields) for fields in stored]

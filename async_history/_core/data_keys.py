@@ -176,9 +176,20 @@ class DataKeys:
         key_id: str | None = None,
     ) -> StoredKey:
         """Return a new data key of an owner."""
+        return self._new_key(owner, uses, by, key_id)[0]
+
+    def _new_key(
+        self,
+        owner: OwnerDigests,
+        uses: int,
+        by: tuple[str, bytes] | None = None,
+        key_id: str | None = None,
+    ) -> tuple[StoredKey, bytes]:
+        """Return a new data key of an owner, stored and in clear."""
         wrapping_id, wrapping = by or (self._current, self._wrapping[self._current])
-        key = StoredKey(key_id or token_hex(KEY_ID // 2), *owner, wrapping_id, "", uses)
-        return key._replace(wrapped=wrapped(wrapping, random_bytes(KEY_BYTES), key.place))
+        key = random_bytes(KEY_BYTES)
+        stored = StoredKey(key_id or token_hex(KEY_ID // 2), *owner, wrapping_id, "", uses)
+        return stored._replace(wrapped=wrapped(wrapping, key, stored.place)), key
 
     # Opening
 
@@ -192,15 +203,14 @@ class DataKeys:
         found = {key_id: key for key_id in key_ids if (key := known.get(key_id)) is not None}
         if len(found) < len(key_ids):
             for stored in await table.keys(sorted(set(key_ids) - found.keys())):
-                found[stored.id] = self._keep(stored)
+                found[stored.id] = self._keep(stored.id, self.unwrapped(stored))
         return found
 
-    def _keep(self, stored: StoredKey) -> DataKey:
-        key = DataKey(stored.id, self.unwrapped(stored))
+    def _keep(self, key_id: str, key: bytes) -> DataKey:
         if len(self._keys) >= _MOST_KEPT:
             self._keys = {}
-        self._keys[stored.id] = key
-        return key
+        kept = self._keys[key_id] = DataKey(key_id, key)
+        return kept
 
     def forget(self) -> None:
         """Forget all data keys: some were destroyed in the store."""
@@ -255,15 +265,16 @@ class DataKeys:
                 usable[stored.owner] = stored
         counts = {digest: max(LEASE, uses[owner]) for digest, owner in owners.items()}
         new = {
-            digest: self.new_stored_key(owner_digests(owner), counts[digest])
+            digest: self._new_key(owner_digests(owner), counts[digest])
             for digest, owner in owners.items()
             if digest not in usable
         }
-        await table.add(list(new.values()))
-        await table.reserve([(key.id, counts[digest]) for digest, key in usable.items()])
-        for digest, found in (usable | new).items():
-            # Unwrapped even if it is in memory: its row may have been moved to this owner since.
-            self._leases[owners[digest]] = _Lease(self._keep(found), counts[digest])
+        await table.add([stored for stored, _ in new.values()])
+        await table.reserve([(stored.id, counts[digest]) for digest, stored in usable.items()])
+        # Unwrapped even if it is in memory: its row may have been moved to this owner since.
+        found = {digest: (stored, self.unwrapped(stored)) for digest, stored in usable.items()}
+        for digest, (stored, key) in (found | new).items():
+            self._leases[owners[digest]] = _Lease(self._keep(stored.id, key), counts[digest])
 
     def leased(self, owners: Iterable[Owner | None]) -> list[str]:
         """Return the ids of owners' sealing keys; none if encryption is off."""

@@ -211,7 +211,7 @@ def unwrapped(by: bytes, text: str, place: bytes) -> bytes | None:
     or is damaged.
     """
     try:
-        stored = base64.b64decode(text, validate=True)
+        stored = binascii.a2b_base64(text, strict_mode=True)
         key: bytes = aes_gcm(by).decrypt(stored[:NONCE_BYTES], stored[NONCE_BYTES:], place)
     except (ValueError, invalid_tag()):
         return None

@@ -53,14 +53,14 @@ def uses_of(owners: Iterable[Owner | None]) -> dict[Owner | None, int]:
 
 
 def sealed_fields(
-    records: Sequence[Fields], keys: Sequence[DataKey | None], index_key: bytes
+    records: Iterable[Fields], keys: Sequence[DataKey | None], index_key: bytes
 ) -> Iterator[Fields]:
     """Yield records' fields with texts, contexts and causes sealed, each record under its key.
 
     A record without a key stays in clear. Each is sealed when it is requested, because the garbage
     collector visits all that are kept.
     """
-    nonces, token = new_nonces(USES * len(records)), token_under(index_key)
+    nonces, token = new_nonces(USES * len(keys)), token_under(index_key)
     for record, key in zip(records, keys, strict=True):
         yield record if key is None else _sealed_fields(record, key, nonces, token)
 
