@@ -99,9 +99,17 @@ def test_threads_continue_after_an_exception_before_a_fork(
 def test_a_thread_that_forks_while_it_uses_sqlite_does_not_wait_for_itself(
     pauses: ForkPauses,
 ) -> None:
-    with pauses.using_sqlite():
-        pauses.before_fork()
-        assert pauses.after_fork_in_child() is False
+    found: list[bool] = []
+
+    def fork() -> None:
+        with pauses.using_sqlite():
+            pauses.before_fork()
+            found.append(pauses.after_fork_in_child())
+
+    thread = threading.Thread(target=fork, daemon=True)
+    thread.start()
+    thread.join(LONG_S / 2)  # less than `wait_s`
+    assert found == [False]
 
 
 @pytest.mark.parametrize("is_in_use", [False, True])
