@@ -55,3 +55,12 @@ def test_no_test_module_imports_another() -> None:
     for file in sorted(TESTS.rglob("*.py")):
         names = imported(file.read_text(encoding="utf-8"))
         assert not [name for name in names if test_module.match(name)], file
+
+
+def test_no_test_patches_a_private_constant() -> None:
+    """Tests give limits to parts as arguments."""
+    patch = re.compile(
+        r"""setattr\(\s*[\w.]+,\s*["']_[A-Z]|^\s*(?!self\.)[\w.]+\._[A-Z][A-Z_]* =""", re.M
+    )
+    for file in sorted(TESTS.rglob("*.py")):
+        assert not patch.findall(file.read_text(encoding="utf-8")), file
