@@ -15,8 +15,8 @@ from async_history._core.wording import counted
 from async_history._core.yielding import after_record
 from async_history.errors import CursorGone, InvalidInput
 
-PAGE_PLACES: Final = 1024
-"""Places of the history that a page of states covers, so the most records of a page."""
+PAGE_POSITIONS: Final = 1024
+"""Positions of the history that a page of states covers, so the most records of a page."""
 
 Moment = datetime | int
 """An aware instant, or a version number: 1 is a memory's first record, its ADD."""
@@ -133,8 +133,8 @@ def last_change_at(records: Sequence[HistoryRecord], when: Moment) -> HistoryRec
     """
     if isinstance(when, int):
         return records[when - 1] if when <= len(records) else None
-    place = _place_in_time(records, when)
-    return records[place] if place >= 0 else None
+    index = _index_at_instant(records, when)
+    return records[index] if index >= 0 else None
 
 
 def state_at(
@@ -148,15 +148,15 @@ def state_at(
     Raises:
         InvalidInput: there is no such version.
     """
-    place = _place(memory_id, records, when)
-    return records[place] if place >= 0 and is_alive(records[place]) else None
+    index = _index_at(memory_id, records, when)
+    return records[index] if index >= 0 and is_alive(records[index]) else None
 
 
 def diff_of(
     memory_id: str, records: Sequence[HistoryRecord], start: Moment, end: Moment
 ) -> MemoryDiff:
     """Return the difference of a memory between two moments; see `state_at`."""
-    first, last = sorted(_place(memory_id, records, when) for when in (start, end))
+    first, last = sorted(_index_at(memory_id, records, when) for when in (start, end))
     return MemoryDiff(
         memory_id=memory_id,
         before=state_at(memory_id, records, start),
@@ -197,7 +197,7 @@ def restoration_of(memory_id: str, records: Sequence[HistoryRecord], to: Moment)
         raise InvalidInput(f"there is no history of {memory_id!r}, so nothing to restore")
     wanted = state_at(memory_id, records, to)
     if wanted is None:
-        was = "did not exist yet" if _place(memory_id, records, to) < 0 else "was deleted"
+        was = "did not exist yet" if _index_at(memory_id, records, to) < 0 else "was deleted"
         raise InvalidInput(f"{memory_id!r} {was} at {_shown(to)}; restore to when it was there")
     if wanted.new_memory is None:
         raise InvalidInput(
@@ -280,7 +280,7 @@ async def with_cause(
             yield record
 
 
-def _place(memory_id: str, records: Sequence[HistoryRecord], when: Moment) -> int:
+def _index_at(memory_id: str, records: Sequence[HistoryRecord], when: Moment) -> int:
     """Return the index of the last record as of a moment; -1 if there is none.
 
     Raises:
@@ -291,23 +291,23 @@ def _place(memory_id: str, records: Sequence[HistoryRecord], when: Moment) -> in
             versions = counted(len(records), "version")
             raise InvalidInput(f"{memory_id!r} has {versions}, there is no version {when}")
         return when - 1
-    return _place_in_time(records, when)
+    return _index_at_instant(records, when)
 
 
-def _place_in_time(records: Sequence[HistoryRecord], when: datetime) -> int:
+def _index_at_instant(records: Sequence[HistoryRecord], when: datetime) -> int:
     """Return the index of the last record as of an instant; -1 if there is none.
 
     Clocks can be set back, so the last in order counts, not the latest in time. A record without a
     time gets that of the one before it. If there is none, the record counts as older than any
     instant.
     """
-    place = -1
+    last = -1
     instant: datetime | None = None
     for index, record in enumerate(records):
         instant = record.occurred_at or instant
         if instant is None or instant <= when:
-            place = index
-    return place
+            last = index
+    return last
 
 
 def _shown(when: Moment) -> str:
@@ -317,18 +317,19 @@ def _shown(when: Moment) -> str:
 class StatesReader(Protocol):
     """A database's reads of all memories' states at an instant.
 
-    One statement finds the place of each memory's record; then the connection is free again. The
-    places are kept as text, about eight bytes for each memory.
+    One statement finds the position of each memory's record; then the connection is free again. The
+    positions are kept as text, about eight bytes for each memory.
     """
 
     async def find(self, when: datetime) -> Sequence[str]:
-        """Return the places of the records in force at an instant, in the order of recording.
+        """Return the positions of the records in force at an instant, in the order of recording.
 
-        Each text is a page: the places that share a quotient by `PAGE_PLACES`, joined by commas.
+        Each text is a page: the positions with the same quotient by `PAGE_POSITIONS`, joined by
+        commas.
         """
 
-    async def fetch(self, places: str) -> Sequence[HistoryRecord]:
-        """Return the records at a page's places, in order; fewer if some are gone or moved."""
+    async def fetch(self, positions: str) -> Sequence[HistoryRecord]:
+        """Return the records at a page's positions, in order; fewer if some are gone or moved."""
 
 
 async def states_at(reader: StatesReader, when: datetime) -> AsyncIterator[Sequence[HistoryRecord]]:
@@ -337,9 +338,9 @@ async def states_at(reader: StatesReader, when: datetime) -> AsyncIterator[Seque
     Raises:
         CursorGone: a record that was found is gone, or has moved.
     """
-    for places in await reader.find(when):
-        records = await reader.fetch(places)
-        if len(records) <= places.count(","):
+    for positions in await reader.find(when):
+        records = await reader.fetch(positions)
+        if len(records) <= positions.count(","):
             raise CursorGone(
                 "records that were found are gone or have moved (a reset, a removal, a rebuilt "
                 "file); ask again"

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from async_history._core.filters import Filter
 from async_history._core.records import HistoryRecord
-from async_history._core.timeline import PAGE_PLACES, MemoryMoment
+from async_history._core.timeline import PAGE_POSITIONS, MemoryMoment
 from async_history._core.values import in_utc
 from async_history._postgres.filters import Search
 from async_history._postgres.rows import RECORD_COLUMNS, Fetch, record_from_row
@@ -46,14 +46,15 @@ _ALL: Final = f"SELECT memory_id, {_STATE} AS state FROM {{schema}}.history WHER
 
 
 def _find(dated: str) -> str:
-    """Return the SELECT of states: one row for the places of a page; `dated` finds those with a
+    """Return the SELECT of states: one row for the positions of a page; `dated` finds those with a
     time."""
     return f"""
 SELECT pg_catalog.string_agg((state / 2)::pg_catalog.text, ',') FROM (
     SELECT pg_catalog.max(state) AS state FROM (({dated}) UNION ALL {_UNDATED}) AS of_memories
     GROUP BY memory_id
 ) AS states
-WHERE state % 2::bigint = 0 GROUP BY state / {2 * PAGE_PLACES} ORDER BY state / {2 * PAGE_PLACES}
+WHERE state % 2::bigint = 0
+GROUP BY state / {2 * PAGE_POSITIONS} ORDER BY state / {2 * PAGE_POSITIONS}
 """
 
 
@@ -79,7 +80,7 @@ _FETCH_ON_CLUSTER: Final = f"""
 SELECT {RECORD_COLUMNS} FROM {{schema}}.history
 WHERE seq = ANY(pg_catalog.string_to_array($1, ',')::bigint[])
 """
-FETCH: Final = f"{_FETCH_ON_CLUSTER} ORDER BY seq LIMIT (SELECT {PAGE_PLACES}::pg_catalog.int8)"
+FETCH: Final = f"{_FETCH_ON_CLUSTER} ORDER BY seq LIMIT (SELECT {PAGE_POSITIONS}::pg_catalog.int8)"
 """The LIMIT excludes no rows. Without statistics the planner would expect most of the table and
 read all of it for each page; for an unknown LIMIT it expects a tenth."""
 
@@ -106,7 +107,7 @@ CROSS JOIN LATERAL (
 ) AS found
 """
 """The last records of memories as of moments: after `earlier` other records, or up to an instant. A
-memory with a record of unknown time gets no row for an instant. `number` is the request's place."""
+memory with a record of unknown time gets no row for an instant. `number` is the request's index."""
 _MOST_ROWS: Final = (1 << 63) - 1
 
 
@@ -161,9 +162,9 @@ class ServerStates:
                     dated, arguments = search.in_time(f"memory_id, {_STATE} AS state")
                     sql = _find(dated)
         rows = await self._fetch(in_schema(sql, self._schema), *arguments)
-        return [places for (places,) in rows]
+        return [positions for (positions,) in rows]
 
-    async def fetch(self, places: str) -> Sequence[HistoryRecord]:
+    async def fetch(self, positions: str) -> Sequence[HistoryRecord]:
         sql = _FETCH_ON_CLUSTER if self._is_distributed else FETCH
-        rows = await self._fetch(in_schema(sql, self._schema), places)
+        rows = await self._fetch(in_schema(sql, self._schema), positions)
         return [record_from_row(row) for row in rows]

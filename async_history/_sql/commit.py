@@ -374,8 +374,8 @@ def _owned(record: HistoryRecord, owner: Owner | None) -> HistoryRecord:
 
 def _give_owners(additions: Sequence[AddRecords], owners: Sequence[Owner | None]) -> None:
     """Set the owners of submissions' records; `owners` is in the order of the records."""
-    place = 0
+    begin = 0
     for submission in additions:
-        end = place + submission.record_count
-        submission.give_owners(owners[place:end])
-        place = end
+        end = begin + submission.record_count
+        submission.give_owners(owners[begin:end])
+        begin = end

@@ -124,7 +124,7 @@ class Search:
         return found
 
     def ranges(self, spans: Sequence[int], after: int | None) -> list[Range]:
-        """Return the ranges of adjacent spans after a place, in the order of the query."""
+        """Return the ranges of adjacent spans after a position, in the order of the query."""
         starts = [b for a, b in pairwise([-2, *spans]) if b != a + 1]
         ends = [a for a, b in pairwise([*spans, (spans[-1] if spans else 0) + 2]) if b != a + 1]
         found = [
@@ -142,7 +142,7 @@ class Search:
         return [one for one in found if through is None or (one.first or 0) <= through]
 
     def page(self, within: Range, after: int | None, limit: int) -> Select[Any]:
-        """Return the SELECT of the next records in a range, after a place."""
+        """Return the SELECT of the next records in a range, after a position."""
         history, columns = self._tables.history, columns_read(self._tables)
         if len(self._keys) == 1:
             return self._of_memory(self._keys[0], columns, within, after, limit)
@@ -153,15 +153,15 @@ class Search:
             first = union_all(*[select(one.subquery().c.seq) for one in each]).subquery()
             merged = select(*columns).join(first, history.c.seq == first.c.seq)
             return merged.order_by(self._in_order(first.c.seq)).limit(limit)
-        place, found = self._found(*columns)
-        found = self._within(found, place, within, after)
+        position, found = self._found(*columns)
+        found = self._within(found, position, within, after)
         # An index finds the records of several memories, but not in the table's order.
-        return found.order_by(self._in_order(place + 0 if self._keys else place)).limit(limit)
+        return found.order_by(self._in_order(position + 0 if self._keys else position)).limit(limit)
 
     def count(self, within: Range, *columns: Any) -> Select[Any]:
         """Return a SELECT over all matching records in a range."""
-        place, found = self._found(*columns)
-        return self._within(found, place, within, None)
+        position, found = self._found(*columns)
+        return self._within(found, position, within, None)
 
     def _of_memory(
         self, key: str, columns: Sequence[Any], within: Range, after: int | None, limit: int
@@ -179,22 +179,22 @@ class Search:
         return column.desc() if self._is_newest else column
 
     def _within(
-        self, found: Select[Any], place: Any, within: Range, after: int | None
+        self, found: Select[Any], position: Any, within: Range, after: int | None
     ) -> Select[Any]:
-        """Return a SELECT limited to the records in a range, after a place."""
+        """Return a SELECT limited to the records in a range, after a position."""
         if within.first is not None:
-            found = found.where(place >= within.first)
+            found = found.where(position >= within.first)
         if within.last is not None:
-            found = found.where(place <= within.last)
+            found = found.where(position <= within.last)
         if after is not None:
-            found = found.where(place < after if self._is_newest else place > after)
+            found = found.where(position < after if self._is_newest else position > after)
         through = self._wanted.through
         if through is not None:
-            found = found.where(place >= through if self._is_newest else place <= through)
+            found = found.where(position >= through if self._is_newest else position <= through)
         return found
 
     def _found(self, *columns: Any) -> tuple[Any, Select[Any]]:
-        """Return the column of places, and a SELECT from the marks or from the records."""
+        """Return the column of positions, and a SELECT from the marks or from the records."""
         history, marks = self._tables.history, self._tables.marks
         found = select(*columns).where(*self._conditions)
         if self._wanted.memory_ids is not None:

@@ -18,7 +18,7 @@ from async_history._sql.tables import BINARY_DIALECTS, Name, Tables, hashes_text
 Rows = Sequence[tuple[Any, ...]]
 
 MARK_COLUMNS: Final = ("mark", "seq")
-_INSERT: Final = "INSERT INTO {table} ({columns}) VALUES ({places})"
+_INSERT: Final = "INSERT INTO {table} ({columns}) VALUES ({placeholders})"
 _LEAST_BULK: Final = 64
 """Fewest records in bulk, which takes four round trips. A block of statements takes one."""
 
@@ -64,7 +64,7 @@ class Insert:
                 for row in rows
             ]
         if self.order != list(range(len(self._columns))):
-            rows = [tuple(row[place] for place in self.order) for row in rows]
+            rows = [tuple(row[index] for index in self.order) for row in rows]
         return rows
 
     async def add(self, connection: AsyncConnection, rows: Rows) -> None:
@@ -154,6 +154,6 @@ class BulkInserts:
     async def _add(
         self, connection: AsyncConnection, table: str, columns: Sequence[str], rows: Rows
     ) -> None:
-        places = ", ".join(["%s"] * len(columns))
-        sql = _INSERT.format(table=table, columns=", ".join(columns), places=places)
+        placeholders = ", ".join(["%s"] * len(columns))
+        sql = _INSERT.format(table=table, columns=", ".join(columns), placeholders=placeholders)
         await self._prepared.add(connection, sql, rows)

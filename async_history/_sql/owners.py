@@ -42,14 +42,14 @@ async def give_owners(transaction: Transaction, owners: Mapping[str, Owner]) -> 
         insert(table), [owner_row(name, owner) for name, owner in owners.items()]
     )
     by_key = {key_of(name): name for name in owners}
-    places: dict[str, list[int]] = defaultdict(list)
+    seqs_of: dict[str, list[int]] = defaultdict(list)
     for keys in in_parts(by_key):
         found = select(history.c.memory_id, history.c.seq).where(history.c.memory_id.in_(keys))
         for key, seq in await transaction.fetch(found):
-            places[by_key[key]].append(seq)
-    for name, seqs in places.items():
+            seqs_of[by_key[key]].append(seq)
+    for name, seqs in seqs_of.items():
         await _own_records(transaction, name, seqs, owners[name])
-    if places or not transaction.has_owners:
+    if seqs_of or not transaction.has_owners:
         transaction.next_version()
 
 

@@ -152,7 +152,7 @@ class Tables:
         history: the records. `occurred_at` is in microseconds since 1970, UTC.
         marks: the records with an owner's scope, an actor, a role or a cause, by `mark_of`. A
             record has one row for each that it has; missing ones cost nothing.
-        spans: for each 4,096 places, bounds of the times of its records, and their events.
+        spans: for each 4,096 positions, bounds of the times of its records, and their events.
         messages: the message buffers.
         owners: the owners of memories.
         erased: the digests of erased names.

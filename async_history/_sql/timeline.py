@@ -9,7 +9,7 @@ from sqlalchemy.engine import Dialect
 
 from async_history._core.erased_names import microseconds
 from async_history._core.records import HistoryRecord, is_alive
-from async_history._core.timeline import PAGE_PLACES, MemoryMoment, Moment, state_at
+from async_history._core.timeline import PAGE_POSITIONS, MemoryMoment, Moment, state_at
 from async_history._sql.dialects import has_name, in_parts
 from async_history._sql.names import key_of
 from async_history._sql.rows import columns_read, record_from_row
@@ -35,11 +35,11 @@ async def last_changes(
     history = tables.history
     for start in range(0, len(asked), _MOST_MERGED):
         part = asked[start : start + _MOST_MERGED]
-        places = [_place(dialect, tables, *one).subquery() for one in part]
+        selects = [_seq_at(dialect, tables, *one).subquery() for one in part]
         each = union_all(
             *(
-                select(place.c.seq, literal_column(str(number)).label("number"))
-                for number, place in enumerate(places)
+                select(one.c.seq, literal_column(str(number)).label("number"))
+                for number, one in enumerate(selects)
             )
         ).subquery()
         rows = await fetch(
@@ -49,7 +49,7 @@ async def last_changes(
     return found
 
 
-def _place(dialect: Dialect, tables: Tables, memory_id: str, when: Moment) -> Select[Any]:
+def _seq_at(dialect: Dialect, tables: Tables, memory_id: str, when: Moment) -> Select[Any]:
     """Return the SELECT of the number of a memory's last record at a moment.
 
     For an instant, the memory is read from its newest record back to the instant, or to a record
@@ -105,15 +105,15 @@ class SqlStates:
             .order_by(history.c.seq)
         )
         others = set(undated)
-        places = [seq for seq, key in rows if key not in others]
+        seqs = [seq for seq, key in rows if key not in others]
         for key in undated:
-            places += await self._place(key, when)
+            seqs += await self._seqs_at(key, when)
         pages: dict[int, list[str]] = {}
-        for seq in sorted(places):
-            pages.setdefault(seq // PAGE_PLACES, []).append(str(seq))
+        for seq in sorted(seqs):
+            pages.setdefault(seq // PAGE_POSITIONS, []).append(str(seq))
         return [",".join(page) for page in pages.values()]
 
-    async def _place(self, key: str, when: datetime) -> list[int]:
+    async def _seqs_at(self, key: str, when: datetime) -> list[int]:
         history = self._tables.history
         rows = await self._fetch(
             select(*columns_read(self._tables))
@@ -126,10 +126,10 @@ class SqlStates:
             return []
         return [row[0] for row, record in zip(rows, records, strict=True) if record is state]
 
-    async def fetch(self, places: str) -> Sequence[HistoryRecord]:
+    async def fetch(self, positions: str) -> Sequence[HistoryRecord]:
         history = self._tables.history
         found: list[HistoryRecord] = []
-        for part in in_parts(map(int, places.split(","))):
+        for part in in_parts(map(int, positions.split(","))):
             rows = await self._fetch(
                 select(*columns_read(self._tables))
                 .where(history.c.seq.in_(part))

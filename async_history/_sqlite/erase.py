@@ -61,8 +61,8 @@ _DETAILS: Final = {"context", "cause"}
 """The fields that an erasure may remove and that are not columns of mem0."""
 _WITH_TEXT: Final = f"""
 SELECT history.rowid, history.id, history.memory_id
-FROM {ordered_positions("ASC", ":after")} AS place
-CROSS JOIN history ON history.rowid = place.position
+FROM {ordered_positions("ASC", ":after")} AS entry
+CROSS JOIN history ON history.rowid = entry.position
 WHERE history.memory_id = :memory_id AND {_HAS_TEXT} LIMIT :limit
 """
 _OF_SEVERAL_WITH_TEXT: Final = f"""
@@ -92,8 +92,8 @@ _TEXTS: Final = f"""
 {_TEXTS_OF} FROM history WHERE {THROUGH_INDEX.several}
 """
 _NEXT_TEXTS: Final = f"""
-{_TEXTS_OF} FROM {ordered_positions("ASC", ":after")} AS place
-CROSS JOIN history ON history.rowid = place.position
+{_TEXTS_OF} FROM {ordered_positions("ASC", ":after")} AS entry
+CROSS JOIN history ON history.rowid = entry.position
 WHERE history.memory_id = :memory_id LIMIT :limit
 """
 _REDACT: Final = {

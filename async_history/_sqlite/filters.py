@@ -46,13 +46,13 @@ def select(
         conditions.append(source.until)
     if after is not None:
         conditions += (
-            source.beyond.format(comparison=beyond, place=":after"),
+            source.beyond.format(comparison=beyond, position=":after"),
             f"history.rowid {beyond} :after",
         )
     if wanted.through is not None:
         within = "<" if wanted.order == "oldest" else ">"
         conditions += (
-            source.beyond.format(comparison=within, place=":through"),
+            source.beyond.format(comparison=within, position=":through"),
             f"history.rowid {within}= :through",
         )
     return f"SELECT {columns} FROM {source.tables} WHERE {' AND '.join(conditions)}"

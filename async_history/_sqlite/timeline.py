@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from async_history._core.records import HistoryRecord
-from async_history._core.timeline import PAGE_PLACES, MemoryMoment, Moment
+from async_history._core.timeline import PAGE_POSITIONS, MemoryMoment, Moment
 from async_history._core.values import in_utc
 from async_history._sqlite import times
 from async_history._sqlite.index import (
@@ -34,11 +34,11 @@ def find_sql(time_before: str) -> str:
     return f"""
     SELECT max(rowid), id FROM history
     UNION ALL
-    SELECT group_concat(place), NULL FROM (
-        SELECT max(rowid) AS place, {_IS_GONE} AS is_gone FROM history
+    SELECT group_concat(position), NULL FROM (
+        SELECT max(rowid) AS position, {_IS_GONE} AS is_gone FROM history
         WHERE memory_id IS NOT NULL AND coalesce({occurred_at}, '') <= :when
         GROUP BY memory_id HAVING is_gone IS NOT 1
-    ) GROUP BY place / {PAGE_PLACES}
+    ) GROUP BY position / {PAGE_POSITIONS}
     """
 
 
@@ -50,7 +50,7 @@ def fetch_sql(columns: str) -> str:
     """
     return f"""
     SELECT {columns} FROM history
-    WHERE rowid IN (SELECT value FROM json_each(:places))
+    WHERE rowid IN (SELECT value FROM json_each(:positions))
       AND EXISTS (SELECT 1 FROM history WHERE rowid = :newest AND id IS :newest_id)
     """
 
@@ -69,16 +69,16 @@ def one_each(
             `memory_id`. The default has the parameter of `keys_by_memory`.
         number: a column of `given` to return after a record's columns.
     """
-    places = ordered_positions(direction, key="given.memory", memory_id="given.memory_id")
+    entries = ordered_positions(direction, key="given.memory", memory_id="given.memory_id")
     return f"""
     SELECT {columns}{number and f", found.{number}"} FROM (
         SELECT {number and f"{number}, "}(
-            SELECT place.position FROM {places} AS place
-            CROSS JOIN main.history AS history ON history.rowid = place.position
+            SELECT entry.position FROM {entries} AS entry
+            CROSS JOIN main.history AS history ON history.rowid = entry.position
             WHERE history.memory_id = given.memory_id {wanted}
-        ) AS place
+        ) AS position
         FROM {given} AS given
-    ) AS found CROSS JOIN main.history AS history ON history.rowid = found.place
+    ) AS found CROSS JOIN main.history AS history ON history.rowid = found.position
     """
 
 
@@ -165,9 +165,9 @@ class FileStates:
             return []
         newest, newest_id = found[0]
         self._newest = {"newest": newest, "newest_id": newest_id}
-        return [places for places, _ in found[1:]]
+        return [positions for positions, _ in found[1:]]
 
-    async def fetch(self, places: str) -> Sequence[HistoryRecord]:
-        given = {"places": f"[{places}]", **self._newest}
+    async def fetch(self, positions: str) -> Sequence[HistoryRecord]:
+        given = {"positions": f"[{positions}]", **self._newest}
         rows = await self._fetch(fetch_sql(self._columns), given)
         return [record_from_row(row) for row in rows]

@@ -414,7 +414,7 @@ class TestAllMemories:
                     found = await history.store.connections.fetch(
                         in_schema(FIND, history.store.schema), when
                     )
-            assert sum(places[0].count(",") + 1 for places in found) == 5_000
+            assert sum(positions[0].count(",") + 1 for positions in found) == 5_000
             assert sum(map(sys.getsizeof, found)) + sum(sys.getsizeof(p[0]) for p in found) < 50_000
 
     async def test_pages_are_found_through_an_index(
@@ -424,7 +424,7 @@ class TestAllMemories:
         async with open_history(tmp_path / "history.db") as history:
             await record_changes(history)
             explain = f"EXPLAIN QUERY PLAN {fetch_sql(history.store.reader.columns)}"
-            where = {"places": "[1]", "newest": 4, "newest_id": "x"}
+            where = {"positions": "[1]", "newest": 4, "newest_id": "x"}
             plan = [row[3] for row in await history.store.fetch(explain, where)]
             assert "SEARCH history USING INTEGER PRIMARY KEY (rowid=?)" in plan
             assert not any(line.startswith("SCAN history") for line in plan)

@@ -28,11 +28,11 @@ class Places:
     async def find(self, when: datetime) -> Sequence[str]:
         return self._pages if when == NOW else []
 
-    async def fetch(self, places: str) -> Sequence[HistoryRecord]:
+    async def fetch(self, positions: str) -> Sequence[HistoryRecord]:
         return [
-            HistoryRecord(place, "m", None, place, "ADD")
-            for place in places.split(",")
-            if place in self._there
+            HistoryRecord(position, "m", None, position, "ADD")
+            for position in positions.split(",")
+            if position in self._there
         ]
 
 

@@ -172,14 +172,14 @@ class Range(NamedTuple):
     after: str | None = None
     before: str | None = None
 
-    def beyond(self, place: str | None, direction: Direction) -> "Range":
+    def beyond(self, position: str | None, direction: Direction) -> "Range":
         """Return the part after a position in a direction."""
-        if place is None:
+        if position is None:
             return self
         after, before = self
         if direction == "ASC":
-            return Range(place if after is None else f"max({after}, {place})", before)
-        return Range(after, place if before is None else f"min({before}, {place})")
+            return Range(position if after is None else f"max({after}, {position})", before)
+        return Range(after, position if before is None else f"min({before}, {position})")
 
     def __str__(self) -> str:
         """Return the SQL condition on `position`."""

@@ -29,8 +29,8 @@ class Source:
     BY.
 
     `since` and `until` are these filters' conditions on the index tables, and `beyond` the one that
-    they may have rows beyond a place, with a comparison. An empty `order` means that SQLite already
-    reads the rows in order.
+    they may have rows beyond a position, with a comparison. An empty `order` means that SQLite
+    already reads the rows in order.
     """
 
     tables: str
@@ -61,8 +61,8 @@ _IN_CHUNKS: Final = Source(
     "chunks.block {direction}, spans.block {direction}, history.rowid {direction}",
     since=f"{_CHUNKS_SINCE} AND spans.latest >= :since",
     until=f"{_CHUNKS_UNTIL} AND spans.earliest < :until",
-    beyond=f"chunks.block {{comparison}}= {{place}} >> {CHUNKS.bits}"
-    f" AND spans.block {{comparison}}= {{place}} >> {SPANS.bits}",
+    beyond=f"chunks.block {{comparison}}= {{position}} >> {CHUNKS.bits}"
+    f" AND spans.block {{comparison}}= {{position}} >> {SPANS.bits}",
 )
 _IN_SPANS: Final = Source(
     f"main.{SPANS.table} AS spans CROSS JOIN history",
@@ -71,7 +71,7 @@ _IN_SPANS: Final = Source(
     "spans.block {direction}, history.rowid {direction}",
     since="spans.latest >= :since",
     until="spans.earliest < :until",
-    beyond=f"spans.block {{comparison}}= {{place}} >> {SPANS.bits}",
+    beyond=f"spans.block {{comparison}}= {{position}} >> {SPANS.bits}",
 )
 _BEYOND_SPANS: Final = Source("history", f"history.rowid > {SPANS.through}")
 _ACTORS: Final = Source(
@@ -82,7 +82,7 @@ _ACTORS: Final = Source(
     "chunks.block {direction}, actors.position {direction}",
     since=_CHUNKS_SINCE,
     until=_CHUNKS_UNTIL,
-    beyond=f"chunks.block {{comparison}}= {{place}} >> {CHUNKS.bits}",
+    beyond=f"chunks.block {{comparison}}= {{position}} >> {CHUNKS.bits}",
 )
 _BEYOND_CHUNKS: Final = Source("history", f"history.rowid > {CHUNKS.through}")
 
@@ -132,10 +132,10 @@ def _of_value(
     The parameter `:value` is the key; `in_tail` is the condition on `tail`, a row that is not
     indexed. Rows outside `ranges` may be left out.
     """
-    places = ordered_positions(direction, beyond, key=":value", in_tail=in_tail, ranges=ranges)
+    entries = ordered_positions(direction, beyond, key=":value", in_tail=in_tail, ranges=ranges)
     return Source(
-        f"{places} AS place CROSS JOIN main.history AS history",
-        "history.rowid = place.position",
+        f"{entries} AS entry CROSS JOIN main.history AS history",
+        "history.rowid = entry.position",
         order="",
     )
 
@@ -143,10 +143,10 @@ def _of_value(
 def _of_memory(direction: Direction, beyond: str | None, ranges: Sequence[Range]) -> Source:
     """Return the source of a memory's rows, in order, after `beyond`; parameters as
     `Lookup.one`."""
-    places = ordered_positions(direction, beyond, ranges=ranges)
+    entries = ordered_positions(direction, beyond, ranges=ranges)
     return Source(
-        f"{places} AS place CROSS JOIN main.history AS history",
-        "history.rowid = place.position",
+        f"{entries} AS entry CROSS JOIN main.history AS history",
+        "history.rowid = entry.position",
         order="",
     )
 

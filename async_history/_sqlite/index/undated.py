@@ -40,12 +40,12 @@ def noted_time(row: str) -> str:
     )
 
 
-def _last_before(columns: str, row: str, place: str) -> str:
+def _last_before(columns: str, row: str, position: str) -> str:
     """Return SQL for columns of the memory's last row before a position with a time or an entry."""
-    before = ordered_positions("DESC", place, key=_key(row), memory_id=f"{row}.memory_id")
+    before = ordered_positions("DESC", position, key=_key(row), memory_id=f"{row}.memory_id")
     return f"""(
-        SELECT {columns} FROM {before} AS place
-        CROSS JOIN main.history AS earlier ON earlier.rowid = place.position
+        SELECT {columns} FROM {before} AS entry
+        CROSS JOIN main.history AS earlier ON earlier.rowid = entry.position
         WHERE earlier.memory_id = {row}.memory_id
             AND ({times.own_instant("earlier")} IS NOT NULL OR {_noted("earlier")} IS NOT NULL)
         LIMIT 1
