@@ -55,7 +55,7 @@ def _show_json(found: HistoryStats, records: int, *, engine: str | None) -> None
 
 
 def _show_prometheus(found: HistoryStats, records: int) -> None:
-    typer.echo(as_prometheus(found, records).encode(), nl=False)
+    typer.echo(as_prometheus(found, records).encode(errors="replace"), nl=False)
 
 
 def _show(screen: Screen, found: HistoryStats, records: int, *, engine: str | None) -> None:

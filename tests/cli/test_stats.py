@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -92,6 +93,16 @@ def test_a_missing_store(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["stats", "--db", str(tmp_path / "nowhere.db")])
     assert (result.exit_code, result.stdout) == (1, "")
     assert not list(tmp_path.iterdir())
+
+
+def test_stats_of_a_file_whose_name_is_not_utf8(tmp_path: Path) -> None:
+    url = str(tmp_path / os.fsdecode(b"\xff.db"))
+    asyncio.run(filled(url))
+    told = CliRunner().invoke(app, ["stats", "--db", url, "--json"])
+    assert json.loads(told.stdout)["store"] == url
+    measured = CliRunner().invoke(app, ["stats", "--db", url, "--prometheus"])
+    (family, *_) = text_string_to_metric_families(measured.stdout)
+    assert family.samples[0].labels["store"] == str(tmp_path / "?.db")
 
 
 def test_prometheus_parses_the_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
