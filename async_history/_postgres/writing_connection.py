@@ -97,9 +97,7 @@ class WritingConnection:
             if self._limit is None or self._pool.is_unusable(self._connection):
                 await self.release()
                 self._connection = await self._pool.acquire()
-                self._limit = self._pool.limit(self._connection)
-                if not self._pool.is_behind_pooler:
-                    await self._make_settings(self._connection, self._limit)
+                self._limit = await self._limited(self._connection)
             if self._given_up >= _MOST_GIVEN_UP:
                 await self._require_standby(self._connection, self._limit)
         except StorageUnreachable as error:
@@ -107,6 +105,17 @@ class WritingConnection:
         except OutcomeUnknown as error:
             raise TryAgain(StorageUnreachable(str(error))) from error
         return self._connection, self._limit
+
+    async def _limited(self, connection: Any) -> WorkLimit:
+        """Set the session's limits, and return the time limit of work on the connection."""
+        limit = self._pool.limit(connection)
+        try:
+            if not self._pool.is_behind_pooler:
+                await self._make_settings(connection, limit)
+        except BaseException:
+            limit.end()
+            raise
+        return limit
 
     async def _make_settings(self, connection: Any, limit: WorkLimit) -> None:
         with limit.within(self._pool.acquire_timeout_s):

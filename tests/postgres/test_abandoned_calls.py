@@ -185,6 +185,32 @@ async def test_a_users_sessions_are_returned_unchanged(server: PostgresServer, s
             assert await first.fetchval("SHOW lock_timeout") == "7min"
 
 
+async def test_settings_that_failed_are_made_before_the_next_try(
+    server: PostgresServer, schema: str
+) -> None:
+    """No commit runs without the limits of its session."""
+    failures = ["canceling statement due to user request"]
+
+    class Connection(asyncpg.Connection):  # type: ignore[misc]  # it has no type information
+        async def execute(self, query: str, *args: Any, **options: Any) -> Any:
+            if query.startswith("SET lock_timeout") and failures:
+                raise asyncpg.QueryCanceledError(failures.pop())
+            return await super().execute(query, *args, **options)
+
+    async with (
+        asyncpg.create_pool(
+            server.url(), min_size=0, max_size=2, connection_class=Connection
+        ) as pool,
+        PostgresHistoryManager(pool=pool, schema=schema) as history,
+    ):
+        await history.add_history("m", None, "x", "ADD")
+        assert not failures
+        limit = await history.store.run_exclusively(
+            lambda connection, _: connection.fetchval("SHOW lock_timeout")
+        )
+        assert limit != "0"
+
+
 @pytest.mark.parametrize("how", stores("own", "pooler"))
 @pytest.mark.parametrize("is_named", [False, True])
 async def test_a_large_call_has_the_time_that_it_needs(
