@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Select, or_, select, union_all
+from sqlalchemy import ColumnElement, FromClause, Select, and_, or_, select, union_all
 from sqlalchemy.engine import Dialect
 
 from async_history._core.erased_names import microseconds
@@ -200,6 +200,11 @@ class Search:
         if self._wanted.memory_ids is not None:
             found = found.where(history.c.memory_id.in_(self._keys))
         elif self.marks:
-            joined = marks.join(history, history.c.seq == marks.c.seq)
-            return marks.c.seq, found.select_from(joined).where(marks.c.mark == self.marks[0])
+            first, *others = self.marks
+            joined: FromClause = marks
+            for mark in others:  # so that records are read only if they have all marks
+                other = marks.alias()
+                joined = joined.join(other, and_(other.c.seq == marks.c.seq, other.c.mark == mark))
+            joined = joined.join(history, history.c.seq == marks.c.seq)
+            return marks.c.seq, found.select_from(joined).where(marks.c.mark == first)
         return history.c.seq, found.select_from(history)

@@ -2,7 +2,7 @@
 a large history, before the tables have statistics and with them.
 
 Left out: two names, or a name and an event, that are both frequent and never together. Such a
-query reads all records of the rarer one.
+query reads all marks of the rarer name, or all records of the name.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -140,4 +140,26 @@ async def test_one_version_of_a_long_memory_reads_one_record(
         assert found.id == f"id-{number}"
         assert await reads(cursor, call) < 60
     assert await reads(cursor, partial(history.restore, "large", to=2)) < 60
+    await history.aclose()
+
+
+async def test_two_names_read_the_marks_of_the_rarer_one(
+    new_database: Callable[[], URL], cursor: Any
+) -> None:
+    history = await filled(cursor, new_database(), 20_400)
+
+    async def page(**wanted: Any) -> object:
+        return await anext(aiter(history.query_history(page_size=10, **wanted).pages()))
+
+    cases: dict[int, dict[str, Any]] = {
+        5: {"app_id": "app", "actor_id": "rare"},
+        99: {"app_id": "app", "user_id": "u7", "role": "user"},
+        10: {"role": "user", "cause": {"request_id": "7"}},
+    }
+    for number, wanted in cases.items():
+        found = [record async for record in history.query_history(**wanted)]
+        assert len(found) == number
+        for order in ("oldest", "newest"):
+            assert await reads(cursor, partial(page, order=order, **wanted)) < 100, (wanted, order)
+        assert await reads(cursor, partial(history.count_history, **wanted)) < 1_000, wanted
     await history.aclose()
