@@ -47,6 +47,8 @@ _DEFAULTS: Final = {
     "innodb-stats-persistent": "ON",
     "max-connections": "151",
     "max-allowed-packet": "16M",
+    "sql-mode": "STRICT_TRANS_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION",
+    "innodb-force-primary-key": "OFF",
 }
 """MariaDB's defaults, instead of the settings of the tests' servers."""
 

@@ -16,6 +16,7 @@ from async_history._sql.errors import (
     DriverError,
     is_connection_lost,
     may_work_later,
+    package_missing,
     storage_error,
 )
 from async_history._sql.sqlite_cancellation import connect_interruptible, run_interruptible
@@ -80,7 +81,13 @@ class Connections:
     async def _connect(self) -> AsyncConnection:
         if self._is_sqlite:
             return await connect_interruptible(self._engine)
-        return await self._engine.connect()
+        try:
+            return await self._engine.connect()
+        except RuntimeError as error:
+            missing = package_missing(error, self.where)
+            if missing is None:
+                raise
+            raise missing from error
 
     async def _run(self, work: Awaitable[T], connection: AsyncConnection) -> T:
         return await (run_interruptible(work, connection) if self._is_sqlite else work)

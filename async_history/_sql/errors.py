@@ -85,13 +85,15 @@ _OTHER: Final = _Meaning(StorageError, "failed")
 _BY_NUMBER: Final[dict[int, _Meaning]] = {
     **dict.fromkeys((1062, 1586), _TAKEN),
     **dict.fromkeys((1205, 3572, 1412), _LOCKED),
-    **dict.fromkeys((1213, 1020), _DEADLOCK),
+    **dict.fromkeys((1213, 1020, 3101), _DEADLOCK),
     **dict.fromkeys((1040, 1203, 1226), _BUSY),
     **dict.fromkeys(
         (1053, 1077, 1080, 1152, 1158, 1159, 1160, 1161, 1184, 1317, 1927, 1969, 4031), _GONE
     ),
     **dict.fromkeys((2002, 2003, 2006, 2013, 2014, 2045, 2055), _GONE),
+    **dict.fromkeys((3024, 3032, 3168, 3169), _GONE),
     **dict.fromkeys((1044, 1045, 1142, 1143, 1227, 1370, 1410, 1698, 2059, 3118), _DENIED),
+    **dict.fromkeys((1820, 1862, 3159, 4151), _DENIED),
     **dict.fromkeys((1049,), _NO_DATABASE),
     **dict.fromkeys((1146, 1054), _NO_TABLE),
     **dict.fromkeys((1021, 1114, 1030, 1041), _FULL),
@@ -100,7 +102,8 @@ _BY_NUMBER: Final[dict[int, _Meaning]] = {
     **dict.fromkeys((1644, 1048, 1216, 1217, 1451, 1452, 3819, 4025, 1406, 1264, 1366), _REFUSED),
     **dict.fromkeys((1034, 1035, 1194, 1712), _CORRUPT),
 }
-"""For MySQL and MariaDB: see https://mariadb.com/kb/en/mariadb-error-code-reference/."""
+"""For MySQL and MariaDB: see https://mariadb.com/kb/en/mariadb-error-code-reference/ and
+https://dev.mysql.com/doc/mysql-errors/8.0/en/server-error-reference.html."""
 
 _BY_STATE: Final[dict[str, _Meaning]] = {
     "08": _GONE,
@@ -195,6 +198,16 @@ def _longest(text: str, meanings: dict[str, _Meaning]) -> _Meaning | None:
         if text[:length] in meanings:
             return meanings[text[:length]]
     return None
+
+
+def package_missing(error: RuntimeError, where: str) -> StorageError | None:
+    """Return the error for a driver that lacks a package to authenticate; None for another error.
+
+    Such a RuntimeError is asyncmy's and aiomysql's.
+    """
+    if "package is required" not in str(error):
+        return None
+    return StorageError(f"{where} authenticates in a way that needs a package: {error}; install it")
 
 
 def is_connection_lost(error: BaseException) -> bool:

@@ -112,7 +112,7 @@ async def test_the_victim_of_a_deadlock_retries(new_database: NewDatabase) -> No
         connected(url) as watcher,
     ):
         await add(history, "0", "1", "2")
-        await other.execute(text("CREATE TABLE large (n INT) ENGINE=InnoDB"))
+        await other.execute(text("CREATE TABLE large (n INT PRIMARY KEY) ENGINE=InnoDB"))
         await other.execute(text("INSERT INTO large SELECT seq FROM seq_1_to_500"))
         await other.execute(text("SELECT * FROM async_history_spans FOR UPDATE"))
         waiting = asyncio.create_task(add(history, "3", event="UPDATE"))  # with a new event

@@ -5,6 +5,7 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -60,7 +61,9 @@ async def texts(history: HistoryManager, **wanted: Any) -> list[str | None]:
 async def test_a_row_of_the_program_and_its_history_commit_together(engine: AsyncEngine) -> None:
     """With a session and with a connection, in a transaction older than others' commits."""
     async with engine.begin() as connection:
-        await connection.execute(text("CREATE TABLE notes (t VARCHAR(20)) ENGINE=InnoDB"))
+        await connection.execute(
+            text("CREATE TABLE notes (t VARCHAR(20) PRIMARY KEY) ENGINE=InnoDB")
+        )
         await connection.run_sync(metadata.create_all)  # as the program's own migration does
     async with open_history(engine=engine) as opened:
         history = opened
@@ -320,6 +323,22 @@ async def test_a_record_that_a_trigger_refuses_does_not_fail_its_neighbours(
 
 
 # Errors
+
+
+async def test_authentication_that_needs_a_package(new_database: NewDatabase, mariadb: URL) -> None:
+    if find_spec("nacl") is not None:
+        pytest.skip("the package is installed")
+    url = new_database()
+    run_sql(
+        mariadb,
+        "INSTALL SONAME 'auth_ed25519'",
+        "CREATE USER IF NOT EXISTS ed IDENTIFIED VIA ed25519 USING PASSWORD('right')",
+    )
+    try:
+        with pytest.raises(StorageError, match=r"needs a package: 'pynacl'"):
+            await SqlHistoryManager(url.set(username="ed", password="right"))  # noqa: S106
+    finally:
+        run_sql(mariadb, "DROP USER ed", "UNINSTALL SONAME 'auth_ed25519'")
 
 
 async def test_each_error_has_its_type(new_database: NewDatabase, mariadb: URL) -> None:

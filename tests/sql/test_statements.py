@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from asyncmy.errors import OperationalError
 from sqlalchemy import delete, func, insert, select
 from sqlalchemy.schema import CreateIndex, CreateTable
 
@@ -17,6 +18,7 @@ from async_history._core.filters import new_filter
 from async_history._core.ledger.statements import LedgerStatements
 from async_history._core.owners import SCOPES
 from async_history._sql.dialects import claim, part_of, position, size_query
+from async_history._sql.errors import is_connection_lost, may_work_later, storage_error
 from async_history._sql.filters import Range, Search
 from async_history._sql.inserts import Insert, Inserts
 from async_history._sql.key_statements import count_clear
@@ -25,7 +27,13 @@ from async_history._sql.manager import sql_url
 from async_history._sql.names import NAME_BYTES, key_of, long_names, whole_names
 from async_history._sql.rows import ALL_COLUMNS, PLAIN_COLUMNS
 from async_history._sql.tables import Name, tables_in
-from async_history.errors import StorageCorrupt
+from async_history.errors import (
+    StorageCorrupt,
+    StorageDenied,
+    StorageError,
+    StorageLocked,
+    StorageUnreachable,
+)
 from async_history.sql import metadata
 from tests.support.questions import START
 from tests.support.sql_dialects import DIALECTS, StatementChecks, dialect_of
@@ -254,3 +262,18 @@ def test_long_names_are_read_whole_or_called_damaged() -> None:
     for damaged in ("", "x", "7", "[]", '"a"', "null"):
         with pytest.raises(StorageCorrupt, match="long_names of the row with id"):
             whole_names(row, columns, damaged)
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        (3101, StorageLocked),  # group replication rolled back
+        *((number, StorageUnreachable) for number in (3024, 3032, 3168, 3169)),
+        *((number, StorageDenied) for number in (1820, 1862, 3159)),
+    ],
+)
+def test_errors_that_only_mysql_has(number: int, kind: type[StorageError]) -> None:
+    error = OperationalError(number, "said so")
+    assert type(storage_error(error, "it")) is kind
+    assert may_work_later(error) == (kind is not StorageDenied)
+    assert is_connection_lost(error) == (kind is StorageUnreachable)

@@ -67,6 +67,10 @@ class MariaDBServer:
             "character-set-server": "latin1",
             "max-connections": "60",
             "max-allowed-packet": "128M",
+            # MySQL's defaults, so that statements suit it too
+            "sql-mode": "ONLY_FULL_GROUP_BY,STRICT_TRANS_TABLES,NO_ZERO_IN_DATE,NO_ZERO_DATE,"
+            "ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION",
+            "innodb-force-primary-key": "ON",
         } | settings
         self._process: subprocess.Popen[bytes] | None = None
 
