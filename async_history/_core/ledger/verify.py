@@ -151,6 +151,15 @@ class _Pass:
             )
         )
 
+    def damage(self) -> list[LedgerFault]:
+        """Return the faults of entries and bundles that can't be as they are."""
+        wrong = "an entry is not the one of its leaf"
+        falsely_marked = "leaves have the mark of encrypted records, which they are not of"
+        return [
+            *(damaged(place, wrong) for place in self.removals.damaged),
+            *(damaged(place, falsely_marked) for place in self.marked),
+        ]
+
 
 async def verify(
     ledger: LedgerStore,
@@ -165,37 +174,13 @@ async def verify(
     order = RecordingOrder()
     found = _Pass(Removals(), order)
     tree = ComputedTree(checkpoints)
-
-    async def next_page(tables: LedgerTables) -> None:
-        # All is read before anything is counted: after a lost connection this is run again.
-        bundles = await tables.bundles(tree.size)
-        pages = await seen_bundles(bundles, found.removals, tables)
-        leaves: list[bytes] = []
-        try:
-            for (first, turn, after, bundle), page in zip(bundles, pages, strict=True):
-                place = tree.size + len(leaves)
-                if first != place:
-                    raise StorageCorrupt(f"leaves from {place:,} to {first:,} are missing")
-                if bundle.is_keyed and (tables.key is None or not bundle.has_keyed_salts):
-                    found.marked.append(first)
-                order.begin(after)
-                if isinstance(page, WholeBundle):
-                    found.check_whole(page)
-                else:
-                    found.check(page)
-                order.end(turn)
-                leaves += bundle.leaf_hashes()
-        finally:
-            tree.add(leaves)
-        await tree.compare(tables)
-
     faults: list[LedgerFault] = []
     unattested: tuple[str, ...] = ()
     try:
         await ledger.read(found.removals.read)
         while tree.size < size:
             begin = tree.size
-            await ledger.read(next_page)
+            await ledger.read(partial(_check_next, found, order, tree))
             if tree.size == begin:
                 raise StorageCorrupt(f"leaves from {tree.size:,} on are missing")
             if on_progress is not None:
@@ -208,14 +193,7 @@ async def verify(
     except StorageCorrupt as error:
         faults += found.faults
         faults.append(damaged(tree.size, f"the ledger can't be read from here on: {error}"))
-    faults += [
-        damaged(place, "an entry is not the one of its leaf") for place in found.removals.damaged
-    ]
-    faults += [
-        damaged(place, "leaves have the mark of encrypted records, which they are not of")
-        for place in found.marked
-    ]
-    faults += tree.faults
+    faults += [*found.damage(), *tree.faults]
     return LedgerReport(
         size=tree.size,
         root=tree.root,
@@ -230,6 +208,35 @@ async def verify(
         unattested_owners=max(0, owners - found.counts.get("owners", 0)),
         unattested_operations=max(0, begun - len(found.begun), ended - len(found.ended)),
     )
+
+
+async def _check_next(
+    found: _Pass, order: RecordingOrder, tree: ComputedTree, tables: LedgerTables
+) -> None:
+    """Check the next leaves, and add them to the tree.
+
+    All is read before anything is counted: after a lost connection this is run again.
+    """
+    bundles = await tables.bundles(tree.size)
+    pages = await seen_bundles(bundles, found.removals, tables)
+    leaves: list[bytes] = []
+    try:
+        for (first, turn, after, bundle), page in zip(bundles, pages, strict=True):
+            place = tree.size + len(leaves)
+            if first != place:
+                raise StorageCorrupt(f"leaves from {place:,} to {first:,} are missing")
+            if bundle.is_keyed and (tables.key is None or not bundle.has_keyed_salts):
+                found.marked.append(first)
+            order.begin(after)
+            if isinstance(page, WholeBundle):
+                found.check_whole(page)
+            else:
+                found.check(page)
+            order.end(turn)
+            leaves += bundle.leaf_hashes()
+    finally:
+        tree.add(leaves)
+    await tree.compare(tables)
 
 
 async def size_when_placed(ledger: LedgerStore) -> int:
