@@ -208,7 +208,7 @@ async def _statement(work: Work) -> AsyncIterator[Write]:
             ]
             plan = known.plan(made)
             assert plan is not None  # nothing here has an owner
-            sql, arguments = alone(made, plan, ())
+            sql, arguments = alone(made, None, plan, ())
             await connection.execute(in_schema(sql, work.schema), *arguments)
             return 0.0
 

@@ -7,7 +7,12 @@ from typing import Final
 from async_history._core.data_keys import DataKeys
 from async_history._core.owners import Owner
 from async_history._core.records import HistoryRecord, fields_in_order, made_record
-from async_history._core.sealed_records import sealed_fields, uses_of
+from async_history._core.sealed_records import (
+    SealedTexts,
+    sealed_fields,
+    sealed_texts_of,
+    uses_of,
+)
 from async_history._core.sealing import DataKey
 from async_history._core.threads import computed
 from async_history.errors import StorageCorrupt
@@ -60,6 +65,14 @@ async def sealed_records(
 ) -> list[HistoryRecord]:
     """Return records sealed, each under its key; in clear if its key is None."""
     seal = partial(_sealed, records, keys, index_key)
+    return seal() if len(records) <= _SEALED_HERE else await computed(seal)
+
+
+async def sealed_texts(
+    records: Sequence[HistoryRecord], keys: Sequence[DataKey | None], index_key: bytes
+) -> SealedTexts:
+    """Return the values of `sealed_records` as lists of texts."""
+    seal = partial(sealed_texts_of, records, keys, index_key)
     return seal() if len(records) <= _SEALED_HERE else await computed(seal)
 
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from async_history._core.batch import MessageRow
 from async_history._core.erased_names import names_of_session
@@ -65,22 +65,83 @@ def sealed_fields(
         yield record if key is None else _sealed_fields(record, key, nonces, token)
 
 
+class SealedTexts(NamedTuple):
+    """The sealed values of records, one list for each column.
+
+    `tokens` has the tokens of each cause. Lists of texts, not records: the garbage collector visits
+    no texts, and would take a third of the time of sealing.
+    """
+
+    old_memory: list[str | None]
+    new_memory: list[str | None]
+    context: list[str | None]
+    cause: list[str | None]
+    tokens: list[Mapping[str, Any] | None]
+
+
+def sealed_texts_of(
+    records: Sequence[HistoryRecord], keys: Sequence[DataKey | None], index_key: bytes
+) -> SealedTexts:
+    """Return the values of records sealed, each record under its key; in clear without a key."""
+    nonces, token = new_nonces(USES * len(keys)), token_under(index_key)
+    sealed = SealedTexts([], [], [], [], [])
+    old_memory, new_memory, contexts, causes, tokens = sealed
+    for record, key in zip(records, keys, strict=True):
+        context, cause = record.context, record.cause
+        if key is None:
+            old, new = record.old_memory, record.new_memory
+            context_text, cause_text, found = json_text(context), json_text(cause), cause
+        else:
+            old, new, context_text, cause_text, found = _sealed_values(
+                record.id, record.old_memory, record.new_memory, context, cause, key, nonces, token
+            )
+        old_memory.append(old)
+        new_memory.append(new)
+        contexts.append(context_text)
+        causes.append(cause_text)
+        tokens.append(found)
+    return sealed
+
+
 def _sealed_fields(record: Fields, key: DataKey, nonces: Iterator[bytes], token: Token) -> Fields:
     record_id, memory_id, old, new, *middle, owner, context, cause = record
+    old, new, context, cause, tokens = _sealed_values(
+        record_id, old, new, context, cause, key, nonces, token
+    )
+    if context is not None:
+        context = JsonObject(context)
+    if cause is not None:
+        cause = JsonObject(cause, tokens)
+    return record_id, memory_id, old, new, *middle, owner, context, cause
+
+
+def _sealed_values(
+    record_id: str,
+    old: str | None,
+    new: str | None,
+    context: Mapping[str, Any] | None,
+    cause: Mapping[str, Any] | None,
+    key: DataKey,
+    nonces: Iterator[bytes],
+    token: Token,
+) -> tuple[str | None, str | None, str | None, str | None, dict[str, str] | None]:
+    """Return a record's texts, and the JSON of its context and its cause, sealed; and the content
+    of the cause's JSON."""
     seal, named = key.seal, record_id.encode()
+    context_text = cause_text = content = None
     if old is not None:
         old = seal(old, b"old_memory\0" + named, nonces)
     if new is not None:
         new = seal(new, b"new_memory\0" + named, nonces)
     if context is not None:
         text = seal(json_text(context) or "", b"context\0%b\0" % named, nonces)
-        context = JsonObject(json_of(text))
+        context_text = json_of(text)
     if cause is not None:
         tokens = tokens_of(token, cause)
         joined = "".join([f'"{name}":"{found}",' for name, found in tokens.items()])
         text = seal(json_text(cause) or "", b"cause\0%b\0%b" % (named, joined.encode()), nonces)
-        cause = JsonObject(json_of(text, joined), {**tokens, "sealed": text})
-    return record_id, memory_id, old, new, *middle, owner, context, cause
+        cause_text, content = json_of(text, joined), {**tokens, "sealed": text}
+    return old, new, context_text, cause_text, content
 
 
 def sealed_text(text: Any, column: str, record_id: str, key: DataKey) -> Any:

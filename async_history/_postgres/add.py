@@ -15,6 +15,7 @@ from async_history._core.key_statements import MOST_USES
 from async_history._core.ledger.leaves import Bundle
 from async_history._core.owners import SCOPES
 from async_history._core.records import COLUMN_LIST, COLUMNS, HistoryRecord
+from async_history._core.sealed_records import SealedTexts
 from async_history._postgres.erased_names import IS_ERASED
 from async_history._postgres.owners import (
     DETAIL_COLUMNS,
@@ -193,6 +194,7 @@ _WITH: Final = "\nWITH"
 
 def alone(
     records: Sequence[HistoryRecord],
+    texts: SealedTexts | None,
     plan: OwnersPlan,
     key_ids: Sequence[str],
     leaves: Sequence[Bundle] = (),
@@ -200,14 +202,17 @@ def alone(
     """Return the statement that adds all records or none, without a transaction.
 
     Args:
+        texts: the records' sealed texts; None if they are stored in clear.
         key_ids: the ids of the records' data keys, which the statement checks.
         leaves: the leaves of the records and the new owners.
     """
-    return with_leaves(_alone(records, plan, key_ids, may_be_short=not leaves), leaves)
+    may_be_short = texts is None and not leaves
+    return with_leaves(_alone(records, texts, plan, key_ids, may_be_short=may_be_short), leaves)
 
 
 def _alone(
     records: Sequence[HistoryRecord],
+    texts: SealedTexts | None,
     plan: OwnersPlan,
     key_ids: Sequence[str],
     *,
@@ -215,12 +220,12 @@ def _alone(
 ) -> Statement:
     keys = (",".join(key_ids), len(key_ids)) if key_ids else ()
     if not _has_details(records, plan):
-        if len(records) == 1 and not keys and may_be_short:
+        if len(records) == 1 and may_be_short:
             return _ADD_ONE_ALONE, values_of(records[0])
         sql = _ADD_SEALED_ALL_OR_NONE if keys else _ADD_ALL_OR_NONE
-        return sql, (*joined_columns(records), len(records), *keys)
-    details = detail_columns(records, plan.owners)
-    *columns, separator, null = joined_columns(records, *details, *_columns(plan.new))
+        return sql, (*joined_columns(records, texts), len(records), *keys)
+    details = detail_columns(records, texts, plan.owners)
+    *columns, separator, null = joined_columns(records, texts, *details, *_columns(plan.new))
     own, new = columns[: len(_WITH_DETAILS)], columns[len(_WITH_DETAILS) :]
     arguments = (*own, separator, null, plan.number, plan.digests, *new, len(records), *keys)
     return _ADD_SEALED_DETAILED_ALL_OR_NONE if keys else _ADD_DETAILED_ALL_OR_NONE, arguments
@@ -228,6 +233,7 @@ def _alone(
 
 def within_transaction(
     records: Sequence[HistoryRecord],
+    texts: SealedTexts | None,
     plan: OwnersPlan,
     leaves: Sequence[Bundle],
     *,
@@ -239,21 +245,21 @@ def within_transaction(
     The last one adds the records. The caller has to check that its status is their number.
 
     Args:
-        leaves: the leaves of the records and the new owners.
+        texts, leaves: see `alone`.
         checks_new: whether to add nothing if a memory of `plan.new` has records.
         checks_number: whether to compare the number of `owners_state`. On a Citus cluster a
             statement can't do that, and the transaction has locked the number.
     """
     if not _has_details(records, plan):
         known = _WITHOUT_OWNERS if checks_number else ""
-        if len(records) == 1:
+        if len(records) == 1 and texts is None:
             return [with_leaves((f"{_ADD_ONE}{known}", values_of(records[0])), leaves)]
-        return [with_leaves((f"{_ADD_RECORDS}{known}", joined_columns(records)), leaves)]
+        return [with_leaves((f"{_ADD_RECORDS}{known}", joined_columns(records, texts)), leaves)]
     statements: list[Statement] = []
     if plan.new:
         statements.append((ADD_OWNERS, owner_rows(plan.new)))
-    details = detail_columns(records, plan.owners)
-    *columns, separator, null = joined_columns(records, *details, list(plan.new))
+    details = detail_columns(records, texts, plan.owners)
+    *columns, separator, null = joined_columns(records, texts, *details, list(plan.new))
     arguments: list[Any] = [*columns[: len(_WITH_DETAILS)], separator, null]
     sql = _ADD_DETAILED
     if checks_number:

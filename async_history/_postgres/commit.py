@@ -28,6 +28,7 @@ from async_history._core.ledger.leaves import Bundle
 from async_history._core.operations import StoreOperation
 from async_history._core.owners import Owner
 from async_history._core.records import Event, HistoryRecord
+from async_history._core.sealed_records import SealedTexts
 from async_history._core.submissions import AddRecords, SaveMessages, Submission
 from async_history._core.timed import timed, unreported
 from async_history._core.timeline import MemoryMoment
@@ -259,7 +260,7 @@ class BatchCommitter:
         if plan is None or self._may_be_erased(additions):
             return False
         before = partial(keys_before, self._connection, self._schema, self._settings)
-        stored, key_ids = await self._seal.records(records, plan.owners, plan.number, before)
+        texts, key_ids = await self._seal.records(records, plan.owners, plan.number, before)
         leaves = await self._leaves(records, plan.new)
         if self._settings:
             async with self._transaction():
@@ -268,10 +269,10 @@ class BatchCommitter:
                 if key_ids and await keys_within(self._connection, self._schema).lack(key_ids):
                     raise _LeftOut("a data key is not there")
                 self._sent()
-                await self._add(stored, plan, leaves, checks_new=True)
+                await self._add(records, texts, plan, leaves, checks_new=True)
         else:
             self._sent()
-            sql, arguments = alone(stored, plan, key_ids, leaves)
+            sql, arguments = alone(records, texts, plan, key_ids, leaves)
             done = await self._connection.execute(self._sql(sql), *arguments)
             if done.startswith("INSERT"):
                 _require_all(done, records)
@@ -313,13 +314,19 @@ class BatchCommitter:
     async def _add(
         self,
         records: Sequence[HistoryRecord],
+        texts: SealedTexts | None,
         plan: OwnersPlan,
         leaves: Sequence[Bundle],
         *,
         checks_new: bool,
     ) -> None:
         statements = within_transaction(
-            records, plan, leaves, checks_new=checks_new, checks_number=not self._is_distributed
+            records,
+            texts,
+            plan,
+            leaves,
+            checks_new=checks_new,
+            checks_number=not self._is_distributed,
         )
         for sql, arguments in statements:
             done = await self._connection.execute(self._sql(sql), *arguments)
@@ -441,9 +448,9 @@ class BatchCommitter:
             plan = await self._owners.give(records, owners)
             leaves = await self._leaves(records, {**plan.new, **owners})
         if records:
-            stored, _ = await self._seal.records(records, plan.owners, plan.number, self._keys)
+            texts, _ = await self._seal.records(records, plan.owners, plan.number, self._keys)
             try:
-                await self._add(stored, plan, leaves, checks_new=False)
+                await self._add(records, texts, plan, leaves, checks_new=False)
             except _LeftOut:
                 await self._owners.require_unchanged()
                 raise

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple, Protocol
 
 from async_history._core.batch import MessageRow
-from async_history._core.batch_sealing import ids_of_keys, keys_in_store, sealed_records
+from async_history._core.batch_sealing import ids_of_keys, keys_in_store, sealed_texts
 from async_history._core.data_keys import DataKeys
 from async_history._core.encryption import OPEN_WITH_KEYS
 from async_history._core.key_statements import (
@@ -31,6 +31,7 @@ from async_history._core.rows import ReadRows, Row
 from async_history._core.sealed_reader import ReadRecords, read_opened, read_rows_opened
 from async_history._core.sealed_records import (
     USES,
+    SealedTexts,
     have_sealed,
     owner_of_session,
     sealed_messages,
@@ -243,8 +244,10 @@ class Seal(Protocol):
         owners: Mapping[str, Owner | None],
         number: int,
         access: Access,
-    ) -> tuple[Sequence[HistoryRecord], Sequence[str]]:
-        """Return records as they will be stored, and the ids of the keys that they need.
+    ) -> tuple[SealedTexts | None, Sequence[str]]:
+        """Return the sealed texts of records, and the ids of the keys that they need.
+
+        None if the records stay in clear.
 
         Args:
             owners: the owners of their memories.
@@ -281,8 +284,8 @@ class InClear:
         owners: Mapping[str, Owner | None],
         number: int,
         access: Access,
-    ) -> tuple[Sequence[HistoryRecord], Sequence[str]]:
-        return records, ()
+    ) -> tuple[SealedTexts | None, Sequence[str]]:
+        return None, ()
 
     async def messages(
         self, rows: Sequence[MessageRow], number: int | None, access: Access
@@ -322,11 +325,11 @@ class Sealing:
         owners: Mapping[str, Owner | None],
         number: int,
         access: Access,
-    ) -> tuple[Sequence[HistoryRecord], Sequence[str]]:
+    ) -> tuple[SealedTexts | None, Sequence[str]]:
         whose = [owners.get(record.memory_id) for record in records]
         used = await self._use(whose, USES, number, access)
-        stored = await sealed_records(records, used, self._keys.index_key)
-        return stored, ids_of_keys(used)
+        texts = await sealed_texts(records, used, self._keys.index_key)
+        return texts, ids_of_keys(used)
 
     async def messages(
         self, rows: Sequence[MessageRow], number: int | None, access: Access

@@ -20,6 +20,7 @@ from async_history._core.json_object import JsonObject, json_text
 from async_history._core.owners import SCOPES, Owner
 from async_history._core.recording import INDEXED_CAUSES
 from async_history._core.records import HistoryRecord, give_owner
+from async_history._core.sealed_records import SealedTexts
 from async_history._postgres.erased_names import memory_digests
 
 SCOPE_LIST: Final = ", ".join(SCOPES)
@@ -74,12 +75,15 @@ def cause_hash_columns(causes: Sequence[Mapping[str, Any] | None]) -> list[Seque
 
 
 def detail_columns(
-    records: Sequence[HistoryRecord], owners: OwnerByMemory
+    records: Sequence[HistoryRecord], texts: SealedTexts | None, owners: OwnerByMemory
 ) -> list[Sequence[str | None]]:
     """Return the columns `DETAIL_COLUMNS` of records, one list for each column."""
+    scopes = scope_columns([owners.get(record.memory_id) for record in records])
+    if texts is not None:
+        return [*scopes, texts.context, texts.cause, *cause_hash_columns(texts.tokens)]
     causes = [record.cause for record in records]
     return [
-        *scope_columns([owners.get(record.memory_id) for record in records]),
+        *scopes,
         [None if (context := one.context) is None else json_text(context) for one in records],
         [None if cause is None else json_text(cause) for cause in causes],
         *cause_hash_columns(causes),

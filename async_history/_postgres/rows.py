@@ -17,6 +17,7 @@ from async_history._core.records import (
     made_record,
 )
 from async_history._core.rows import Row
+from async_history._core.sealed_records import SealedTexts
 from async_history._core.values import in_utc, parse_time
 from async_history._postgres.owners import SCOPE_LIST, owner_of
 
@@ -51,14 +52,18 @@ def values_of(record: HistoryRecord) -> tuple[Any, ...]:
 
 
 def joined_columns(
-    records: Sequence[HistoryRecord], *more: Sequence[str | None]
+    records: Sequence[HistoryRecord], texts: SealedTexts | None, *more: Sequence[str | None]
 ) -> tuple[str | None, ...]:
     """Return the `joined_texts` of the records' columns, their instants, and `more`.
+
+    Their texts are sealed if `texts` has them.
 
     Instants are ISO 8601 text in UTC, or with an offset near year 1 or 9999: conversion to UTC can
     go beyond what the driver can encode.
     """
     columns: list[Sequence[Any]] = list(zip(*map(columns_of, records), strict=True))
+    if texts is not None:
+        columns[_OLD], columns[_NEW] = texts.old_memory, texts.new_memory
     columns[_IS_DELETED] = ["t" if is_deleted else "f" for is_deleted in columns[_IS_DELETED]]
     return joined_texts([*columns, _instants(records), *more])
 
@@ -123,7 +128,7 @@ def _instants(records: Sequence[HistoryRecord]) -> tuple[str | None, ...]:
     return tuple([None if moment is None else in_utc(moment).isoformat() for moment in moments])
 
 
-_IS_DELETED: Final = COLUMNS.index("is_deleted")
+_OLD, _NEW, _IS_DELETED = map(COLUMNS.index, ("old_memory", "new_memory", "is_deleted"))
 _MINUTES: Final = r":[0-5]\d:[0-5]\d\.\d{6}\+00:00"
 _OF_AN_HOUR: Final = re.compile(rf"(\d{{4}}-\d\d-\d\dT\d\d){_MINUTES}(?:\1{_MINUTES})*", re.ASCII)
 _OF_ANY_DAY: Final = re.compile(
