@@ -26,14 +26,17 @@ _FILE: Final = "history.db"
 
 
 def to_write(url: str | None) -> str:
-    """Return the URL for a command that writes."""
-    return url or _FILE
+    """Return the URL for a command that writes.
+
+    An empty one is not the default: it comes from a shell's variable that is not set.
+    """
+    return _FILE if url is None else url
 
 
 def to_read(url: str | None) -> str:
     """Return the URL for a command that reads; mem0's own file if there is no other."""
-    if url or os.path.exists(_FILE):
-        return url or _FILE
+    if url is not None or os.path.exists(_FILE):
+        return to_write(url)
     mem0_file = _mem0_file()
     return str(mem0_file) if os.path.exists(mem0_file) else _FILE
 
@@ -45,7 +48,7 @@ def _mem0_file() -> Path:
 
 def is_default(url: str) -> bool:
     """Return whether a command uses this history without `--db`."""
-    return url == to_write(os.environ.get(URL_VARIABLE))
+    return url == to_write(os.environ.get(URL_VARIABLE) or None)
 
 
 _keys_file: ContextVar[str | None] = ContextVar("async_history_keys_file", default=None)

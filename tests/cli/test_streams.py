@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from async_history import __version__, open_history
+from async_history.cli.app import app
 from tests.cli.programs import Run
 from tests.support.patience import LONG_S
 
@@ -135,3 +137,29 @@ def test_a_copy_onto_itself_is_refused(source: str, target: str, tmp_path: Path,
     done = run("copy", source, target)
     assert (done.returncode, done.stdout) == (2, "")
     assert "the same history" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["query"],
+        ["stats"],
+        ["record", "-"],
+        ["erase", "--user", "ann", "--reason", "asked", "--yes"],
+        ["prune", "--older-than", "1d", "--yes"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_an_empty_url_is_not_the_default_one(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shell's variable that is not set gives one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ASYNC_HISTORY_URL", "")
+    line = '{"memory_id": "m", "event": "ADD", "owner": {"user_id": "ann"}}'
+    assert CliRunner().invoke(app, ["record"], input=line).exit_code == 0
+    before = Path("history.db").read_bytes()
+    refused = CliRunner().invoke(app, [*command, "--db", ""], input=line)
+    assert refused.exit_code == 2
+    assert "not empty" in refused.stderr
+    assert Path("history.db").read_bytes() == before
