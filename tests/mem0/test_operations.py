@@ -102,7 +102,7 @@ async def test_closing_logs_the_operations_that_it_left(
     release_all(memory)
     await changing
     (said,) = [one.getMessage() for one in caplog.records if "left" in one.getMessage()]
-    assert "1 operations" in said
+    assert "1 operation of" in said
     assert "update" in said
 
 
