@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from async_history._core.owners import SCOPES
 from async_history._core.wording import counted
-from async_history._postgres.schema import quoted
+from async_history._postgres.schema import has_ledger, quoted
 
 _INVALID: Final = """
 SELECT pg_class.relname FROM pg_catalog.pg_index
@@ -31,6 +31,23 @@ _ELSEWHOSE: Final = f"""
 SELECT pg_catalog.count(*), pg_catalog.min(history.memory_id) FROM {{0}}.history
 LEFT JOIN {{0}}.owners ON owners.memory_id = history.memory_id
 WHERE {" OR ".join(f"history.{name} IS DISTINCT FROM owners.{name}" for name in SCOPES)}
+"""
+_SEES_ALL: Final = """
+SELECT pg_catalog.has_table_privilege(named::pg_catalog.oid, 'SELECT'::pg_catalog.text)
+    AND NOT pg_catalog.row_security_active(named::pg_catalog.oid)
+FROM (SELECT $1::pg_catalog.text::pg_catalog.regclass AS named) AS given
+"""
+_STATES: Final = "SELECT pg_catalog.count(*) FROM {}.owners_state"
+_SEQUENCE: Final = """
+SELECT named FROM pg_catalog.pg_get_serial_sequence(
+    $1::pg_catalog.text, $2::pg_catalog.text
+) AS named
+WHERE pg_catalog.has_sequence_privilege(
+    named::pg_catalog.regclass::pg_catalog.oid, 'SELECT'::pg_catalog.text
+)
+"""
+_NUMBERS: Final = """
+SELECT (SELECT pg_catalog.max({column}) FROM {table}), last_value, is_called FROM {sequence}
 """
 _TWICE: Final = """
 SELECT pg_catalog.count(*), pg_catalog.min(id) FROM (
@@ -59,7 +76,42 @@ async def _problems(connection: Any, schema: str) -> AsyncIterator[str]:
     if others := int(count):
         records = counted(others, "record does", "records do")
         yield f"{records} not have their memory's owner, such as one of memory {example}."
+    if await connection.fetchval(_SEES_ALL, f"{quoted(schema)}.owners_state"):
+        states = int(await connection.fetchval(_STATES.format(quoted(schema))))
+        if states != 1:
+            yield (
+                f"The table owners_state has {states} rows instead of one: after a restore, keep "
+                "the backup's."
+            )
+    numbered = {"history": "seq", "messages": "seq"}
+    if await has_ledger(connection, schema):
+        numbered["history_ledger"] = "number"
+    for table, column in numbered.items():
+        async for problem in _numbers(connection, schema, table, column):
+            yield problem
     count, example = await connection.fetchrow(_TWICE.format(quoted(schema)))
     if twice := int(count):
         ids = counted(twice, "id is", "ids are")
         yield f"{ids} of records of several memories, such as {example}."
+
+
+async def _numbers(connection: Any, schema: str, table: str, column: str) -> AsyncIterator[str]:
+    """Yield a problem if new rows would get lower numbers than those there.
+
+    So it is after logical replication, which copies rows and not sequences.
+    """
+    whole = f"{quoted(schema)}.{table}"
+    if not await connection.fetchval(_SEES_ALL, whole):
+        return
+    sequence = await connection.fetchval(_SEQUENCE, whole, column)
+    if sequence is None:  # or this role may not read it
+        return
+    numbers = _NUMBERS.format(column=column, table=whole, sequence=sequence)
+    highest, last, is_called = await connection.fetchrow(numbers)
+    following = int(last) + bool(is_called)
+    if highest is not None and following <= int(highest):
+        sequence = sequence.replace("'", "''")
+        yield (
+            f"The newest row of {table} has the number {highest}, and the next one would get "
+            f"{following}, and come before it: SELECT pg_catalog.setval('{sequence}', {highest})."
+        )

@@ -46,7 +46,8 @@ _BY_STATE: Final[dict[str, _Meaning]] = {
     "0P": _Meaning(StorageDenied, _DENIED),
     "25006": _Meaning(
         StorageReadOnly,
-        "may not be written; name the primary, or all hosts and target_session_attrs=read-write",
+        "may not be written; name the primary, or all hosts and target_session_attrs=read-write, "
+        "or turn default_transaction_read_only off, which hosts turn on if the disk is full",
         is_passing=True,
     ),
     "25P03": _Meaning(StorageUnreachable, "closed a connection that was idle in a transaction"),
@@ -107,6 +108,11 @@ _CAME_MEANWHILE: Final = _Meaning(
     is_passing=True,
 )
 
+_CHANGED: Final = _Meaning(
+    StorageError, "has changed columns of the history's tables; try again", is_passing=True
+)
+"""asyncpg forgets the statement, so the next try prepares it again."""
+
 _PROTOCOL: Final = "08P01"
 _OF_POOLERS: Final = (
     (
@@ -125,6 +131,11 @@ _OF_POOLERS: Final = (
 )
 """Errors of a pooler that a retry does not change. PgBouncer has one SQLSTATE, protocol violation,
 for nearly all errors that end a connection; its messages are never translated."""
+_A_STATEMENT_EACH: Final = "not allowed in statement pooling mode"
+"""The words of PgBouncer when it ends a connection. asyncpg reports them as a lost connection."""
+_STATEMENT_MODE: Final = _Meaning(
+    StorageError, "is a pooler in statement mode, which has no transactions; use transaction mode"
+)
 _OTHER: Final = _Meaning(StorageError, "failed")
 _BROKEN_PROTOCOL: Final = _Meaning(StorageError, "did not understand the driver")
 
@@ -153,6 +164,10 @@ def storage_error(error: BaseException, where: str) -> StorageError:
 def _meaning(error: BaseException) -> _Meaning:
     if _came_meanwhile(error):
         return _CAME_MEANWHILE
+    if isinstance(error, asyncpg.InvalidCachedStatementError):
+        return _CHANGED
+    if _A_STATEMENT_EACH in str(error):
+        return _STATEMENT_MODE
     state = _state(error)
     if state == _PROTOCOL and isinstance(error, asyncpg.PostgresError):
         return _meaning_of_protocol_error(error)

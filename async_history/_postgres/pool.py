@@ -28,6 +28,7 @@ from async_history._postgres.errors import (
     may_connect_later,
     storage_error,
 )
+from async_history._postgres.pool_callbacks import acquire_from, release_to
 from async_history._postgres.pool_limits import PoolLimits
 from async_history._postgres.pooler import is_pooled, require_no_lost_statements
 from async_history._postgres.server_url import ServerUrl
@@ -135,18 +136,20 @@ class ConnectionPool:
         """
         try:
             with typed(where):
-                async with pool.acquire(timeout=limits.acquire_timeout_s) as connection:
-                    try:
-                        with in_time(connection, limits.acquire_timeout_s):
-                            is_behind_pooler = await is_pooled(connection)
-                            if is_behind_pooler:
-                                await require_no_lost_statements(connection, pool)
-                            await require_own_codecs(connection, types)
-                            settings = await settings_of(connection)
-                        await prepare(connection)
-                    except asyncio.CancelledError:
-                        connection.terminate()  # it has an open transaction
-                        raise
+                connection = await acquire_from(pool, where, limits.acquire_timeout_s)
+                try:
+                    with in_time(connection, limits.acquire_timeout_s):
+                        is_behind_pooler = await is_pooled(connection)
+                        if is_behind_pooler:
+                            await require_no_lost_statements(connection, pool)
+                        await require_own_codecs(connection, types)
+                        settings = await settings_of(connection)
+                    await prepare(connection)
+                except asyncio.CancelledError:
+                    connection.terminate()  # it has an open transaction
+                    raise
+                finally:
+                    await release_to(pool, where, connection, None)
         except StorageError as error:
             if error.__cause__ is not None and is_pool_unusable(error.__cause__):
                 raise InvalidInput(
@@ -177,10 +180,10 @@ class ConnectionPool:
                 self._hung = False
                 await self._pool.expire_connections()  # the others are to the same server
             begun = monotonic()
-            connection = await self._pool.acquire(timeout=self.acquire_timeout_s)
+            connection = await acquire_from(self._pool, self._where, self.acquire_timeout_s)
             while self._is_too_old(connection) and connection.made_at < begun:
                 await self.retire(connection)
-                connection = await self._pool.acquire(timeout=self.acquire_timeout_s)
+                connection = await acquire_from(self._pool, self._where, self.acquire_timeout_s)
         except TimeoutError as error:
             raise StorageUnreachable(
                 f"{self._where} gave no connection within {self.acquire_timeout_s} s: it "
@@ -236,7 +239,7 @@ class ConnectionPool:
             await self.retire(connection)
             return
         try:
-            await self._pool.release(connection, timeout=self.acquire_timeout_s)
+            await release_to(self._pool, self._where, connection, self.acquire_timeout_s)
         except TimeoutError:
             self._hung = True
         except DriverError:

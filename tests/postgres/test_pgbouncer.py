@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 import trustme
 
-from async_history import HistoryManager, StorageDenied, open_history
+from async_history import HistoryManager, StorageDenied, StorageError, open_history
 from async_history.postgres import PostgresHistoryManager
 from async_history.testing import NewStore, RandomCallCases
 from tests.conftest import new_stores
@@ -50,6 +50,17 @@ async def test_many_managers_share_two_connections(
     async with open_history(url):
         pass  # the tables, once
     await asyncio.gather(*(program(number) for number in range(6)))
+
+
+async def test_a_pooler_in_statement_mode_is_refused(
+    postgres: str, new_schema: Callable[[], str]
+) -> None:
+    with (
+        pgbouncer(postgres, mode="statement") as url,
+        pytest.raises(StorageError, match="statement mode") as refused,
+    ):
+        await open_history(with_query(url, schema=new_schema().rpartition("=")[2]))
+    assert type(refused.value) is StorageError
 
 
 async def test_a_statement_and_its_parameters_travel_together(

@@ -1,4 +1,4 @@
-"""A real PgBouncer in front of a test's server, in transaction mode, also with TLS."""
+"""A real PgBouncer in front of a test's server, also with TLS."""
 
 import contextlib
 import os
@@ -30,12 +30,17 @@ def require_pgbouncer() -> str:
 
 @contextlib.contextmanager
 def pgbouncer(
-    postgres: str, *, pool_size: int = 2, certificate: Path | None = None
+    postgres: str,
+    *,
+    mode: str = "transaction",
+    pool_size: int = 2,
+    certificate: Path | None = None,
 ) -> Iterator[str]:
     """Run a PgBouncer in front of the database of a URL; yield the URL through it.
 
     Args:
         postgres: the server's URL.
+        mode: when a client's connection to the server is given to another.
         pool_size: connections to the server.
         certificate: a PEM file with key and certificate, for clients with TLS.
     """
@@ -67,7 +72,7 @@ listen_port = {port}
 unix_socket_dir =
 auth_type = plain
 auth_file = {folder}/users
-pool_mode = transaction
+pool_mode = {mode}
 default_pool_size = {pool_size}
 max_client_conn = 200
 ignore_startup_parameters = extra_float_digits

@@ -17,6 +17,7 @@ from typing import Any, Final
 import asyncpg
 
 from async_history._core.operations import StoreOperation
+from async_history._core.records import COLUMNS
 from async_history._core.values import check_name
 from async_history._postgres.schema.indexes import drop, indexes_in, make, without_indexes
 from async_history._postgres.schema.migration_log import log_migration, migration_from
@@ -26,6 +27,8 @@ _log = logging.getLogger("async_history")
 
 OLDEST_SERVER: Final = 13
 """The first version that has xid8 (https://www.postgresql.org/docs/13/release-13.html)."""
+_ENCODINGS: Final = ("UTF8", "SQL_ASCII")
+"""SQL_ASCII keeps all bytes. In another, one record's id could make a whole batch fail."""
 _LONGEST_NAME_BYTES: Final = 63
 """PostgreSQL silently truncates longer names."""
 
@@ -124,13 +127,20 @@ async def applied_version(connection: Any, schema: str) -> int:
     """Return the version of a schema's tables; 0 if there are none.
 
     Raises:
-        MigrationError: the tables are newer than this library, the server is too old, the schema
-            has another program's table with one of our names, or some tables are lost.
+        MigrationError: the tables are newer than this library, the server is too old, the
+            database's encoding lacks characters, the schema has another program's table with one of
+            our names, or some tables are lost.
     """
     server = connection.get_server_version()
     if server.major < OLDEST_SERVER:
         raise MigrationError(
             f"the server is PostgreSQL {server.major}; use {OLDEST_SERVER} or later"
+        )
+    encoding = getattr(connection.get_settings(), "server_encoding", _ENCODINGS[0])
+    if encoding not in _ENCODINGS:
+        raise MigrationError(
+            f"the database's encoding is {encoding}, which lacks characters that texts may have; "
+            "use a database in UTF8 (CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0)"
         )
     noted = dict(await connection.fetch(_COLUMNS, schema, "migrations"))
     if not noted:
@@ -225,6 +235,12 @@ async def migrate(
             "`async-history migrate` as one that may"
         ) from error
     except (asyncpg.DuplicateTableError, asyncpg.DuplicateObjectError) as error:
+        if await _are_ours(connection, schema):
+            raise MigrationError(
+                f"schema {schema!r} has the tables of a history, but no version in its table "
+                "migrations, as after a restore without data: restore the whole backup; or, to "
+                "begin an empty history, drop them, and open it again"
+            ) from error
         raise MigrationError(
             f"schema {schema!r} has something of another's under a name that async_history's "
             f"tables need ({error}); choose another schema"
@@ -232,6 +248,12 @@ async def migrate(
     if applied:
         _log.info("schema %r: applied version %s", schema, ", ".join(map(str, applied)))
     return applied
+
+
+async def _are_ours(connection: Any, schema: str) -> bool:
+    """Return whether a table `history` has the columns of the first version."""
+    columns = {name for name, _ in await connection.fetch(_COLUMNS, schema, "history")}
+    return {"seq", "xact", *COLUMNS} <= columns
 
 
 async def _upgrade(connection: Any, schema: str, version: int, switch_within_s: float) -> list[int]:
