@@ -211,7 +211,8 @@ async def test_a_pruned_record_and_its_leaf_from_a_backup_are_found(
             await history.add_history("m", None, f"likes {number}", "ADD", id=str(number))
         await history.ledger.checkpoint(KEY)
         for table in tables:
-            run_sql(url, f"CREATE TABLE backup_{table} AS SELECT * FROM {table}")
+            copy = f"INSERT INTO backup_{table} SELECT * FROM {table}"
+            run_sql(url, f"CREATE TABLE backup_{table} LIKE {table}", copy)
         await history.prune(older_than=timedelta(0), keep_last=1)
         kept = await history.ledger.checkpoint(KEY)
         assert (await history.ledger.verify(kept)).is_intact
