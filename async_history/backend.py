@@ -10,6 +10,7 @@ from async_history._core.batch import (
     Buffer,
     commit_in_steps,
     ids_of,
+    ids_to_find,
     message_rows,
     only_new_records,
     records_of,
@@ -70,7 +71,13 @@ from async_history._core.timeline import (
     states_at,
 )
 from async_history._core.values import parse_time
-from async_history._core.writer import CommitFunction, GroupCommitWriter, OutcomeUnknown, TryAgain
+from async_history._core.writer import (
+    CommitFunction,
+    CommitTry,
+    GroupCommitWriter,
+    OutcomeUnknown,
+    TryAgain,
+)
 from async_history._core.writer_options import WriterOptions
 from async_history._core.writer_stats import WriterStats
 
@@ -89,6 +96,7 @@ __all__ = [
     "Columns",
     "CommitFunction",
     "CommitSignal",
+    "CommitTry",
     "CopyRecords",
     "Cursor",
     "CursorCodec",
@@ -153,6 +161,7 @@ __all__ = [
     "earliest_begin",
     "has_details",
     "ids_of",
+    "ids_to_find",
     "last_change_at",
     "message_from_row",
     "message_rows",

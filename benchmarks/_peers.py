@@ -17,7 +17,7 @@ from sqlalchemy import TextClause, event, text
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 
 from async_history import HistoryManager, open_history
-from async_history._core.writer import GroupCommitWriter
+from async_history._core.writer import CommitTry, GroupCommitWriter
 from async_history.errors import HistoryError
 from benchmarks._measure import Add
 from benchmarks._records import CREATE_HISTORY, INSERT, NewRecord, Row, rows
@@ -84,9 +84,7 @@ class _Nothing:
 async def writer_alone(folder: Path) -> AsyncIterator[Add]:
     """The group-commit writer with no database: queue, batches and acks alone."""
 
-    async def commit(
-        batch: Sequence[_Nothing], has_begun: Callable[[], None]
-    ) -> Mapping[int, HistoryError]:
+    async def commit(batch: Sequence[_Nothing], this: CommitTry) -> Mapping[int, HistoryError]:
         return {}
 
     async def finish() -> None:

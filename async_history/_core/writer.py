@@ -10,6 +10,7 @@ import asyncio
 import copy
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from time import monotonic
 from typing import Generic, TypeVar
 
@@ -34,11 +35,26 @@ _log = logging.getLogger("async_history")
 
 T = TypeVar("T")
 
-CommitFunction = Callable[[Sequence[S], Callable[[], None]], Awaitable[Mapping[int, HistoryError]]]
-"""A function that commits a batch in one transaction, in order.
 
-Its second argument is a function to call, from any thread, when the rest of the commit no longer
-needs the interpreter. Then the callers of the previous batch are woken. This only affects speed.
+@dataclass(frozen=True, slots=True)
+class CommitTry:
+    """A try to commit a batch.
+
+    Attributes:
+        is_repeated: whether there was an earlier try, which may have committed the batch.
+        first_begun: when the batch's first try began, by `time.monotonic`.
+        has_begun: a function to call, from any thread, when the rest of the commit no longer needs
+            the interpreter. Then the callers of the previous batch are woken. This only affects
+            speed.
+    """
+
+    is_repeated: bool
+    first_begun: float
+    has_begun: Callable[[], None]
+
+
+CommitFunction = Callable[[Sequence[S], CommitTry], Awaitable[Mapping[int, HistoryError]]]
+"""A function that commits a batch in one transaction, in order.
 
 It returns the errors of refused submissions, by index in the batch: those are not written, the
 others are. If the store failed and nothing was written, it raises: `TryAgain` if a retry may
@@ -240,9 +256,15 @@ class GroupCommitWriter(Generic[S]):
 
     async def _commit_batch(self, batch: list[PendingCall[S]], begun: float) -> None:
         submissions = [call.submission for call in batch if call.submission is not None]
-        refused = await self._run_until_settled(
-            lambda: self._commit(submissions, self._wakeups.commit_has_begun)
-        )
+        is_repeated = False
+
+        def commit() -> Awaitable[Mapping[int, HistoryError]]:
+            nonlocal is_repeated
+            this = CommitTry(is_repeated, begun, self._wakeups.commit_has_begun)
+            is_repeated = True
+            return self._commit(submissions, this)
+
+        refused = await self._run_until_settled(commit)
         ended = monotonic()
         self._counters.count_batch(batch, begun, ended)
         if self._observer is not None:

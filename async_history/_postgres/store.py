@@ -28,7 +28,7 @@ from async_history._core.prune_transaction import PruneTries
 from async_history._core.sealed_reader import SealedFollowReader, SealedReader
 from async_history._core.stats import Measured, clear_warning
 from async_history._core.submissions import AddRecords, Submission
-from async_history._core.writer import GroupCommitWriter
+from async_history._core.writer import CommitTry, GroupCommitWriter
 from async_history._core.writer_options import WriterOptions
 from async_history._postgres import schema as migrations
 from async_history._postgres.bounds import time_for
@@ -122,7 +122,6 @@ class PostgresStore:
         self._late_after_s = retry_timeout_s / 2
         self._close_timeout_s = CLOSE_TIMEOUT_S
         self._known_owners = KnownOwners()
-        self._tried: tuple[Sequence[Submission], float] | None = None
         self._seal: Seal = InClear()
         erase_keys = EraseKeys()
         if keys is not None:
@@ -250,10 +249,10 @@ class PostgresStore:
         return await self._with_current_keys(add)
 
     async def _commit(
-        self, batch: Sequence[Submission], has_begun: Callable[[], None]
+        self, batch: Sequence[Submission], this: CommitTry
     ) -> Mapping[int, HistoryError]:
-        is_repeated = self._tried is not None and self._tried[0] is batch
-        is_late = self._is_late(batch)
+        # Submissions of a late batch that wait for a lock are refused one by one.
+        is_late = monotonic() - this.first_begun > self._late_after_s
 
         async def commit(connection: Any, settings: Sequence[str]) -> Mapping[int, HistoryError]:
             committer = BatchCommitter(
@@ -261,20 +260,19 @@ class PostgresStore:
                 self.schema,
                 settings=settings,
                 is_distributed=self._is_distributed,
-                is_repeated=is_repeated,
+                is_repeated=this.is_repeated,
                 leaves_out_late=is_late,
                 known=self._known_owners,
                 seal=self._seal,
                 attestation=self._attestation,
                 where=self._where,
-                sent=has_begun,
+                sent=this.has_begun,
                 waited=self.writer.count_lock_wait,
             )
             return await committer.commit(batch)
 
         waits = _WAITS if is_late and len(batch) > 1 else None
         refused = await self._write(commit, time_for(batch), waits)
-        self._tried = None
         self._committed.notify()
         self._statistics.add_changes(
             sum(one.record_count for one in batch if isinstance(one, AddRecords))
@@ -291,15 +289,6 @@ class PostgresStore:
 
     async def _read_log(self, sql: str, *parameters: Any) -> Sequence[Sequence[Any]]:
         return await self.connections.fetch(migrations.in_schema(sql, self.schema), *parameters)
-
-    def _is_late(self, batch: Sequence[Submission]) -> bool:
-        """Return whether a batch has been retried for half of `retry_timeout_s`.
-
-        Submissions of a late batch that wait for a lock are then refused one by one.
-        """
-        if self._tried is None or self._tried[0] is not batch:
-            self._tried = (batch, monotonic())
-        return monotonic() - self._tried[1] > self._late_after_s
 
     def run_exclusively(self, work: "Write[T]") -> "asyncio.Future[T]":
         """Run work on the writing connection, alone, in the order of calls with all other

@@ -31,7 +31,7 @@ from async_history._core.prune_transaction import PruneTries
 from async_history._core.sealed_reader import SealedFollowReader, SealedReader
 from async_history._core.stats import Measured, StoreWarning, clear_warning
 from async_history._core.submissions import AddRecords, Submission
-from async_history._core.writer import GroupCommitWriter
+from async_history._core.writer import CommitTry, GroupCommitWriter
 from async_history._core.writer_options import WriterOptions
 from async_history._sql.check import faults_of
 from async_history._sql.commit import BatchCommitter
@@ -102,7 +102,6 @@ class SqlStore:
         self._ended = ended
         self._statement_bytes = statement_bytes
         self._known = Known()
-        self._tried: Sequence[Submission] | None = None
         self.inserts = Inserts(tables, connections.dialect)
         prepared = PreparedStatements() if prepares(connections.dialect) else None
         self._single_statement = self._new_single_statement(prepared)
@@ -166,9 +165,8 @@ class SqlStore:
         )
 
     async def _commit(
-        self, batch: Sequence[Submission], has_begun: Callable[[], None]
+        self, batch: Sequence[Submission], this: CommitTry
     ) -> Mapping[int, HistoryError]:
-        is_repeated, self._tried = self._tried is batch, batch
         left: list[int] = []
         too_large = find_too_large(
             batch, self._statement_bytes, self._seal, self._connections.where
@@ -189,7 +187,7 @@ class SqlStore:
                 self._known,
                 self._seal,
                 self._connections.where,
-                is_repeated=is_repeated,
+                is_repeated=this.is_repeated,
                 attestation=self._attestation,
                 single_statement=self._single_statement,
                 bulk=self._bulk,
@@ -199,7 +197,7 @@ class SqlStore:
             nonlocal committer
             committer = new_committer(connection)
             try:
-                is_done = await committer.add_at_once(batch, has_begun)
+                is_done = await committer.add_at_once(batch, this.has_begun)
             except (*DriverError, RowsLeftOut) as error:
                 if not isinstance(error, RowsLeftOut) and not is_refusal(error):
                     raise
@@ -210,14 +208,13 @@ class SqlStore:
             await connection.rollback()
             committer = new_committer(connection)
             refused = await committer.commit_in_steps(batch)
-            has_begun()
+            this.has_begun()
             return refused
 
         size = sum([one.size_bytes for one in batch])
         refused = await self._write(commit, size / _BYTES_A_SECOND)
         if committer is not None:
             committer.learn()
-        self._tried = None
         self._committed.notify()
         if too_large:
             return {left[index]: error for index, error in refused.items()} | too_large

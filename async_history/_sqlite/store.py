@@ -34,7 +34,7 @@ from async_history._core.sealed_reader import SealedFollowReader, SealedReader
 from async_history._core.stats import Measured, StoreWarning, clear_warning
 from async_history._core.submissions import Submission
 from async_history._core.threads import run_to_completion
-from async_history._core.writer import GroupCommitWriter
+from async_history._core.writer import CommitTry, GroupCommitWriter
 from async_history._core.writer_options import WriterOptions
 from async_history._sqlite.backup import PAGES_AT_ONCE, back_up, back_up_file, run
 from async_history._sqlite.check import faults_of, faults_of_file
@@ -114,7 +114,6 @@ class SQLiteStore:
         self._recent = RecentCommits()
         self._known_owners = KnownOwners()
         self._committer: BatchCommitter | None = None
-        self._tried: Sequence[Submission] | None = None
         self._group_writer: GroupCommitWriter[Submission] | None = None
         self.writer: Writer = UnpreparedWriter(pool.where)
         if writer_options is not None:
@@ -161,16 +160,15 @@ class SQLiteStore:
     # Writing
 
     async def _commit(
-        self, batch: Sequence[Submission], has_begun: Callable[[], None]
+        self, batch: Sequence[Submission], this: CommitTry
     ) -> Mapping[int, HistoryError]:
-        is_repeated, self._tried = self._tried is batch, batch
-
         async def commit(connection: ThreadConnection) -> Mapping[int, HistoryError]:
             if len(batch) >= _LONG_LOG_BATCH:
                 await self.pool.lengthen_log(connection)
-            return await self._committer_of(connection).commit(batch, is_repeated=is_repeated)
+            committer = self._committer_of(connection)
+            return await committer.commit(batch, is_repeated=this.is_repeated)
 
-        refused = await self._write(commit, has_begun)
+        refused = await self._write(commit, this.has_begun)
         self._committed.notify()
         return refused
 

@@ -9,6 +9,7 @@ import asyncpg
 import pytest
 
 from async_history import HistoryManager, IdConflict, StorageLocked, open_history
+from async_history._core.writer import OutcomeUnknown
 from async_history.postgres import PostgresHistoryManager
 from tests.conftest import stores
 from tests.support.outcomes import outcome
@@ -108,13 +109,13 @@ async def committed_twice(
     commit = writer._commit
     is_committed, others_are_done = asyncio.Event(), asyncio.Event()
 
-    async def commit_twice(batch: Any, has_begun: Any) -> Any:
-        await commit(batch, has_begun)
+    async def commit_unheard(batch: Any, this: Any) -> Any:
+        await commit(batch, this)
         is_committed.set()
         await others_are_done.wait()
-        return await commit(batch, has_begun)
+        raise OutcomeUnknown("not heard of")
 
-    writer._commit = commit_twice
+    writer._commit = commit_unheard
     task = asyncio.ensure_future(call)
     await is_committed.wait()
     writer._commit = commit

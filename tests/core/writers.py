@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from async_history import HistoryError
-from async_history._core.writer import GroupCommitWriter
+from async_history._core.writer import CommitTry, GroupCommitWriter
 
 
 @dataclass(eq=False)
@@ -34,11 +34,9 @@ class Store:
     finished: int = 0
     has_begun: Callable[[], None] | None = None
 
-    async def commit(
-        self, batch: Sequence[Item], has_begun: Callable[[], None]
-    ) -> Mapping[int, HistoryError]:
+    async def commit(self, batch: Sequence[Item], this: CommitTry) -> Mapping[int, HistoryError]:
         self.calls += 1
-        self.has_begun = has_begun
+        self.has_begun = this.has_begun
         self.begun.set()
         await self.gate.wait()
         step: BaseException | Mapping[int, HistoryError] = self.script.pop(0) if self.script else {}

@@ -128,7 +128,7 @@ async def test_retries_are_counted_by_reason(instrumented: Instrumented) -> None
     exported = instrumented("commits", "calls")
     tries = 0
 
-    async def commit(batch: object, has_begun: object) -> dict[int, Any]:
+    async def commit(batch: object, this: object) -> dict[int, Any]:
         nonlocal tries
         tries += 1
         if tries == 1:

@@ -43,7 +43,7 @@ class DictStore:
         self.operations = self.eraser.log
 
     async def _commit(
-        self, batch: Sequence[api.Submission], has_begun: Callable[[], None]
+        self, batch: Sequence[api.Submission], this: api.CommitTry
     ) -> Mapping[int, HistoryError]:
         refused = await api.commit_in_steps(batch, DictBatch(self._kept))
         self._committed.notify()
