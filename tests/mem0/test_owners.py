@@ -173,7 +173,9 @@ class TestOddPayloads:
         records = await used.records(memory_id)
         assert [record.event for record in records] == ["ADD", "UPDATE", "DELETE"]
         assert {record.owner for record in records} == {Owner(**WHOSE)}
-        warnings = [text for _, _, text in caplog.record_tuples if "without the owner" in text]
+        warnings = [
+            text for _, _, text in caplog.record_tuples if "without the given owner" in text
+        ]
         assert len(warnings) == 2
         assert memory_id in warnings[0]
         assert "another user_id" in warnings[0]

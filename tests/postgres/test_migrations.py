@@ -52,7 +52,7 @@ async def older_history(url: str, number: int, connect: Any) -> OlderProgram:
 
 def locked_for(number: int) -> str:
     """Return a table that the step after a version locks."""
-    return "erasures" if number == 8 else "history"
+    return {8: "erasures", 11: "owners_state"}.get(number, "history")
 
 
 async def migrating(connection: Any, schema: str, table: str = "history") -> int:
