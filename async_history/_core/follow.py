@@ -11,8 +11,8 @@ from typing import Any, Self
 
 from async_history._core.filters import Pairs, has_details
 from async_history._core.follow_reads import PAGE_RECORDS, FollowRead, P
+from async_history._core.follower_group import FollowerGroup, SharedRead
 from async_history._core.records import HistoryRecord
-from async_history._core.tail import SharedRead, Tail
 from async_history._core.validation import check_count, check_seconds
 from async_history._core.yielding import after_record
 from async_history.errors import InvalidInput
@@ -30,25 +30,25 @@ class Follower:
 
     def __init__(
         self,
-        tail: Tail[Any],
+        group: FollowerGroup[Any],
         begin: Any,
         memory_id: str | None,
         owner: Pairs,
         cause: Pairs,
         poll_interval_s: float,
     ) -> None:
-        self._tail = tail
+        self._group = group
         self._memory_id = memory_id
         self._owner = owner
         self._cause = cause
         self._poll_interval_s = poll_interval_s
-        self._woken = tail.signal.subscribe()
+        self._woken = group.signal.subscribe()
         self._is_in_use = False
         self._reading: SharedRead[Any] | None = None
         self._is_at_end = False
         self._behind_since: float | None = monotonic()
         self._hold(_nothing_read(begin), begin=begin)
-        tail.add(self)
+        group.add(self)
 
     def __repr__(self) -> str:
         of = "all memories" if self._memory_id is None else f"memory {self._memory_id!r}"
@@ -137,17 +137,17 @@ class Follower:
             self._is_in_use = False
 
     async def _next_page(self) -> FollowRead[Any] | None:
-        self._tail.reader()
+        self._group.reader()
         if self._reading is None:
             if self._is_at_end and not self._woken.is_set():
                 self._behind_since = None
-                await self._tail.wait(self._woken, self._poll_interval_s)
+                await self._group.wait(self._woken, self._poll_interval_s)
                 self._behind_since = monotonic()
-                self._tail.reader()
+                self._group.reader()
             self._woken.clear()
             # Followers at the end share the read of new records, whichever memory each follows.
             memory_id = None if self._is_at_end else self._memory_id
-            self._reading = self._tail.read(self._page.end, memory_id)
+            self._reading = self._group.read(self._page.end, memory_id)
         # If this is cancelled, the read continues, and the next attempt awaits it.
         try:
             page = await self._reading.page()

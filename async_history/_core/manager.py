@@ -24,6 +24,7 @@ from async_history._core.erasures import ERASE, Erasure, erasures_of
 from async_history._core.filters import Filter, Order, Pairs, cause_asked, new_filter, scopes_asked
 from async_history._core.follow import POLL_INTERVAL_S, Follower
 from async_history._core.follow_reads import FollowReader
+from async_history._core.follower_group import FollowerGroup
 from async_history._core.ledger.ledger import Ledger
 from async_history._core.ledger.tables import LedgeredStore, LedgerStore
 from async_history._core.lifecycle import CLOSE_TIMEOUT_S, LoopBound
@@ -53,7 +54,6 @@ from async_history._core.rollback import (
 )
 from async_history._core.rollback_request import RollbackRequest, rollback_request, undo_request
 from async_history._core.stats import HistoryStats, Measured, Measurements, history_stats
-from async_history._core.tail import Tail
 from async_history._core.telemetry import ReportedStore, telemetry
 from async_history._core.timeline import (
     MemoryDiff,
@@ -99,7 +99,7 @@ class HistoryManager(LoopBound[Store]):
         self._calls = CooperativeCalls()
         self._committed = CommitSignal()
         self._measurements = Measurements(self._measure)
-        self._tail: Tail[Any] = Tail(self._committed, self._follower)
+        self._followers: FollowerGroup[Any] = FollowerGroup(self._committed, self._follower)
         self._reported: ReportedStore | None = None
         self._traced_reader: CallReader | None = None
 
@@ -121,7 +121,11 @@ class HistoryManager(LoopBound[Store]):
     async def _opening(self) -> Store:
         store = await self._backend.open(self._committed, self._end)
         self._reported = reported = ReportedStore(
-            self._backend.system, self._backend.where, store.writer, self._measurements, self._tail
+            self._backend.system,
+            self._backend.where,
+            store.writer,
+            self._measurements,
+            self._followers,
         )
         current = telemetry()
         if current is not None:
@@ -135,7 +139,7 @@ class HistoryManager(LoopBound[Store]):
     def _close_task(self, opened: Store) -> "asyncio.Task[None]":
         self._reported = self._traced_reader = None
         self._measurements.close()
-        self._tail.close()  # notifies followers
+        self._followers.close()  # notifies followers
         return super()._close_task(opened)
 
     def _abandon(self, opened: Store) -> None:
@@ -585,7 +589,7 @@ class HistoryManager(LoopBound[Store]):
         check_seconds("poll_interval_s", poll_interval_s, may_be_zero=False)
         begin = store.follower.position(None if after is None else check_text("after", after))
         owner = scopes_asked(user_id=user_id, agent_id=agent_id, run_id=run_id, app_id=app_id)
-        return Follower(self._tail, begin, memory, owner, cause_asked(cause), poll_interval_s)
+        return Follower(self._followers, begin, memory, owner, cause_asked(cause), poll_interval_s)
 
     async def end_cursor(self) -> str | None:
         """Return the cursor after all records committed so far, to start `follow` there.
@@ -627,7 +631,7 @@ class HistoryManager(LoopBound[Store]):
         store = self._require_open()
         await self._calls.done()
         measured = await self._measurements.latest()
-        return history_stats(self._backend.where, store.writer.stats(), self._tail, measured)
+        return history_stats(self._backend.where, store.writer.stats(), self._followers, measured)
 
     async def reset(self) -> None:
         """Remove all records and messages; the log of operations stays.

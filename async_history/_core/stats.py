@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Self
 
-from async_history._core.tail import Tail
+from async_history._core.follower_group import FollowerGroup
 from async_history._core.wording import counted
 from async_history._core.writer_stats import WriterStats
 from async_history.errors import HistoryError
@@ -68,10 +68,10 @@ class Measured:
 
 
 def history_stats(
-    where: str, writer: WriterStats | None, tail: Tail[Any], measured: Measured
+    where: str, writer: WriterStats | None, group: FollowerGroup[Any], measured: Measured
 ) -> HistoryStats:
     """Return the statistics of a store with these sizes and warnings."""
-    lags_s = tail.lags_s()
+    lags_s = group.lags_s()
     return HistoryStats(
         store=where,
         writer=writer,

@@ -13,8 +13,8 @@ from threading import Event, get_ident
 from typing import Any, Final, Protocol
 
 from async_history._core.backend import CallReader, Writer
+from async_history._core.follower_group import FollowerGroup
 from async_history._core.stats import HistoryStats, Measurements, history_stats
-from async_history._core.tail import Tail
 
 NoteMemory = Callable[[object], None]
 """Notes the id of an operation's memory; values that are not text are ignored."""
@@ -28,7 +28,7 @@ class ReportedStore:
         where: its name in messages, without a password.
         writer: reports its batches.
         measurements: its sizes and warnings.
-        tail: its followers.
+        group: its followers.
 
     Attributes:
         answer_within_s: seconds for which another thread waits for the loop's answer.
@@ -40,14 +40,14 @@ class ReportedStore:
         where: str,
         writer: Writer,
         measurements: Measurements,
-        tail: Tail[Any],
+        group: FollowerGroup[Any],
     ) -> None:
         self.system = system
         self.where = where
         self.writer = writer
         self.answer_within_s = 1.0
         self._measurements = measurements
-        self._tail = tail
+        self._group = group
         self._loop = asyncio.get_running_loop()
         self._thread = get_ident()
         self._last = self._stats()
@@ -73,7 +73,7 @@ class ReportedStore:
         return self._last
 
     def _stats(self) -> HistoryStats:
-        return history_stats(self.where, self.writer.stats(), self._tail, self._measurements.last)
+        return history_stats(self.where, self.writer.stats(), self._group, self._measurements.last)
 
     def _refresh(self) -> None:
         self._last = self._stats()

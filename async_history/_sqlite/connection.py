@@ -16,13 +16,11 @@ from typing import Any, Final, Self, TypeVar
 import aiosqlite
 
 from async_history._core.threads import start
+from async_history._sqlite.worker_thread import INTERRUPT_PAUSE_S
 from async_history.errors import HistoryClosed
 
 T = TypeVar("T")
 
-_ASK_AGAIN_S: Final = 0.01
-"""Pause in seconds between two interruptions of a read: SQLite ignores one that comes between two
-statements."""
 _CLOSED: Final = "the manager was closed before this was read"
 
 
@@ -121,7 +119,7 @@ class ThreadConnection(aiosqlite.Connection):
                 return
             queued.connection.interrupt()
         with contextlib.suppress(RuntimeError):  # a thread without an event loop
-            asyncio.get_running_loop().call_later(_ASK_AGAIN_S, self._interrupt, queued)
+            asyncio.get_running_loop().call_later(INTERRUPT_PAUSE_S, self._interrupt, queued)
 
     @property
     def pending_reads(self) -> int:

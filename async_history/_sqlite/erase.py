@@ -25,7 +25,7 @@ from async_history._core.ledger import changes
 from async_history._core.ledger.tables import LedgerStore, LedgerTables, place_all
 from async_history._core.threads import run_to_completion
 from async_history._sqlite.connection import ThreadConnection, fetch_rows, transaction
-from async_history._sqlite.errors import typed_errors
+from async_history._sqlite.errors import LOCK_PAUSE_S, typed_errors
 from async_history._sqlite.filters import in_order
 from async_history._sqlite.index import (
     COUNT_ENTRIES,
@@ -49,8 +49,6 @@ from async_history.errors import CommitUnknown, StorageError, StorageFull
 
 T = TypeVar("T")
 
-_ASK_AGAIN_S: Final = 0.01
-"""Pause in seconds before the log is truncated again; SQLite itself has already waited."""
 _HAS_TEXT: Final = """(
     history.old_memory IS NOT NULL OR history.new_memory IS NOT NULL OR EXISTS (
         SELECT 1 FROM async_history_details AS detail WHERE detail.id = history.id
@@ -325,7 +323,7 @@ class FileErasure:
                     f"{self._lock_timeout_s} s. End those reads and erase again, or close the "
                     "file in all processes"
                 ]
-            await asyncio.sleep(_ASK_AGAIN_S)
+            await asyncio.sleep(LOCK_PAUSE_S)
         return []
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Final, Literal, TypeVar
 
 from async_history._sqlite import fork
 from async_history._sqlite.worker_thread import interrupt_when_stopping, is_stopping
@@ -26,6 +26,8 @@ T = TypeVar("T")
 LOCK_SLICE_S = 0.25
 """Seconds that SQLite itself may wait for a lock before we retry. So closing and the program's exit
 wait for at most this long."""
+LOCK_PAUSE_S: Final = 0.01
+"""Seconds between two such tries, in which the loop can run."""
 
 LOG_RESET_WARNING = (
     f"SQLite {sqlite3.sqlite_version} has the WAL-reset fault: if two connections write a file at "
@@ -219,7 +221,7 @@ def wait_for_lock(operation: Callable[[], T], timeout_s: float) -> T:
             if time.monotonic() > deadline or is_stopping() or not is_locked(error):
                 raise
             with fork.not_using_sqlite():
-                time.sleep(0.01)
+                time.sleep(LOCK_PAUSE_S)
 
 
 @contextmanager

@@ -20,7 +20,13 @@ from async_history._core.options import Durability, Journal
 from async_history._core.running_loop import running_loop
 from async_history._core.stats import StoreWarning
 from async_history._sqlite.connection import ThreadConnection
-from async_history._sqlite.errors import connect, file_size, typed_errors, wait_for_lock
+from async_history._sqlite.errors import (
+    LOCK_PAUSE_S,
+    connect,
+    file_size,
+    typed_errors,
+    wait_for_lock,
+)
 from async_history._sqlite.exit import stop_at_exit
 from async_history._sqlite.fork import pause_at_fork, require_usable, using_sqlite
 from async_history._sqlite.index import add_functions, stand_in
@@ -50,9 +56,6 @@ LONGEST_LOG_BYTES: Final = 2 * _LOG_BYTES_KEPT
 """A log longer than this is no longer checkpointed completely, because a reader holds it."""
 _THREAD_ENDS_S: Final = 0.001
 """Seconds between two checks whether the thread of a connection that failed to open has ended."""
-
-_ASK_AGAIN_S: Final = 0.01
-"""Pause in seconds before a lock is tried again; SQLite itself has already waited for it."""
 
 
 async def open_connection(open_: Callable[[], sqlite3.Connection]) -> ThreadConnection:
@@ -96,7 +99,7 @@ async def connect_with_retry(
         except StorageLocked:
             if monotonic() > deadline:
                 raise
-        await asyncio.sleep(_ASK_AGAIN_S)
+        await asyncio.sleep(LOCK_PAUSE_S)
 
 
 async def _discard(connection: ThreadConnection, opened: list[sqlite3.Connection]) -> None:

@@ -18,6 +18,7 @@ from async_history._core.stats import StoreWarning
 from async_history._core.writer import OutcomeUnknown
 from async_history._sqlite.connection import ThreadConnection, fetch_rows
 from async_history._sqlite.errors import (
+    LOCK_PAUSE_S,
     LOG_RESET_WARNING,
     has_log_reset_fault,
     is_commit_unknown,
@@ -46,8 +47,6 @@ _log = logging.getLogger("async_history")
 
 T = TypeVar("T")
 
-_ASK_AGAIN_S: Final = 0.01
-"""Pause in seconds before a lock is tried again; SQLite itself has already waited for it."""
 MAX_REOPENS: Final = 20
 """Times that one call may reopen the file because its schema changed. With 5, one call in some
 hundreds failed during frequent resets."""
@@ -234,7 +233,7 @@ class ConnectionPool:
                 reason = error
             if monotonic() > deadline:
                 raise _final_error(reason, self.where) from reason
-            await asyncio.sleep(_ASK_AGAIN_S)
+            await asyncio.sleep(LOCK_PAUSE_S)
 
     def require_file(self) -> None:
         """Check that the open file is still at its path. This takes one or two calls of `stat`.
@@ -316,7 +315,7 @@ class ConnectionPool:
                         raise
             if monotonic() > deadline:
                 raise StorageLocked(f"{self.where} was changed whenever it was read; try again")
-            await asyncio.sleep(_ASK_AGAIN_S)
+            await asyncio.sleep(LOCK_PAUSE_S)
 
     async def _reader_connection(self) -> ThreadConnection:
         """Return the least busy reading connection."""

@@ -18,7 +18,7 @@ from async_history._sqlite.fork import using_sqlite
 
 T = TypeVar("T")
 
-_ASK_AGAIN_S: Final = 0.01
+INTERRUPT_PAUSE_S: Final = 0.01
 """Seconds between two interruptions of cancelled work: SQLite ignores one that comes between two
 statements."""
 
@@ -85,7 +85,7 @@ class _Work(Generic[T]):
             for connection in self.connections:
                 with contextlib.suppress(sqlite3.ProgrammingError):  # it is closed
                     connection.interrupt()
-            self._loop.call_later(_ASK_AGAIN_S, self._interrupt)
+            self._loop.call_later(INTERRUPT_PAUSE_S, self._interrupt)
 
     def _run(self) -> None:
         _this_thread.work = self

@@ -29,7 +29,7 @@ from async_history import (
 from async_history._core.commit_signal import CommitSignal
 from async_history._core.follow import Follower
 from async_history._core.follow_reads import FollowRead
-from async_history._core.tail import Tail
+from async_history._core.follower_group import FollowerGroup
 from async_history.testing import FollowCases, FollowerEndCases, NewStore
 from async_history.testing.follow import numbers
 from async_history.testing.followers import NEVER_S, SOON_S, Reading, add_many, first
@@ -61,7 +61,7 @@ class FakeStore:
         self.may_read = asyncio.Event()
         self.may_read.set()
         self.cancelled_reads = 0
-        self.tail: Tail[int] = Tail(self.bell, lambda: self)
+        self.group: FollowerGroup[int] = FollowerGroup(self.bell, lambda: self)
 
     def add(self, text: str, memory_id: str = "m") -> None:
         self.records.append(HistoryRecord(text, memory_id, None, text, "ADD"))
@@ -105,7 +105,7 @@ class FakeStore:
             await asyncio.sleep(0)
 
     def follow(self, memory_id: str | None = None, poll_interval_s: float = NEVER_S) -> Any:
-        return Follower(self.tail, None, memory_id, (), (), poll_interval_s)
+        return Follower(self.group, None, memory_id, (), (), poll_interval_s)
 
 
 class TestSharing:
@@ -169,7 +169,7 @@ class TestSharing:
             readings = [
                 await stack.enter_async_context(Reading(store.follow(f"m{n}"))) for n in range(50)
             ]
-            while store.tail.waiting < 50:  # noqa: ASYNC110 - until all are at the end
+            while store.group.waiting < 50:  # noqa: ASYNC110 - until all are at the end
                 await asyncio.sleep(0)
             reads = len(store.reads)
             for n in range(50):

@@ -19,7 +19,13 @@ import asyncpg
 from async_history._core.operations import StoreOperation
 from async_history._core.records import COLUMNS
 from async_history._core.values import check_name
-from async_history._postgres.schema.indexes import drop, indexes_in, make, without_indexes
+from async_history._postgres.schema.indexes import (
+    ASK_AGAIN_S,
+    drop,
+    indexes_in,
+    make,
+    without_indexes,
+)
 from async_history._postgres.schema.migration_log import log_migration, migration_from
 from async_history.errors import InvalidInput, MigrationError, StorageLocked, StorageMissing
 
@@ -75,7 +81,6 @@ _NOT_WHERE_DISTRIBUTED: Final = {4, 11}
 have triggers."""
 _SHORT_WAIT: Final = "SET LOCAL lock_timeout TO 100"
 """In milliseconds: a session that waits for a table's lock blocks all later ones."""
-_ASK_AGAIN_S: Final = 0.2
 SWITCH_WITHIN_S: Final = 60.0
 """Seconds to try to get the lock that applying a version needs."""
 _NOTED: Final = {"version": "integer", "applied_at": "timestamp with time zone"}
@@ -285,7 +290,7 @@ async def _upgrade(connection: Any, schema: str, version: int, switch_within_s: 
                 # Another migrating process dropped this index as an unfinished one.
                 if monotonic() > deadline:
                     raise
-            await asyncio.sleep(_ASK_AGAIN_S)
+            await asyncio.sleep(ASK_AGAIN_S)
         for index in indexes_in(script):  # created after another process had applied the script
             await drop(connection, quoted(schema), index)
     return applied

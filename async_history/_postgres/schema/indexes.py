@@ -42,7 +42,8 @@ SELECT id FROM {schema}.history GROUP BY id HAVING pg_catalog.count(*) > 1 ORDER
 """
 _CONCURRENTLY: Final = "tuple concurrently "
 """The server's message if two sessions change a catalog row at once. It is never translated."""
-_ASK_AGAIN_S: Final = 0.2
+ASK_AGAIN_S: Final = 0.2
+"""Pause in seconds before a migration tries again what waits for others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ async def make(connection: Any, schema: str, index: Index) -> None:
     table = f"{schema}.{index.table}"
     while True:
         if await connection.fetchval(_IS_BEING_MADE, table):
-            await asyncio.sleep(_ASK_AGAIN_S)
+            await asyncio.sleep(ASK_AGAIN_S)
             continue
         is_valid = await connection.fetchval(_IS_VALID, f"{schema}.{index.name}")
         if is_valid:
@@ -89,7 +90,7 @@ async def make(connection: Any, schema: str, index: Index) -> None:
                 connection, f"CREATE {index.kind} CONCURRENTLY {index.name} ON {table} {index.how}"
             )
         except asyncpg.DuplicateTableError:
-            await asyncio.sleep(_ASK_AGAIN_S)  # another process has just begun
+            await asyncio.sleep(ASK_AGAIN_S)  # another process has just begun
         except asyncpg.UniqueViolationError as error:
             await drop(connection, schema, index)
             rows = await connection.fetch(_TWICE.format(schema=schema))
@@ -115,4 +116,4 @@ async def _alone(connection: Any, statement: str) -> None:
         is_deadlock = isinstance(error, asyncpg.DeadlockDetectedError)
         if not is_deadlock and _CONCURRENTLY not in str(error):
             raise
-        await asyncio.sleep(uniform(0, _ASK_AGAIN_S))  # noqa: S311 - not at the same time again
+        await asyncio.sleep(uniform(0, ASK_AGAIN_S))  # noqa: S311 - not at the same time again

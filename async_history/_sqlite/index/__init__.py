@@ -3,8 +3,8 @@
 Other packages import only the names listed here, and no other module names the tables.
 
 - `levels`: the positions of each memory's records. `owners`, `owner_writes`, `owner_upkeep`: the
-  owners of records, and the positions of the records of each owner and cause. `tail`: indexing
-  rows.
+  owners of records, and the positions of the records of each owner and cause. `unindexed_tail`:
+  indexing rows.
 - `blocks`, `block_notes`: the times and actors in each block of rows. `undated`: the time of
   records without one.
 - `erased`: erased names, which are checked when records are added.
@@ -88,13 +88,13 @@ from async_history._sqlite.index.owners import (
     owner_entry,
     owner_number,
 )
-from async_history._sqlite.index.tail import (
+from async_history._sqlite.index.transaction import IndexOutdated, indexed_transaction
+from async_history._sqlite.index.unindexed_tail import (
     INDEX_NO_ROWS,
     INDEX_TAIL,
     NOTE_INDEXED,
     index_foreign_rows,
 )
-from async_history._sqlite.index.transaction import IndexOutdated, indexed_transaction
 from async_history._sqlite.index.upkeep import (
     begin_statements,
     build,

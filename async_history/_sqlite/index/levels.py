@@ -10,9 +10,9 @@ rows, one slice of the key space moves down a level, so that a statement writes 
 instead of a thousand scattered ones. All of it is SQL inside the inserting statement.
 
 `async_history_state` says up to which row the levels are complete. Readers scan the rows after it.
-So they also find rows that other programs wrote (plain mem0, a shell), which `tail` indexes. Our
-single records also wait there, so that their commits write no page of the index; at `TAIL_ROWS`,
-all are indexed. If the index is not valid for this table, it covers no rows.
+So they also find rows that other programs wrote (plain mem0, a shell), which `unindexed_tail`
+indexes. Our single records also wait there, so that their commits write no page of the index; at
+`TAIL_ROWS`, all are indexed. If the index is not valid for this table, it covers no rows.
 """
 
 import json

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from async_history._sqlite.connection import fetch_rows, transaction
 from async_history._sqlite.index.levels import COMPLETE
-from async_history._sqlite.index.tail import index_foreign_rows
+from async_history._sqlite.index.unindexed_tail import index_foreign_rows
 
 
 class IndexOutdated(Exception):

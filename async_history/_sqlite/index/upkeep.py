@@ -8,7 +8,7 @@ from typing import Final
 from async_history._sqlite import times
 from async_history._sqlite.index.block_notes import note_blocks
 from async_history._sqlite.index.levels import NEARLY_COMPLETE, add_functions
-from async_history._sqlite.index.tail import index_foreign_rows
+from async_history._sqlite.index.unindexed_tail import index_foreign_rows
 from async_history._sqlite.index.validity import (
     CHUNKS_STAMP,
     HISTORY_TRIGGERS,

@@ -70,7 +70,7 @@ class Lagging(Protocol):
         """Seconds since it last had returned everything; 0 if it has."""
 
 
-class Tail(Generic[P]):
+class FollowerGroup(Generic[P]):
     """The shared work of one manager's followers: their reads, and one poll for commits of others.
 
     Followers at the same position share a running read, unless something was committed since it
