@@ -41,6 +41,10 @@ TITLES: Final[Mapping[str, tuple[str, str]]] = {
         "Writing to PostgreSQL",
         "Every peer on the same tables and indexes.",
     ),
+    "sql": (
+        "Writing to MariaDB",
+        "Every peer's commits are on disk; `executemany` of 512 rows into the same table.",
+    ),
     "moving": (
         "Copying",
         "`copy_history` from SQLite to PostgreSQL, compared on the way.",
