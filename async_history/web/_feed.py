@@ -30,7 +30,7 @@ class FeedLimits:
         batch: limits of batches.
         pause_s: least seconds between two batches of a viewer: people read no faster.
         sends_per_s: batches that all viewers together get in a second. Each takes the event loop
-            0.2 ms, and writers come first.
+            0.2 ms, whatever its size, and writers come first.
         heartbeat_s: seconds after which a viewer without records gets a comment.
         send_timeout_s: seconds in which a viewer must take a batch.
         end_timeout_s: the same for the last part of an answer when the server stops.
@@ -41,7 +41,7 @@ class FeedLimits:
     viewers: int = 256
     batch: BatchLimits = field(default_factory=BatchLimits)
     pause_s: float = 0.2
-    sends_per_s: float = 100.0
+    sends_per_s: float = 50.0
     heartbeat_s: float = 15.0
     send_timeout_s: float = 30.0
     end_timeout_s: float = 1.0

@@ -20,7 +20,7 @@ from async_history.web._json import as_json
 from async_history.web._view import Followed
 
 _DETAILS: Final = ("context", "cause")
-_MEAN_RECORDS: Final = 64
+_MEAN_RECORDS: Final = 128
 """Records of a batch, on average, if there are enough."""
 
 
@@ -36,7 +36,7 @@ class BatchLimits:
             slow viewers hold, and how long erased texts can still be sent.
     """
 
-    records: int = 200
+    records: int = 400
     text_chars: int = 2_000
     turn_s: float = 0.02
     kept_s: float = 1.0

@@ -269,7 +269,7 @@ class TestSharing:
     ) -> None:
         """So viewers that are behind share batches before they reach the end."""
         await history.batch_add_history(
-            [{"id": f"r{n}", "memory_id": "m", "event": "ADD"} for n in range(400)]
+            [{"id": f"r{n}", "memory_id": "m", "event": "ADD"} for n in range(1_000)]
         )
         followed = View(history, Access(), write=False, limits=ViewLimits()).followed()
         batches = Batches(AT_ONCE)
