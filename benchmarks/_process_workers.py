@@ -21,9 +21,9 @@ from typing import Any, Final
 import asyncpg
 from uuid_utils import uuid7
 
-from async_history import Event, HistoryRecord, open_history
-from async_history._postgres.add import alone
-from async_history._postgres.owners import KnownOwners
+from async_history import open_history
+from async_history._core.records import DETAILS, EVENTS
+from async_history._postgres.add import plain
 from async_history._postgres.schema import in_schema
 from benchmarks._measure import percentile
 from benchmarks._records import CREATE_HISTORY, INSERT, NewRecord, one_memory, rows
@@ -38,6 +38,8 @@ STATEMENT: Final = "raw, the same statement"
 _WAIT_FOR_LOCK_S: Final = 60.0
 _MEMORIES: Final = 40
 """The memories of a task, or of a row of a raw writer; then they begin again."""
+_NOTHING_ELSE: Final = (None,) * (len(DETAILS) + 1)
+"""The fields of a record after mem0's columns."""
 _COPIED: Final = ("id", *NewRecord._fields, "occurred_at")
 
 Write = Callable[[Sequence[NewRecord]], Awaitable[float]]
@@ -191,24 +193,22 @@ async def _copy(work: Work) -> AsyncIterator[Write]:
 async def _statement(work: Work) -> AsyncIterator[Write]:
     """Write with the statement that async_history uses for a batch."""
     connection = await asyncpg.connect(work.url)
-    known = KnownOwners()
     try:
 
         async def write(records: Sequence[NewRecord]) -> float:
             made = [
-                HistoryRecord(
+                (
                     str(uuid7()),
                     *record[:3],
-                    Event(record.event),
+                    EVENTS[record.event],
                     *record[4:6],
                     bool(record.is_deleted),
                     *record[7:],
+                    *_NOTHING_ELSE,
                 )
                 for record in records
             ]
-            plan = known.plan(made)
-            assert plan is not None  # nothing here has an owner
-            sql, arguments = alone(made, None, plan, ())
+            sql, arguments = plain(made)
             await connection.execute(in_schema(sql, work.schema), *arguments)
             return 0.0
 

@@ -14,7 +14,13 @@ from typing import Any, Final
 from async_history._core.key_statements import MOST_USES
 from async_history._core.ledger.leaves import Bundle
 from async_history._core.owners import SCOPES
-from async_history._core.records import COLUMN_LIST, COLUMNS, HistoryRecord
+from async_history._core.records import (
+    COLUMN_LIST,
+    COLUMNS,
+    Fields,
+    HistoryRecord,
+    fields_in_order,
+)
 from async_history._core.sealed_records import SealedTexts
 from async_history._postgres.erased_names import IS_ERASED
 from async_history._postgres.owners import (
@@ -192,43 +198,41 @@ _BUNDLE: Final = len(Bundle._fields)
 _WITH: Final = "\nWITH"
 
 
+def plain(fields: Sequence[Fields]) -> Statement:
+    """Return the statement that adds all records or none, without a transaction.
+
+    The records have no details and stay in clear, and the store has no owners and no ledger.
+    """
+    if len(fields) == 1:
+        return _ADD_ONE_ALONE, values_of(fields[0])
+    return _ADD_ALL_OR_NONE, (*joined_columns(fields, None), len(fields))
+
+
 def alone(
     records: Sequence[HistoryRecord],
     texts: SealedTexts | None,
     plan: OwnersPlan,
     key_ids: Sequence[str],
-    leaves: Sequence[Bundle] = (),
+    leaves: Sequence[Bundle],
 ) -> Statement:
-    """Return the statement that adds all records or none, without a transaction.
+    """Return the statement of `plain` for any records.
 
     Args:
         texts: the records' sealed texts; None if they are stored in clear.
         key_ids: the ids of the records' data keys, which the statement checks.
         leaves: the leaves of the records and the new owners.
     """
-    may_be_short = texts is None and not leaves
-    return with_leaves(_alone(records, texts, plan, key_ids, may_be_short=may_be_short), leaves)
-
-
-def _alone(
-    records: Sequence[HistoryRecord],
-    texts: SealedTexts | None,
-    plan: OwnersPlan,
-    key_ids: Sequence[str],
-    *,
-    may_be_short: bool,
-) -> Statement:
     keys = (",".join(key_ids), len(key_ids)) if key_ids else ()
+    fields = list(map(fields_in_order, records))
     if not _has_details(records, plan):
-        if len(records) == 1 and may_be_short:
-            return _ADD_ONE_ALONE, values_of(records[0])
         sql = _ADD_SEALED_ALL_OR_NONE if keys else _ADD_ALL_OR_NONE
-        return sql, (*joined_columns(records, texts), len(records), *keys)
+        return with_leaves((sql, (*joined_columns(fields, texts), len(records), *keys)), leaves)
     details = detail_columns(records, texts, plan.owners)
-    *columns, separator, null = joined_columns(records, texts, *details, *_columns(plan.new))
+    *columns, separator, null = joined_columns(fields, texts, *details, *_columns(plan.new))
     own, new = columns[: len(_WITH_DETAILS)], columns[len(_WITH_DETAILS) :]
     arguments = (*own, separator, null, plan.number, plan.digests, *new, len(records), *keys)
-    return _ADD_SEALED_DETAILED_ALL_OR_NONE if keys else _ADD_DETAILED_ALL_OR_NONE, arguments
+    sql = _ADD_SEALED_DETAILED_ALL_OR_NONE if keys else _ADD_DETAILED_ALL_OR_NONE
+    return with_leaves((sql, arguments), leaves)
 
 
 def within_transaction(
@@ -250,16 +254,17 @@ def within_transaction(
         checks_number: whether to compare the number of `owners_state`. On a Citus cluster a
             statement can't do that, and the transaction has locked the number.
     """
+    fields = list(map(fields_in_order, records))
     if not _has_details(records, plan):
         known = _WITHOUT_OWNERS if checks_number else ""
         if len(records) == 1 and texts is None:
-            return [with_leaves((f"{_ADD_ONE}{known}", values_of(records[0])), leaves)]
-        return [with_leaves((f"{_ADD_RECORDS}{known}", joined_columns(records, texts)), leaves)]
+            return [with_leaves((f"{_ADD_ONE}{known}", values_of(fields[0])), leaves)]
+        return [with_leaves((f"{_ADD_RECORDS}{known}", joined_columns(fields, texts)), leaves)]
     statements: list[Statement] = []
     if plan.new:
         statements.append((ADD_OWNERS, owner_rows(plan.new)))
     details = detail_columns(records, texts, plan.owners)
-    *columns, separator, null = joined_columns(records, texts, *details, list(plan.new))
+    *columns, separator, null = joined_columns(fields, texts, *details, list(plan.new))
     arguments: list[Any] = [*columns[: len(_WITH_DETAILS)], separator, null]
     sql = _ADD_DETAILED
     if checks_number:

@@ -17,6 +17,8 @@ import asyncpg
 from async_history._core.batch import (
     Buffer,
     commit_in_steps,
+    fields_of,
+    have_details,
     ids_of,
     ids_to_find,
     message_rows,
@@ -33,7 +35,7 @@ from async_history._core.submissions import AddRecords, SaveMessages, Submission
 from async_history._core.timed import timed, unreported
 from async_history._core.timeline import MemoryMoment
 from async_history._core.undated import dated, has_undated
-from async_history._postgres.add import alone, within_transaction
+from async_history._postgres.add import Statement, alone, plain, within_transaction
 from async_history._postgres.errors import (
     concerns_all,
     is_connection_lost,
@@ -41,7 +43,13 @@ from async_history._postgres.errors import (
     may_work_later,
     storage_error,
 )
-from async_history._postgres.keys import Access, Seal, keys_before, keys_within
+from async_history._postgres.keys import (
+    Access,
+    InClear,
+    Seal,
+    keys_before,
+    keys_within,
+)
 from async_history._postgres.ledger import Attestation, tables_of
 from async_history._postgres.messages import add_messages, evict_messages, find_buffers
 from async_history._postgres.owner_steps import OwnerSteps
@@ -255,6 +263,10 @@ class BatchCommitter:
 
         Return False, and write nothing, if a memory's owner has to be decided first.
         """
+        if self._are_plain(additions):
+            fields = list(fields_of(additions))
+            await self._run_alone(plain(fields), fields)
+            return True
         records = records_of(additions)
         plan = await self._plan(records)
         if plan is None or self._may_be_erased(additions):
@@ -271,15 +283,28 @@ class BatchCommitter:
                 self._sent()
                 await self._add(records, texts, plan, leaves, checks_new=True)
         else:
-            self._sent()
-            sql, arguments = alone(records, texts, plan, key_ids, leaves)
-            done = await self._connection.execute(self._sql(sql), *arguments)
-            if done.startswith("INSERT"):
-                _require_all(done, records)
+            await self._run_alone(alone(records, texts, plan, key_ids, leaves), records)
         if plan.number:
             self._known.learn(plan.number, plan.new, self._known.erased_at)
             give_owners(records, plan.owners)
         return True
+
+    def _are_plain(self, additions: Sequence[AddRecords]) -> bool:
+        """Return whether the statement for records is `plain`: it needs no record objects."""
+        return (
+            not (self._settings or self._known.number)
+            and self._attestation is None
+            and isinstance(self._seal, InClear)
+            and not have_details(additions)
+        )
+
+    async def _run_alone(self, statement: Statement, records: Sequence[object]) -> None:
+        """Run a statement that adds all records or none, without a transaction."""
+        self._sent()
+        sql, arguments = statement
+        done = await self._connection.execute(self._sql(sql), *arguments)
+        if done.startswith("INSERT"):
+            _require_all(done, records)
 
     async def _plan(self, records: Sequence[HistoryRecord]) -> OwnersPlan | None:
         """Return the owners of the records' memories; None if they have to be looked up first."""

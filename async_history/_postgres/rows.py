@@ -3,7 +3,7 @@
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from secrets import token_hex
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from async_history._core.json_object import JsonObject
 from async_history._core.owners import owner_text
@@ -12,8 +12,8 @@ from async_history._core.records import (
     COLUMNS,
     EVENTS,
     Event,
+    Fields,
     HistoryRecord,
-    columns_of,
     made_record,
 )
 from async_history._core.rows import Row
@@ -46,26 +46,26 @@ ROW_COLUMNS: Final = f"{COLUMN_LIST}, {SCOPE_LIST}, context, cause"
 """The columns for `row_from`."""
 
 
-def values_of(record: HistoryRecord) -> tuple[Any, ...]:
+def values_of(fields: Fields) -> tuple[Any, ...]:
     """Return a record's ten columns, then its instant in the format of `joined_columns`."""
-    return *columns_of(record), *_instants((record,))
+    return *fields[:_MORE], *_instants((fields,))
 
 
 def joined_columns(
-    records: Sequence[HistoryRecord], texts: SealedTexts | None, *more: Sequence[str | None]
+    fields: Sequence[Fields], texts: SealedTexts | None, *more: Sequence[str | None]
 ) -> tuple[str | None, ...]:
-    """Return the `joined_texts` of the records' columns, their instants, and `more`.
+    """Return the `joined_texts` of records' columns, their instants, and `more`.
 
     Their texts are sealed if `texts` has them.
 
-    Instants are ISO 8601 text in UTC, or with an offset near year 1 or 9999: conversion to UTC can
-    go beyond what the driver can encode.
+    Instants are ISO 8601 text, with an offset that servers accept: the driver can't encode all of
+    Python's in UTC.
     """
-    columns: list[Sequence[Any]] = list(zip(*map(columns_of, records), strict=True))
+    columns: list[Any] = list(zip(*fields, strict=True))[:_MORE]
     if texts is not None:
         columns[_OLD], columns[_NEW] = texts.old_memory, texts.new_memory
     columns[_IS_DELETED] = ["t" if is_deleted else "f" for is_deleted in columns[_IS_DELETED]]
-    return joined_texts([*columns, _instants(records), *more])
+    return joined_texts([*columns, _instants(fields), *more])
 
 
 def joined_texts(columns: Sequence[Sequence[str | None]]) -> tuple[str | None, ...]:
@@ -113,23 +113,34 @@ def _without_nulls(column: Sequence[str | None], null: str) -> list[str]:
     return [null if value is None else value for value in column]
 
 
-def _instants(records: Sequence[HistoryRecord]) -> tuple[str | None, ...]:
-    texts = tuple(
-        [
-            record.created_at if record.event is Event.ADD else record.updated_at
-            for record in records
-        ]
-    )
-    if None not in texts:
-        written = cast("tuple[str]", texts)
-        if set(map(len, written)) == {_WIDTH} and _are_times("".join(written)):
-            return texts
-    moments = [record.occurred_at for record in records]
-    return tuple([None if moment is None else in_utc(moment).isoformat() for moment in moments])
+def _instants(fields: Sequence[Fields]) -> Sequence[str | None]:
+    """Return the instants of records as text. Only times in another format than ours are parsed."""
+    add = Event.ADD
+    texts = [one[_CREATED_AT] if one[_EVENT] is add else one[_UPDATED_AT] for one in fields]
+    ours = [text for text in texts if text is not None and len(text) == _WIDTH]
+    if not _are_times("".join(ours)):
+        ours = []
+    if len(ours) == len(texts):
+        return texts
+    known = set(ours)
+    return [
+        text if text in known else _instant(one) for text, one in zip(texts, fields, strict=True)
+    ]
 
 
-_OLD, _NEW, _IS_DELETED = map(COLUMNS.index, ("old_memory", "new_memory", "is_deleted"))
-_MINUTES: Final = r":[0-5]\d:[0-5]\d\.\d{6}\+00:00"
+def _instant(fields: Fields) -> str | None:
+    moment = made_record(*fields).occurred_at
+    return None if moment is None else in_utc(moment).isoformat()
+
+
+_OLD, _NEW, _EVENT, _CREATED_AT, _UPDATED_AT, _IS_DELETED = map(
+    COLUMNS.index,
+    ("old_memory", "new_memory", "event", "created_at", "updated_at", "is_deleted"),
+)
+_MORE: Final = len(COLUMNS)
+"""The index of the first value after mem0's columns, in fields and in rows."""
+_MINUTES: Final = r":[0-5]\d:[0-5]\d\.\d{6}[+-](?:0\d|1[0-4]):[0-5]\d"
+"""Servers accept offsets of less than 16 hours, Python of less than 24."""
 _OF_AN_HOUR: Final = re.compile(rf"(\d{{4}}-\d\d-\d\dT\d\d){_MINUTES}(?:\1{_MINUTES})*", re.ASCII)
 _OF_ANY_DAY: Final = re.compile(
     rf"""(?:
@@ -184,7 +195,4 @@ def record_from_row(row: Sequence[Any]) -> HistoryRecord:
 
 def row_from(row: Sequence[Any]) -> Row:
     """Return the `row_of` a record from its row of `ROW_COLUMNS`."""
-    return *row[:_LAST], owner_text(owner_of(*row[_LAST : _LAST + 4])), row[-2], row[-1]
-
-
-_LAST: Final = len(COLUMNS)
+    return *row[:_MORE], owner_text(owner_of(*row[_MORE : _MORE + 4])), row[-2], row[-1]

@@ -151,10 +151,40 @@ def test_only_times_are_taken_for_times_without_a_read(count: int) -> None:
     good = ["2026-11-20T10:59:59.999999+00:00", "2026-11-20T10:00:00.000000+00:00"]
     others = [*good, "2026-01-31T00:00:00.000000+00:00"][:count]
     assert rows._are_times("".join(others))
-    for odd in (*LOOKALIKES, *(time[:26] + "-08:00" for time in good)):
+    assert rows._are_times("".join(time[:26] + "-14:59" for time in others))
+    for odd in (*LOOKALIKES, *(time[:26] + "-15:00" for time in good)):
         for place in range(count):
             texts = [*others[:place], odd, *others[place + 1 :]]
             assert not rows._are_times("".join(texts)), texts
+
+
+async def test_times_of_one_batch_may_have_several_formats(open_keeping_store: OpenStore) -> None:
+    """Each at every place of the batch: a driver may treat most times alike."""
+    times = [
+        "2026-11-20T10:30:00.250000+00:00",
+        "2026-11-20T02:30:10.250000-08:00",
+        "2026-11-20T10:30:20.25Z",
+        "2026-11-21T01:30:30.250000+15:00",
+    ]
+    start = datetime(2026, 11, 20, 10, 30, tzinfo=UTC)
+    step = timedelta(seconds=10)
+    async with open_keeping_store() as history:
+        for place in range(len(times)):
+            await history.batch_add_history(
+                [
+                    {"memory_id": time, "event": event, field: time}
+                    for time in (*times[place:], *times[:place])
+                    for event, field in (("ADD", "created_at"), ("DELETE", "updated_at"))
+                ]
+            )
+        for number, time in enumerate(times):
+            since = start + number * step
+            query = history.query_history(since=since, until=since + step)
+            found = [record async for record in query]
+            assert {record.memory_id for record in found} == {time}
+            assert len(found) == 2 * len(times)
+            assert {r.created_at or r.updated_at for r in found} == {time}
+            assert {r.occurred_at for r in found} == {parse_time(time)}
 
 
 @pytest.mark.parametrize(
