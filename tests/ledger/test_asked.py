@@ -30,7 +30,7 @@ class Server:
 
 
 Run = Callable[[str, str], Awaitable[list[Any]]]
-LISTS = [str(number) for number in range(9)]
+STATEMENTS = [(f"SELECT {number % 2}", str(number)) for number in range(9)]
 
 
 async def test_answers_come_in_order_and_few_are_kept() -> None:
@@ -38,20 +38,20 @@ async def test_answers_come_in_order_and_few_are_kept() -> None:
 
     async def work(run: Run) -> list[Any]:
         rows: list[Any] = []
-        for number, asked in enumerate(ask_ahead(run, "SELECT", iter(LISTS))):
+        for number, asked in enumerate(ask_ahead(run, iter(STATEMENTS))):
             rows += await asked
             assert len(server.asked) <= number + 3
         return rows
 
     rows = await computed_with_calls(server.fetch, work)
-    assert rows == [("SELECT", each) for each in LISTS]
+    assert rows == STATEMENTS
 
 
 async def test_the_next_statement_is_sent_while_an_answer_is_processed() -> None:
     server = Server()
 
     async def work(run: Run) -> None:
-        answers = ask_ahead(run, "SELECT", LISTS)
+        answers = ask_ahead(run, STATEMENTS)
         await next(answers)
         while len(server.asked) < 3:
             """The event loop runs meanwhile."""
@@ -63,7 +63,7 @@ async def test_no_statement_runs_once_the_work_has_failed() -> None:
     server = Server()
 
     async def work(run: Run) -> None:
-        for asked in ask_ahead(run, "SELECT", LISTS):
+        for asked in ask_ahead(run, STATEMENTS):
             await asked
             raise ValueError("what is read can't be used")
 
@@ -81,7 +81,7 @@ def test_statements_that_have_not_begun_are_closed() -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        answers = ask_ahead(run, "SELECT", LISTS)
+        answers = ask_ahead(run, STATEMENTS)
         first: Any = next(answers)
         first.close()
         answers.close()

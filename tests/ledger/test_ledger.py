@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -97,8 +98,9 @@ class TestLeaves:
                 return run(*given)
 
             tables._run = noted
-            pages = await seen_bundles(await tables.bundles(0), Removals(), tables)
-            return sum(isinstance(page, WholeBundle) for page in pages)
+            bundles = seen_bundles(await tables.bundles(0), Removals(), tables)
+            async with aclosing(bundles) as pages:
+                return len([page async for _, page in pages if isinstance(page, WholeBundle)])
 
         async with open_store() as history:
             for number in range(40):

@@ -348,8 +348,10 @@ async def test_without_a_ledger_its_tables_are_not_used(url: str, owner: Any) ->
 
 async def test_verifying_continues_after_lost_connections(url: str, owner: Any) -> None:
     async with opened(url) as history:
-        for _ in range(8):
+        for part in range(4):
             await fill(history, 500)
+            record = {"memory_id": "m", "new_memory": f"{part}", "event": "ADD"}
+            await history.batch_add_history([record] * 8_000)
         kept = await history.ledger.checkpoint(KEY)
         undisturbed = await history.ledger.verify(kept)
 

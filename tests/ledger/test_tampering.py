@@ -25,7 +25,7 @@ from async_history._sqlite.ledger import tables
 from async_history.encryption import KeyRing
 from async_history.errors import StorageCorrupt
 from async_history.ledger import Checkpoint
-from tests.ledger.ledgers import IN_CLEAR, KEY, change, connected, fill, verified, verified_here
+from tests.ledger.ledgers import IN_CLEAR, KEY, change, connected, verified, verified_here
 from tests.support.keys import ring
 from tests.support.parts import Places, in_parts
 
@@ -367,11 +367,3 @@ class TestEachByte:
         )
         assert found > 0
         assert harmless > 0
-
-
-async def test_verifying_reports_its_progress(tmp_path: Path) -> None:
-    async with open_history(tmp_path / "history.db", ledger=True) as history:
-        await fill(history)
-        progress: list[tuple[int, int]] = []
-        report = await history.ledger.verify(on_progress=lambda *each: progress.append(each))
-        assert progress[-1] == (report.size, report.size)

@@ -13,15 +13,15 @@ _AHEAD: Final = 2
 """Answers that are kept besides the one in use: about 512 rows each."""
 
 
-def ask_ahead(run: Run, statement: Any, lists: Iterable[str]) -> Generator[Answer, None, None]:
-    """Run a statement with each of some lists, in order, and yield the answers.
+def ask_ahead(run: Run, statements: Iterable[tuple[Any, str]]) -> Generator[Answer, None, None]:
+    """Run statements, each with its list, in order, and yield the answers.
 
     Close it: a database that does nothing ahead has coroutines that have not begun.
     """
     asked: deque[Answer] = deque()
     try:
-        for each in lists:
-            asked.append(run(statement, each))
+        for statement, given in statements:
+            asked.append(run(statement, given))
             if len(asked) > _AHEAD:
                 yield asked.popleft()
         while asked:

@@ -1,10 +1,12 @@
 """The stored values that verification compares with their leaves."""
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections import deque
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence, Set
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+from async_history._core.ledger.asked import Answer
 from async_history._core.ledger.leaves import (
     BEGUN,
     ENDED,
@@ -25,6 +27,7 @@ from async_history._core.ledger.tables import (
     StoredRecord,
 )
 from async_history._core.owners import Owner
+from async_history.errors import StorageCorrupt
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,65 +55,81 @@ class WholeBundle:
 
 async def seen_bundles(
     stored: Sequence[StoredBundle], removals: Removals, tables: LedgerTables
-) -> list[WholeBundle | SeenLeaves]:
-    """Return bundles with their stored values. Usually all match, which is checked at once."""
+) -> AsyncGenerator[tuple[StoredBundle, WholeBundle | SeenLeaves], None]:
+    """Yield bundles with their stored values, in order.
+
+    Usually all values match, which is checked at once. A server reads the next values while the
+    caller processes a bundle. Close it.
+
+    Raises:
+        StorageCorrupt: the next bundle is damaged.
+        KeyMissing: as `LedgerTables.require_key`.
+    """
     if any(one.bundle.has_keyed_salts for one in stored):
         await tables.require_key()
-    untouched: list[_Untouched] = []
+    untouched = list(_untouched(stored, removals))
+    of_records = _groups([u for u in untouched if u.bundle.kind in (RECORD, REST)])
+    of_owners = _groups([u for u in untouched if u.bundle.kind == OWNER])
+    groups = deque(sorted([*of_records, *of_owners], key=lambda group: group[0].first))
+    whole: dict[int, WholeBundle] = {}
+    asked = ((group[0].bundle.kind, _names_in(group)) for group in list(groups))
+    with closing(tables.ask(asked)) as answers:
+        for one in stored:
+            while groups and groups[0][0].first <= one.first:
+                group = groups.popleft()
+                check = _whole_of_owners if group[0].bundle.kind == OWNER else _whole_of_records
+                whole |= await check(group, next(answers), tables)
+            page = whole.pop(one.first, None)
+            yield one, page or await seen(one.first, one.bundle.leaves(), tables)
+
+
+class _Untouched(NamedTuple):
+    """A bundle without removed leaves: its place, the bundle, and the names of its leaves."""
+
+    first: int
+    bundle: Bundle
+    names: Sequence[str]
+
+
+def _untouched(stored: Sequence[StoredBundle], removals: Removals) -> Iterator[_Untouched]:
     for first, _, _, bundle in stored:
-        leaf_names = bundle.leaf_names()
+        try:
+            leaf_names = bundle.leaf_names()
+        except StorageCorrupt:
+            continue  # raised again when it is its turn
         names = [name for name in leaf_names if name is not None]
         if len(names) == len(leaf_names) and not removals.touch(first, first + bundle.size):
-            untouched.append((first, bundle, names))
-    whole = await _whole_of_records([u for u in untouched if u[1].kind in (RECORD, REST)], tables)
-    whole |= await _whole_of_owners([u for u in untouched if u[1].kind == OWNER], tables)
-    return [
-        whole.get(one.first) or await seen(one.first, one.bundle.leaves(), tables) for one in stored
-    ]
-
-
-_Untouched = tuple[int, Bundle, Sequence[str]]
-"""A bundle without removed leaves: its place, the bundle, and the names of its leaves."""
+            yield _Untouched(first, bundle, names)
 
 
 async def _whole_of_records(
-    bundles: Sequence[_Untouched], tables: LedgerTables
+    group: Sequence[_Untouched], asked: Answer, tables: LedgerTables
 ) -> dict[int, WholeBundle]:
     """Return the bundles whose records all match, by place."""
     whole: dict[int, WholeBundle] = {}
-    groups = list(_groups(bundles))
-    with closing(tables.ask_records(map(_names_in, groups))) as answers:
-        for group, asked in zip(groups, answers, strict=True):
-            names_in_group, begin = _names_in(group), 0
-            rows = await tables.record_rows(names_in_group, asked)
-            all_there = rows.of(names_in_group)
-            for first, bundle, names in group:
-                end = begin + len(names)
-                there = rows.of(names) if all_there is None else all_there.part(begin, end)
-                begin = end
-                if (
-                    there is not None
-                    and all(there.have_owner)
-                    and bundle.holds(there.values, tables.key)
-                ):
-                    positions = there.positions if bundle.kind == RECORD else ()
-                    whole[first] = WholeBundle(first, names, bundle.kind, positions)
+    names_in_group, begin = _names_in(group), 0
+    rows = await tables.record_rows(names_in_group, asked)
+    all_there = rows.of(names_in_group)
+    for first, bundle, names in group:
+        end = begin + len(names)
+        there = rows.of(names) if all_there is None else all_there.part(begin, end)
+        begin = end
+        if there is not None and all(there.have_owner) and bundle.holds(there.values, tables.key):
+            positions = there.positions if bundle.kind == RECORD else ()
+            whole[first] = WholeBundle(first, names, bundle.kind, positions)
     return whole
 
 
 async def _whole_of_owners(
-    bundles: Sequence[_Untouched], tables: LedgerTables
+    group: Sequence[_Untouched], asked: Answer, tables: LedgerTables
 ) -> dict[int, WholeBundle]:
     """Return the bundles whose owners all match, by place."""
     whole: dict[int, WholeBundle] = {}
-    groups = list(_groups(bundles))
-    with closing(tables.ask_owners(map(_names_in, groups))) as answers:
-        for group, asked in zip(groups, answers, strict=True):
-            there = await tables.owners_of(asked)
-            for first, bundle, names in group:
-                rows = [owner_values(name, there[name]) for name in names if name in there]
-                if len(rows) == len(names) and bundle.holds(rows, tables.key):
-                    whole[first] = WholeBundle(first, names, OWNER, ())
+    there = await tables.owners_of(asked)
+    for first, bundle, names in group:
+        rows = [owner_values(name, there[name]) for name in names if name in there]
+        if len(rows) == len(names) and bundle.holds(rows, tables.key):
+            whole[first] = WholeBundle(first, names, OWNER, ())
     return whole
 
 
@@ -122,19 +141,18 @@ def _groups(bundles: Sequence[_Untouched]) -> Iterator[Sequence[_Untouched]]:
     group: list[_Untouched] = []
     count = characters = 0
     for one in bundles:
-        _, bundle, names = one
-        count += len(names)
-        characters += len(bundle.names)
+        count += len(one.names)
+        characters += len(one.bundle.names)
         if group and (count > MOST_LEAVES or characters > MOST_CHARACTERS):
             yield group
-            group, count, characters = [], len(names), len(bundle.names)
+            group, count, characters = [], len(one.names), len(one.bundle.names)
         group.append(one)
     if group:
         yield group
 
 
 def _names_in(group: Sequence[_Untouched]) -> list[str]:
-    return [name for *_, names in group for name in names]
+    return [name for one in group for name in one.names]
 
 
 async def seen(first: int, leaves: Sequence[Leaf], tables: LedgerTables) -> SeenLeaves:

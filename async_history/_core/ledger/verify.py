@@ -1,6 +1,7 @@
 """Verification of a store against its ledger: every leaf, every record, every node of the tree."""
 
 from collections.abc import Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -24,6 +25,8 @@ from async_history._core.progress import Progress
 from async_history.errors import StorageCorrupt
 
 _IDS_AT_ONCE: Final = 2_000
+_ADDED_AT_ONCE: Final = 256
+"""Leaves after which they are added to the tree, while a server reads the next records."""
 
 
 @dataclass(slots=True)
@@ -215,25 +218,29 @@ async def _check_next(
 ) -> None:
     """Check the next leaves, and add them to the tree.
 
-    All is read before anything is counted: after a lost connection this is run again.
+    A bundle is counted and added once all of it was read. After a lost connection this is run
+    again, and goes on with the next one.
     """
     bundles = await tables.bundles(tree.size)
-    pages = await seen_bundles(bundles, found.removals, tables)
     leaves: list[bytes] = []
     try:
-        for (first, turn, after, bundle), page in zip(bundles, pages, strict=True):
-            place = tree.size + len(leaves)
-            if first != place:
-                raise StorageCorrupt(f"leaves from {place:,} to {first:,} are missing")
-            if bundle.is_keyed and (tables.key is None or not bundle.has_keyed_salts):
-                found.marked.append(first)
-            order.begin(after)
-            if isinstance(page, WholeBundle):
-                found.check_whole(page)
-            else:
-                found.check(page)
-            order.end(turn)
-            leaves += bundle.leaf_hashes()
+        async with aclosing(seen_bundles(bundles, found.removals, tables)) as pages:
+            async for (first, turn, after, bundle), page in pages:
+                place = tree.size + len(leaves)
+                if first != place:
+                    raise StorageCorrupt(f"leaves from {place:,} to {first:,} are missing")
+                if bundle.is_keyed and (tables.key is None or not bundle.has_keyed_salts):
+                    found.marked.append(first)
+                order.begin(after)
+                if isinstance(page, WholeBundle):
+                    found.check_whole(page)
+                else:
+                    found.check(page)
+                order.end(turn)
+                leaves += bundle.leaf_hashes()
+                if len(leaves) >= _ADDED_AT_ONCE:
+                    tree.add(leaves)
+                    leaves = []
     finally:
         tree.add(leaves)
     await tree.compare(tables)
