@@ -4,17 +4,9 @@
 raise, and the logic that all backends share.
 """
 
+from async_history._core.additions import ids_of, ids_to_find, only_new_records, records_of
 from async_history._core.backend import Backend, Reader, Store, Writer
-from async_history._core.batch import (
-    BatchTransaction,
-    Buffer,
-    commit_in_steps,
-    ids_of,
-    ids_to_find,
-    message_rows,
-    only_new_records,
-    records_of,
-)
+from async_history._core.batch import BatchTransaction, commit_in_steps
 from async_history._core.coalesce import CoalescedReads
 from async_history._core.commit_signal import CommitSignal
 from async_history._core.cursors import Cursor, CursorCodec
@@ -27,9 +19,11 @@ from async_history._core.follow_reads import FollowRead, FollowReader
 from async_history._core.json_object import JsonObject
 from async_history._core.locks import ProcessLocks
 from async_history._core.manager import HistoryManager
+from async_history._core.message_buffers import Buffer, message_rows
 from async_history._core.messages import MESSAGES_KEPT, Message, message_from_row
 from async_history._core.new_submissions import owners_to_give, records_to_copy
 from async_history._core.operations import (
+    LogEntries,
     OperationEnd,
     OperationLog,
     OperationStatements,
@@ -113,6 +107,7 @@ __all__ = [
     "HistoryRecord",
     "HistoryStats",
     "JsonObject",
+    "LogEntries",
     "Measured",
     "MemoryMoment",
     "Message",

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-from async_history._core.batch import MessageRow
 from async_history._core.data_keys import DataKeys
 from async_history._core.key_statements import OFF
+from async_history._core.message_buffers import MessageRow
 from async_history._core.operations import OperationLog, Tally, logged, new_operation
 from async_history._core.owners import Owner
 from async_history._core.progress import Progress

@@ -172,6 +172,10 @@ def _needs_escape(text: str) -> bool:
     return '"' in text or "\\" in text or not text.isprintable()
 
 
+quoted: Final = json.encoder.encode_basestring
+"""Return a text as a JSON string."""
+
+
 def json_text(value: Mapping[str, Any] | None) -> str | None:
     """Return an object's text; None for None.
 

@@ -14,7 +14,6 @@ from collections.abc import (
     Callable,
     Coroutine,
     Iterable,
-    Iterator,
     Mapping,
     Sequence,
 )
@@ -22,8 +21,6 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
 from hashlib import sha256
-from itertools import groupby
-from operator import attrgetter
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from async_history._core.new_records import new_id
@@ -88,7 +85,8 @@ class OperationStatements:
     Instants are text.
 
     Attributes:
-        begin: adds the operations whose ids are not in the log: one of `entries_of`.
+        begin: returns statements with parameters in order, which together add the operations whose
+            ids are not in the log.
         add: adds to an operation's counts: records, messages, id.
         end: sets the outcome of an unfinished operation and adds to its counts: ended_at, error,
             records, messages, id.
@@ -99,7 +97,7 @@ class OperationStatements:
             NULL.
     """
 
-    begin: str
+    begin: Callable[["LogEntries"], Iterable[tuple[str, Sequence[Any]]]]
     add: str
     end: str
     counts: str
@@ -127,8 +125,8 @@ class OperationLog(Protocol):
     writes, or part of the transaction that provides the log.
     """
 
-    async def begin(self, *operations: StoreOperation) -> None:
-        """Add the operations whose ids are not in the log."""
+    async def begin(self, operation: StoreOperation) -> None:
+        """Add an operation, unless its id is in the log."""
 
     async def add(self, operation_id: str, records: int, messages: int) -> None:
         """Add a transaction's counts to an operation, inside that transaction."""
@@ -155,6 +153,13 @@ class OperationLog(Protocol):
         """
 
 
+class EntryLog(OperationLog, Protocol):
+    """The log of operations within a transaction, which adds several at once."""
+
+    async def enter(self, entries: "LogEntries") -> None:
+        """Add the operations whose ids are not in the log."""
+
+
 def new_operation(
     kind: str,
     arguments: Mapping[str, Any] | None = None,
@@ -175,14 +180,15 @@ def new_operation(
         id=operation_id or new_id(),
         kind=kind,
         begun_at=datetime.now(UTC),
-        actor_id=_actor(actor_id, None if around is None else around.cause),
+        actor_id=actor_of(actor_id, None if around is None else around.cause),
         process_id=_process_id(),
         host=_host(),
         arguments={} if arguments is None else arguments,
     )
 
 
-def _actor(actor_id: str | None, cause: Mapping[str, Any] | None) -> str | None:
+def actor_of(actor_id: str | None, cause: Mapping[str, Any] | None) -> str | None:
+    """Return the actor of an operation: the one given, or else the one that a cause names."""
     if actor_id is not None or cause is None:
         return actor_id
     named = cause.get(ACTOR)
@@ -203,34 +209,73 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_process_id.cache_clear)
 
 
-def ended_operation(
-    kind: str,
-    arguments: Mapping[str, Any],
-    *,
-    operation_id: str,
-    begun_at: datetime,
-    ended_at: datetime,
-    actor_id: str | None,
-    cause: Mapping[str, Any] | None,
-    records: int,
-) -> StoreOperation:
-    """Return an operation of this process that has ended.
+LogEntry = tuple[str, str, str | None, str]
+"""An operation's id, begun_at, actor_id, and arguments as JSON."""
+
+
+class LogEntries(NamedTuple):
+    """Operations to add to a log: the values that they share, and the other values of each.
+
+    The fields are those of `StoreOperation`. Instants are text in UTC, to the microsecond.
+    """
+
+    kind: str
+    ended_at: str | None
+    error: str | None
+    process_id: int | None
+    host: str | None
+    records: int
+    messages: int
+    each: Sequence[LogEntry]
+
+    @property
+    def ids(self) -> list[str]:
+        """The operations' ids."""
+        return [entry[0] for entry in self.each]
+
+    def operations(self) -> list[StoreOperation]:
+        """Return the operations."""
+        return [
+            StoreOperation(
+                id=operation_id,
+                kind=self.kind,
+                begun_at=_instant(begun_at),
+                ended_at=None if self.ended_at is None else _instant(self.ended_at),
+                error=self.error,
+                actor_id=actor_id,
+                process_id=self.process_id,
+                host=self.host,
+                arguments=json.loads(arguments),
+                records=self.records,
+                messages=self.messages,
+            )
+            for operation_id, begun_at, actor_id, arguments in self.each
+        ]
+
+
+def entry_of(operation: StoreOperation) -> LogEntries:
+    """Return an operation as the only one to add to a log."""
+    ended_at, arguments = operation.ended_at, json.dumps(operation.arguments, ensure_ascii=False)
+    return LogEntries(
+        operation.kind,
+        None if ended_at is None else _text(ended_at),
+        operation.error,
+        operation.process_id,
+        operation.host,
+        operation.records,
+        operation.messages,
+        [(operation.id, _text(operation.begun_at), operation.actor_id, arguments)],
+    )
+
+
+def entries_at_their_end(kind: str, each: Sequence[LogEntry], *, records: int) -> LogEntries:
+    """Return operations of this process that end now.
 
     Args:
-        arguments, actor_id, operation_id: as in `new_operation`.
-        cause: the cause of its records, which names the actor if `actor_id` is missing.
+        records: the number of records of each.
     """
-    return StoreOperation(
-        id=operation_id,
-        kind=kind,
-        begun_at=begun_at,
-        ended_at=ended_at,
-        actor_id=_actor(actor_id, cause),
-        process_id=_process_id(),
-        host=_host(),
-        arguments=arguments,
-        records=records,
-    )
+    ended_at = _text(datetime.now(UTC))
+    return LogEntries(kind, ended_at, None, _process_id(), _host(), records, 0, each)
 
 
 def at_its_end(operation: StoreOperation, records: int, messages: int) -> StoreOperation:
@@ -302,25 +347,6 @@ async def _end(
     tally.total = await log.end(ended(operation, tally, error))
 
 
-def entries_of(operations: Iterable[StoreOperation]) -> Iterator[Sequence[Any]]:
-    """Yield the parameters of `OperationStatements.begin`, once for operations that share most.
-
-    These are what they share: kind, ended_at, error, process_id, host, records and messages. The
-    last is a JSON array with one array for each operation: its id, begun_at, actor_id and arguments
-    (an object).
-    """
-    for (kind, ended_at, *others), alike in groupby(operations, _shared):
-        entries = [(one.id, _text(one.begun_at), one.actor_id, one.arguments) for one in alike]
-        yield kind, None if ended_at is None else _text(ended_at), *others, _encode(entries)
-
-
-_shared: Final = attrgetter(
-    "kind", "ended_at", "error", "process_id", "host", "records", "messages"
-)
-_encode: Final = json.JSONEncoder(ensure_ascii=False).encode
-"""Like `json.dumps`, which creates an encoder for each call."""
-
-
 RunStatement = Callable[..., Awaitable[Sequence[Sequence[Any]]]]
 """A function that runs one statement with its parameters, and returns its rows."""
 
@@ -340,10 +366,14 @@ class StatementOperationLog:
         self._statements = statements
         self._run = run
 
-    async def begin(self, *operations: StoreOperation) -> None:
-        """Enter operations."""
-        for values in entries_of(operations):
-            await self._run(self._statements.begin, *values)
+    async def begin(self, operation: StoreOperation) -> None:
+        """Add an operation."""
+        await self.enter(entry_of(operation))
+
+    async def enter(self, entries: LogEntries) -> None:
+        """Add operations."""
+        for sql, parameters in self._statements.begin(entries):
+            await self._run(sql, *parameters)
 
     async def add(self, operation_id: str, records: int, messages: int) -> None:
         """Add a transaction's counts, inside that transaction."""
@@ -385,9 +415,9 @@ class OperationLogInTurn:
         self._change = change
         self.read = log.read
 
-    async def begin(self, *operations: StoreOperation) -> None:
-        """Enter operations."""
-        await self._change(lambda log: log.begin(*operations))
+    async def begin(self, operation: StoreOperation) -> None:
+        """Add an operation."""
+        await self._change(lambda log: log.begin(operation))
 
     async def add(self, operation_id: str, records: int, messages: int) -> None:
         """Count what was done."""

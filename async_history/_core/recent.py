@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from async_history._core.batch import fields_of
+from async_history._core.additions import fields_of
 from async_history._core.records import COLUMNS, Fields, HistoryRecord, made_record
 from async_history._core.submissions import AddRecords, CopyRecords
 

@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from async_history._core.batch import MessageRow
 from async_history._core.erased_names import names_of_session
 from async_history._core.json_object import JsonObject, json_from_text, json_text
+from async_history._core.message_buffers import MessageRow
 from async_history._core.messages import Message, message_from_row
 from async_history._core.owners import Owner, new_owner
 from async_history._core.records import (

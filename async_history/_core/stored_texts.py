@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
-from async_history._core.batch import MessageRow
 from async_history._core.erased_names import Name
 from async_history._core.key_statements import KeyTable
+from async_history._core.message_buffers import MessageRow
 from async_history._core.operations import Tally
 from async_history._core.owners import Owner
 from async_history._core.progress import Progress

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from async_history._core.messages import Message
-from async_history._core.operations import StoreOperation, ended_operation
+from async_history._core.operations import LogEntry, actor_of
 from async_history._core.owners import Owner
 from async_history._core.recording import begun_at
 from async_history._core.records import (
@@ -22,12 +22,10 @@ from async_history._core.records import (
 )
 from async_history._core.sizes import bytes_of
 from async_history._core.timeline import (
-    RESTORE,
     Moment,
     can_be_restored,
     restore_arguments,
 )
-from async_history._core.values import parse_time
 
 _ALWAYS_COMPARED: Final = ("memory_id", "old_memory", "new_memory", "event")
 _COMPARED_IF_GIVEN: Final = (
@@ -195,7 +193,7 @@ class RestoreMemory(UpdateMemory):
     """A memory's text of a moment, to be restored.
 
     `new` has no text until the transaction finds it. If it does not, nothing is written. If a
-    record is written, `operation` is added to the store's log.
+    record is written, `log_entry` is added to the store's log.
     """
 
     to: Moment
@@ -209,19 +207,14 @@ class RestoreMemory(UpdateMemory):
         """Whether the memory's text was found."""
         return self.new.new_memory is not None
 
-    def operation(self, ended_at: datetime) -> StoreOperation:
-        """Return the log entry, after its record was written. They share the id."""
+    @property
+    def log_entry(self) -> LogEntry:
+        """The log entry, after its record was written. It has the record's id and time."""
         new = self.new
-        return ended_operation(
-            RESTORE,
-            restore_arguments(new.memory_id, self.to),
-            operation_id=new.id,
-            begun_at=parse_time(new.created_at or "") or ended_at,
-            ended_at=ended_at,
-            actor_id=new.actor_id,
-            cause=new.cause,
-            records=1,
-        )
+        begun_at = new.created_at
+        assert begun_at is not None  # noqa: S101 - a new text is an ADD, which has a time
+        arguments = restore_arguments(new.memory_id, self.to)
+        return new.id, begun_at, actor_of(new.actor_id, new.cause), arguments
 
     def find(self, then: HistoryRecord | None) -> None:
         """Use the text and context of the memory's last record as of the moment, if possible."""

@@ -1,11 +1,13 @@
 """Time travel in one memory: the record in force at a moment, the difference, and restoring."""
 
+import json
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Protocol, TypeGuard
 
 from async_history._core.filters import Pairs, has_details
+from async_history._core.json_object import quoted
 from async_history._core.operations import StoreOperation, new_operation
 from async_history._core.owners import Owner
 from async_history._core.records import Event, HistoryRecord, is_alive, made_at
@@ -172,18 +174,17 @@ def can_be_restored(record: HistoryRecord | None) -> TypeGuard[HistoryRecord]:
 
 def restoration(memory_id: str, to: Moment, actor_id: str | None) -> StoreOperation:
     """Return the log entry for restoring a memory."""
-    return new_operation(RESTORE, restore_arguments(memory_id, to), actor_id=actor_id)
+    arguments = json.loads(restore_arguments(memory_id, to))
+    return new_operation(RESTORE, arguments, actor_id=actor_id)
 
 
 RESTORE: Final = "restore"
 
 
-def restore_arguments(memory_id: str, to: Moment) -> dict[str, Any]:
-    """Return the arguments of the log entry for restoring a memory."""
-    return {
-        "memory_id": memory_id,
-        "to": to if isinstance(to, int) else in_utc(to).isoformat(),
-    }
+def restore_arguments(memory_id: str, to: Moment) -> str:
+    """Return the arguments of the log entry for restoring a memory, as JSON."""
+    moment = to if isinstance(to, int) else quoted(in_utc(to).isoformat())
+    return f'{{"memory_id":{quoted(memory_id)},"to":{moment}}}'
 
 
 def restoration_of(memory_id: str, records: Sequence[HistoryRecord], to: Moment) -> Restoration:

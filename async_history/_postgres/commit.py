@@ -14,20 +14,19 @@ from zlib import crc32
 
 import asyncpg
 
-from async_history._core.batch import (
-    Buffer,
-    commit_in_steps,
+from async_history._core.additions import (
     fields_of,
     have_details,
     ids_of,
     ids_to_find,
-    message_rows,
     only_new_records,
     records_of,
 )
+from async_history._core.batch import commit_in_steps
 from async_history._core.erased_names import Name, earliest_begin
 from async_history._core.ledger.leaves import Bundle
-from async_history._core.operations import StoreOperation
+from async_history._core.message_buffers import Buffer, message_rows
+from async_history._core.operations import LogEntries
 from async_history._core.owners import Owner
 from async_history._core.records import Event, HistoryRecord
 from async_history._core.sealed_records import SealedTexts
@@ -413,9 +412,9 @@ class BatchCommitter:
         """Return the owners of these records' memories, where they have one."""
         return (await self._owners.find(records)).owners()
 
-    async def erased(self, names: Sequence[Name]) -> Mapping[Name, datetime]:
-        """Return when names were erased, without those that were not."""
-        return await self._owners.erased(names)
+    async def erased(self, batch: Sequence[Submission]) -> Mapping[Name, datetime]:
+        """Return when erased names of a batch were erased."""
+        return await self._owners.erased(batch)
 
     async def buffers(self, submissions: Sequence[SaveMessages]) -> dict[str, Buffer]:
         """Return the stored message buffers of these submissions' scopes."""
@@ -485,10 +484,10 @@ class BatchCommitter:
         if messages:
             await self._save_messages(messages)
 
-    async def enter(self, operations: Sequence[StoreOperation]) -> None:
+    async def enter(self, entries: LogEntries) -> None:
         """Add operations to the log."""
         ledger = tables_of(self._attestation, self._connection)
-        await log_within(self._connection, self._schema, ledger).begin(*operations)
+        await log_within(self._connection, self._schema, ledger).enter(entries)
 
     async def _save_messages(self, submissions: Sequence[SaveMessages]) -> None:
         number = self._owners.found.number if self._owners.has_looked else None

@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple, Protocol
 
-from async_history._core.batch import MessageRow
 from async_history._core.batch_sealing import ids_of_keys, keys_in_store, sealed_texts
 from async_history._core.data_keys import DataKeys
 from async_history._core.encryption import OPEN_WITH_KEYS
@@ -25,6 +24,7 @@ from async_history._core.key_statements import (
     Run,
     StoredKey,
 )
+from async_history._core.message_buffers import MessageRow
 from async_history._core.owners import SCOPES, Owner
 from async_history._core.records import HistoryRecord
 from async_history._core.rows import ReadRows, Row

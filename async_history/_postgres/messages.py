@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
-from async_history._core.batch import Buffer, MessageRow
+from async_history._core.message_buffers import Buffer, MessageRow
 from async_history._core.messages import MESSAGES_KEPT
 from async_history._core.submissions import SaveMessages
 from async_history._postgres.schema import in_schema

@@ -1,11 +1,17 @@
 """The statements of the log of operations in PostgreSQL."""
 
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from async_history._core.operations import OperationStatements, StoreOperation, entries_of
+from async_history._core.operations import (
+    LogEntries,
+    OperationStatements,
+    StoreOperation,
+    entry_of,
+)
+from async_history._postgres.rows import joined_texts
 
-OPERATIONS: Final = OperationStatements(
-    begin="""
+_BEGIN: Final = """
     INSERT INTO {schema}.operations (
         kind, ended_at, error, process_id, host, records, messages, id, begun_at, actor_id,
         arguments, database_role
@@ -13,11 +19,30 @@ OPERATIONS: Final = OperationStatements(
     SELECT
         $1::pg_catalog.text, $2::pg_catalog.text::pg_catalog.timestamptz, $3::pg_catalog.text,
         $4::pg_catalog.int8, $5::pg_catalog.text, $6::pg_catalog.int8, $7::pg_catalog.int8,
-        given ->> 0, (given ->> 1)::pg_catalog.timestamptz, given ->> 2, given -> 3,
+        id, begun_at::pg_catalog.timestamptz, actor_id, arguments::pg_catalog.json,
         CURRENT_USER::pg_catalog.text
-    FROM pg_catalog.json_array_elements($8::pg_catalog.text::pg_catalog.json) AS given
+    FROM (
+        SELECT
+            pg_catalog.unnest(pg_catalog.string_to_array($8::pg_catalog.text, $12, $13)) AS id,
+            pg_catalog.unnest(pg_catalog.string_to_array($9::pg_catalog.text, $12, $13))
+                AS begun_at,
+            pg_catalog.unnest(pg_catalog.string_to_array($10::pg_catalog.text, $12, $13))
+                AS actor_id,
+            pg_catalog.unnest(pg_catalog.string_to_array($11::pg_catalog.text, $12, $13))
+                AS arguments
+    ) AS given WHERE id <> ''
     ON CONFLICT (id) DO NOTHING
-    """,
+"""
+
+
+def begin(entries: LogEntries) -> Iterator[tuple[str, Sequence[Any]]]:
+    """Yield the statement that adds operations, with its arguments."""
+    *shared, each = entries
+    yield _BEGIN, (*shared, *joined_texts(list(zip(*each, strict=True))))
+
+
+OPERATIONS: Final = OperationStatements(
+    begin=begin,
     add="""
     UPDATE {schema}.operations
     SET records = records + $1::pg_catalog.int8, messages = messages + $2::pg_catalog.int8
@@ -54,5 +79,5 @@ async def enter(connection: Any, schema: str, operation: StoreOperation) -> None
     Args:
         schema: the quoted schema.
     """
-    for values in entries_of([operation]):
-        await connection.execute(OPERATIONS.begin.format(schema=schema), *values)
+    for sql, arguments in begin(entry_of(operation)):
+        await connection.execute(sql.format(schema=schema), *arguments)

@@ -14,9 +14,10 @@ from typing import Any, Final
 
 import asyncpg
 
-from async_history._core.erased_names import Name
+from async_history._core.erased_names import Name, names_in
 from async_history._core.owners import Owner
 from async_history._core.records import HistoryRecord
+from async_history._core.submissions import Submission
 from async_history._postgres.add import REPLACE_OWNERS, owner_rows
 from async_history._postgres.erased_names import FIND_ERASED, digests_of, found_erased
 from async_history._postgres.errors import storage_error
@@ -163,13 +164,13 @@ class OwnerSteps:
     async def _state(self, sql: str) -> tuple[int, int | None]:
         return _state_of(await self._fetch(sql))
 
-    async def erased(self, names: Sequence[Name]) -> Mapping[Name, datetime]:
-        """Return when names were erased, without those that were not."""
+    async def erased(self, batch: Sequence[Submission]) -> Mapping[Name, datetime]:
+        """Return when erased names of a batch were erased."""
         if self.has_looked and self.found.erased_at is None:
             return {}  # no name was erased; the statements that write check that
         if self._is_distributed:
             await self.locked_number()
-        digests = digests_of(names)
+        digests = digests_of(names_in(batch))
         rows = await self._fetch(FIND_ERASED, list(digests))
         number, erased_at = _state_of(rows)
         if self.has_looked and number != self.found.number:

@@ -16,17 +16,12 @@ from typing import Any
 from sqlalchemy import Column, func, insert, select, update
 from sqlalchemy.exc import DBAPIError
 
-from async_history._core.batch import (
-    Buffer,
-    commit_in_steps,
-    ids_to_find,
-    message_rows,
-    only_new_records,
-    records_of,
-)
-from async_history._core.erased_names import Name, from_microseconds, name_digest
+from async_history._core.additions import ids_to_find, only_new_records, records_of
+from async_history._core.batch import commit_in_steps
+from async_history._core.erased_names import Name, from_microseconds, name_digest, names_in
 from async_history._core.ledger.leaves import Bundle
-from async_history._core.operations import StoreOperation
+from async_history._core.message_buffers import Buffer, message_rows
+from async_history._core.operations import LogEntries
 from async_history._core.owners import Owner
 from async_history._core.records import HistoryRecord
 from async_history._core.submissions import AddRecords, SaveMessages, Submission
@@ -305,12 +300,12 @@ class BatchCommitter:
         self._seen |= {name: found.get(name) for name in names}
         return found
 
-    async def erased(self, names: Sequence[Name]) -> Mapping[Name, datetime]:
-        """Return when names were erased, without those that were not."""
+    async def erased(self, batch: Sequence[Submission]) -> Mapping[Name, datetime]:
+        """Return when erased names of a batch were erased."""
         if self._transaction.erased_at is None:
             return {}
         erased = self._tables.erased
-        digests = {name_digest(name).hex(): name for name in names}
+        digests = {name_digest(name).hex(): name for name in names_in(batch)}
         found: dict[Name, datetime] = {}
         for part in in_parts(digests):
             rows = await self._transaction.fetch(select(erased).where(erased.c.digest.in_(part)))
@@ -361,10 +356,10 @@ class BatchCommitter:
             rows = await self._seal.messages(message_rows(messages), self._transaction)
             await save_messages(self._transaction, rows)
 
-    async def enter(self, operations: Sequence[StoreOperation]) -> None:
+    async def enter(self, entries: LogEntries) -> None:
         """Add operations to the log."""
         log = log_within(self._transaction.connection, self._tables, self._ledger)
-        await log.begin(*operations)
+        await log.enter(entries)
 
 
 def _owned(record: HistoryRecord, owner: Owner | None) -> HistoryRecord:

@@ -14,12 +14,12 @@ from typing import Final, NamedTuple, Protocol
 
 from sqlalchemy import select
 
-from async_history._core.batch import MessageRow
 from async_history._core.batch_sealing import ids_of_keys, keys_in_store, sealed_records
 from async_history._core.data_keys import DataKeys
 from async_history._core.encryption import OPEN_WITH_KEYS
 from async_history._core.erased_names import Name
 from async_history._core.key_statements import KeyTable
+from async_history._core.message_buffers import MessageRow
 from async_history._core.owners import Owner
 from async_history._core.records import HistoryRecord
 from async_history._core.rows import ReadRows, Row

@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import delete, insert, select
 
-from async_history._core.batch import Buffer, MessageRow
+from async_history._core.message_buffers import Buffer, MessageRow
 from async_history._core.messages import MESSAGES_KEPT
 from async_history._core.submissions import SaveMessages
 from async_history._sql.dialects import in_parts

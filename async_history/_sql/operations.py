@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from functools import partial
 from typing import Any, Final
 
@@ -11,7 +12,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from async_history._core.erased_names import from_microseconds, microseconds
 from async_history._core.ledger.operation_log import LedgeredOperationLog
 from async_history._core.ledger.tables import LedgerTables
-from async_history._core.operations import OperationEnd, StoreOperation
+from async_history._core.operations import (
+    LogEntries,
+    LogEntry,
+    OperationEnd,
+    StoreOperation,
+    entry_of,
+)
 from async_history._sql.dialects import in_parts
 from async_history._sql.tables import Tables
 
@@ -31,17 +38,21 @@ class SqlOperationLog:
         self._table = tables.operations
         self._run = run
 
-    async def begin(self, *operations: StoreOperation) -> None:
+    async def begin(self, operation: StoreOperation) -> None:
+        """Add an operation, unless it is in the log."""
+        await self.enter(entry_of(operation))
+
+    async def enter(self, entries: LogEntries) -> None:
         """Add the operations that are not in the log yet."""
         table = self._table
 
         async def begin(connection: AsyncConnection) -> None:
             there: set[str] = set()
-            for ids in in_parts([operation.id for operation in operations]):
+            for ids in in_parts(entries.ids):
                 there |= set(
                     await connection.scalars(select(table.c.id).where(table.c.id.in_(ids)))
                 )
-            missing = [_row(operation) for operation in operations if operation.id not in there]
+            missing = [_row(entries, one) for one in entries.each if one[0] not in there]
             if missing:
                 role = _ROLES.get(connection.dialect.name, func.current_user())
                 await connection.execute(insert(table).values(database_role=role), missing)
@@ -144,21 +155,22 @@ class SqlOperationLog:
         ]
 
 
-def _row(operation: StoreOperation) -> dict[str, Any]:
+def _row(entries: LogEntries, entry: LogEntry) -> dict[str, Any]:
     """Return an operation's columns; the database adds its role."""
-    ended_at = operation.ended_at
+    operation_id, begun_at, actor_id, arguments = entry
+    ended_at = entries.ended_at
     return {
-        "id": operation.id,
-        "kind": operation.kind,
-        "begun_at": microseconds(operation.begun_at),
-        "ended_at": None if ended_at is None else microseconds(ended_at),
-        "error": operation.error,
-        "actor_id": operation.actor_id,
-        "process_id": operation.process_id,
-        "host": operation.host,
-        "arguments": json.dumps(operation.arguments, ensure_ascii=False),
-        "records": operation.records,
-        "messages": operation.messages,
+        "id": operation_id,
+        "kind": entries.kind,
+        "begun_at": microseconds(datetime.fromisoformat(begun_at)),
+        "ended_at": None if ended_at is None else microseconds(datetime.fromisoformat(ended_at)),
+        "error": entries.error,
+        "actor_id": actor_id,
+        "process_id": entries.process_id,
+        "host": entries.host,
+        "arguments": arguments,
+        "records": entries.records,
+        "messages": entries.messages,
     }
 
 

@@ -7,17 +7,13 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
-from async_history._core.batch import (
-    Buffer,
-    commit_in_steps,
-    has_details,
-    ids_to_find,
-    message_rows,
-)
-from async_history._core.erased_names import MEMORY, Name
+from async_history._core.additions import has_details, ids_to_find
+from async_history._core.batch import commit_in_steps
+from async_history._core.erased_names import MEMORY, Name, names_in
 from async_history._core.ledger.leaves import owner_bundle, record_bundle
+from async_history._core.message_buffers import Buffer, message_rows
 from async_history._core.messages import MESSAGES_KEPT
-from async_history._core.operations import StoreOperation
+from async_history._core.operations import LogEntries
 from async_history._core.owners import Owner
 from async_history._core.records import Fields, HistoryRecord, fields_in_order
 from async_history._core.submissions import AddRecords, SaveMessages, Submission
@@ -249,11 +245,11 @@ class _CommitSteps:
         self._found.owners |= found
         return {memory_id: stored.owner for memory_id, stored in found.items()}
 
-    async def erased(self, names: Sequence[Name]) -> Mapping[Name, datetime]:
-        """Return when names were erased, without those that were not."""
+    async def erased(self, batch: Sequence[Submission]) -> Mapping[Name, datetime]:
+        """Return when erased names of a batch were erased."""
         if self._is_ready and not self._found.noted:
             return {}  # no name was erased
-        found = erased_names(self._connection, names)
+        found = erased_names(self._connection, names_in(batch))
         self._found.erased.update(value for kind, value in found if kind == MEMORY)
         return found
 
@@ -308,10 +304,10 @@ class _CommitSteps:
             with _refusals():
                 self._save_messages(messages)
 
-    async def enter(self, operations: Sequence[StoreOperation]) -> None:
+    async def enter(self, entries: LogEntries) -> None:
         """Add operations to the log."""
         with _refusals():
-            await file_log(self._connection).begin(*operations)
+            await file_log(self._connection).enter(entries)
 
     def _add(self, records: Sequence[HistoryRecord]) -> None:
         self._require_ready()

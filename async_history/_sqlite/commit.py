@@ -13,11 +13,7 @@ from functools import partial
 from itertools import islice
 from typing import Final
 
-from async_history._core.batch import (
-    fields_of,
-    have_details,
-    only_new_records,
-)
+from async_history._core.additions import fields_of, have_details, only_new_records
 from async_history._core.ledger.leaves import Bundle, record_bundle
 from async_history._core.recent import RecentCommits
 from async_history._core.records import Fields

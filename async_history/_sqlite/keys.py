@@ -5,11 +5,11 @@ import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
-from async_history._core.batch import MessageRow
 from async_history._core.batch_sealing import ids_of_keys
 from async_history._core.data_keys import DataKeys
 from async_history._core.encryption import OPEN_WITH_KEYS
 from async_history._core.erased_names import Name
+from async_history._core.message_buffers import MessageRow
 from async_history._core.owners import Owner
 from async_history._core.records import Fields, HistoryRecord
 from async_history._core.rows import Row

@@ -101,6 +101,12 @@ def _refused(number: str) -> float:
 _without_floats: Final = json.JSONDecoder(parse_float=_refused)
 
 
+def rows_sql(width: int, rows: int) -> str:
+    """Return the VALUES of a statement with rows of parameters."""
+    row = f"({', '.join('?' * width)})"
+    return f"VALUES {', '.join([row] * rows)}"
+
+
 def parameters(record: Fields) -> tuple[Any, ...]:
     """Return a record's ten columns, as the plain types that SQLite binds fastest."""
     id_, memory_id, old, new, event, created, updated, deleted, actor, role, *_ = record

@@ -46,7 +46,7 @@ from async_history._sqlite.index import (
     owner_entry,
 )
 from async_history._sqlite.key_statements import checking_keys, key_parameters
-from async_history._sqlite.rows import NOT_YET, NULL, ROW_WIDTH, parameters
+from async_history._sqlite.rows import NOT_YET, NULL, ROW_WIDTH, parameters, rows_sql
 
 _INSERT_RECORD: Final = f"""
     INSERT OR ABORT INTO history ({COLUMN_LIST})
@@ -145,11 +145,6 @@ _FEW: Final = 8
 """Up to this many records in a statement are indexed later, together with those that follow."""
 
 
-def _rows_sql(width: int, rows: int) -> str:
-    row = f"({', '.join('?' * width)})"
-    return f"VALUES {', '.join([row] * rows)}"
-
-
 HAS_OTHER_TRIGGERS: Final = """EXISTS (
     SELECT 1 FROM main.sqlite_master WHERE type = 'trigger' AND lower(tbl_name) = 'history'
         AND name NOT GLOB 'async_history_*'
@@ -164,7 +159,7 @@ def _add_sql(view: str, width: int, rows: int, condition: str, *, begins: bool) 
     statement. Small batches do without it: calling it means waiting for the GIL.
     """
     sql = f"""
-        INSERT INTO {view} SELECT * FROM ({_rows_sql(width, rows)})
+        INSERT INTO {view} SELECT * FROM ({rows_sql(width, rows)})
         WHERE column{width} IS NOT NULL AND {condition}
     """
     return f"{sql} AND async_history_begun()" if begins else sql

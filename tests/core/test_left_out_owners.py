@@ -7,13 +7,15 @@ from datetime import datetime
 
 import pytest
 
-from async_history import HistoryRecord, Owner, OwnerConflict, StoreOperation
-from async_history._core.batch import Buffer, commit_in_steps
+from async_history import HistoryRecord, Owner, OwnerConflict
+from async_history._core.batch import commit_in_steps
 from async_history._core.erased_names import Name
+from async_history._core.message_buffers import Buffer
 from async_history._core.new_records import new_fields
 from async_history._core.new_submissions import checked_records
+from async_history._core.operations import LogEntries
 from async_history._core.records import made_record
-from async_history._core.submissions import AddRecords, SaveMessages
+from async_history._core.submissions import AddRecords, SaveMessages, Submission
 from async_history._core.timeline import MemoryMoment
 
 ALICE, BOB = Owner(user_id="alice"), Owner(user_id="bob")
@@ -41,7 +43,7 @@ class Steps:
     async def owners(self, records: Sequence[HistoryRecord]) -> Mapping[str, Owner]:
         return self.given
 
-    async def erased(self, names: Sequence[Name]) -> Mapping[Name, datetime]:
+    async def erased(self, batch: Sequence[Submission]) -> Mapping[Name, datetime]:
         return {}
 
     async def buffers(self, submissions: Sequence[SaveMessages]) -> Mapping[str, Buffer]:
@@ -59,7 +61,7 @@ class Steps:
         self.records += records
         self.new_owners |= owners
 
-    async def enter(self, operations: Sequence[StoreOperation]) -> None:
+    async def enter(self, entries: LogEntries) -> None:
         raise AssertionError("no operation is among these submissions")
 
 

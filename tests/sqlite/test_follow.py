@@ -12,7 +12,7 @@ import pytest
 from mem0.memory.storage import SQLiteManager
 
 from async_history import CursorGone, Follower, HistoryManager, HistoryRecord, open_history
-from async_history._core.batch import records_of
+from async_history._core.additions import records_of
 from async_history._core.new_records import fields_from_mapping
 from async_history._core.new_submissions import one_record, records_to_copy
 from async_history._core.recent import RecentCommits, RecentLimits

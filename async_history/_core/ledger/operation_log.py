@@ -10,7 +10,13 @@ from async_history._core.ledger.changes import (
     operations_of,
 )
 from async_history._core.ledger.tables import LedgerTables
-from async_history._core.operations import OperationEnd, OperationLog, StoreOperation
+from async_history._core.operations import (
+    EntryLog,
+    LogEntries,
+    OperationEnd,
+    StoreOperation,
+    entry_of,
+)
 
 
 class LedgeredOperationLog:
@@ -21,18 +27,22 @@ class LedgeredOperationLog:
         ledger: returns the ledger's tables in this transaction; None if the store has no ledger.
     """
 
-    def __init__(self, log: OperationLog, ledger: Callable[[], LedgerTables | None]) -> None:
+    def __init__(self, log: EntryLog, ledger: Callable[[], LedgerTables | None]) -> None:
         self._log: Final = log
         self._ledger = ledger
         self.add = log.add
         self.read = log.read
 
-    async def begin(self, *operations: StoreOperation) -> None:
+    async def begin(self, operation: StoreOperation) -> None:
+        """Add an operation, with its leaf."""
+        await self.enter(entry_of(operation))
+
+    async def enter(self, entries: LogEntries) -> None:
         """Add operations, with their leaves."""
-        await self._log.begin(*operations)
+        await self._log.enter(entries)
         ledger = self._ledger()
         if ledger is not None:
-            await begin_operations(ledger, [operation.id for operation in operations])
+            await begin_operations(ledger, entries.ids)
 
     async def end(self, end: OperationEnd) -> tuple[int, int] | None:
         """Record how an operation ended; return its numbers of records and messages."""

@@ -34,8 +34,8 @@ class DictBatch:
         names = {record.memory_id for record in records} & self._kept.owners.keys()
         return {name: self._kept.owners[name] for name in names}
 
-    async def erased(self, names: Sequence[api.Name]) -> dict[api.Name, datetime]:
-        found = {name: self._kept.erased.get(api.name_digest(name)) for name in names}
+    async def erased(self, batch: Sequence[api.Submission]) -> dict[api.Name, datetime]:
+        found = {name: self._kept.erased.get(api.name_digest(name)) for name in api.names_in(batch)}
         return {name: at for name, at in found.items() if at is not None}
 
     async def buffers(self, submissions: Sequence[api.SaveMessages]) -> dict[str, api.Buffer]:
@@ -71,5 +71,5 @@ class DictBatch:
                 saved.append(Saved(next(kept.numbers), message_id, message))
             del saved[: -api.MESSAGES_KEPT]
 
-    async def enter(self, operations: Sequence[api.StoreOperation]) -> None:
-        self._kept.operations |= {operation.id: operation for operation in operations}
+    async def enter(self, entries: api.LogEntries) -> None:
+        self._kept.operations |= {operation.id: operation for operation in entries.operations()}

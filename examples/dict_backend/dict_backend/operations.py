@@ -10,9 +10,8 @@ class DictOperationLog:
     def __init__(self, operations: dict[str, api.StoreOperation]) -> None:
         self._operations = operations
 
-    async def begin(self, *operations: api.StoreOperation) -> None:
-        for operation in operations:
-            self._operations.setdefault(operation.id, operation)
+    async def begin(self, operation: api.StoreOperation) -> None:
+        self._operations.setdefault(operation.id, operation)
 
     async def add(self, operation_id: str, records: int, messages: int) -> None:
         one = self._operations[operation_id]
