@@ -10,9 +10,8 @@ import asyncio
 import copy
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from time import monotonic
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from async_history._core.observer import WriterObserver
 from async_history._core.queue import BoundedQueue, PendingCall, S
@@ -36,8 +35,7 @@ _log = logging.getLogger("async_history")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class CommitTry:
+class CommitTry(NamedTuple):
     """A try to commit a batch.
 
     Attributes:

@@ -8,7 +8,7 @@ take a transaction of several statements.
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Final
 from zlib import crc32
 
@@ -179,19 +179,22 @@ class BatchCommitter:
         self._seal = seal
         self._attestation = attestation
         self._keys = keys or partial(keys_within, connection, schema)
-        self._owners = OwnerSteps(
-            connection,
-            schema,
-            where,
-            known,
-            is_distributed=is_distributed,
-            owns_transaction=owns_transaction,
-        )
         self._where = where
         self._sent = sent
         self._waited = waited
         self._has_undated = False
         self._in_vain: int | None = 0  # None once something was written
+
+    @cached_property
+    def _owners(self) -> OwnerSteps:
+        return OwnerSteps(
+            self._connection,
+            self._schema,
+            self._where,
+            self._known,
+            is_distributed=self._is_distributed,
+            owns_transaction=self._owns_transaction,
+        )
 
     def _sql(self, statement: str) -> str:
         return in_schema(statement, self._schema)

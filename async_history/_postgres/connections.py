@@ -46,11 +46,13 @@ class Connections:
         self._retry_timeout_s = retry_timeout_s
         self._is_closed = False
 
-    async def write(self, work: "Write[T]", size_s: float = 0.0, waits: int | None = None) -> T:
+    def write(
+        self, work: "Write[T]", size_s: float = 0.0, waits: int | None = None
+    ) -> Awaitable[T]:
         """Run work on the writing connection: see `WritingConnection.do`."""
         if self._is_closed:
             raise HistoryClosed("the manager was closed before this was written")
-        return await self._writing.do(work, size_s, waits)
+        return self._writing.do(work, size_s, waits)
 
     async def write_apart(
         self,

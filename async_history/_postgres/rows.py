@@ -48,7 +48,7 @@ ROW_COLUMNS: Final = f"{COLUMN_LIST}, {SCOPE_LIST}, context, cause"
 
 def values_of(fields: Fields) -> tuple[Any, ...]:
     """Return a record's ten columns, then its instant in the format of `joined_columns`."""
-    return *fields[:_MORE], *_instants((fields,))
+    return *fields[:_MORE], _instant(fields)
 
 
 def joined_columns(

@@ -185,9 +185,11 @@ class PostgresStore:
 
     # Writing
 
-    async def _write(self, work: "Write[T]", size_s: float = 0.0, waits: int | None = None) -> T:
+    def _write(
+        self, work: "Write[T]", size_s: float = 0.0, waits: int | None = None
+    ) -> Awaitable[T]:
         """Run work on the writing connection, with the store's current keys."""
-        return await self._with_current_keys(lambda: self.connections.write(work, size_s, waits))
+        return self._with_current_keys(lambda: self.connections.write(work, size_s, waits))
 
     async def _use_apart(
         self,
@@ -197,10 +199,8 @@ class PostgresStore:
         """Run repeatable work, concurrently with the writes."""
         return await self._with_current_keys(lambda: self.connections.write_apart(work, within_s))
 
-    async def _with_current_keys(self, work: Callable[[], Awaitable[T]]) -> T:
-        if self.encryption is None:
-            return await work()
-        return await self.encryption.with_current_keys(work)
+    def _with_current_keys(self, work: Callable[[], Awaitable[T]]) -> Awaitable[T]:
+        return work() if self.encryption is None else self.encryption.with_current_keys(work)
 
     async def _with_keys(self, work: KeyChange) -> Any:
         """Do work on the tables of keys in one transaction, queued with the writes."""
