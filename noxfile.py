@@ -1,7 +1,7 @@
 """What a change must pass, task by task: `nox --list` shows the sessions, `.ci/run` runs them all.
 
 Each session installs what it needs into its own environment. With `--no-venv --no-install` it uses
-the active one instead, which then has the groups `dev`, `bench` and `frameworks`.
+the active one instead, which then has the groups `dev`, `bench`, `frameworks` and `uvloop`.
 """
 
 from pathlib import Path
@@ -72,6 +72,19 @@ asyncio.run(main())
 }
 """What an extra is for, as a program that runs with it alone."""
 
+ON_UVLOOP = (
+    "tests/contract/test_cancellation.py",
+    "tests/contract/test_cancelled_reads.py",
+    "tests/contract/test_follow.py",
+    "tests/contract/test_latest.py",
+    "tests/contract/test_order_of_calls.py",
+    "tests/contract/test_threads.py",
+    "tests/sqlite/test_hops.py",
+    "tests/mem0/test_lifecycle.py",
+    "tests/web/test_feed.py",
+)
+"""Calls in any order, cancelled and closed at any time."""
+
 OLDEST_POSTGRES = "13"
 OLDEST_SQLALCHEMY = "2.0.40"
 PYTEST = ("pytest", "-q", "-p", "no:cacheprovider")  # several may run at once
@@ -129,6 +142,13 @@ def frameworks(session: nox.Session) -> None:
     """agno and LlamaIndex, which build mem0's classes themselves."""
     install(session, "test", "frameworks")
     session.run(*PYTEST, "tests/mem0/test_frameworks.py", *session.posargs)
+
+
+@nox.session
+def uvloop(session: nox.Session) -> None:
+    """What depends on the event loop, on the one that uvicorn takes where it is installed."""
+    install(session, "test", "uvloop")
+    session.run(*PYTEST, "-p", "tests.support.on_uvloop", *(session.posargs or ON_UVLOOP))
 
 
 @nox.session
