@@ -208,7 +208,7 @@ async def _statement(work: Work) -> AsyncIterator[Write]:
                 )
                 for record in records
             ]
-            sql, arguments = plain(made)
+            sql, arguments = plain(made, ())
             await connection.execute(in_schema(sql, work.schema), *arguments)
             return 0.0
 

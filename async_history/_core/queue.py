@@ -226,6 +226,17 @@ class BoundedQueue(Generic[S]):
         self._admit_waiting()
         return batch
 
+    def next_submissions(self, records: int, size_bytes: int) -> list[S]:
+        """Return the submissions that `take` would take now, within the same bounds."""
+        found: list[S] = []
+        for call in self._in:
+            records -= call.count
+            size_bytes -= call.size
+            if call.submission is None or records < 0 or size_bytes < 0:
+                break
+            found.append(call.submission)
+        return found
+
     def clear_waiting(self) -> list[PendingCall[S]]:
         """Remove and return all calls that wait for space.
 

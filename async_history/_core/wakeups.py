@@ -39,12 +39,18 @@ class WakeupScheduler(Generic[B]):
     Args:
         wake: returns an iterator that wakes one slice of a batch's callers at each step.
         head_start_s: the maximum wait for the next commit to begin.
+        woken: called when all are woken and have run.
     """
 
     def __init__(
-        self, wake: Callable[[B], Iterator[None]], head_start_s: float = HEAD_START_S
+        self,
+        wake: Callable[[B], Iterator[None]],
+        head_start_s: float = HEAD_START_S,
+        *,
+        woken: Callable[[], None] | None = None,
     ) -> None:
         self._wake = wake
+        self._woken = woken
         self._head_start_s = head_start_s
         self._loop = asyncio.get_running_loop()
         self._waiting: list[B] = []
@@ -93,6 +99,8 @@ class WakeupScheduler(Generic[B]):
             self._loop.call_soon(self._wake_slice)
             return
         self._slices = None
+        if self._woken is not None:
+            self._loop.call_soon(self._woken)  # after the callers
         if self._all_woken is not None and not self._all_woken.done():
             self._all_woken.set_result(None)
 

@@ -86,6 +86,9 @@ class GroupCommitWriter(Generic[S]):
         options: the limits of the queue and of a batch.
         commit_timeout_s: seconds to retry a commit after `TryAgain` or an unknown outcome.
         head_start_s: seconds that the callers of a batch may wait for the next commit to begin.
+        prepare: called with the submissions that wait, while a batch is committed and once the
+            callers of the previous one are woken. They may still be withdrawn. This only affects
+            speed.
         check_storage: raises the error that every commit would raise, if that can be told without
             committing. Only `require_writable` calls it.
     """
@@ -98,6 +101,7 @@ class GroupCommitWriter(Generic[S]):
         options: WriterOptions = DEFAULT_OPTIONS,
         commit_timeout_s: float = 30.0,
         head_start_s: float = HEAD_START_S,
+        prepare: Callable[[Sequence[S]], None] | None = None,
         check_storage: Callable[[], None] | None = None,
     ) -> None:
         self._commit = commit
@@ -113,7 +117,10 @@ class GroupCommitWriter(Generic[S]):
             on_admitted=self._wake_up,
         )
         self._in_batch: list[PendingCall[S]] = []
-        self._wakeups = WakeupScheduler(self._settle_calls, head_start_s)
+        self._prepare = prepare
+        self._wakeups = WakeupScheduler(
+            self._settle_calls, head_start_s, woken=prepare and self._prepare_next
+        )
         self._closing = False
         self._died: BaseException | None = None
         self._wake: asyncio.Future[None] | None = None
@@ -292,6 +299,10 @@ class GroupCommitWriter(Generic[S]):
                 return
             size = min(2 * size, SLICE)
             yield
+
+    def _prepare_next(self) -> None:
+        if self._in_batch and self._prepare is not None:
+            self._prepare(self._queue.next_submissions(self._batch_records, self._batch_bytes))
 
     async def _run_until_settled(self, operation: Callable[[], Awaitable[T]]) -> T:
         """Run an operation until its outcome is known, even if this task is cancelled meanwhile.

@@ -198,14 +198,14 @@ _BUNDLE: Final = len(Bundle._fields)
 _WITH: Final = "\nWITH"
 
 
-def plain(fields: Sequence[Fields]) -> Statement:
+def plain(fields: Sequence[Fields], leaves: Sequence[Bundle]) -> Statement:
     """Return the statement that adds all records or none, without a transaction.
 
-    The records have no details and stay in clear, and the store has no owners and no ledger.
+    The records have no details and stay in clear, and the store has no owners.
     """
-    if len(fields) == 1:
+    if len(fields) == 1 and not leaves:
         return _ADD_ONE_ALONE, values_of(fields[0])
-    return _ADD_ALL_OR_NONE, (*joined_columns(fields, None), len(fields))
+    return with_leaves((_ADD_ALL_OR_NONE, (*joined_columns(fields, None), len(fields))), leaves)
 
 
 def alone(

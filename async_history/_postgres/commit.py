@@ -28,7 +28,7 @@ from async_history._core.ledger.leaves import Bundle
 from async_history._core.message_buffers import Buffer, message_rows
 from async_history._core.operations import LogEntries
 from async_history._core.owners import Owner
-from async_history._core.records import Event, HistoryRecord
+from async_history._core.records import Event, Fields, HistoryRecord, fields_in_order
 from async_history._core.sealed_records import SealedTexts
 from async_history._core.submissions import AddRecords, SaveMessages, Submission
 from async_history._core.timed import timed, unreported
@@ -267,7 +267,7 @@ class BatchCommitter:
         """
         if self._are_plain(additions):
             fields = list(fields_of(additions))
-            await self._run_alone(plain(fields), fields)
+            await self._run_alone(plain(fields, await self._leaves(fields, {})), fields)
             return True
         records = records_of(additions)
         plan = await self._plan(records)
@@ -275,7 +275,7 @@ class BatchCommitter:
             return False
         before = partial(keys_before, self._connection, self._schema, self._settings)
         texts, key_ids = await self._seal.records(records, plan.owners, plan.number, before)
-        leaves = await self._leaves(records, plan.new)
+        leaves = await self._leaves(list(fields_of(additions)), plan.new)
         if self._settings:
             async with self._transaction():
                 if self._is_distributed and await self._owners.locked_number() != plan.number:
@@ -295,7 +295,6 @@ class BatchCommitter:
         """Return whether the statement for records is `plain`: it needs no record objects."""
         return (
             not (self._settings or self._known.number)
-            and self._attestation is None
             and isinstance(self._seal, InClear)
             and not have_details(additions)
         )
@@ -332,11 +331,11 @@ class BatchCommitter:
         return self._is_distributed and any(one.names_ids for one in additions)
 
     async def _leaves(
-        self, records: Sequence[HistoryRecord], owners: Mapping[str, Owner | None]
+        self, fields: Sequence[Fields], owners: Mapping[str, Owner | None]
     ) -> Sequence[Bundle]:
         if self._attestation is None:
             return ()
-        return await self._attestation.leaves(records, owners)
+        return await self._attestation.leaves(fields, owners)
 
     async def _add(
         self,
@@ -473,7 +472,8 @@ class BatchCommitter:
             records = await dated(records, self.latest)
         if records or owners:
             plan = await self._owners.give(records, owners)
-            leaves = await self._leaves(records, {**plan.new, **owners})
+            fields = list(map(fields_in_order, records))
+            leaves = await self._leaves(fields, {**plan.new, **owners})
         if records:
             texts, _ = await self._seal.records(records, plan.owners, plan.number, self._keys)
             try:

@@ -14,10 +14,10 @@ from typing import Any, Final, TypeVar
 
 from async_history._core.key_statements import Run
 from async_history._core.ledger.leaves import Bundle
-from async_history._core.ledger.new_leaves import new_leaves
+from async_history._core.ledger.new_leaves import NewLeaves
 from async_history._core.ledger.tables import GIVEN_A_LEDGER, LedgerTables, place_all
 from async_history._core.owners import Owner
-from async_history._core.records import HistoryRecord
+from async_history._core.records import Fields
 from async_history._core.threads import computed_with_calls
 from async_history._postgres.keys import Seal, key_table
 from async_history._postgres.ledger_sql import STATEMENTS
@@ -53,14 +53,19 @@ class Attestation:
     def __init__(self, schema: str, seal: Seal) -> None:
         self._schema = schema
         self._seal = seal
+        self._new = NewLeaves()
         self.lock: Final = _lock(schema)
         self._statements = replace(STATEMENTS, lock=self.lock)
 
+    def begin_leaves(self, submissions: Sequence[object]) -> None:
+        """Begin to compute the leaves of submissions that wait for the next batch."""
+        self._new.begin(submissions, self._seal.salt_key)
+
     async def leaves(
-        self, records: Sequence[HistoryRecord], owners: Mapping[str, Owner | None]
+        self, fields: Sequence[Fields], owners: Mapping[str, Owner | None]
     ) -> Sequence[Bundle]:
         """Return the leaves of new records, and of the new owners of memories."""
-        return await new_leaves(records, owners, self._seal.salt_key)
+        return await self._new.of(fields, owners, self._seal.salt_key)
 
     def tables(self, fetch: Run) -> LedgerTables:
         """Return the ledger's tables in a transaction; `fetch` runs one statement in it."""

@@ -142,6 +142,7 @@ class PostgresStore:
             finish=self._finish,
             options=writer_options,
             commit_timeout_s=retry_timeout_s,
+            prepare=self._prepare if has_ledger else None,
         )
         fetch = self.connections.fetch
         self._stored_reader = reader = HistoryReader(
@@ -247,6 +248,10 @@ class PostgresStore:
                 return await committer.commit_in_transaction([submission])
 
         return await self._with_current_keys(add)
+
+    def _prepare(self, submissions: Sequence[Submission]) -> None:
+        if self._attestation is not None:
+            self._attestation.begin_leaves(submissions)
 
     async def _commit(
         self, batch: Sequence[Submission], this: CommitTry

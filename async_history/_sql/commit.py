@@ -16,14 +16,19 @@ from typing import Any
 from sqlalchemy import Column, func, insert, select, update
 from sqlalchemy.exc import DBAPIError
 
-from async_history._core.additions import ids_to_find, only_new_records, records_of
+from async_history._core.additions import (
+    fields_of,
+    ids_to_find,
+    only_new_records,
+    records_of,
+)
 from async_history._core.batch import commit_in_steps
 from async_history._core.erased_names import Name, from_microseconds, name_digest, names_in
 from async_history._core.ledger.leaves import Bundle
 from async_history._core.message_buffers import Buffer, message_rows
 from async_history._core.operations import LogEntries
 from async_history._core.owners import Owner
-from async_history._core.records import HistoryRecord
+from async_history._core.records import Fields, HistoryRecord, fields_in_order
 from async_history._core.submissions import AddRecords, SaveMessages, Submission
 from async_history._core.timeline import MemoryMoment
 from async_history._core.undated import dated, has_undated
@@ -110,7 +115,7 @@ class BatchCommitter:
         if bulk is not None and not bulk.takes(len(records), size):
             bulk = None
         stored = await self._seal.before(records, self._known.version)
-        leaves = await self._leaves(records, {})
+        leaves = await self._leaves(list(fields_of(additions)), {})
         is_done = False
         if stored is not None and bulk is None:
             is_done = await self._commit_at_once(stored, leaves, size, has_begun)
@@ -174,10 +179,10 @@ class BatchCommitter:
             await self._widen(number, span)
 
     async def _leaves(
-        self, records: Sequence[HistoryRecord], owners: Mapping[str, Owner]
+        self, fields: Sequence[Fields], owners: Mapping[str, Owner]
     ) -> Sequence[Bundle]:
         """Return the leaves of records in clear, and of the owners of memories."""
-        return () if self._attestation is None else await self._attestation.leaves(records, owners)
+        return () if self._attestation is None else await self._attestation.leaves(fields, owners)
 
     async def _attest(self, leaves: Sequence[Bundle]) -> None:
         if self._ledger is not None:
@@ -347,7 +352,7 @@ class BatchCommitter:
             self._seen |= owners
         if records and self._has_undated:
             records = await dated(records, self.latest)
-        await self._attest(await self._leaves(records, owners))
+        await self._attest(await self._leaves(list(map(fields_in_order, records)), owners))
         if records:
             stored = await self._seal.within(records, self._transaction)
             await self._add(self._transaction.last, stored)

@@ -11,10 +11,10 @@ from typing import Any, Final, TypeVar
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from async_history._core.ledger.leaves import Bundle
-from async_history._core.ledger.new_leaves import new_leaves
+from async_history._core.ledger.new_leaves import NewLeaves
 from async_history._core.ledger.tables import GIVEN_A_LEDGER, LedgerTables
 from async_history._core.owners import Owner
-from async_history._core.records import HistoryRecord
+from async_history._core.records import Fields
 from async_history._core.threads import computed_with_calls
 from async_history._sql.dialects import begin_snapshot
 from async_history._sql.key_statements import SqlKeyTable
@@ -42,13 +42,18 @@ class Attestation:
     def __init__(self, tables: Tables, seal: Seal) -> None:
         self._tables = tables
         self._seal = seal
+        self._new = NewLeaves()
         self._statements = statements_in(tables)
 
+    def begin_leaves(self, submissions: Sequence[object]) -> None:
+        """Begin to compute the leaves of submissions that wait for the next batch."""
+        self._new.begin(submissions, self._seal.salt_key)
+
     async def leaves(
-        self, records: Sequence[HistoryRecord], owners: Mapping[str, Owner | None]
+        self, fields: Sequence[Fields], owners: Mapping[str, Owner | None]
     ) -> Sequence[Bundle]:
         """Return the leaves of new records, and of the new owners of memories."""
-        return await new_leaves(records, owners, self._seal.salt_key)
+        return await self._new.of(fields, owners, self._seal.salt_key)
 
     def tables(self, fetch: Fetch) -> LedgerTables:
         """Return the ledger's tables in a transaction; `fetch` executes one statement in it."""

@@ -115,6 +115,7 @@ class SqlStore:
             finish=self._finish,
             options=writer_options,
             commit_timeout_s=retry_timeout_s,
+            prepare=self._prepare if has_ledger else None,
         )
         reader, follower = HistoryReader(connections, tables), SqlFollowReader(connections, tables)
         self.reader: Reader = reader
@@ -163,6 +164,10 @@ class SqlStore:
             prepared,
             connections.committing,
         )
+
+    def _prepare(self, submissions: Sequence[Submission]) -> None:
+        if self._attestation is not None:
+            self._attestation.begin_leaves(submissions)
 
     async def _commit(
         self, batch: Sequence[Submission], this: CommitTry

@@ -1,6 +1,6 @@
 """The store and the writer of the core's tests."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -23,7 +23,11 @@ async def make_writer(store: Store) -> AsyncIterator[MakeWriter]:
     writers: list[GroupCommitWriter[Item]] = []
 
     def make(
-        *, commit_timeout_s: float = 30.0, head_start_s: float = HEAD_START_S, **bounds: Any
+        *,
+        commit_timeout_s: float = 30.0,
+        head_start_s: float = HEAD_START_S,
+        prepare: Callable[[Sequence[Item]], None] | None = None,
+        **bounds: Any,
     ) -> GroupCommitWriter[Item]:
         writers.append(
             GroupCommitWriter(
@@ -32,6 +36,7 @@ async def make_writer(store: Store) -> AsyncIterator[MakeWriter]:
                 options=WriterOptions(**bounds),
                 commit_timeout_s=commit_timeout_s,
                 head_start_s=head_start_s,
+                prepare=prepare,
             )
         )
         return writers[-1]

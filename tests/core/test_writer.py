@@ -4,7 +4,7 @@ import asyncio
 import gc
 import logging
 import weakref
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Iterator, Sequence
 from itertools import pairwise
 
 import pytest
@@ -122,6 +122,38 @@ class TestBatches:
         await asyncio.to_thread(store.has_begun)
         await asyncio.gather(*callers)
         store.gate.set()
+
+    async def test_what_waits_is_prepared_while_a_batch_is_committed(
+        self, store: Store, make_writer: MakeWriter
+    ) -> None:
+        """Once the callers of the batch before are woken, and have called again."""
+        prepared: list[list[str]] = []
+        writer = make_writer(
+            batch_records=100,
+            head_start_s=3_600,
+            prepare=lambda items: prepared.append([item.name for item in items]),
+        )
+        callers = await committed_before_a_stall(store, writer)
+        callers[-1].add_done_callback(lambda _: submit(writer, Item("again")))
+        submit(writer, *(Item(f"next {n}") for n in range(20)))
+        await turn()
+        assert prepared == []
+        assert store.has_begun is not None
+        await asyncio.to_thread(store.has_begun)
+        await asyncio.gather(*callers)
+        await turn()
+        assert prepared == [[*(f"next {n}" for n in range(20)), "again"]]
+        store.gate.set()
+
+    async def test_nothing_is_prepared_between_commits(
+        self, store: Store, make_writer: MakeWriter
+    ) -> None:
+        prepared: list[Sequence[Item]] = []
+        writer = make_writer(prepare=prepared.append)
+        for n in range(3):
+            await writer.submit(Item(str(n)))
+            await turn()
+        assert prepared == []
 
     async def test_many_callers_are_woken_in_slices(
         self, store: Store, make_writer: MakeWriter

@@ -1,5 +1,6 @@
 """The ledger of a store: its leaves, proofs and checkpoints."""
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
@@ -85,6 +86,26 @@ class TestLeaves:
             report = await history.ledger.verify(checkpoint)
             assert report.is_intact
             assert (report.records, report.owners, report.unattested_owners) == (3, 1, 0)
+
+    async def test_records_of_many_tasks_have_leaves_though_some_are_cancelled(
+        self, open_store: OpenStore
+    ) -> None:
+        """Leaves of records that wait are computed ahead, and some of these are never written."""
+
+        async def agent(name: int) -> None:
+            for number in range(4):
+                await history.add_history(f"{name}", None, f"likes {number}", "ADD")
+
+        async with open_store() as history:
+            agents = [asyncio.create_task(agent(name)) for name in range(400)]
+            await asyncio.wait(agents[:100])
+            for one in agents[100::7]:
+                one.cancel()
+            await asyncio.wait(agents)
+            written = await history.count_history()
+            report = await history.ledger.verify(await history.ledger.checkpoint(KEY))
+            assert report.is_intact
+            assert report.records == written > 1_000
 
     async def test_batches_of_one_record_are_read_together(self, open_store: OpenStore) -> None:
         """Verifying them takes few statements, although each has its own row of leaves."""

@@ -262,6 +262,18 @@ def record_bundle(ids: Sequence[str], records: Iterable[Fields], key: bytes | No
     return values_bundle(RECORD, ids, map(record_values, records), key)
 
 
+def new_leaves_of_records(
+    records: Iterable[Fields], count: int, key: bytes | None
+) -> Sequence[bytes]:
+    """Return the salt and commitment of each of `count` new records, for `bundle_of_records`."""
+    return _new_leaves(RECORD, map(record_values, records), count, key)
+
+
+def bundle_of_records(ids: Sequence[str], leaves: Iterable[bytes], key: bytes | None) -> Bundle:
+    """Return the bundle of new records from their leaves."""
+    return _bundle(RECORD, ids, leaves, key)
+
+
 def owner_bundle(owners: Mapping[str, Owner]) -> Bundle:
     """Return the leaves of new owners of memories."""
     return values_bundle(OWNER, list(owners), [owner_values(*each) for each in owners.items()])
@@ -277,15 +289,25 @@ def values_bundle(
     kind: str, names: Sequence[str], rows: Iterable[Sequence[Any]], key: bytes | None = None
 ) -> Bundle:
     """Return the leaves with these names and values; with a key, their salts are keyed."""
-    drawn = os.urandom(SALT_BYTES * len(names))
+    return _bundle(kind, names, _new_leaves(kind, rows, len(names), key), key)
+
+
+def _bundle(kind: str, names: Sequence[str], leaves: Iterable[bytes], key: bytes | None) -> Bundle:
+    return Bundle(kind, len(names), b"".join(leaves), key is not None, _encode_names(names))
+
+
+def _new_leaves(
+    kind: str, rows: Iterable[Sequence[Any]], count: int, key: bytes | None
+) -> list[bytes]:
+    """Return a new salt and the commitment for each of `count` rows."""
+    drawn = os.urandom(SALT_BYTES * count)
     kept = [drawn[at : at + SALT_BYTES] for at in range(0, len(drawn), SALT_BYTES)]
     salts = kept if key is None else [_keyed(one, key) for one in kept]
     prefix = _prefix(kind)
-    hashes = [
+    return [
         one + sha256(salt + prefix + text).digest()
         for one, salt, text in zip(kept, salts, _texts(kind, rows), strict=True)
     ]
-    return Bundle(kind, len(names), b"".join(hashes), key is not None, _encode_names(names))
 
 
 def held_at(

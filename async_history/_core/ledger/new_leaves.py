@@ -1,46 +1,103 @@
 """The leaves of a batch, for databases with async drivers."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import asyncio
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Final
 
-from async_history._core.ledger.leaves import Bundle, owner_bundle, record_bundle
+from async_history._core.ledger.leaves import (
+    Bundle,
+    bundle_of_records,
+    new_leaves_of_records,
+    owner_bundle,
+)
 from async_history._core.owners import Owner
-from async_history._core.records import HistoryRecord, fields_in_order
+from async_history._core.records import Fields
+from async_history._core.submissions import AddFields
 from async_history._core.threads import computed
 
 _HASHED_HERE: Final = 64
 """Most records whose leaves are computed on the event loop, in a third of a millisecond. A thread
 computes those of more."""
+_OWNERS_A_RECORD: Final = 3
+"""Leaves of owners that take as long as one of a record."""
 MOST_LEAVES: Final = 512
 """Most leaves of a bundle: a proof reads a whole bundle."""
 MOST_CHARACTERS: Final = 65_536
 """Characters of names after which a bundle is full, because servers limit statements."""
 
 
-async def new_leaves(
-    records: Sequence[HistoryRecord], owners: Mapping[str, Owner | None], key: bytes | None
-) -> Sequence[Bundle]:
-    """Return the leaves of new records, and of the new owners of memories.
+class NewLeaves:
+    """The leaves of new records, computed with their batch or before it.
 
-    Args:
-        key: the key of the salts; None if the store is not encrypted.
+    A server commits a batch for longer than the event loop needs to wake the callers of the
+    previous one. So the records that wait for the next batch are hashed meanwhile.
     """
-    make = partial(_leaves, records, owners, key)
-    return make() if len(records) <= _HASHED_HERE else await computed(make)
+
+    def __init__(self) -> None:
+        self._begun: asyncio.Task[_Ahead] | None = None
+
+    def begin(self, submissions: Iterable[object], key: bytes | None) -> None:
+        """Begin to compute the leaves of single records that wait for the next batch, on a thread.
+
+        Args:
+            key: the key of the salts; None if the store is not encrypted.
+        """
+        if self._begun is None:
+            fields = [one.fields for one in submissions if type(one) is AddFields]
+            if len(fields) > _HASHED_HERE:
+                self._begun = asyncio.create_task(computed(partial(_ahead, fields, key)))
+
+    async def of(
+        self, fields: Sequence[Fields], owners: Mapping[str, Owner | None], key: bytes | None
+    ) -> Sequence[Bundle]:
+        """Return the leaves of a batch's records, and of the new owners of memories.
+
+        Args:
+            key: as in `begin`.
+        """
+        ahead: Mapping[str, tuple[Fields, bytes]] = {}
+        if self._begun is not None:
+            begun, self._begun = self._begun, None
+            their_key, found = await begun
+            if their_key == key:
+                ahead = found
+        leaves = [_leaf_of(one, ahead) for one in fields]
+        make = partial(_bundles, fields, leaves, owners, key)
+        work = leaves.count(None) + len(owners) // _OWNERS_A_RECORD
+        return make() if work <= _HASHED_HERE else await computed(make)
 
 
-def _leaves(
-    records: Sequence[HistoryRecord], owners: Mapping[str, Owner | None], key: bytes | None
+_Ahead = tuple[bytes | None, Mapping[str, tuple[Fields, bytes]]]
+"""The key of the salts, and by id the fields of each record and its leaf."""
+
+
+def _ahead(fields: Sequence[Fields], key: bytes | None) -> _Ahead:
+    leaves = new_leaves_of_records(fields, len(fields), key)
+    return key, {one[0]: (one, leaf) for one, leaf in zip(fields, leaves, strict=True)}
+
+
+def _leaf_of(fields: Fields, ahead: Mapping[str, tuple[Fields, bytes]]) -> bytes | None:
+    """Return the leaf of a record if it was computed before."""
+    found = ahead.get(fields[0])
+    return found[1] if found is not None and found[0] is fields else None
+
+
+def _bundles(
+    fields: Sequence[Fields],
+    leaves: Sequence[bytes | None],
+    owners: Mapping[str, Owner | None],
+    key: bytes | None,
 ) -> list[Bundle]:
-    ids = [record.id for record in records]
+    """Return the bundles of records and owners; a record whose leaf is None is hashed."""
+    missing = [one for one, leaf in zip(fields, leaves, strict=True) if leaf is None]
+    computed_now = iter(new_leaves_of_records(missing, len(missing), key))
+    whole = [next(computed_now) if leaf is None else leaf for leaf in leaves]
+    ids = [one[0] for one in fields]
     owned = {name: owner for name, owner in owners.items() if owner is not None}
     memories = list(owned)
     return [
-        *(
-            record_bundle(ids[part], map(fields_in_order, records[part]), key)
-            for part in _parts(ids)
-        ),
+        *(bundle_of_records(ids[part], whole[part], key) for part in _parts(ids)),
         *(
             owner_bundle({name: owned[name] for name in memories[part]})
             for part in _parts(memories)
