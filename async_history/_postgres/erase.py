@@ -1,18 +1,20 @@
+# mypy: disable-error-code=import-untyped
 """Erasure in PostgreSQL: the statements, VACUUM, and what remains outside the tables."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import datetime
 from functools import partial
-from hashlib import sha256
+from time import monotonic
 from typing import Any, Final, TypeVar
 
-from async_history._core.data_keys import DataKeys
+import asyncpg
+
 from async_history._core.encryption import KEYS_DESTROYED
 from async_history._core.erase import Residue
 from async_history._core.erase_request import Vacuuming
 from async_history._core.erase_transaction import (
     LOST,
-    TEXTS,
     Columns,
     EraseTransaction,
     RecordRef,
@@ -20,15 +22,14 @@ from async_history._core.erase_transaction import (
 )
 from async_history._core.erased_names import Name
 from async_history._core.filters import Filter
-from async_history._core.key_statements import KeyTable
 from async_history._core.ledger import changes
 from async_history._core.ledger.tables import LedgerTables, place_all
-from async_history._core.sealed_reader import with_keys
-from async_history._core.sealed_records import Keys, key_ids, opened_text
+from async_history._postgres.erase_keys import DIGESTS, STORED_TEXTS, EraseKeys, Rows
 from async_history._postgres.erased_names import STILL_OWNED, disown_statements, note_statements
 from async_history._postgres.filters import Search
 from async_history._postgres.keys import KeyChange, change_keys, key_table
 from async_history._postgres.ledger import ServerLedger, locks, require_no_ledger, tables_of
+from async_history._postgres.open_writers import OpenWriters
 from async_history._postgres.owners import CAUSE_COLUMNS
 from async_history._postgres.transaction import (
     BY_INDEX,
@@ -39,10 +40,9 @@ from async_history._postgres.transaction import (
 )
 from async_history._postgres.vacuum import Vacuum
 from async_history._postgres.writing_connection import Write
-from async_history.errors import StorageRefused
+from async_history.errors import StorageLocked, StorageRefused
 
 T = TypeVar("T")
-Rows = Sequence[Sequence[Any]]
 
 _BEFORE_ALL: Final = -(1 << 63)
 _WITH_TEXT: Final = """
@@ -70,11 +70,6 @@ _SIZES: Final = """
 SELECT memory_id, pg_catalog.count(*) FROM {schema}.history
 WHERE memory_id = ANY($1::pg_catalog.text[]) GROUP BY memory_id
 """
-_DIGEST: Final = "pg_catalog.sha256(pg_catalog.convert_to({}, 'UTF8'::pg_catalog.name))"
-DIGESTS: Final = ", ".join(map(_DIGEST.format, TEXTS))
-"""The columns of texts in clear, as digests that the server computes."""
-STORED_TEXTS: Final = ", ".join(TEXTS)
-"""The columns of sealed texts, as they are."""
 
 
 def _texts_of(columns: str, where: str) -> str:
@@ -131,7 +126,11 @@ _KEPT_MESSAGES: Final = """
 SELECT true FROM {schema}.messages
 WHERE session_scope = ANY($1::pg_catalog.text[]) AND id = ANY($2::pg_catalog.text[]) LIMIT 1
 """
-_TABLES: Final = ("history", "messages", "owners")
+_SHORT_WAIT: Final = "SET LOCAL lock_timeout TO '100ms'"
+"""The manager's other writes wait for the erasure's transaction. So it gives up early, and is tried
+again after them."""
+_FIRST_PAUSE_S: Final = 0.02
+_LONGEST_PAUSE_S: Final = 0.5
 LOGS_HAVE_TEXTS: Final = (
     "the server's log (WAL), replicas until they have replayed it, and backups have the texts "
     "until they are recycled"
@@ -155,7 +154,7 @@ class _EraseTransaction(SchemaSteps):
         self,
         connection: Any,
         schema: str,
-        keys: "EraseKeys",
+        keys: EraseKeys,
         ledger: LedgerTables | None,
         *,
         is_distributed: bool,
@@ -163,6 +162,10 @@ class _EraseTransaction(SchemaSteps):
         super().__init__(connection, schema, ledger, is_distributed=is_distributed)
         self._keys = keys
         self._key_table = key_table(connection.fetch, schema)
+        self.has_changed_owners = False
+        """Whether other transactions may write without having seen a change."""
+        self.has_disowned = False
+        """Whether that change has removed a scope of owners."""
 
     async def with_text(
         self, memory_ids: Sequence[str], after: RecordRef | None, limit: int
@@ -215,18 +218,22 @@ class _EraseTransaction(SchemaSteps):
 
     async def note(self, names: Sequence[Name], at: datetime) -> None:
         done = [await self._execute(sql, *args) for sql, args in note_statements(names, at)]
-        if done[-2:] != [f"INSERT 0 {len(set(names))}", "UPDATE 1"]:
+        if done != ["UPDATE 1", f"INSERT 0 {len(set(names))}"]:
             raise _refusal("erased or owners_state")
         await self._keys.mark(names, self._key_table)
+        self.has_changed_owners = True
 
     async def disown(self, scope: str, memory_ids: Sequence[str]) -> None:
+        named = list(memory_ids)
+        if not await self._fetch(STILL_OWNED[scope], named):
+            return
         owned = None if self._ledger is None else await changes.owned(self._ledger, memory_ids)
-        for sql, arguments in disown_statements(scope, memory_ids):
-            done = await self._execute(sql, *arguments)
-        if done != "UPDATE 1" or await self._fetch(STILL_OWNED[scope], list(memory_ids)):
+        done = [await self._execute(sql, *args) for sql, args in disown_statements(scope, named)]
+        if done[0] != "UPDATE 1" or await self._fetch(STILL_OWNED[scope], named):
             raise _refusal("history, owners or owners_state")
         if self._ledger is not None and owned is not None:
             await changes.disown(self._ledger, memory_ids, owned)
+        self.has_changed_owners = self.has_disowned = True
 
     async def messages(self, session_scopes: Sequence[str]) -> int:
         ((count,),) = await self._fetch(_COUNT_MESSAGES, list(session_scopes))
@@ -270,129 +277,102 @@ def _texts(
     return Texts(ref, bool(is_actors), old_memory, new_memory)
 
 
-class EraseKeys:
-    """The keys of a history, for an erasure: by default none.
-
-    Attributes:
-        text_columns: the columns of records' texts to read.
-        tables: the tables to vacuum.
-    """
-
-    text_columns = DIGESTS
-    tables: Sequence[str] = _TABLES
-
-    async def digests(self, read: Callable[[], Awaitable[Rows]], table: KeyTable) -> Rows:
-        """Read rows, and return them with digests instead of texts."""
-        return await read()
-
-    async def mark(self, names: Sequence[Name], table: KeyTable) -> None:
-        """Mark the data keys of owners that are erased."""
-
-    async def destroy(self, owner: Name, change: Callable[[KeyChange], Awaitable[int]]) -> int:
-        """Destroy the data keys of an owner that are marked, in a transaction; return how many they
-        were."""
-        return 0
-
-
-class EncryptedEraseKeys(EraseKeys):
-    """The keys of an encrypted history, for an erasure.
-
-    Args:
-        keys: the data keys of the open store.
-    """
-
-    text_columns = STORED_TEXTS
-    tables = (*_TABLES, "data_keys")
-
-    def __init__(self, keys: DataKeys) -> None:
-        self._keys = keys
-
-    async def digests(self, read: Callable[[], Awaitable[Rows]], table: KeyTable) -> Rows:
-        """Read rows, open their texts, and return them with digests instead of texts."""
-        load = partial(self._keys.load, table=table)
-        rows, keys = await with_keys(await read(), read, _ids_of_keys, load)
-        return [
-            (
-                *row[:-2],
-                *(
-                    _digest(text, column, row[1], keys)
-                    for text, column in zip(row[-2:], TEXTS, strict=True)
-                ),
-            )
-            for row in rows
-        ]
-
-    async def mark(self, names: Sequence[Name], table: KeyTable) -> None:
-        """Mark the data keys of owners that are erased."""
-        await table.mark(names)
-
-    async def destroy(self, owner: Name, change: Callable[[KeyChange], Awaitable[int]]) -> int:
-        """Destroy the data keys of an owner that are marked, in a transaction; return how many they
-        were."""
-        self._keys.forget()
-        return await change(lambda table: table.destroy(owner))
-
-
-def _ids_of_keys(rows: Rows) -> set[str]:
-    return key_ids(text for row in rows for text in row[-2:])
-
-
-def _digest(text: str | None, column: str, record_id: str, keys: Keys) -> bytes | None:
-    if text is None:
-        return None
-    opened: str = opened_text(text, column, record_id, keys)
-    return sha256(opened.encode()).digest()
-
-
 class ServerErasure:
     """An erasure on a server.
 
     Args:
         run_exclusively: runs work alone on the writing connection, queued with the writes.
+        writers: the open transactions that write to the history.
         vacuum: vacuums the tables.
+        where: the server, for messages.
         schema: the quoted schema.
         keys: the keys of the history, if it is encrypted.
         ledger: the ledger of the store, if it has one.
         is_distributed: whether the tables are distributed over the nodes of a Citus cluster.
+        lock_timeout_s: how long to try again while others have locked what is to be changed.
     """
 
     def __init__(
         self,
         run_exclusively: Callable[[Write[Any]], Awaitable[Any]],
+        writers: OpenWriters,
         vacuum: Vacuum,
+        where: str,
         schema: str,
         keys: EraseKeys,
         ledger: ServerLedger | None,
         *,
         is_distributed: bool,
+        lock_timeout_s: float,
     ) -> None:
         self._run_exclusively = run_exclusively
+        self._writers = writers
         self._vacuum = vacuum
+        self._where = where
         self._schema = schema
         self._keys = keys
         self._ledger = ledger
         self._is_distributed = is_distributed
+        self._lock_timeout_s = lock_timeout_s
 
     async def in_transaction(self, work: Callable[[EraseTransaction], Coroutine[Any, Any, T]]) -> T:
-        attestation = None if self._ledger is None else self._ledger.attestation
+        """Do work in one transaction, queued with the writes.
 
-        async def erase(connection: Any, settings: Sequence[str]) -> T:
-            async with transaction(connection, *settings, BY_INDEX, *locks(attestation)):
-                if attestation is None:
-                    await require_no_ledger(connection, self._schema)
-                steps = _EraseTransaction(
-                    connection,
-                    self._schema,
-                    self._keys,
-                    tables_of(attestation, connection),
-                    is_distributed=self._is_distributed,
-                )
-                return await work(steps)
+        If it changes owners or notes names, wait for the transactions that may not have seen that.
+        They may have written an owner that was removed, so such work is repeated until it finds
+        none.
 
+        Raises:
+            StorageLocked: other transactions stayed open, or kept what is to be changed locked.
+        """
         if self._ledger is not None:
             await place_all(self._ledger)
-        done: T = await self._run_exclusively(erase)
+        done, steps = await self._run(work)
+        while steps.has_changed_owners:
+            await self._writers.wait()
+            if not steps.has_disowned:
+                break
+            done, steps = await self._run(work)
         return done
+
+    async def _run(
+        self, work: Callable[[EraseTransaction], Coroutine[Any, Any, T]]
+    ) -> tuple[T, _EraseTransaction]:
+        """Do work in one transaction. While others have locked its rows, other writes go on."""
+        attestation = None if self._ledger is None else self._ledger.attestation
+
+        async def erase(
+            connection: Any, settings: Sequence[str]
+        ) -> tuple[T, _EraseTransaction] | None:
+            first = (*settings, BY_INDEX, *locks(attestation), _SHORT_WAIT)
+            try:
+                async with transaction(connection, *first):
+                    if attestation is None:
+                        await require_no_ledger(connection, self._schema)
+                    steps = _EraseTransaction(
+                        connection,
+                        self._schema,
+                        self._keys,
+                        tables_of(attestation, connection),
+                        is_distributed=self._is_distributed,
+                    )
+                    return await work(steps), steps
+            except asyncpg.LockNotAvailableError:
+                return None
+
+        deadline = monotonic() + self._lock_timeout_s
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            done: tuple[T, _EraseTransaction] | None = await self._run_exclusively(erase)
+            if done is not None:
+                return done
+            if monotonic() > deadline:
+                raise StorageLocked(
+                    f"{self._where} has a transaction that has locked what is to be erased for "
+                    f"{self._lock_timeout_s:g} s (see pg_locks): end it, and erase again"
+                )
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
     async def residue(self) -> Residue:
         return Residue(sentences=_OUT_OF_REACH)

@@ -1,9 +1,16 @@
 # mypy: disable-error-code=import-untyped
 """Erased names: the statements that store and find them.
 
-An erasure that notes an owner or its memories waits for all writing transactions, and changes
-`owners_state.number`. So the scans that follow it find all that was committed before. Transactions
-that write after it look up the erased names.
+An erasure notes the names and changes `owners_state.number`, in one transaction. Then it waits for
+the transactions that may not have seen that (`open_writers`). So the scans that follow find all
+that those have committed. Transactions that write later find another number, and look up the names:
+
+- A statement that adds records or messages compares the number in its own snapshot.
+- A transaction that keeps one snapshot (REPEATABLE READ) locks the row of `owners_state` before it
+  writes. So the erasure waits for it, or the transaction fails because the row has changed.
+- A transaction that gives an owner to a memory with records changes the number only if it is still
+  the one that it has seen.
+- On a Citus cluster each transaction locks the row.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +19,6 @@ from typing import Any, Final
 
 from async_history._core.erased_names import (
     MEMORY,
-    TEXTS,
     Name,
     from_microseconds,
     microseconds,
@@ -46,9 +52,6 @@ _NEXT_NUMBER: Final = """
 UPDATE {schema}.owners_state
 SET last = last + 1::pg_catalog.int8, number = last + 1::pg_catalog.int8
 """
-_LOCK: Final = "LOCK TABLE {schema}.history, {schema}.messages IN SHARE ROW EXCLUSIVE MODE"
-_SHORT_WAIT: Final = "SET LOCAL lock_timeout TO '100ms'"
-"""A short timeout, because all writers wait too. After it the transaction is retried."""
 _DISOWN: Final = {
     scope: (
         f"UPDATE {{schema}}.history SET {scope} = NULL"
@@ -90,21 +93,13 @@ def found_erased(
 def note_statements(names: Sequence[Name], at: datetime) -> list[tuple[str, Sequence[Any]]]:
     """Return the statements that note names as erased.
 
-    For texts of memories only, they do not wait for writers, because the lock would also wait for a
-    VACUUM of another session. A record that is being committed meanwhile may come after the
-    erasure.
+    The number comes first: two erasures of the same names wait for each other there.
     """
     instant = microseconds(at)
-    waits = [] if all(kind == TEXTS for kind, _ in names) else [(_SHORT_WAIT, ()), (_LOCK, ())]
-    return [*waits, (_NOTE, (list(digests_of(names)), instant)), (_NOTED, (instant,))]
+    return [(_NOTED, (instant,)), (_NOTE, (list(digests_of(names)), instant))]
 
 
 def disown_statements(scope: str, memory_ids: Sequence[str]) -> list[tuple[str, Sequence[Any]]]:
     """Return the statements that remove a scope from the owners of memories."""
     named = (list(memory_ids),)
-    return [
-        (_SHORT_WAIT, ()),
-        (_LOCK, ()),
-        *((sql, named) for sql in _DISOWN[scope]),
-        (_NEXT_NUMBER, ()),
-    ]
+    return [(_NEXT_NUMBER, ()), *((sql, named) for sql in _DISOWN[scope])]

@@ -1,9 +1,9 @@
 # mypy: disable-error-code=import-untyped
 """The owners that a batch's transaction looks up and writes, besides the records.
 
-Giving an owner to a memory with records, or the first owner to a store, locks the table. The lock
+Giving an owner to a memory with records, or the first owner to a store, locks a table. The lock
 waits for all transactions that write records, and others wait for the lock. So it waits at most a
-tenth of a second, and is retried. Owners of new memories need no lock.
+tenth of a second for each of two tables, and is retried. Owners of new memories need no lock.
 """
 
 import contextlib
@@ -30,6 +30,7 @@ from async_history._postgres.owners import (
     scopes_of,
 )
 from async_history._postgres.schema import in_schema
+from async_history._postgres.transaction import savepoint
 from async_history.errors import StorageRefused
 
 _FIND: Final = f"""
@@ -59,11 +60,19 @@ _WAIT: Final = "SELECT pg_catalog.current_setting('lock_timeout')"
 _SET_WAIT: Final = "SELECT pg_catalog.set_config('lock_timeout', $1::pg_catalog.text, true)"
 _SHORT_WAIT: Final = "100ms"
 """Short, because all writers of records wait too."""
-_LOCK: Final = "LOCK TABLE {schema}.history IN SHARE ROW EXCLUSIVE MODE"
+_LOCKS: Final = (
+    "LOCK TABLE {schema}.history IN SHARE ROW EXCLUSIVE MODE",
+    "LOCK TABLE {schema}.owners_state IN ACCESS EXCLUSIVE MODE",
+)
+"""Either one excludes all transactions that write records, because they compare the number. The
+first one waits for a VACUUM of the history, the second one for a reader of all tables (pg_dump)."""
 NEXT_NUMBER: Final = """
 UPDATE {schema}.owners_state
 SET last = last + 1::pg_catalog.int8, number = last + 1::pg_catalog.int8 RETURNING number
 """
+_NUMBER_AFTER: Final = NEXT_NUMBER.replace(
+    "RETURNING", "WHERE number = $1::pg_catalog.int8 RETURNING"
+)
 FORGET_OWNERS: Final = """
 UPDATE {schema}.owners_state SET
     number = CASE WHEN erased_at IS NULL THEN 0::pg_catalog.int8 ELSE last + 1::pg_catalog.int8 END,
@@ -254,11 +263,12 @@ class OwnerSteps:
         try:
             ((wait,),) = await self._fetch(_WAIT)
             await self._execute(_SET_WAIT, _SHORT_WAIT)
-            await self._execute(_LOCK)
+            await self._lock()
             await self._execute(_SET_WAIT, wait)
             await self._require_same(list(owners))
-            numbers = await self._fetch(NEXT_NUMBER)
+            numbers = await self._fetch(_NUMBER_AFTER, self.found.number)
             if not numbers:
+                await self.require_unchanged()  # an erasure needs no lock
                 raise asyncpg.InsufficientPrivilegeError("a policy hides owners_state")
             await self._execute(REPLACE_OWNERS, *owner_rows(owners))
             of_owner: dict[Owner, list[str]] = {}
@@ -276,6 +286,19 @@ class OwnerSteps:
             raise storage_error(error, self._where) from error
         found = self.found
         self.found = replace(found, number=int(numbers[0][0]), rows={**found.rows, **owners})
+
+    async def _lock(self) -> None:
+        """Exclude all other transactions that write records.
+
+        Raises:
+            asyncpg.LockNotAvailableError: both tables were in use.
+        """
+        first, second = _LOCKS
+        try:
+            async with savepoint(self._connection, checks_constraints=False):
+                await self._execute(first)
+        except asyncpg.LockNotAvailableError:
+            await self._execute(second)
 
     async def _require_same(self, names: Sequence[str]) -> None:
         """Check, with the table locked, that what was found before is unchanged.

@@ -36,7 +36,8 @@ from async_history._postgres.check import faults_of
 from async_history._postgres.commit import BatchCommitter
 from async_history._postgres.connections import Connections
 from async_history._postgres.encrypting import ServerTexts
-from async_history._postgres.erase import EncryptedEraseKeys, EraseKeys, ServerErasure
+from async_history._postgres.erase import ServerErasure
+from async_history._postgres.erase_keys import EncryptedEraseKeys, EraseKeys
 from async_history._postgres.follow import FollowReader
 from async_history._postgres.keys import (
     COUNT_CLEAR,
@@ -56,6 +57,7 @@ from async_history._postgres.ledger import (
     require_no_ledger,
     tables_of,
 )
+from async_history._postgres.open_writers import OpenWriters
 from async_history._postgres.operations import OPERATIONS
 from async_history._postgres.owner_steps import FORGET_OWNERS
 from async_history._postgres.owners import KnownOwners
@@ -177,11 +179,19 @@ class PostgresStore:
         )
         self.eraser = ServerErasure(
             self.run_exclusively,
+            OpenWriters(
+                self.connections.fetch_where_written,
+                self.schema,
+                where,
+                timeout_s=retry_timeout_s,
+            ),
             vacuum,
+            where,
             self.schema,
             erase_keys,
             self.ledger,
             is_distributed=is_distributed,
+            lock_timeout_s=retry_timeout_s,
         )
 
     # Writing
