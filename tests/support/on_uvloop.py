@@ -1,10 +1,11 @@
 """A pytest plugin that runs the tests on uvloop: `pytest -p tests.support.on_uvloop`."""
 
-import pytest
+import asyncio
+from collections.abc import Callable
+
 import uvloop
 
 
-@pytest.fixture(scope="session")
-def event_loop_policy() -> uvloop.EventLoopPolicy:
-    """The policy by which pytest-asyncio makes the loop of a test."""
-    return uvloop.EventLoopPolicy()
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Return how pytest-asyncio makes the loop of a test."""
+    return {"uvloop": uvloop.new_event_loop}
