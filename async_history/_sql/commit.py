@@ -109,7 +109,9 @@ class BatchCommitter:
         owners = self._known.owners_of(additions, given)
         if owners is None:
             return False
-        records = [_owned(*one) for one in zip(given, owners, strict=True)]
+        records = given
+        if self._known.has_owners:
+            records = [_owned(*one) for one in zip(given, owners, strict=True)]
         size = self._seal.statement_bytes(sum([one.size_bytes for one in additions]))
         bulk = self._bulk
         if bulk is not None and not bulk.takes(len(records), size):
@@ -152,8 +154,7 @@ class BatchCommitter:
             return False
         has_begun()
         connection, version = self._transaction.connection, self._known.version
-        added = replace(added, spans=spans)
-        if not await single.commit(connection, last, version, added, stored.key_ids, leaves):
+        if not await single.commit(connection, last, version, added, spans, stored.key_ids, leaves):
             return False
         self._is_as_known()
         self._spans = spans

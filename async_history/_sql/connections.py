@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final, TypeVar
 
 from sqlalchemy.engine import Dialect
@@ -10,6 +10,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from async_history._core.cancellation import to_the_end
+from async_history._core.deadline import Deadline
 from async_history._core.writer import OutcomeUnknown, TryAgain
 from async_history._sql.dialects import begin_write, is_sqlite
 from async_history._sql.errors import (
@@ -31,6 +32,22 @@ _PAUSE_S: Final = 0.05
 _LONGEST_PAUSE_S: Final = 1.0
 _CLOSE_S: Final = 5.0
 """How long closing a connection may take."""
+
+
+class Committing:
+    """A context that commits: a connection lost in it leaves the outcome unknown.
+
+    It is a class because each lone record enters it, and a generator takes three times as long.
+    """
+
+    def __init__(self) -> None:
+        self.has_begun = False
+
+    def __enter__(self) -> None:
+        self.has_begun = True
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.has_begun = kind is not None
 
 
 class Connections:
@@ -62,7 +79,9 @@ class Connections:
         self._acquire_s = acquire_s
         self._try_s = try_s
         self._writing: AsyncConnection | None = None
-        self._is_committing = False
+        self._is_sqlite = is_sqlite(engine.dialect)
+        self._write_deadline = Deadline()
+        self.committing = Committing()
         self._is_closed = False
         self._reads = 0
         self._none_reads = asyncio.Event()
@@ -73,10 +92,6 @@ class Connections:
     def dialect(self) -> Dialect:
         """The engine's dialect."""
         return self._engine.dialect
-
-    @property
-    def _is_sqlite(self) -> bool:
-        return is_sqlite(self.dialect)
 
     async def _connect(self) -> AsyncConnection:
         if self._is_sqlite:
@@ -105,17 +120,24 @@ class Connections:
             OutcomeUnknown: the connection was lost during the commit.
             StorageError: nothing was written.
         """
-        connection = await self._ready()
-        self._is_committing = False
+        connection = self._writing
+        if connection is None or connection.closed or connection.invalidated:
+            connection = await self._ready()
+        self.committing.has_begun = False
         try:
-            async with asyncio.timeout(self._try_s + extra_s):
-                done = await self._run(_begun(work, connection), connection)
-                await self.commit(connection)
+            with self._write_deadline.within(self._try_s + extra_s):
+                if self._is_sqlite:
+                    done = await run_interruptible(_begun(work, connection), connection)
+                else:
+                    done = await work(connection)
+                if connection.in_transaction():  # else a statement has committed its own writes
+                    with self.committing:
+                        await connection.commit()
                 return done
         except DriverError as error:
             await self._undo(connection, error)
             failure = storage_error(error, self.where)
-            if self._is_committing and is_connection_lost(error):
+            if self.committing.has_begun and is_connection_lost(error):
                 raise OutcomeUnknown(str(failure)) from error
             if may_work_later(error):
                 raise TryAgain(failure) from error
@@ -127,19 +149,6 @@ class Connections:
         except BaseException:
             await self._undo(connection, None)
             raise
-
-    async def commit(self, connection: AsyncConnection) -> None:
-        """Commit. From here on, a lost connection leaves the outcome unknown."""
-        if connection.in_transaction():  # else a statement has committed its own writes
-            with self.committing():
-                await connection.commit()
-
-    @contextlib.contextmanager
-    def committing(self) -> Iterator[None]:
-        """Mark the body as a commit: a connection lost in it leaves the outcome unknown."""
-        self._is_committing = True
-        yield
-        self._is_committing = False
 
     async def _ready(self) -> AsyncConnection:
         try:
@@ -284,6 +293,7 @@ class Connections:
     async def aclose(self) -> None:
         """End the writing connection, and wait for reads that are under way."""
         self._is_closed = True
+        self._write_deadline.stop()
         connection, self._writing = self._writing, None
         if connection is not None:
             # Returning it to the pool would first reset its isolation level. If that failed, the
@@ -309,6 +319,7 @@ class Connections:
 
 
 async def _begun(work: "Work[T]", connection: AsyncConnection) -> T:
+    """Do work in a transaction that it begins, which the driver would begin too late."""
     await begin_write(connection)
     return await work(connection)
 

@@ -6,7 +6,7 @@ INSERT gets all rows of a batch in one message. asyncmy has both for MariaDB.
 
 import contextlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from sqlalchemy.engine import Connection, Dialect
@@ -18,17 +18,30 @@ _MOST_PREPARED: Final = 64
 _PLACEHOLDER: Final = re.compile("%(.)")
 
 
-@contextlib.contextmanager
-def errors_of(dialect: Dialect) -> Iterator[None]:
-    """Raise a driver's errors as SQLAlchemy does."""
-    driver: Any = dialect.dbapi
-    try:
-        yield
-    except driver.Error as error:
-        is_lost = dialect.is_disconnect(error, None, None)
-        raise DBAPIError.instance(
-            None, None, error, driver.Error, connection_invalidated=is_lost, dialect=dialect
-        ) from error
+class DriverErrors:
+    """A context in which a driver's errors are raised as SQLAlchemy raises them.
+
+    It is a class because each lone record enters it, and a generator takes three times as long.
+    """
+
+    def __init__(self, dialect: Dialect) -> None:
+        driver: Any = dialect.dbapi
+        self._dialect = dialect
+        self._error = driver.Error
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, self._error):
+            is_lost = self._dialect.is_disconnect(error, None, None)
+            raise DBAPIError.instance(
+                None,
+                None,
+                error,
+                self._error,
+                connection_invalidated=is_lost,
+                dialect=self._dialect,
+            ) from error
 
 
 async def execute(connection: AsyncConnection, sql: str, values: Sequence[Any]) -> int:
@@ -42,7 +55,7 @@ async def execute(connection: AsyncConnection, sql: str, values: Sequence[Any]) 
         finally:
             cursor.close()
 
-    with errors_of(connection.dialect):
+    with DriverErrors(connection.dialect):
         return await connection.run_sync(run)
 
 
@@ -63,13 +76,15 @@ class PreparedStatements:
     Their SQL has the driver's own placeholders.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, dialect: Dialect) -> None:
+        self._dialect = dialect
+        self._errors = DriverErrors(dialect)
         self._driver: Any = None
         self._prepared: dict[str, Any] = {}
 
     async def execute(self, connection: AsyncConnection, sql: str, values: Sequence[Any]) -> int:
         """Execute a statement, and return the number of changed rows."""
-        with errors_of(connection.dialect):
+        with self._errors:
             statement = await self._statement(connection, sql)
             if statement is not None:
                 return int((await statement.execute(values)).affected_rows)
@@ -79,8 +94,8 @@ class PreparedStatements:
         self, connection: AsyncConnection, sql: str, rows: Sequence[Sequence[Any]]
     ) -> None:
         """Execute an INSERT for all rows; each column must have a value in one of them."""
-        driver: Any = connection.dialect.dbapi
-        with errors_of(connection.dialect):
+        driver: Any = self._dialect.dbapi
+        with self._errors:
             statement = await self._statement(connection, sql)
             if statement is not None:
                 with contextlib.suppress(driver.NotSupportedError):  # raised before it is sent
@@ -97,7 +112,7 @@ class PreparedStatements:
         if sql in self._prepared:
             statement = self._prepared.pop(sql)
         else:
-            statement = await self._prepare(connection.dialect, sql)
+            statement = await self._prepare(sql)
             if len(self._prepared) == _MOST_PREPARED:
                 oldest = self._prepared.pop(next(iter(self._prepared)))
                 if oldest is not None:
@@ -105,12 +120,12 @@ class PreparedStatements:
         self._prepared[sql] = statement
         return statement
 
-    async def _prepare(self, dialect: Dialect, sql: str) -> Any | None:
-        dbapi: Any = dialect.dbapi
+    async def _prepare(self, sql: str) -> Any | None:
+        dbapi: Any = self._dialect.dbapi
         try:
             return await self._driver.prepare(_PLACEHOLDER.sub(_native, sql))
         except dbapi.Error as error:
-            if dialect.is_disconnect(error, None, None):
+            if self._dialect.is_disconnect(error, None, None):
                 raise
             return None  # an older server prepares no blocks; or it has too many statements
 

@@ -50,12 +50,19 @@ class Insert:
             and isinstance(table.c[column].type, Name)
             for column in columns
         ]
+        self._has_bytes = any(self._are_bytes)
         self.sql = str(compiled)
         self.order = [columns.index(name) for name in compiled.positiontup or columns]
+        self._is_in_order = self.order == list(range(len(columns)))
+
+    def of_rows(self, count: int) -> str:
+        """Return the statement with so many rows of parameters."""
+        begin, values, row = self.sql.rpartition(" VALUES ")
+        return f"{begin}{values}{', '.join([row] * count)}"
 
     def values(self, rows: Rows) -> Rows:
         """Return rows as parameters of the statement."""
-        if any(self._are_bytes):
+        if self._has_bytes:
             rows = [
                 tuple(
                     value.encode() if is_bytes and value is not None else value
@@ -63,7 +70,7 @@ class Insert:
                 )
                 for row in rows
             ]
-        if self.order != list(range(len(self._columns))):
+        if not self._is_in_order:
             rows = [tuple(row[index] for index in self.order) for row in rows]
         return rows
 

@@ -1,9 +1,8 @@
 """The rows that new records add to the tables, once their numbers are known."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 from async_history._core.records import HistoryRecord
 from async_history._sql.known import Span, spans_of
@@ -11,20 +10,16 @@ from async_history._sql.marks import marks_of
 from async_history._sql.rows import are_plain, full_row, instant_of, plain_row
 
 
-@dataclass(frozen=True, slots=True)
-class NumberedRecords:
-    """Rows of new records.
-
-    Attributes:
-        rows: rows of `PLAIN_COLUMNS` if `are_plain`, else of `ALL_COLUMNS`.
-        marks: pairs of mark and number, without duplicates.
-        spans: the spans of the records, by number, with their bounds.
-    """
+class NumberedRecords(NamedTuple):
+    """Rows of new records."""
 
     rows: Sequence[tuple[Any, ...]]
+    """Rows of `PLAIN_COLUMNS` if `are_plain`, else of `ALL_COLUMNS`."""
     are_plain: bool
     marks: Sequence[tuple[int, int]]
+    """Pairs of mark and number, without duplicates."""
     spans: dict[int, Span]
+    """The spans of the records, by number, with their bounds."""
 
 
 def numbered(last: int, records: Sequence[HistoryRecord]) -> NumberedRecords:

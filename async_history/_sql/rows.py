@@ -75,7 +75,7 @@ def are_plain(records: Sequence[HistoryRecord]) -> bool:
 
 
 def plain_row(seq: int, record: HistoryRecord, instant: int | None) -> tuple[Any, ...]:
-    """Return the row of `PLAIN_COLUMNS` of a record that has no details."""
+    """Return the row of `PLAIN_COLUMNS` of a record that needs only them: see `are_plain`."""
     return (
         seq,
         record.id,
@@ -86,8 +86,8 @@ def plain_row(seq: int, record: HistoryRecord, instant: int | None) -> tuple[Any
         record.created_at,
         record.updated_at,
         1 if record.is_deleted else 0,
-        _key(record.actor_id),
-        _key(record.role),
+        record.actor_id,
+        record.role,
         instant,
     )
 

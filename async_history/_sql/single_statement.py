@@ -8,8 +8,9 @@ since, nothing is written.
 The block of a single record is prepared: the server would parse it for longer than it executes it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import lru_cache
 from itertools import chain
 from typing import Any, Final
 
@@ -21,12 +22,15 @@ from async_history._core.key_statements import MOST_USES
 from async_history._core.ledger.leaves import Bundle
 from async_history._sql import driver
 from async_history._sql.driver import PreparedStatements
-from async_history._sql.inserts import Inserts, leaves_row
+from async_history._sql.inserts import Insert, Inserts, leaves_row
+from async_history._sql.known import Span
 from async_history._sql.numbered import NumberedRecords
 from async_history._sql.tables import Tables
 
 _MOST_BYTES: Final = 4 << 20
 """The largest block. The server parses all of it before it executes it."""
+_MOST_KEPT: Final = 64
+"""Most blocks whose SQL is kept. Those of single records differ in a few numbers."""
 _BLOCK: Final = """
 BEGIN NOT ATOMIC
 START TRANSACTION;
@@ -63,7 +67,7 @@ class SingleStatement:
         inserts: Inserts,
         statement_bytes: int | None,
         prepared: PreparedStatements | None,
-        committing: Callable[[], AbstractContextManager[None]],
+        committing: AbstractContextManager[None],
     ) -> None:
         name = dialect.identifier_preparer.format_table
         self._state = name(tables.state)
@@ -73,6 +77,7 @@ class SingleStatement:
         self._most_bytes = min(statement_bytes or _MOST_BYTES, _MOST_BYTES)
         self._prepared = prepared
         self._committing = committing
+        self._block = lru_cache(_MOST_KEPT)(self._new_block)
 
     def takes(self, size_bytes: int, leaves: Sequence[Bundle]) -> bool:
         """Return whether records of `size_bytes`, with their leaves, fit one statement."""
@@ -86,12 +91,14 @@ class SingleStatement:
         last: int,
         version: int,
         records: NumberedRecords,
+        spans: Mapping[int, Span],
         key_ids: Sequence[str],
         leaves: Sequence[Bundle],
     ) -> bool:
         """Write and commit records whose numbers follow `last`.
 
         Args:
+            spans: the spans to write, by number.
             key_ids: data keys that must be in the store and not be retired.
             leaves: the leaves of the records, if the store has a ledger.
 
@@ -100,39 +107,44 @@ class SingleStatement:
             was written.
         """
         insert = self._inserts.of(records)
-        begin, _, row = insert.sql.rpartition(" VALUES ")
-        inserts = [f"{begin} VALUES {', '.join([row] * len(records.rows))}"]
         values: list[Any] = [last + len(records.rows), version, last, *key_ids]
         values += chain.from_iterable(insert.values(records.rows))
-        if records.marks:
-            begin, _, row = self._inserts.marks.sql.rpartition(" VALUES ")
-            inserts.append(f"{begin} VALUES {', '.join([row] * len(records.marks))}")
-            values += chain.from_iterable(records.marks)
-        for number, span in records.spans.items():
-            inserts.append(f"{self._replace_span} {_SPAN_VALUES}")
+        values += chain.from_iterable(records.marks)
+        for number, span in spans.items():
             values += (number, span.first_time, span.last_time, span.events, int(span.has_undated))
         for bundle in leaves:
-            inserts.append(self._inserts.leaves.sql)
             values += self._inserts.leaves.values([leaves_row(bundle)])[0]
-        block = _BLOCK.format(
-            state=self._state, keys=self._keys_are_there(key_ids), inserts="; ".join(inserts)
+        count = len(records.rows)
+        block = self._block(
+            insert, count, len(records.marks), len(spans), len(key_ids), len(leaves)
         )
         execute = driver.execute
-        if self._prepared is not None and len(records.rows) == 1 and not records.spans:
+        if self._prepared is not None and count == 1 and not spans:
             execute = self._prepared.execute
         try:
-            with self._committing():
+            with self._committing:
                 return await execute(connection, block, values) > 0
         except DBAPIError as error:
             if not error.connection_invalidated:
                 await connection.begin()  # the server's transaction is open: callers roll back
             raise
 
-    def _keys_are_there(self, key_ids: Sequence[str]) -> str:
-        """Return the condition that data keys are in the store and not retired."""
-        if not key_ids:
-            return ""
-        ids = ", ".join(["%s"] * len(key_ids))
-        return _KEYS_ARE_THERE.format(
-            table=self._data_keys, ids=ids, most=MOST_USES, count=len(key_ids)
+    def _new_block(
+        self, insert: Insert, rows: int, marks: int, spans: int, keys: int, leaves: int
+    ) -> str:
+        """Return the block that adds so many rows to each table and needs so many data keys."""
+        inserts = [insert.of_rows(rows)]
+        if marks:
+            inserts.append(self._inserts.marks.of_rows(marks))
+        inserts += [f"{self._replace_span} {_SPAN_VALUES}"] * spans
+        inserts += [self._inserts.leaves.sql] * leaves
+        return _BLOCK.format(
+            state=self._state, keys=self._keys_are_there(keys), inserts="; ".join(inserts)
         )
+
+    def _keys_are_there(self, count: int) -> str:
+        """Return the condition that so many data keys are in the store and not retired."""
+        if not count:
+            return ""
+        ids = ", ".join(["%s"] * count)
+        return _KEYS_ARE_THERE.format(table=self._data_keys, ids=ids, most=MOST_USES, count=count)

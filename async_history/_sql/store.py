@@ -103,7 +103,8 @@ class SqlStore:
         self._statement_bytes = statement_bytes
         self._known = Known()
         self.inserts = Inserts(tables, connections.dialect)
-        prepared = PreparedStatements() if prepares(connections.dialect) else None
+        dialect = connections.dialect
+        prepared = PreparedStatements(dialect) if prepares(dialect) else None
         self._single_statement = self._new_single_statement(prepared)
         self._bulk: BulkInserts | None = None
         if prepared is not None:
@@ -230,14 +231,18 @@ class SqlStore:
     ) -> T:
         """Do work in a transaction on the writing connection, with the store's current keys."""
 
-        async def write() -> T:
-            try:
-                return await self._connections.write(work, extra_s)
-            except BaseException:
-                self._seal.undone()
-                raise
+        if self.encryption is None:
+            return await self._connections.write(work, extra_s)
+        return await self.encryption.with_current_keys(partial(self._write_sealed, work, extra_s))
 
-        return await self._with_current_keys(write)
+    async def _write_sealed(
+        self, work: Callable[[AsyncConnection], Awaitable[T]], extra_s: float
+    ) -> T:
+        try:
+            return await self._connections.write(work, extra_s)
+        except BaseException:
+            self._seal.undone()
+            raise
 
     async def _with_current_keys(self, work: Callable[[], Awaitable[T]]) -> T:
         if self.encryption is None:

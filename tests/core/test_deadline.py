@@ -1,0 +1,107 @@
+"""The timeout of operations that follow each other."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from async_history._core.deadline import Deadline
+from tests.support.patience import SOON_S
+
+LONG_S = 3600.0
+SHORT_S = 0.01
+
+
+async def never() -> None:
+    """Wait for what never happens; fail if nothing ends it."""
+    try:
+        async with asyncio.timeout(SOON_S):
+            await asyncio.Event().wait()
+    except TimeoutError:
+        pytest.fail("it was not timed out")
+
+
+async def test_a_body_that_takes_too_long_raises_timeout_error() -> None:
+    deadline = Deadline()
+    for _ in range(2):
+        with pytest.raises(TimeoutError), deadline.within(SHORT_S):
+            await never()
+    task = asyncio.current_task()
+    assert task is not None
+    assert not task.cancelling()
+
+
+async def test_one_timer_serves_many_bodies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A timer that fires while a later body has time left is set again for that body."""
+    loop = asyncio.get_running_loop()
+    times: list[float] = []
+    call_at = loop.call_at
+
+    def counted(when: float, *arguments: Any) -> asyncio.TimerHandle:
+        times.append(when)
+        return call_at(when, *arguments)
+
+    monkeypatch.setattr(loop, "call_at", counted)
+    deadline = Deadline()
+    for _ in range(100):
+        with deadline.within(LONG_S):
+            await asyncio.sleep(0)
+    assert len(times) == 1
+    with deadline.within(SHORT_S):
+        pass
+    begun = loop.time()
+    with pytest.raises(TimeoutError), deadline.within(5 * SHORT_S):
+        await never()
+    assert loop.time() - begun >= 5 * SHORT_S
+
+
+async def test_a_shorter_time_than_the_last_one_is_kept() -> None:
+    deadline = Deadline()
+    with deadline.within(LONG_S):
+        await asyncio.sleep(0)
+    with pytest.raises(TimeoutError), deadline.within(SHORT_S):
+        await never()
+
+
+async def test_between_bodies_nothing_is_cancelled() -> None:
+    deadline = Deadline()
+    with deadline.within(SHORT_S):
+        pass
+    await asyncio.sleep(3 * SHORT_S)
+    with deadline.within(LONG_S):
+        await asyncio.sleep(0)
+    deadline.stop()
+
+
+async def test_a_cancellation_from_outside_stays_one() -> None:
+    deadline = Deadline()
+
+    async def body() -> None:
+        with deadline.within(LONG_S):
+            await never()
+
+    task = asyncio.create_task(body())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_cancellation_at_the_same_time_as_the_timeout_stays_one() -> None:
+    deadline = Deadline()
+
+    async def body() -> None:
+        with deadline.within(SHORT_S):
+            try:
+                await never()
+            finally:
+                task.cancel()
+
+    task = asyncio.create_task(body())
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_an_error_of_the_body_is_raised() -> None:
+    with pytest.raises(OSError, match="lost"), Deadline().within(LONG_S):
+        raise OSError("lost")
