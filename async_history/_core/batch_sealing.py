@@ -1,16 +1,19 @@
 """Sealing of a batch's texts on the event loop, for databases with async drivers."""
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
+from async_history._core.ahead import ComputedAhead, fields_waiting
 from async_history._core.data_keys import DataKeys
 from async_history._core.owners import Owner
-from async_history._core.records import HistoryRecord, fields_in_order, made_record
+from async_history._core.records import Fields, HistoryRecord, fields_in_order, made_record
 from async_history._core.sealed_records import (
     SealedTexts,
+    SealedValues,
     sealed_fields,
-    sealed_texts_of,
+    sealed_values,
+    texts_of_values,
     uses_of,
 )
 from async_history._core.sealing import DataKey
@@ -68,12 +71,71 @@ async def sealed_records(
     return seal() if len(records) <= _SEALED_HERE else await computed(seal)
 
 
-async def sealed_texts(
-    records: Sequence[HistoryRecord], keys: Sequence[DataKey | None], index_key: bytes
+class NewTexts:
+    """The sealed texts of new records, sealed with their batch or before it."""
+
+    def __init__(self) -> None:
+        self._ahead = ComputedAhead[_Sealed]()
+
+    def begin(
+        self,
+        submissions: Iterable[object],
+        key_of: Callable[[Fields], DataKey | None],
+        index_key: bytes,
+    ) -> None:
+        """Begin to seal single records that wait for the next batch, each under its expected key.
+
+        Args:
+            key_of: returns the key that a record is likely to get; None if it is not known.
+        """
+        if self._ahead.has_begun:
+            return
+        keyed = [(one, key_of(one)) for one in fields_waiting(submissions)]
+        fields = [one for one, key in keyed if key is not None]
+        if len(fields) > _SEALED_HERE:
+            keys = [key for _, key in keyed if key is not None]
+            self._ahead.begin(fields, partial(_sealed_under, keys, index_key))
+
+    async def of(
+        self, fields: Sequence[Fields], keys: Sequence[DataKey | None], index_key: bytes
+    ) -> SealedTexts:
+        """Return the values of a batch's records sealed, each under its key; in clear if its key is
+        None."""
+        known = [
+            one.values
+            if one is not None and one.key is key and one.index_key == index_key
+            else None
+            for one, key in zip(await self._ahead.of(fields), keys, strict=True)
+        ]
+        seal = partial(_texts, fields, keys, index_key, known)
+        return seal() if known.count(None) <= _SEALED_HERE else await computed(seal)
+
+
+class _Sealed(NamedTuple):
+    """A record's values, sealed under these keys."""
+
+    key: DataKey
+    index_key: bytes
+    values: SealedValues
+
+
+def _sealed_under(
+    keys: Sequence[DataKey], index_key: bytes, fields: Sequence[Fields]
+) -> Iterator[_Sealed]:
+    for key, values in zip(keys, sealed_values(fields, keys, index_key), strict=True):
+        yield _Sealed(key, index_key, values)
+
+
+def _texts(
+    fields: Sequence[Fields],
+    keys: Sequence[DataKey | None],
+    index_key: bytes,
+    known: Sequence[SealedValues | None],
 ) -> SealedTexts:
-    """Return the values of `sealed_records` as lists of texts."""
-    seal = partial(sealed_texts_of, records, keys, index_key)
-    return seal() if len(records) <= _SEALED_HERE else await computed(seal)
+    """Return the values of records; those that are not known are sealed."""
+    new = [at for at, values in enumerate(known) if values is None]
+    sealed_now = sealed_values([fields[at] for at in new], [keys[at] for at in new], index_key)
+    return texts_of_values(next(sealed_now) if one is None else one for one in known)
 
 
 def _sealed(

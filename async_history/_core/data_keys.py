@@ -276,6 +276,11 @@ class DataKeys:
         for digest, (stored, key) in (found | new).items():
             self._leases[owners[digest]] = _Lease(self._keep(stored.id, key), counts[digest])
 
+    def expected(self, owner: Owner | None) -> DataKey | None:
+        """Return the key that an owner's next text is likely to be sealed under, if it is known."""
+        lease = self._leases.get(owner)
+        return None if lease is None or self.is_off else lease.key
+
     def leased(self, owners: Iterable[Owner | None]) -> list[str]:
         """Return the ids of owners' sealing keys; none if encryption is off."""
         if self.is_off:

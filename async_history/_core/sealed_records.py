@@ -65,6 +65,10 @@ def sealed_fields(
         yield record if key is None else _sealed_fields(record, key, nonces, token)
 
 
+SealedValues = tuple[str | None, str | None, str | None, str | None, dict[str, Any] | None]
+"""A record's texts, context and cause as they are stored, and the content of the cause's JSON."""
+
+
 class SealedTexts(NamedTuple):
     """The sealed values of records, one list for each column.
 
@@ -80,27 +84,29 @@ class SealedTexts(NamedTuple):
     tokens: list[Mapping[str, Any] | None]
 
 
-def sealed_texts_of(
-    records: Sequence[HistoryRecord], keys: Sequence[DataKey | None], index_key: bytes
-) -> SealedTexts:
-    """Return the values of records sealed, each record under its key; in clear without a key."""
+def sealed_values(
+    records: Iterable[Fields], keys: Sequence[DataKey | None], index_key: bytes
+) -> Iterator[SealedValues]:
+    """Yield the values of records sealed, each record under its key; in clear without a key."""
     nonces, token = new_nonces(USES * len(keys)), token_under(index_key)
+    for record, key in zip(records, keys, strict=True):
+        record_id, _, old, new, *_, context, cause = record
+        if key is None:
+            yield old, new, json_text(context), json_text(cause), cause
+        else:
+            yield _sealed_values(record_id, old, new, context, cause, key, nonces, token)
+
+
+def texts_of_values(values: Iterable[SealedValues]) -> SealedTexts:
+    """Return the values of records as one list for each column."""
     sealed = SealedTexts([], [], [], [], [])
     old_memory, new_memory, contexts, causes, tokens = sealed
-    for record, key in zip(records, keys, strict=True):
-        context, cause = record.context, record.cause
-        if key is None:
-            old, new = record.old_memory, record.new_memory
-            context_text, cause_text, found = json_text(context), json_text(cause), cause
-        else:
-            old, new, context_text, cause_text, found = _sealed_values(
-                record.id, record.old_memory, record.new_memory, context, cause, key, nonces, token
-            )
+    for old, new, context, cause, content in values:
         old_memory.append(old)
         new_memory.append(new)
-        contexts.append(context_text)
-        causes.append(cause_text)
-        tokens.append(found)
+        contexts.append(context)
+        causes.append(cause)
+        tokens.append(content)
     return sealed
 
 
@@ -125,9 +131,7 @@ def _sealed_values(
     key: DataKey,
     nonces: Iterator[bytes],
     token: Token,
-) -> tuple[str | None, str | None, str | None, str | None, dict[str, str] | None]:
-    """Return a record's texts, and the JSON of its context and its cause, sealed; and the content
-    of the cause's JSON."""
+) -> SealedValues:
     seal, named = key.seal, record_id.encode()
     context_text = cause_text = content = None
     if old is not None:

@@ -274,8 +274,9 @@ class BatchCommitter:
         if plan is None or self._may_be_erased(additions):
             return False
         before = partial(keys_before, self._connection, self._schema, self._settings)
-        texts, key_ids = await self._seal.records(records, plan.owners, plan.number, before)
-        leaves = await self._leaves(list(fields_of(additions)), plan.new)
+        fields = list(fields_of(additions))
+        texts, key_ids = await self._seal.records(fields, plan.owners, plan.number, before)
+        leaves = await self._leaves(fields, plan.new)
         if self._settings:
             async with self._transaction():
                 if self._is_distributed and await self._owners.locked_number() != plan.number:
@@ -470,12 +471,12 @@ class BatchCommitter:
         """Write records and messages, in order, and the owners of memories."""
         if records and self._has_undated:
             records = await dated(records, self.latest)
+        fields = list(map(fields_in_order, records))
         if records or owners:
             plan = await self._owners.give(records, owners)
-            fields = list(map(fields_in_order, records))
             leaves = await self._leaves(fields, {**plan.new, **owners})
         if records:
-            texts, _ = await self._seal.records(records, plan.owners, plan.number, self._keys)
+            texts, _ = await self._seal.records(fields, plan.owners, plan.number, self._keys)
             try:
                 await self._add(records, texts, plan, leaves, checks_new=False)
             except _LeftOut:

@@ -3,17 +3,18 @@
 Transactions that change the tables of keys take one advisory lock. So two processes that need an
 owner's first data key agree on one. And no key is made under a wrapping key that is being removed.
 
-A batch is sealed on a thread, before it is sent. The statement that writes it checks that its keys
-are in the store: they may be lost by a failover or a restored backup.
+Records are sealed on a thread, while they wait or before their batch is sent. The statement that
+writes them checks that its keys are in the store: they may be lost by a failover or a restored
+backup.
 """
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple, Protocol
 
-from async_history._core.batch_sealing import ids_of_keys, keys_in_store, sealed_texts
+from async_history._core.batch_sealing import NewTexts, ids_of_keys, keys_in_store
 from async_history._core.data_keys import DataKeys
 from async_history._core.encryption import OPEN_WITH_KEYS
 from async_history._core.key_statements import (
@@ -26,7 +27,7 @@ from async_history._core.key_statements import (
 )
 from async_history._core.message_buffers import MessageRow
 from async_history._core.owners import SCOPES, Owner
-from async_history._core.records import HistoryRecord
+from async_history._core.records import MEMORY_ID, Fields, HistoryRecord
 from async_history._core.rows import ReadRows, Row
 from async_history._core.sealed_reader import ReadRecords, read_opened, read_rows_opened
 from async_history._core.sealed_records import (
@@ -231,6 +232,10 @@ async def _checked_later(ids: Sequence[str]) -> bool:
     return False
 
 
+ExpectedOwner = Callable[[Fields], Owner | None]
+"""Returns the owner that the memory of a new record is likely to have."""
+
+
 class Seal(Protocol):
     """Sealing and opening of texts between a batch and the tables."""
 
@@ -238,9 +243,12 @@ class Seal(Protocol):
     def salt_key(self) -> bytes | None:
         """The key of the salts of a ledger; None if they are stored in clear."""
 
+    def begin(self, submissions: Iterable[object], owner_of: ExpectedOwner) -> None:
+        """Begin to seal records that wait for the next batch."""
+
     async def records(
         self,
-        records: Sequence[HistoryRecord],
+        fields: Sequence[Fields],
         owners: Mapping[str, Owner | None],
         number: int,
         access: Access,
@@ -278,9 +286,11 @@ class InClear:
 
     salt_key: Final = None
 
+    def begin(self, submissions: Iterable[object], owner_of: ExpectedOwner) -> None: ...
+
     async def records(
         self,
-        records: Sequence[HistoryRecord],
+        fields: Sequence[Fields],
         owners: Mapping[str, Owner | None],
         number: int,
         access: Access,
@@ -313,22 +323,27 @@ class Sealing:
 
     def __init__(self, keys: DataKeys) -> None:
         self._keys = keys
+        self._new = NewTexts()
         self._lock = asyncio.Lock()  # an `add_in_transaction` seals at the same time
 
     @property
     def salt_key(self) -> bytes:
         return self._keys.index_key
 
+    def begin(self, submissions: Iterable[object], owner_of: ExpectedOwner) -> None:
+        keys = self._keys
+        self._new.begin(submissions, lambda one: keys.expected(owner_of(one)), keys.index_key)
+
     async def records(
         self,
-        records: Sequence[HistoryRecord],
+        fields: Sequence[Fields],
         owners: Mapping[str, Owner | None],
         number: int,
         access: Access,
     ) -> tuple[SealedTexts | None, Sequence[str]]:
-        whose = [owners.get(record.memory_id) for record in records]
+        whose = [owners.get(one[MEMORY_ID]) for one in fields]
         used = await self._use(whose, USES, number, access)
-        texts = await sealed_texts(records, used, self._keys.index_key)
+        texts = await self._new.of(fields, used, self._keys.index_key)
         return texts, ids_of_keys(used)
 
     async def messages(

@@ -19,7 +19,13 @@ from zlib import crc32
 from async_history._core.json_object import JsonObject, json_text
 from async_history._core.owners import SCOPES, Owner
 from async_history._core.recording import INDEXED_CAUSES
-from async_history._core.records import HistoryRecord, give_owner
+from async_history._core.records import (
+    MEMORY_ID,
+    OWNER,
+    Fields,
+    HistoryRecord,
+    give_owner,
+)
 from async_history._core.sealed_records import SealedTexts
 from async_history._postgres.erased_names import memory_digests
 
@@ -168,6 +174,12 @@ class KnownOwners:
         self._known.update(rows)
         if len(self._known) > self._most:
             self._known = dict(list(self._known.items())[-self._most // 2 :])
+
+    def expected(self, fields: Fields) -> Owner | None:
+        """Return the owner that the memory of a new record is likely to have."""
+        owner = self._known.get(fields[MEMORY_ID])
+        given: Owner | None = fields[OWNER]
+        return given if owner is None else owner
 
     def unknown(self, records: Iterable[HistoryRecord]) -> list[HistoryRecord]:
         """Return the records whose memories are not in the cache."""

@@ -144,7 +144,7 @@ class PostgresStore:
             finish=self._finish,
             options=writer_options,
             commit_timeout_s=retry_timeout_s,
-            prepare=self._prepare if has_ledger else None,
+            prepare=self._prepare if has_ledger or keys is not None else None,
         )
         fetch = self.connections.fetch
         self._stored_reader = reader = HistoryReader(
@@ -260,6 +260,7 @@ class PostgresStore:
         return await self._with_current_keys(add)
 
     def _prepare(self, submissions: Sequence[Submission]) -> None:
+        self._seal.begin(submissions, self._known_owners.expected)
         if self._attestation is not None:
             self._attestation.begin_leaves(submissions)
 

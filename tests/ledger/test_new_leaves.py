@@ -1,5 +1,6 @@
 """Leaves of new records, of which some are computed before their batch."""
 
+import asyncio
 import os
 
 import pytest
@@ -62,6 +63,16 @@ async def test_a_record_that_was_replaced_is_hashed_again() -> None:
     leaves.begin(waiting, None)
     batch = [one.fields for one in waiting]
     batch[7] = fields("likes milk", "id 7")
+    (bundle,) = await leaves.of(batch, {}, None)
+    assert holds(bundle, batch)
+
+
+async def test_leaves_that_could_not_be_computed_ahead_are_computed_with_their_batch() -> None:
+    waiting, leaves = submissions(), NewLeaves()
+    leaves.begin(waiting, None)
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+    batch = [one.fields for one in waiting]
     (bundle,) = await leaves.of(batch, {}, None)
     assert holds(bundle, batch)
 

@@ -38,6 +38,39 @@ def opened(url: str, *names: str, **options: Any) -> HistoryManager:
     return open_history(url, keys=ring(*(names or ("one",))), **options)
 
 
+async def test_records_of_many_tasks_open_though_some_are_cancelled(url: str) -> None:
+    """Records that wait are sealed ahead, and some of these are never written."""
+
+    async def agent(name: int) -> None:
+        for number in range(4):
+            await history.add_history(
+                f"{name}",
+                None,
+                f"likes {number}",
+                "ADD",
+                owner={"user_id": f"{name % 9}"},
+                cause={"run_id": f"{name}"},
+            )
+            acked.append(name)
+            if len(acked) == 500:
+                for one in agents[1::7]:
+                    one.cancel()
+
+    acked: list[int] = []
+    async with opened(url) as history:
+        agents = [asyncio.create_task(agent(name)) for name in range(400)]
+        await asyncio.wait(agents)
+        found = [record async for record in history.query_history()]
+        assert 1_200 < len(acked) <= len(found) < 1_600
+        for record in found:
+            assert record.owner is not None
+            assert record.owner.user_id == f"{int(record.memory_id) % 9}"
+            assert record.cause == {"run_id": record.memory_id}
+            assert str(record.new_memory).startswith("likes ")
+        assert await history.count_history(cause={"run_id": "0"}) == 4
+        assert [one.code for one in (await history.stats()).warnings if "clear" in one.code] == []
+
+
 async def test_no_text_is_in_any_file_of_the_cluster() -> None:
     words = ("OldWord", "NewWord", "ContextWord", "CauseWord", "RunWord", "ContentWord", "Later")
     server = PostgresServer(fsync="off").create().start()

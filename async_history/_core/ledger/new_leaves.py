@@ -1,10 +1,10 @@
 """The leaves of a batch, for databases with async drivers."""
 
-import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Final
 
+from async_history._core.ahead import ComputedAhead, fields_waiting
 from async_history._core.ledger.leaves import (
     Bundle,
     bundle_of_records,
@@ -13,7 +13,6 @@ from async_history._core.ledger.leaves import (
 )
 from async_history._core.owners import Owner
 from async_history._core.records import Fields
-from async_history._core.submissions import AddFields
 from async_history._core.threads import computed
 
 _HASHED_HERE: Final = 64
@@ -28,25 +27,21 @@ MOST_CHARACTERS: Final = 65_536
 
 
 class NewLeaves:
-    """The leaves of new records, computed with their batch or before it.
-
-    A server commits a batch for longer than the event loop needs to wake the callers of the
-    previous one. So the records that wait for the next batch are hashed meanwhile.
-    """
+    """The leaves of new records, computed with their batch or before it."""
 
     def __init__(self) -> None:
-        self._begun: asyncio.Task[_Ahead] | None = None
+        self._ahead = ComputedAhead[tuple[bytes | None, bytes]]()
 
     def begin(self, submissions: Iterable[object], key: bytes | None) -> None:
-        """Begin to compute the leaves of single records that wait for the next batch, on a thread.
+        """Begin to compute the leaves of single records that wait for the next batch.
 
         Args:
             key: the key of the salts; None if the store is not encrypted.
         """
-        if self._begun is None:
-            fields = [one.fields for one in submissions if type(one) is AddFields]
+        if not self._ahead.has_begun:
+            fields = fields_waiting(submissions)
             if len(fields) > _HASHED_HERE:
-                self._begun = asyncio.create_task(computed(partial(_ahead, fields, key)))
+                self._ahead.begin(fields, partial(_under, key))
 
     async def of(
         self, fields: Sequence[Fields], owners: Mapping[str, Owner | None], key: bytes | None
@@ -56,31 +51,16 @@ class NewLeaves:
         Args:
             key: as in `begin`.
         """
-        ahead: Mapping[str, tuple[Fields, bytes]] = {}
-        if self._begun is not None:
-            begun, self._begun = self._begun, None
-            their_key, found = await begun
-            if their_key == key:
-                ahead = found
-        leaves = [_leaf_of(one, ahead) for one in fields]
+        ahead = await self._ahead.of(fields)
+        leaves = [one[1] if one is not None and one[0] == key else None for one in ahead]
         make = partial(_bundles, fields, leaves, owners, key)
         work = leaves.count(None) + len(owners) // _OWNERS_A_RECORD
         return make() if work <= _HASHED_HERE else await computed(make)
 
 
-_Ahead = tuple[bytes | None, Mapping[str, tuple[Fields, bytes]]]
-"""The key of the salts, and by id the fields of each record and its leaf."""
-
-
-def _ahead(fields: Sequence[Fields], key: bytes | None) -> _Ahead:
-    leaves = new_leaves_of_records(fields, len(fields), key)
-    return key, {one[0]: (one, leaf) for one, leaf in zip(fields, leaves, strict=True)}
-
-
-def _leaf_of(fields: Fields, ahead: Mapping[str, tuple[Fields, bytes]]) -> bytes | None:
-    """Return the leaf of a record if it was computed before."""
-    found = ahead.get(fields[0])
-    return found[1] if found is not None and found[0] is fields else None
+def _under(key: bytes | None, fields: Sequence[Fields]) -> Iterator[tuple[bytes | None, bytes]]:
+    """Yield the key of the salts and the leaf of each record."""
+    return ((key, leaf) for leaf in new_leaves_of_records(fields, len(fields), key))
 
 
 def _bundles(
