@@ -49,18 +49,13 @@ async def keys_in_store(
         if used is None:
             await lease(keys.lacking(uses_of(owners)))
             used = [keys.use(owner, each) for owner in owners]
-        if not await lack(ids_of_keys(used)):
+        if not await lack(keys.needed(used)):
             return used
         keys.forget()
     raise StorageCorrupt(
         "data keys that were just made are not in the store; a trigger, rule or policy of the "
         "table data_keys keeps them out"
     )
-
-
-def ids_of_keys(keys: Iterable[DataKey | None]) -> list[str]:
-    """Return the ids of keys, each once."""
-    return list({key.id: None for key in keys if key is not None})
 
 
 async def sealed_records(

@@ -5,7 +5,8 @@ the first use, so that all processes together stay below 2^32 and a new key is m
 processes may both make a key for one owner. A text names its key, so both are valid.
 
 A writer also checks, in its transaction, that its leased keys exist and are not retired. Once
-encryption is turned off (`OFF`), a lease gives no key, and records stay in clear.
+encryption is turned off (`OFF`), a lease gives no key, and records stay in clear. Then it checks
+that the mark still exists.
 
 A lease ends when any name was erased in the store (`noted`), because the owner's keys may be among
 the destroyed ones. A writer checks in its transaction that nothing was noted since.
@@ -15,11 +16,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from secrets import token_hex
-from typing import Final
+from typing import Final, NamedTuple
 
 from async_history._core.aes import random_bytes
 from async_history._core.key_ring import KEY_BYTES, KeyRing, place_of_key, unwrapped, wrapped
 from async_history._core.key_statements import (
+    MARKS,
     MOST_USES,
     OFF,
     KeyTable,
@@ -31,7 +33,7 @@ from async_history._core.key_statements import (
     owner_digests,
 )
 from async_history._core.owners import Owner
-from async_history._core.sealing import KEY_ID, DataKey
+from async_history._core.sealing import KEY_ID, DataKey, Keys
 from async_history.errors import KeyMissing, StorageCorrupt
 
 LEASE: Final = 1 << 16
@@ -42,6 +44,13 @@ _MOST_KEPT: Final = 32_768
 
 class KeysChanged(Exception):
     """The store's wrapping keys have changed: call `refresh`."""
+
+
+class Mark(NamedTuple):
+    """One of `MARKS`, and the bytes of its key, which tell it from an earlier one."""
+
+    id: str
+    key: bytes
 
 
 @dataclass(slots=True)
@@ -119,9 +128,9 @@ class DataKeys:
         """The id of the wrapping key that wraps new data keys."""
         return self._current
 
-    def new_mark(self) -> StoredKey:
-        """Return the key whose presence turns encryption off."""
-        return self.new_stored_key(no_owner(OFF), 0, key_id=OFF)
+    def new_mark(self, mark_id: str, by: tuple[str, bytes] | None = None) -> StoredKey:
+        """Return the key whose presence is a mark."""
+        return self._new_key(no_owner(mark_id), 0, by, mark_id)[0]
 
     def take_index_key(self, stored: Collection[StoredKey]) -> None:
         """Unwrap the key of the tokens.
@@ -172,11 +181,9 @@ class DataKeys:
         owner: OwnerDigests,
         uses: int,
         by: tuple[str, bytes] | None = None,
-        *,
-        key_id: str | None = None,
     ) -> StoredKey:
         """Return a new data key of an owner."""
-        return self._new_key(owner, uses, by, key_id)[0]
+        return self._new_key(owner, uses, by)[0]
 
     def _new_key(
         self,
@@ -193,18 +200,23 @@ class DataKeys:
 
     # Opening
 
-    async def load(self, key_ids: Collection[str], table: KeyTable) -> Mapping[str, DataKey]:
-        """Return data keys by id, if the store has them.
+    async def load(self, key_ids: Collection[str], table: KeyTable) -> Keys:
+        """Return those data keys that the store has.
 
         Raises:
             KeyMissing, KeysChanged, StorageCorrupt: as `unwrapped`.
         """
         known = self._keys
         found = {key_id: key for key_id in key_ids if (key := known.get(key_id)) is not None}
+        is_partial = False
         if len(found) < len(key_ids):
-            for stored in await table.keys(sorted(set(key_ids) - found.keys())):
-                found[stored.id] = self._keep(stored.id, self.unwrapped(stored))
-        return found
+            for stored in await table.keys(sorted({*key_ids, *MARKS} - found.keys())):
+                opened = self.unwrapped(stored)
+                if stored.id in MARKS:
+                    is_partial = True
+                else:
+                    found[stored.id] = self._keep(stored.id, opened)
+        return Keys(found, is_partial)
 
     def _keep(self, key_id: str, key: bytes) -> DataKey:
         if len(self._keys) >= _MOST_KEPT:
@@ -251,7 +263,8 @@ class DataKeys:
             KeysChanged: the wrapping key was replaced. Nothing was counted for good.
             StorageCorrupt: the mark that encryption is off was not made with the store's keys.
         """
-        if await self.find_mark(table) is not None:
+        await self.find_mark(table)
+        if self.is_off:
             self._leases.clear()
             return
         await self.require_current(table)
@@ -287,17 +300,23 @@ class DataKeys:
             return []
         return list({self._leases[owner].key.id: None for owner in owners})
 
-    async def find_mark(self, table: KeyTable) -> bytes | None:
-        """Return the bytes of the key that turns encryption off; None if encryption is on.
-
-        Only a program with the store's keys can have made it.
+    async def find_mark(self, table: KeyTable) -> Mark | None:
+        """Return the store's mark, if it has one.
 
         Raises:
             KeysChanged, StorageCorrupt: as `unwrapped`.
         """
-        marks = [self.unwrapped(mark) for mark in await table.keys([OFF])]
-        self.is_off = bool(marks)
+        stored = await table.keys(MARKS)
+        marks = [Mark(mark.id, self.unwrapped(mark)) for mark in stored]
+        self.is_off = any(mark.id == OFF for mark in marks)
         return marks[0] if marks else None
+
+    async def add_mark(self, mark_id: str, table: KeyTable) -> Mark:
+        """Add a mark."""
+        stored = self.new_mark(mark_id)
+        await table.add([stored])
+        self.is_off = mark_id == OFF
+        return Mark(mark_id, self.unwrapped(stored))
 
     async def require_current(self, table: KeyTable) -> None:
         """Check that new keys can be made.
@@ -325,6 +344,16 @@ class DataKeys:
             lease.left -= each
             found.append(lease.key)
         return found
+
+    def needed(self, used: Iterable[DataKey | None]) -> list[str]:
+        """Return the ids of keys that must exist, and not be retired, where texts are written.
+
+        Args:
+            used: the keys that the texts were sealed under; None in clear.
+        """
+        if self.is_off:
+            return [OFF]
+        return list({key.id: None for key in used if key is not None})
 
     def use(self, owner: Owner | None, uses: int) -> DataKey | None:
         """Return an owner's data key, for some uses of its lease; None if encryption is off."""

@@ -1,8 +1,10 @@
 """Turning encryption off: all texts are decrypted in place, then the keys are removed.
 
-The first transaction adds a key that seals nothing, `OFF`, and retires all data keys. It waits for
-all recording transactions. From then on every manager records in clear. When no sealed text is
-left, the other keys are removed. After a kill at any point, it can be repeated.
+First all texts are decrypted without a change, because afterwards a text that does not open cannot
+be told from a clear text that looks sealed. Then a transaction adds the mark `OFF` and retires all
+data keys. It waits for all recording transactions. From then on every manager records in clear, and
+a text that names no data key of the store is clear. When no other text is left, the data keys are
+removed. After a kill at any point, it can be repeated.
 """
 
 from collections.abc import Sequence
@@ -10,16 +12,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from async_history._core.data_keys import DataKeys
-from async_history._core.operations import OperationLog, logged, new_operation
+from async_history._core.data_keys import DataKeys, Mark
+from async_history._core.encrypting import finish_turning_on
+from async_history._core.key_statements import OFF
+from async_history._core.operations import OperationLog, Tally, logged, new_operation
 from async_history._core.progress import Progress
-from async_history._core.sealed_records import (
-    Keys,
-    key_ids,
-    opened_json,
-    opened_text,
-)
-from async_history._core.sealing import is_json_sealed, is_sealed
+from async_history._core.sealed_records import opened_json, opened_text
+from async_history._core.sealing import Keys, key_ids
 from async_history._core.stored_texts import (
     CONTENT,
     Rewriting,
@@ -63,10 +62,12 @@ async def decrypt(
     """Decrypt all sealed texts, step by step, then remove the keys.
 
     Raises:
-        KeyMissing, StorageCorrupt: a text cannot be decrypted. It is kept, and so are the keys.
+        KeyMissing, StorageCorrupt: a text cannot be decrypted. Nothing was changed.
     """
     await store.require_decryptable()
     async with logged(log, new_operation(DECRYPT)) as tally:
+        await finish_turning_on(store, keys)
+        await _check(store, keys, limits)
         mark = await store.in_transaction(partial(turn_off, keys))
         total = await store.count_records()
         rewriting = Rewriting(store, tally, on_progress, total, limits)
@@ -78,44 +79,81 @@ async def decrypt(
     return DecryptionReport(records=tally.records, messages=tally.messages)
 
 
-async def turn_off(keys: DataKeys, texts: TextTransaction) -> bytes:
-    """Let new records stay in clear; return the bytes of the key that marks this."""
+async def _check(store: TextStore, keys: DataKeys, limits: TextLimits) -> None:
+    """Decrypt all texts, without a change, if encryption is on."""
+    if await store.in_transaction(lambda texts: keys.find_mark(texts.table)) is None:
+        rewriting = Rewriting(store, Tally(), None, 0, limits)
+        step = partial(_check_records, keys)
+        await rewriting.records(lambda texts: texts.sealed_records, step)
+        await rewriting.messages(partial(_check_messages, keys))
+
+
+async def _check_records(
+    keys: DataKeys, texts: TextTransaction, found: Sequence[StoredTexts]
+) -> int:
+    await _opened_records(keys, texts, found)
+    return 0
+
+
+async def _check_messages(
+    keys: DataKeys, texts: TextTransaction, found: Sequence[StoredMessage]
+) -> int:
+    await _opened_messages(keys, texts, found)
+    return 0
+
+
+async def turn_off(keys: DataKeys, texts: TextTransaction) -> Mark:
+    """Let new records stay in clear; return the mark.
+
+    Raises:
+        StorageError: encryption was turned on since the texts were checked.
+    """
     await texts.hold_writers()
     mark = await keys.find_mark(texts.table)
     if mark is None:
         await keys.require_current(texts.table)
-        new = keys.new_mark()
-        await texts.table.add([new])
-        mark = keys.unwrapped(new)
+        mark = await keys.add_mark(OFF, texts.table)
+    elif mark.id != OFF:
+        raise StorageError(_TURNED_ON)
     await texts.retire_keys()
     await texts.turn_off()
     return mark
 
 
-async def _end(keys: DataKeys, mark: bytes, texts: TextTransaction) -> None:
+_TURNED_ON: Final = "encryption was turned on meanwhile (encrypt): call decrypt() again"
+
+
+async def _end(keys: DataKeys, mark: Mark, texts: TextTransaction) -> None:
     await texts.hold_writers()
     await _require_off(keys, mark, texts)
     await texts.end()
 
 
-async def _require_off(keys: DataKeys, mark: bytes, texts: TextTransaction) -> None:
+async def _require_off(keys: DataKeys, mark: Mark, texts: TextTransaction) -> None:
     """Check that encryption has been off since the mark was made.
 
     If it was turned on and off again, the mark is another one: texts sealed in between may be in a
     part that this decryption has already passed.
     """
     if await keys.find_mark(texts.table) != mark:
-        raise StorageError("encryption was turned on meanwhile (encrypt): call decrypt() again")
+        raise StorageError(_TURNED_ON)
 
 
 async def _open_records(
-    keys: DataKeys, mark: bytes, texts: TextTransaction, found: Sequence[StoredTexts]
+    keys: DataKeys, mark: Mark, texts: TextTransaction, found: Sequence[StoredTexts]
 ) -> int:
     await _require_off(keys, mark, texts)
-    stored = key_ids(text for row in found for text in row[-4:])
-    known = await keys.load(stored, texts.table)
-    await texts.replace_records(await texts.compute(partial(_opened, found, known)))
-    return len(found)
+    opened = await _opened_records(keys, texts, found)
+    changed = [new for old, new in zip(found, opened, strict=True) if new != old]
+    await texts.replace_records(changed)
+    return len(changed)
+
+
+async def _opened_records(
+    keys: DataKeys, texts: TextTransaction, found: Sequence[StoredTexts]
+) -> list[StoredTexts]:
+    known = await keys.load(key_ids(text for row in found for text in row[-4:]), texts.table)
+    return await texts.compute(partial(_opened, found, known))
 
 
 def _opened(rows: Sequence[StoredTexts], keys: Keys) -> list[StoredTexts]:
@@ -137,19 +175,26 @@ def opened_texts(row: StoredTexts, keys: Keys) -> StoredTexts:
 
 
 def _opened_json(text: str | None, column: str, record_id: str, keys: Keys) -> str | None:
-    if text is None or not is_json_sealed(text):
+    if text is None or not keys.is_json_sealed(text):
         return text
     return opened_json(text, column, record_id, keys)
 
 
 async def _open_messages(
-    keys: DataKeys, mark: bytes, texts: TextTransaction, found: Sequence[StoredMessage]
+    keys: DataKeys, mark: Mark, texts: TextTransaction, found: Sequence[StoredMessage]
 ) -> int:
     await _require_off(keys, mark, texts)
-    sealed = [one for one in found if is_sealed(one.row[CONTENT])]
-    known = await keys.load(key_ids(one.row[CONTENT] for one in sealed), texts.table)
-    await texts.replace_messages([opened_message_row(one, known) for one in sealed])
-    return len(sealed)
+    opened = await _opened_messages(keys, texts, found)
+    await texts.replace_messages(opened)
+    return len(opened)
+
+
+async def _opened_messages(
+    keys: DataKeys, texts: TextTransaction, found: Sequence[StoredMessage]
+) -> list[StoredMessage]:
+    """Return the sealed ones of some messages, decrypted."""
+    known = await keys.load(key_ids(one.row[CONTENT] for one in found), texts.table)
+    return [opened_message_row(one, known) for one in found if known.is_sealed(one.row[CONTENT])]
 
 
 def opened_message_row(one: StoredMessage, keys: Keys) -> StoredMessage:

@@ -2,36 +2,38 @@
 
 It runs in small transactions between the writes. Each finds texts in clear and replaces them. After
 a kill at any point, it can be repeated: sealed texts stay sealed.
+
+A clear text may look sealed. While the mark `TURNING_ON` exists, the text is clear if it names no
+data key of the store. The mark is removed once the history was searched for such texts. From then
+on each text that looks sealed is, or is damaged.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from async_history._core.data_keys import DataKeys
-from async_history._core.key_statements import OFF
+from async_history._core.data_keys import DataKeys, Mark
+from async_history._core.key_statements import OFF, TURNING_ON
 from async_history._core.message_buffers import MessageRow
 from async_history._core.operations import OperationLog, Tally, logged, new_operation
 from async_history._core.owners import Owner
 from async_history._core.progress import Progress
 from async_history._core.sealed_records import (
-    Keys,
-    key_ids,
     opened_json,
     opened_text,
     owner_of_session,
-    sealed_anyway,
-    sealed_details,
+    sealed_columns,
     sealed_message,
-    sealed_text,
 )
-from async_history._core.sealing import BEGIN, DataKey, is_json_sealed, is_sealed
+from async_history._core.sealing import DataKey, Keys, is_sealed, key_ids
 from async_history._core.stored_texts import (
     CONTENT,
     SCOPE,
+    TEXT_COLUMNS,
     TURNED_OFF,
     Rewriting,
+    Row,
     StoredMessage,
     StoredTexts,
     TextLimits,
@@ -39,7 +41,7 @@ from async_history._core.stored_texts import (
     TextTransaction,
 )
 from async_history._core.wording import counted
-from async_history.errors import KeyMissing, StorageCorrupt, StorageError
+from async_history.errors import StorageCorrupt, StorageError
 
 ENCRYPT: Final = "encrypt"
 """The kind of the operation in the log."""
@@ -82,12 +84,13 @@ async def encrypt(
     """
     async with logged(log, new_operation(ENCRYPT)) as tally:
         await store.in_transaction(partial(turn_on, keys))
+        await finish_turning_on(store, keys)
         total = await store.count_clear()
         rewriting = Rewriting(store, tally, on_progress, total, limits)
         step = partial(_seal_records, keys)
         await rewriting.records(lambda texts: texts.clear_records, step)
         await rewriting.records(lambda texts: texts.detailed_records, step)
-        await rewriting.messages(_seal_messages)
+        await rewriting.messages(partial(_seal_messages, keys))
         await store.in_transaction(_note_whole)
         remains = await store.overwrite()
         clear = await store.count_clear()
@@ -96,79 +99,53 @@ async def encrypt(
     )
 
 
-async def seal_lookalikes(store: TextStore, keys: DataKeys) -> None:
-    """Seal the clear texts that look like sealed ones, as soon as encryption is turned on.
+async def finish_turning_on(store: TextStore, keys: DataKeys) -> None:
+    """Seal the clear texts that look sealed, if encryption is being turned on.
 
-    Later each text of that form counts as sealed, and as damaged if it does not open. What others
-    have sealed meanwhile opens, and stays.
+    From then on each text that looks sealed counts as sealed, and as damaged if it does not open.
+    It can be interrupted and repeated, and several managers can do it at the same time.
     """
+    mark = await store.in_transaction(lambda texts: keys.find_mark(texts.table))
+    if mark is None or mark.id != TURNING_ON:
+        return
     rewriting = Rewriting(store, Tally(), None, 0, _SEARCHED)
-    await rewriting.records(lambda texts: texts.sealed_records, partial(_seal_unopened, keys))
-    await rewriting.messages(partial(_seal_unopened_messages, keys))
+    await rewriting.records(
+        lambda texts: texts.sealed_records, partial(_if_marked, mark, keys, _seal_records)
+    )
+    await rewriting.messages(partial(_if_marked, mark, keys, _seal_lookalikes))
+    await store.in_transaction(partial(_end_turning_on, keys, mark))
 
 
 _SEARCHED: Final = TextLimits(rows=10_000)
 """Most rows that one transaction searches. Few of them, if any, are returned."""
 
 
-async def _seal_unopened(
-    keys: DataKeys, texts: TextTransaction, found: Sequence[StoredTexts]
+async def _if_marked(
+    mark: Mark,
+    keys: DataKeys,
+    seal: Callable[[DataKeys, TextTransaction, Sequence[Row]], Coroutine[Any, Any, int]],
+    texts: TextTransaction,
+    found: Sequence[Row],
 ) -> int:
-    known = await keys.load(key_ids(text for row in found for text in row[-4:]), texts.table)
-    clear = [(row, wrong) for row in found if (wrong := _unopened(row, known))]
-    used = await keys_of(texts, [row.owner for row, _ in clear])
-    await texts.replace_records(
-        [
-            _with_sealed(row, wrong, key, keys.index_key)
-            for (row, wrong), key in zip(clear, used, strict=True)
-        ]
-    )
-    return len(clear)
+    """Seal rows, unless another manager has finished, or has turned encryption off, meanwhile."""
+    return await seal(keys, texts, found) if await keys.find_mark(texts.table) == mark else 0
 
 
-def _unopened(row: StoredTexts, keys: Keys) -> dict[str, str]:
-    """Return those of a record's values, by column, that look sealed and do not open."""
-    found: dict[str, str] = {}
-    for column, opened in _OPENED.items():
-        value = getattr(row, column)
-        looks_sealed = is_sealed if opened is opened_text else is_json_sealed
-        if type(value) is str and looks_sealed(value):
-            try:
-                opened(value, column, row.id, keys)
-            except (KeyMissing, StorageCorrupt):
-                found[column] = value
-    return found
-
-
-def _with_sealed(
-    row: StoredTexts, clear: Mapping[str, str], key: DataKey, index_key: bytes
-) -> StoredTexts:
-    old, new, context, cause = map(clear.get, _OPENED)
-    sealed = sealed_anyway(row.id, (old, new, context, cause), key, index_key)
-    stored: dict[str, Any] = dict(zip(_OPENED, sealed, strict=True))
-    return row._replace(**{column: stored[column] for column in clear})
-
-
-async def _seal_unopened_messages(
-    keys: DataKeys, texts: TextTransaction, found: Sequence[StoredMessage]
-) -> int:
-    sealed = [one for one in found if is_sealed(one.row[CONTENT])]
-    known = await keys.load(key_ids(one.row[CONTENT] for one in sealed), texts.table)
-    clear: list[StoredMessage] = []
-    for one in sealed:
-        message_id, scope, content = one.row[0], one.row[SCOPE], one.row[CONTENT]
-        try:
-            opened_text(content, "content", message_id, known, scope)
-        except (KeyMissing, StorageCorrupt):
-            clear.append(one)
-    await _seal_these(texts, clear)
-    return len(clear)
+async def _end_turning_on(keys: DataKeys, mark: Mark, texts: TextTransaction) -> None:
+    if await keys.find_mark(texts.table) == mark:
+        await texts.table.remove([mark.id])
 
 
 async def turn_on(keys: DataKeys, texts: TextTransaction) -> None:
     """Seal all new records, again."""
     await keys.require_current(texts.table)
-    await texts.remove_keys([OFF])
+    await keys.find_mark(texts.table)
+    if keys.is_off:
+        await texts.hold_writers()
+        mark = await keys.find_mark(texts.table)
+        if mark is not None and mark.id == OFF:
+            await texts.table.remove([OFF])
+            await keys.add_mark(TURNING_ON, texts.table)
     await texts.turn_on()
 
 
@@ -179,11 +156,21 @@ async def _note_whole(texts: TextTransaction) -> None:
 async def _seal_records(
     keys: DataKeys, texts: TextTransaction, found: Sequence[StoredTexts]
 ) -> int:
-    clear = [row for row in found if _has_clear(row)]
-    used = await keys_of(texts, [row.owner for row in clear])
+    known = await keys.load(key_ids(text for row in found for text in row[-4:]), texts.table)
+    clear = [(row, columns) for row in found if (columns := _clear_columns(row, known))]
+    used = await keys_of(texts, [row.owner for row, _ in clear])
     work = partial(_sealed, clear, used, keys.index_key)
     await texts.replace_records(await texts.compute(work))
     return len(clear)
+
+
+def _clear_columns(row: StoredTexts, known: Keys) -> list[str]:
+    """Return the columns of a record's clear texts."""
+    return [
+        name
+        for name, column in _COLUMNS.items()
+        if type(text := getattr(row, name)) is str and not column.is_sealed(known, text)
+    ]
 
 
 async def keys_of(texts: TextTransaction, owners: Sequence[Owner | None]) -> list[DataKey]:
@@ -199,38 +186,42 @@ async def keys_of(texts: TextTransaction, owners: Sequence[Owner | None]) -> lis
 
 
 def _sealed(
-    rows: Sequence[StoredTexts], keys: Sequence[DataKey], index_key: bytes
+    rows: Sequence[tuple[StoredTexts, Sequence[str]]], keys: Sequence[DataKey], index_key: bytes
 ) -> list[StoredTexts]:
-    return [sealed_texts(row, key, index_key) for row, key in zip(rows, keys, strict=True)]
+    return [
+        sealed_texts(row, columns, key, index_key)
+        for (row, columns), key in zip(rows, keys, strict=True)
+    ]
 
 
-def sealed_texts(row: StoredTexts, key: DataKey, index_key: bytes) -> StoredTexts:
-    """Return a record's texts sealed; sealed texts and other values unchanged.
+def sealed_texts(
+    row: StoredTexts, columns: Sequence[str], key: DataKey, index_key: bytes
+) -> StoredTexts:
+    """Return a record's texts with some columns, whose texts are in clear, sealed.
 
     Raises:
         StorageError: a sealed text does not open as the one that it would replace.
     """
-    context, cause = sealed_details(row.id, row.context, row.cause, key, index_key)
-    sealed = row._replace(
-        old_memory=sealed_text(row.old_memory, "old_memory", row.id, key),
-        new_memory=sealed_text(row.new_memory, "new_memory", row.id, key),
-        context=context,
-        cause=cause,
-    )
-    for column, opened in _OPENED.items():
-        clear, stored = getattr(row, column), getattr(sealed, column)
-        if stored != clear:
-            _require_opens(partial(opened, stored, column, row.id, {key.id: key}), clear)
-    return sealed
+    clear = {name: getattr(row, name) for name in columns}
+    old, new, context, cause = map(clear.get, TEXT_COLUMNS)
+    sealed = sealed_columns(row.id, (old, new, context, cause), key, index_key)
+    stored: dict[str, Any] = dict(zip(TEXT_COLUMNS, sealed, strict=True))
+    known = Keys({key.id: key})
+    for name, text in clear.items():
+        opened = partial(_COLUMNS[name].opened, stored[name], name, row.id, known)
+        _require_opens(opened, text)
+    return row._replace(**{name: stored[name] for name in columns})
 
 
-_OPENED: Final[Mapping[str, Callable[[str, str, str, Keys], Any]]] = {
-    "old_memory": opened_text,
-    "new_memory": opened_text,
-    "context": opened_json,
-    "cause": opened_json,
-}
-"""The function that opens a sealed text of each column."""
+class _Column(NamedTuple):
+    is_sealed: Callable[[Keys, str], bool]
+    opened: Callable[[str, str, str, Keys], Any]
+
+
+_TEXT: Final = _Column(Keys.is_sealed, opened_text)
+_JSON: Final = _Column(Keys.is_json_sealed, opened_json)
+_COLUMNS: Final = dict(zip(TEXT_COLUMNS, (_TEXT, _TEXT, _JSON, _JSON), strict=True))
+"""Whether a column's text is sealed, and how it is opened."""
 
 
 def sealed_row(row: MessageRow, key: DataKey) -> MessageRow:
@@ -240,7 +231,7 @@ def sealed_row(row: MessageRow, key: DataKey) -> MessageRow:
         StorageError: as `sealed_texts`.
     """
     sealed = sealed_message(row, key)
-    content, scope, keys = sealed[CONTENT], row[SCOPE], {key.id: key}
+    content, scope, keys = sealed[CONTENT], row[SCOPE], Keys({key.id: key})
     _require_opens(partial(opened_text, content, "content", row[0], keys, scope), row[CONTENT])
     return sealed
 
@@ -258,24 +249,23 @@ def _require_opens(opened: Callable[[], Any], clear: Any) -> None:
         )
 
 
-async def _seal_messages(texts: TextTransaction, found: Sequence[StoredMessage]) -> int:
-    clear = [one for one in found if _is_clear_text(one.row[CONTENT])]
-    await _seal_these(texts, clear)
-    return len(clear)
+async def _seal_lookalikes(
+    keys: DataKeys, texts: TextTransaction, found: Sequence[StoredMessage]
+) -> int:
+    return await _seal_messages(keys, texts, [one for one in found if is_sealed(one.row[CONTENT])])
 
 
-async def _seal_these(texts: TextTransaction, clear: Sequence[StoredMessage]) -> None:
+async def _seal_messages(
+    keys: DataKeys, texts: TextTransaction, found: Sequence[StoredMessage]
+) -> int:
+    known = await keys.load(key_ids(one.row[CONTENT] for one in found), texts.table)
+    clear = [
+        one
+        for one in found
+        if type(one.row[CONTENT]) is str and not known.is_sealed(one.row[CONTENT])
+    ]
     used = await keys_of(texts, [owner_of_session(one.row[SCOPE]) for one in clear])
     await texts.replace_messages(
         [one._replace(row=sealed_row(one.row, key)) for one, key in zip(clear, used, strict=True)]
     )
-
-
-def _has_clear(row: StoredTexts) -> bool:
-    return any(map(_is_clear_text, (row.old_memory, row.new_memory))) or any(
-        type(text) is str and not is_json_sealed(text) for text in (row.context, row.cause)
-    )
-
-
-def _is_clear_text(text: object) -> bool:
-    return type(text) is str and not text.startswith(BEGIN)
+    return len(clear)

@@ -7,10 +7,11 @@ from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
 from async_history._core.data_keys import DataKeys, KeysChanged
 from async_history._core.decrypting import DecryptionReport, decrypt
-from async_history._core.encrypting import EncryptionReport, encrypt, seal_lookalikes
+from async_history._core.encrypting import EncryptionReport, encrypt, finish_turning_on
 from async_history._core.key_statements import (
     INDEX,
-    OFF,
+    MARKS,
+    TURNING_ON,
     KeyTable,
     StoredKey,
     WrappingKey,
@@ -20,10 +21,16 @@ from async_history._core.operations import OperationLog, hashed, logged, new_ope
 from async_history._core.owners import new_owner
 from async_history._core.progress import Progress
 from async_history._core.replacing import DataKeyReplacement, replace_data_keys
-from async_history._core.sealed_records import Keys
-from async_history._core.stored_texts import TextLimits, TextStore, TextTransaction
+from async_history._core.sealing import Keys
+from async_history._core.stored_texts import TextLimits, TextStore
 from async_history._core.validation import check_function
-from async_history.errors import InvalidInput, KeyMissing, StorageCorrupt
+from async_history.errors import (
+    InvalidInput,
+    KeyMissing,
+    StorageCorrupt,
+    StorageDenied,
+    StorageReadOnly,
+)
 
 T = TypeVar("T")
 
@@ -82,30 +89,33 @@ class StoreEncryption:
     async def open(self) -> None:
         """Read the store's wrapping keys and the key of its tokens; create them if missing.
 
+        If encryption is being turned on, complete that. A role that may not write leaves it to
+        others.
+
         Raises:
             KeyMissing: the ring lacks the master key that wraps them.
             StorageUnreachable: the service of a master key failed.
         """
         stored = await self._read.wrapping()
-        is_new = not stored
-        if is_new:
-            await self.texts.in_transaction(_forget_off)  # the store may have been decrypted before
-            new = await self.keys.new_wrapping_key()
+        if not stored:
+            new, key = await self.keys.new_wrapping_key()
 
             async def begin(table: KeyTable) -> list[WrappingKey]:
                 there = await table.wrapping()
                 if not there:
+                    await table.remove(MARKS)  # the store may have been decrypted before
                     await table.begin()
-                    await table.add_wrapping(new[0])
-                    index = self.keys.new_stored_key(no_owner(INDEX), 0, (new[0].id, new[1]))
-                    await table.add([index])
-                return there or [new[0]]
+                    await table.add_wrapping(new)
+                    index = self.keys.new_stored_key(no_owner(INDEX), 0, (new.id, key))
+                    await table.add([index, self.keys.new_mark(TURNING_ON, (new.id, key))])
+                return there or [new]
 
             stored = await self._in_transaction(begin)
         await self.keys.refresh(stored)
         await self.with_current_keys(self._open_index_key)
-        if is_new:
-            await seal_lookalikes(self.texts, self.keys)
+        if await self._read.keys([TURNING_ON]):
+            with contextlib.suppress(StorageDenied, StorageReadOnly):
+                await finish_turning_on(self.texts, self.keys)
 
     async def _open_index_key(self) -> None:
         index = await self._read.of_owners([INDEX])
@@ -126,7 +136,7 @@ class StoreEncryption:
                 self.keys.take_index_key(index)
 
     async def load(self, key_ids: Iterable[str]) -> Keys:
-        """Return those data keys that the store has, by id.
+        """Return those data keys that the store has.
 
         Raises:
             KeyMissing: the ring lacks the master key of one of them.
@@ -134,7 +144,7 @@ class StoreEncryption:
         """
         wanted = set(key_ids)
         if not wanted:
-            return {}
+            return Keys({})
         return await self.with_current_keys(lambda: self.keys.load(wanted, self._read))
 
     async def token_key(self) -> bytes | None:
@@ -243,10 +253,6 @@ class StoreEncryption:
 
     async def _rewrap(self, stored: StoredKey, new_id: str, key: bytes, table: KeyTable) -> None:
         await table.rewrap(stored.id, new_id, self.keys.rewrapped(stored, key))
-
-
-async def _forget_off(texts: TextTransaction) -> None:
-    await texts.remove_keys([OFF])
 
 
 @runtime_checkable
@@ -367,8 +373,9 @@ class Encryption:
     async def decrypt(self, *, on_progress: Progress | None = None) -> DecryptionReport:
         """Turn encryption off: decrypt all texts in place, then remove the keys.
 
-        From the first step on, all processes record in clear. All texts are decrypted in small
-        transactions between the writes. The call may be interrupted at any point and repeated;
+        First all texts are decrypted without a change, as a check. From the next step on, all
+        processes record in clear. All texts are decrypted in small transactions between the
+        writes. The call may be interrupted at any point and repeated;
         `encrypt` reverses it. Afterwards the history is opened without keys. Managers that have it
         open with keys continue in clear, except those that recorded nothing since `rotate_keys`:
         they get `KeyMissing` and must open it again. Opening it with keys turns encryption on
@@ -379,7 +386,7 @@ class Encryption:
 
         Raises:
             InvalidInput: the history has a ledger.
-            KeyMissing, StorageCorrupt: a text can't be decrypted. It stays, as do all keys.
+            KeyMissing, StorageCorrupt: a text can't be decrypted. Nothing was changed.
             StorageError, CommitUnknown: what was done stays done. Call it again.
         """
         check_function("on_progress", on_progress)

@@ -17,8 +17,15 @@ from async_history._core.owners import SCOPES, Owner, owner_text
 INDEX: Final = "index"
 """Instead of an owner's digest: the key of the tokens in the index of causes, one per store."""
 OFF: Final = "off"
-"""The id and the owner of a key that seals nothing. While it exists, new records stay in clear.
-Only a program with the store's keys can make it.
+TURNING_ON: Final = "turning on"
+MARKS: Final = (OFF, TURNING_ON)
+"""The ids, and the owners, of keys that seal nothing. A store has one of them or none. While it has
+one, a text that names no data key of the store is clear, even if it looks sealed. Without one, each
+text that looks sealed is.
+
+`OFF` exists from the beginning of a decryption: new records stay in clear. `TURNING_ON` exists
+until all earlier texts that look sealed have been sealed. Only a program with the store's keys can
+make them.
 """
 MOST_USES: Final = 1 << 32
 """How often a key may be used with random nonces (NIST SP 800-38D, 8.3). Then it is retired: it
@@ -79,6 +86,7 @@ class KeyStatements:
         add: takes the columns of `StoredKey`.
         reserve: adds uses to a key: takes the number and the id.
         rewrap: takes the wrapping key, the wrapped key and the id.
+        remove: removes the keys with some ids, except those whose owner is being erased.
         is_whole: whether all causes are sealed, as `begin` and `encrypt` noted, and no program
             without keys has added clear ones since.
         begin: notes, as the first statement, whether every cause so far is sealed.
@@ -98,6 +106,7 @@ class KeyStatements:
     add: Statement
     reserve: Statement
     rewrap: Statement
+    remove: Statement
     begin: Statement
     is_whole: Statement
     mark: dict[str, Statement]
@@ -164,6 +173,10 @@ class KeyTable:
         """Replace the wrapping of a data key."""
         await self._run(self._sql.rewrap, wrapping_key, wrapped, key_id)
 
+    async def remove(self, ids: Sequence[str]) -> None:
+        """Remove data keys, except those whose owner is being erased."""
+        await self._run(self._sql.remove, list(ids))
+
     async def begin(self) -> None:
         """Note, when encryption is turned on, whether there are clear causes."""
         await self._run(self._sql.begin)
@@ -206,7 +219,7 @@ def owner_digests(owner: Owner | None) -> OwnerDigests:
 
 
 def no_owner(name: str) -> OwnerDigests:
-    """Return the digests of a key that seals no texts: `INDEX` or `OFF`."""
+    """Return the digests of a key that seals no texts: `INDEX` or one of `MARKS`."""
     return name, None, None, None, None
 
 

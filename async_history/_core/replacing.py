@@ -15,11 +15,12 @@ from async_history._core.encrypting import keys_of, sealed_row, sealed_texts
 from async_history._core.erased_names import Name
 from async_history._core.operations import OperationLog, StoreOperation, logged
 from async_history._core.progress import Progress
-from async_history._core.sealed_records import Keys, key_ids, owner_of_session
-from async_history._core.sealing import DataKey
+from async_history._core.sealed_records import owner_of_session
+from async_history._core.sealing import DataKey, Keys, key_ids
 from async_history._core.stored_texts import (
     CONTENT,
     SCOPE,
+    TEXT_COLUMNS,
     Rewriting,
     StoredMessage,
     StoredTexts,
@@ -66,13 +67,15 @@ async def replace_data_keys(
         step = partial(_replace_records, keys)
         await rewriting.records(lambda texts: texts.retired_records, step)
         await rewriting.messages(partial(_replace_messages, keys, old))
-        await store.in_transaction(lambda texts: texts.remove_keys(old))
+        await store.in_transaction(lambda texts: texts.table.remove(old))
     return DataKeyReplacement(data_keys=len(old), records=tally.records, messages=tally.messages)
 
 
 async def _retire(keys: DataKeys, names: Sequence[Name], texts: TextTransaction) -> Sequence[str]:
     await texts.hold_writers()
-    if await keys.find_mark(texts.table) is not None:
+    await keys.require_current(texts.table)
+    await keys.find_mark(texts.table)
+    if keys.is_off:
         raise StorageError(
             "encryption is being turned off: decrypt() completes that, encrypt() undoes it"
         )
@@ -97,10 +100,15 @@ async def _replace_records(
 def _replaced(
     rows: Sequence[StoredTexts], known: Keys, used: Sequence[DataKey], index_key: bytes
 ) -> list[StoredTexts]:
+    opened = [opened_texts(row, known) for row in rows]
     return [
-        sealed_texts(opened_texts(row, known), key, index_key)
-        for row, key in zip(rows, used, strict=True)
+        sealed_texts(row, _columns(row), key, index_key)
+        for row, key in zip(opened, used, strict=True)
     ]
+
+
+def _columns(row: StoredTexts) -> list[str]:
+    return [name for name in TEXT_COLUMNS if type(getattr(row, name)) is str]
 
 
 async def _replace_messages(

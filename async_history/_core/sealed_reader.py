@@ -21,8 +21,6 @@ from async_history._core.recording import INDEXED_CAUSES
 from async_history._core.records import HistoryRecord
 from async_history._core.rows import ReadRows, Row
 from async_history._core.sealed_records import (
-    Keys,
-    key_ids,
     opened_if_whole,
     opened_message,
     opened_record,
@@ -30,7 +28,7 @@ from async_history._core.sealed_records import (
     texts_of,
     texts_of_row,
 )
-from async_history._core.sealing import token_under
+from async_history._core.sealing import Keys, key_ids, token_under
 from async_history._core.threads import computed
 from async_history._core.timeline import Moment
 
@@ -245,19 +243,22 @@ async def with_keys(
     """Return stored values and the data keys that they name, if the store has them.
 
     If a key is missing, others may have rewritten texts, under new keys or in clear, and removed
-    the key between the two reads. So both reads are repeated until no more keys are missing than
-    before.
+    the key between the two reads, or have turned encryption on or off. So both reads are repeated
+    until they say the same as before.
 
     Args:
         read: repeats the read.
     """
     gone: set[str] = set()
+    was_partial: bool | None = None
     while True:
         ids = ids_of(stored)
         keys = await load(ids)
-        if gone.issuperset(ids - keys.keys()):
+        missing = ids - keys.by_id.keys()
+        if not missing or (gone >= missing and keys.is_partial is was_partial):
             return stored, keys
-        gone |= ids - keys.keys()
+        gone |= missing
+        was_partial = keys.is_partial
         stored = await read()
 
 
@@ -282,7 +283,7 @@ def _ids_of_messages(rows: Sequence[Sequence[Any]]) -> set[str]:
 
 
 async def _each(opened: Callable[[V, Keys], V], stored: Sequence[V], keys: Keys) -> list[V]:
-    if len(stored) <= _OPENED_HERE or not keys:
+    if len(stored) <= _OPENED_HERE or not keys.by_id:
         return [opened(one, keys) for one in stored]
     return await computed(partial(_opened_all, opened, stored, keys))
 

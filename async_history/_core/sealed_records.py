@@ -19,9 +19,8 @@ from async_history._core.records import (
 )
 from async_history._core.rows import Row
 from async_history._core.sealing import (
-    BEGIN,
-    KEY_ID,
     DataKey,
+    Keys,
     Token,
     damaged,
     is_json_sealed,
@@ -39,8 +38,6 @@ from async_history.errors import KeyMissing, StorageCorrupt
 
 USES: Final = 4
 """The most texts of a record: two texts, its context and its cause."""
-Keys = Mapping[str, DataKey]
-"""Data keys by id."""
 _ID, _OLD, _NEW = (COLUMNS.index(name) for name in ("id", "old_memory", "new_memory"))
 
 
@@ -149,39 +146,18 @@ def _sealed_values(
     return old, new, context_text, cause_text, content
 
 
-def sealed_text(text: Any, column: str, record_id: str, key: DataKey) -> Any:
-    """Return a record's text sealed; sealed texts and other values unchanged."""
-    if type(text) is not str or text.startswith(BEGIN):
-        return text
-    return key.seal(text, place_of(column, record_id), new_nonces(1))
-
-
-def sealed_details(
-    record_id: str, context: str | None, cause: str | None, key: DataKey, index_key: bytes
-) -> tuple[str | None, str | None]:
-    """Return the JSON of a record's context and cause sealed; sealed JSON unchanged."""
-    clear = [None if is_json_sealed(text) else json_from_text(text) for text in (context, cause)]
-    ((*_, new_context, new_cause),) = sealed_fields(
-        [(record_id, *_NO_TEXTS, *clear)], [key], index_key
-    )
-    return json_text(new_context) or context, json_text(new_cause) or cause
-
-
-_NO_TEXTS: Final = (None,) * (CONTEXT - 1)
-
-
-def sealed_anyway(
+def sealed_columns(
     record_id: str,
     texts: tuple[str | None, str | None, str | None, str | None],
     key: DataKey,
     index_key: bytes,
 ) -> tuple[str | None, str | None, str | None, str | None]:
-    """Return a record's texts, and the JSON of its context and cause, sealed whatever they are."""
-    old, new, context, cause = texts
-    fields: list[Any] = [record_id, *_NO_TEXTS, json_from_text(context), json_from_text(cause)]
-    fields[_OLD], fields[_NEW] = old, new
-    ((_, _, old, new, *_, sealed, caused),) = sealed_fields([tuple(fields)], [key], index_key)
-    return old, new, json_text(sealed), json_text(caused)
+    """Return a record's clear texts, and the JSON of its context and cause, sealed."""
+    fields: list[Any] = [record_id, *[None] * (CONTEXT - 1), *map(json_from_text, texts[-2:])]
+    fields[_OLD], fields[_NEW], *_ = texts
+    ((*sealed, _),) = sealed_values([tuple(fields)], [key], index_key)
+    old, new, context, cause = sealed
+    return old, new, context, cause
 
 
 def owner_of_session(session_scope: str) -> Owner | None:
@@ -206,25 +182,6 @@ def sealed_messages(rows: Sequence[MessageRow], keys: Sequence[DataKey | None]) 
 
 
 # Opening
-
-
-def key_ids(texts: Iterable[object]) -> set[str]:
-    """Return the ids of the data keys named in stored texts and in JSON of texts.
-
-    A damaged text may name none, or a wrong one.
-    """
-    found: set[str] = set()
-    for text in texts:
-        if type(text) is str:
-            begin = text.find(BEGIN, 0, _JSON_PREFIX)
-            if begin >= 0:
-                begin += len(BEGIN)
-                found.add(text[begin : begin + KEY_ID])
-    return found
-
-
-_JSON_PREFIX: Final = 512
-"""The last position at which the mark of a sealed cause can begin: after its tokens."""
 
 
 def texts_of(record: HistoryRecord) -> Iterator[object]:
@@ -266,7 +223,7 @@ def opened_record(record: HistoryRecord, keys: Keys) -> HistoryRecord:
     if new is not None:
         fields[_NEW] = opened_text(new, "new_memory", record_id, keys)
     for place, name, value in ((-2, "context", context), (-1, "cause", cause)):
-        if type(value) is JsonObject and is_json_sealed(value.text):
+        if type(value) is JsonObject and keys.is_json_sealed(value.text):
             fields[place] = JsonObject(opened_json(value.text, name, record_id, keys))
     return made_record(*fields)
 
@@ -283,7 +240,7 @@ def opened_row(row: Row, keys: Keys) -> Row:
     values[_OLD] = opened_text(row[_OLD], "old_memory", row[_ID], keys)
     values[_NEW] = opened_text(row[_NEW], "new_memory", row[_ID], keys)
     for place, name in ((-2, "context"), (-1, "cause")):
-        if is_json_sealed(row[place]):
+        if keys.is_json_sealed(row[place]):
             values[place] = opened_json(row[place], name, row[_ID], keys)
     return tuple(values)
 
@@ -321,7 +278,7 @@ def opened_text(text: Any, column: str, record_id: str, keys: Keys, *names: str)
     Raises:
         KeyMissing, StorageCorrupt: as `opened_record`.
     """
-    if not is_sealed(text):
+    if not keys.is_sealed(text):
         return text
     return _opened(text, column, record_id, place_of(column, record_id, *names), keys)
 
@@ -338,7 +295,7 @@ def opened_json(text: str, column: str, record_id: str, keys: Keys) -> str:
 
 def _opened(sealed: Any, column: str, record_id: str, place: bytes, keys: Keys) -> str:
     key_id = key_id_of(sealed, column, record_id)
-    key = keys.get(key_id)
+    key = keys.by_id.get(key_id)
     if key is None:
         raise KeyMissing(
             key_id,

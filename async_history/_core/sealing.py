@@ -12,7 +12,8 @@ are found: a keyed hash, authenticated with the rest.
 
 import re
 from binascii import a2b_base64, b2a_base64
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from hashlib import blake2b
 from os import urandom
 from typing import Any, Final
@@ -88,6 +89,51 @@ def is_sealed(text: object) -> bool:
 def is_json_sealed(text: object) -> bool:
     """Return whether a stored value is the JSON of a sealed text, perhaps damaged."""
     return type(text) is str and (text.endswith(_JSON_END) or JSON_BEGIN in text)
+
+
+def key_ids(texts: Iterable[object]) -> set[str]:
+    """Return the ids of the data keys named in stored texts and in JSON of texts.
+
+    A damaged text may name a wrong one. If it names none, its id is "".
+    """
+    found: set[str] = set()
+    for text in texts:
+        begin = text.find(BEGIN, 0, _JSON_PREFIX) if isinstance(text, str) else -1
+        if isinstance(text, str) and begin >= 0:
+            begin += len(BEGIN)
+            found.add(text[begin : begin + KEY_ID])
+        elif is_sealed(text) or is_json_sealed(text):
+            found.add("")
+    return found
+
+
+_JSON_PREFIX: Final = 512
+"""The last position at which the mark of a sealed cause can begin: after its tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The data keys that some stored texts name, of those that the store has.
+
+    Attributes:
+        by_id: the keys.
+        is_partial: whether texts in clear may look sealed: then only a text that names one of the
+            keys is sealed.
+    """
+
+    by_id: Mapping[str, DataKey]
+    is_partial: bool = False
+
+    def is_sealed(self, text: object) -> bool:
+        """Return whether a stored text is sealed, perhaps damaged."""
+        return is_sealed(text) and self._are_named(text)
+
+    def is_json_sealed(self, text: object) -> bool:
+        """Return whether a stored JSON text is that of a sealed text, perhaps damaged."""
+        return is_json_sealed(text) and self._are_named(text)
+
+    def _are_named(self, text: object) -> bool:
+        return not self.is_partial or not key_ids([text]).isdisjoint(self.by_id)
 
 
 def key_id_of(text: object, column: str, record_id: str) -> str:

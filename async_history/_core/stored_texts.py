@@ -45,6 +45,8 @@ class StoredTexts(NamedTuple):
     cause: str | None
 
 
+TEXT_COLUMNS: Final = StoredTexts._fields[4:]
+"""The columns of a record's texts."""
 LEDGER_MEANWHILE: Final = (
     "the history was given a ledger meanwhile, whose salts need the keys: these stay. encrypt() "
     "turns encryption on again"
@@ -128,9 +130,6 @@ class TextTransaction(Protocol):
 
     async def retired_keys(self) -> Sequence[str]:
         """Return the ids of retired data keys, except those whose owner is being erased."""
-
-    async def remove_keys(self, ids: Sequence[str]) -> None:
-        """Remove data keys, except those whose owner is being erased."""
 
     async def turn_on(self) -> None:
         """Seal new records again."""

@@ -9,11 +9,12 @@ from typing import Any, Final, TypeVar
 
 from async_history._core.erased_names import Name, name_digest
 from async_history._core.json_object import JsonObject
-from async_history._core.key_statements import INDEX, MOST_USES, OFF, KeyTable
+from async_history._core.key_statements import INDEX, MARKS, MOST_USES, OFF, KeyTable
 from async_history._core.owners import SCOPES, Owner
 from async_history._core.sealing import BEGIN, END, JSON_BEGIN, KEY_ID, DataKey
 from async_history._core.stored_texts import (
     LEDGER_MEANWHILE,
+    TEXT_COLUMNS,
     Page,
     StoredMessage,
     StoredTexts,
@@ -114,15 +115,12 @@ _HOLD: Final = (
 """A short timeout, because all writers wait too. After it the transaction is retried."""
 _RETIRE: Final = f"""
 UPDATE {{schema}}.data_keys SET uses = {MOST_USES}::pg_catalog.int8
-WHERE owner <> '{INDEX}'::pg_catalog.text AND owner <> '{OFF}'::pg_catalog.text
+WHERE owner <> ALL(ARRAY{[INDEX, *MARKS]}::pg_catalog.text[])
     AND uses < {MOST_USES}::pg_catalog.int8
 """
 _RETIRE_OF: Final = {
     scope: f"{_RETIRE} AND NOT erased AND {scope} = $1::pg_catalog.text" for scope in SCOPES
 }
-_REMOVE_KEYS: Final = """
-DELETE FROM {schema}.data_keys WHERE id = ANY($1::pg_catalog.text[]) AND NOT erased
-"""
 _TURN_OFF: Final = "DELETE FROM {schema}.encryption"
 _END: Final = (
     f"DELETE FROM {{schema}}.data_keys WHERE id <> '{OFF}'::pg_catalog.text",
@@ -133,7 +131,6 @@ _OWNS: Final = """
 SELECT pg_catalog.pg_has_role(relowner, 'USAGE'::pg_catalog.text) FROM pg_catalog.pg_class
 WHERE oid = pg_catalog.to_regclass($1::pg_catalog.text)::pg_catalog.oid
 """
-_TEXTS: Final = ("old_memory", "new_memory", "context", "cause")
 
 
 def _given(names: Sequence[str]) -> str:
@@ -147,9 +144,9 @@ def _given(names: Sequence[str]) -> str:
 
 _REPLACE_RECORDS: Final = f"""
 UPDATE {{schema}}.history SET
-    {", ".join(f"{name} = given.{name}" for name in _TEXTS)},
+    {", ".join(f"{name} = given.{name}" for name in TEXT_COLUMNS)},
     {", ".join(f"{name} = given.{name}::bigint" for name in CAUSE_COLUMNS.values())}
-FROM {_given(("place", *_TEXTS, *CAUSE_COLUMNS.values()))}
+FROM {_given(("place", *TEXT_COLUMNS, *CAUSE_COLUMNS.values()))}
 WHERE history.seq = given.place::bigint
 """
 _REPLACE_MESSAGES: Final = f"""
@@ -287,7 +284,7 @@ class _ServerTransaction(SchemaSteps):
         causes = [None if row.cause is None else JsonObject(row.cause) for row in rows]
         columns: list[list[Any]] = [
             [str(row.place) for row in rows],
-            *([getattr(row, name) for row in rows] for name in _TEXTS),
+            *([getattr(row, name) for row in rows] for name in TEXT_COLUMNS),
             *map(list, cause_hash_columns(causes)),
         ]
         await self._replace(_REPLACE_RECORDS, columns, len(rows), "history")
@@ -336,10 +333,6 @@ class _ServerTransaction(SchemaSteps):
     async def retired_keys(self) -> Sequence[str]:
         """Return the ids of retired data keys."""
         return [key_id for (key_id,) in await self._fetch(_RETIRED)]
-
-    async def remove_keys(self, ids: Sequence[str]) -> None:
-        """Remove data keys."""
-        await self._execute(_REMOVE_KEYS, list(ids))
 
     async def turn_on(self) -> None:
         """Seal all new records, again."""

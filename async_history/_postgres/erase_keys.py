@@ -10,7 +10,8 @@ from async_history._core.erase_transaction import TEXTS
 from async_history._core.erased_names import Name
 from async_history._core.key_statements import KeyTable
 from async_history._core.sealed_reader import with_keys
-from async_history._core.sealed_records import Keys, key_ids, opened_text
+from async_history._core.sealed_records import opened_text
+from async_history._core.sealing import Keys, key_ids
 from async_history._postgres.keys import KeyChange
 
 Rows = Sequence[Sequence[Any]]

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, S
 from functools import partial
 from typing import Any, Final, NamedTuple, Protocol
 
-from async_history._core.batch_sealing import NewTexts, ids_of_keys, keys_in_store
+from async_history._core.batch_sealing import NewTexts, keys_in_store
 from async_history._core.data_keys import DataKeys
 from async_history._core.encryption import OPEN_WITH_KEYS
 from async_history._core.key_statements import (
@@ -117,6 +117,9 @@ STATEMENTS: Final = KeyStatements(
     """,
     rewrap="""
     UPDATE {schema}.data_keys SET wrapping_key = $1, wrapped = $2 WHERE id = $3::pg_catalog.text
+    """,
+    remove="""
+    DELETE FROM {schema}.data_keys WHERE id = ANY($1::pg_catalog.text[]) AND NOT erased
     """,
     begin="""
     INSERT INTO {schema}.encryption (id, is_whole)
@@ -344,7 +347,7 @@ class Sealing:
         whose = [owners.get(one[MEMORY_ID]) for one in fields]
         used = await self._use(whose, USES, number, access)
         texts = await self._new.of(fields, used, self._keys.index_key)
-        return texts, ids_of_keys(used)
+        return texts, self._keys.needed(used)
 
     async def messages(
         self, rows: Sequence[MessageRow], number: int | None, access: Access

@@ -5,7 +5,7 @@ reads and its writes. It reads back what it wrote, and compares.
 """
 
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import bindparam, case, delete, func, or_, select, update
 from sqlalchemy.engine import Dialect
@@ -13,12 +13,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from async_history._core.erased_names import Name, name_digest
 from async_history._core.json_object import JsonObject
-from async_history._core.key_statements import INDEX, MOST_USES, OFF
+from async_history._core.key_statements import INDEX, MARKS, MOST_USES, OFF
 from async_history._core.owners import Owner
 from async_history._core.sealing import BEGIN, END, JSON_BEGIN, KEY_ID, DataKey
 from async_history._core.stored_texts import (
     CONTENT,
     LEDGER_MEANWHILE,
+    TEXT_COLUMNS,
     TURNED_OFF,
     Page,
     StoredMessage,
@@ -42,8 +43,6 @@ T = TypeVar("T")
 WithState = Callable[[Callable[[Transaction], Awaitable[Any]]], Awaitable[Any]]
 """Do work in one transaction, with `state` locked, in its turn among the writes."""
 RunAlone = Callable[[Callable[[AsyncConnection], Awaitable[Any]]], Awaitable[Any]]
-
-_TEXTS: Final = ("old_memory", "new_memory", "context", "cause")
 
 
 class SqlTexts:
@@ -217,7 +216,9 @@ class _SqlTransaction:
         """Write records' texts, and the marks of their causes."""
         before = [(mark, row.place) for row in rows for mark in _marks(self._causes[row.place])]
         after = [(mark, row.place) for row in rows for mark in _marks(row.cause)]
-        await self._replace(self._tables.history, _TEXTS, {row.place: row[-4:] for row in rows})
+        await self._replace(
+            self._tables.history, TEXT_COLUMNS, {row.place: row[-4:] for row in rows}
+        )
         await remove_marks(self._transaction.connection, self._tables, before)
         await add_marks(self._transaction.connection, self._tables, after)
 
@@ -287,20 +288,13 @@ class _SqlTransaction:
         keys = self._tables.data_keys
         await self._transaction.execute(
             update(keys)
-            .where(keys.c.owner.not_in((INDEX, OFF)), keys.c.uses < MOST_USES, *conditions)
+            .where(keys.c.owner.not_in((INDEX, *MARKS)), keys.c.uses < MOST_USES, *conditions)
             .values(uses=MOST_USES)
         )
 
     async def retired_keys(self) -> Sequence[str]:
         """Return the ids of retired data keys."""
         return [key_id for (key_id,) in await self._transaction.fetch(_retired(self._tables))]
-
-    async def remove_keys(self, ids: Sequence[str]) -> None:
-        """Remove data keys, except those whose owner is being erased."""
-        keys = self._tables.data_keys
-        for part in in_parts(ids):
-            removed = delete(keys).where(keys.c.id.in_(part), keys.c.erased == 0)
-            await self._transaction.execute(removed)
 
     async def turn_on(self) -> None:
         """Seal all new records, again. Earlier records may be in clear."""
@@ -331,9 +325,9 @@ def _is_sealed(dialect: Dialect, tables: Tables) -> Any:
     """Return the condition that a value of a record may be sealed."""
     history = tables.history
     return or_(
-        *(position(dialect, history.c[name], BEGIN) == 1 for name in _TEXTS[:2]),
-        *(position(dialect, history.c[name], END) > 0 for name in _TEXTS),
-        *(position(dialect, history.c[name], JSON_BEGIN) > 0 for name in _TEXTS[2:]),
+        *(position(dialect, history.c[name], BEGIN) == 1 for name in TEXT_COLUMNS[:2]),
+        *(position(dialect, history.c[name], END) > 0 for name in TEXT_COLUMNS),
+        *(position(dialect, history.c[name], JSON_BEGIN) > 0 for name in TEXT_COLUMNS[2:]),
     )
 
 
@@ -346,8 +340,8 @@ def _retired(tables: Tables) -> Any:
 def _is_retired(dialect: Dialect, tables: Tables) -> Any:
     """Return the condition that a text of a record is under a retired key."""
     history, retired = tables.history, _retired(tables)
-    begins: list[tuple[Any, Any]] = [(history.c[name], len(BEGIN) + 1) for name in _TEXTS[:2]]
-    for name in _TEXTS[2:]:
+    begins: list[tuple[Any, Any]] = [(history.c[name], len(BEGIN) + 1) for name in TEXT_COLUMNS[:2]]
+    for name in TEXT_COLUMNS[2:]:
         column = history.c[name]
         begins.append((column, position(dialect, column, JSON_BEGIN) + len(JSON_BEGIN)))
     return or_(*(part_of(dialect, column, begin, KEY_ID).in_(retired) for column, begin in begins))

@@ -65,6 +65,7 @@ def statements_in(tables: Tables) -> KeyStatements:
         ),
         reserve=update(keys).where(keys.c.id == p2).values(uses=keys.c.uses + p1),
         rewrap=update(keys).where(keys.c.id == p3).values(wrapping_key=p1, wrapped=p2),
+        remove=delete(keys).where(keys.c.id.in_(several), keys.c.erased == 0),
         begin=insert(encryption).from_select(
             encryption.c.keys(),
             select(literal(1), is_whole, state.c.last).where(

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, Protocol
 
 from sqlalchemy import select
 
-from async_history._core.batch_sealing import ids_of_keys, keys_in_store, sealed_records
+from async_history._core.batch_sealing import keys_in_store, sealed_records
 from async_history._core.data_keys import DataKeys
 from async_history._core.encryption import OPEN_WITH_KEYS
 from async_history._core.erased_names import Name
@@ -188,7 +188,7 @@ class Sealing:
             return None
         used = [self._keys.use(owner, USES) for owner in owners]
         sealed = await sealed_records(records, used, self._keys.index_key)
-        return StoredRecords(sealed, ids_of_keys(used))
+        return StoredRecords(sealed, self._keys.needed(used))
 
     async def within(
         self,

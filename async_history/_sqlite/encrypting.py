@@ -1,13 +1,12 @@
 """Sealing and opening the stored texts of a SQLite file in place, in transactions."""
 
-import json
 import sqlite3
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
 from async_history._core.erased_names import Name, name_digest
-from async_history._core.key_statements import INDEX, MOST_USES, OFF, KeyTable
+from async_history._core.key_statements import INDEX, MARKS, MOST_USES, OFF, KeyTable
 from async_history._core.owners import SCOPES, Owner
 from async_history._core.sealing import BEGIN, END, JSON_BEGIN, KEY_ID, DataKey
 from async_history._core.stored_texts import (
@@ -33,7 +32,10 @@ from async_history.errors import StorageError, StorageRefused
 
 T = TypeVar("T")
 
-_IS_CLEAR: Final = f"(typeof({{0}}) = 'text' AND substr({{0}}, 1, {len(BEGIN)}) <> '{BEGIN}')"
+_IS_CLEAR: Final = (
+    f"(typeof({{0}}) = 'text' AND substr({{0}}, 1, {len(BEGIN)}) <> '{BEGIN}'"
+    f" AND substr({{0}}, -{len(END)}) <> '{END}')"
+)
 _COLUMNS: Final = """
 history.rowid, history.id, history.memory_id, history.old_memory, history.new_memory,
     detail.context, detail.cause
@@ -90,12 +92,9 @@ _SET_CONTENT: Final = "UPDATE messages SET content = ? WHERE id = ?"
 _NOTE_WHOLE: Final = f"UPDATE async_history_encryption SET is_whole = NOT {HAS_CLEAR_CAUSE}"
 _RETIRE: Final = f"""
 UPDATE async_history_data_keys SET uses = {MOST_USES}
-WHERE owner NOT IN ('{INDEX}', '{OFF}') AND uses < {MOST_USES}
+WHERE owner NOT IN {(INDEX, *MARKS)} AND uses < {MOST_USES}
 """
 _RETIRE_OF: Final = {scope: f"{_RETIRE} AND NOT erased AND {scope} = ?" for scope in SCOPES}
-_REMOVE_KEYS: Final = """
-DELETE FROM async_history_data_keys WHERE id IN (SELECT value FROM json_each(?)) AND NOT erased
-"""
 _TURN_OFF: Final = "DELETE FROM async_history_encryption"
 _END: Final = (
     f"DELETE FROM async_history_data_keys WHERE id <> '{OFF}'",
@@ -265,10 +264,6 @@ class _FileTransaction:
     async def retired_keys(self) -> Sequence[str]:
         """Return the ids of retired data keys."""
         return [key_id for (key_id,) in fetch_rows(self._connection, _RETIRED)]
-
-    async def remove_keys(self, ids: Sequence[str]) -> None:
-        """Remove data keys."""
-        self._connection.execute(_REMOVE_KEYS, (json.dumps(ids),))
 
     async def turn_on(self) -> None:
         """Seal all new records, again."""

@@ -95,6 +95,7 @@ STATEMENTS: Final = KeyStatements(
     """,
     reserve="UPDATE async_history_data_keys SET uses = uses + :p1 WHERE id = :p2",
     rewrap="UPDATE async_history_data_keys SET wrapping_key = :p1, wrapped = :p2 WHERE id = :p3",
+    remove=f"DELETE FROM async_history_data_keys WHERE id IN {_IDS} AND NOT erased",
     begin=f"""
     INSERT OR IGNORE INTO async_history_encryption (id, is_whole)
     SELECT 1, NOT {_HAS_CLEAR_CAUSES}

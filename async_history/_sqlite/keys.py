@@ -5,7 +5,6 @@ import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
-from async_history._core.batch_sealing import ids_of_keys
 from async_history._core.data_keys import DataKeys
 from async_history._core.encryption import OPEN_WITH_KEYS
 from async_history._core.erased_names import Name
@@ -16,7 +15,6 @@ from async_history._core.rows import Row
 from async_history._core.sealed_records import (
     USES,
     have_sealed,
-    key_ids,
     opened_if_whole,
     opened_record,
     opened_text,
@@ -27,7 +25,7 @@ from async_history._core.sealed_records import (
     texts_of_row,
     uses_of,
 )
-from async_history._core.sealing import DataKey, is_sealed
+from async_history._core.sealing import DataKey, key_ids
 from async_history._core.threads import run_to_completion
 from async_history._sqlite.connection import transaction
 from async_history._sqlite.index import StoredOwner
@@ -53,7 +51,7 @@ class SealedFields(NamedTuple):
 
     Attributes:
         keys: ids of the keys that must be in the file and not be retired in the transaction that
-            adds the records.
+            adds the records: see `DataKeys.needed`.
     """
 
     fields: Iterable[Fields]
@@ -167,7 +165,7 @@ class Sealing:
     ) -> SealedFields:
         whose = [None if stored is None else stored.owner for stored in owners]
         used = self.keys_of(whose, noted, connection)
-        unchecked = () if connection.in_transaction else ids_of_keys(used)
+        unchecked = () if connection.in_transaction else self._keys.needed(used)
         return SealedFields(sealed_fields(records, used, self._keys.index_key), unchecked)
 
     def opened(
@@ -181,7 +179,7 @@ class Sealing:
 
     def opened_rows(self, rows: Sequence[Row], connection: sqlite3.Connection) -> Sequence[Row]:
         ids = key_ids(text for row in rows for text in texts_of_row(row))
-        keys = run_to_completion(self._keys.load(ids, table_in(connection))) if ids else {}
+        keys = run_to_completion(self._keys.load(ids, table_in(connection)))
         return [opened_if_whole(row, keys) for row in rows]
 
     def opened_texts(
@@ -191,7 +189,7 @@ class Sealing:
         keys = run_to_completion(self._keys.load(key_ids(decoded), table_in(connection)))
         return [
             opened_text(text, one.column, one.record_id, keys).encode()
-            if is_sealed(text)
+            if keys.is_sealed(text)
             else one.stored
             for text, one in zip(decoded, texts, strict=True)
         ]

@@ -128,7 +128,7 @@ class DecryptionCases:
             texts: Any = history.store
             texts = texts.encryption.texts
             (lost,) = await sealed_under(texts, "m1")
-            await texts.in_transaction(lambda one: one.remove_keys([lost]))
+            await texts.in_transaction(lambda one: one.table.remove([lost]))
         async with open_store(keys=ring("one")) as history:
             with pytest.raises(KeyMissing, match=lost):
                 await history.encryption.decrypt()

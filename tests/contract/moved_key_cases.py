@@ -19,7 +19,7 @@ async def change_the_key_of_ann(history: Any, changed: dict[str, Any]) -> None:
     async def change(one: Any) -> None:
         owner, *_ = owner_digests(Owner(**ANN))
         (key,) = await one.table.of_owners([owner])
-        await one.remove_keys([key.id])
+        await one.table.remove([key.id])
         await one.table.add([key._replace(**changed)])
 
     await history.store.encryption.texts.in_transaction(change)

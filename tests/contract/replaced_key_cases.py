@@ -11,6 +11,7 @@ from tests.support.encrypted_stores import (
     FEW,
     Open,
     all_of,
+    cancelled_after,
     changes,
     contents,
     fill,
@@ -19,24 +20,6 @@ from tests.support.encrypted_stores import (
 )
 from tests.support.keys import ring
 from tests.support.limits import limited
-
-
-def cancelled_after(transactions: int, history: Any) -> "asyncio.Future[Any]":
-    """Begin to replace all data keys; cancel that after so many transactions."""
-    texts = history.store.encryption.texts
-    whole = texts.in_transaction
-
-    async def counted(work: Any) -> Any:
-        nonlocal transactions
-        done = await whole(work)
-        transactions -= 1
-        if not transactions:
-            call.cancel()
-        return done
-
-    texts.in_transaction = counted
-    call: asyncio.Future[Any] = asyncio.ensure_future(history.encryption.replace_data_keys())
-    return call
 
 
 class ReplacedKeyCases:
@@ -124,7 +107,7 @@ class ReplacedKeyCases:
             records = await fill(history)
         for stop_after in range(1, 12):
             async with limited(open_store(keys=ring("one")), texts=TextLimits(rows=4)) as history:
-                call = cancelled_after(stop_after, history)
+                call = cancelled_after(stop_after, history, "replace_data_keys")
                 await asyncio.wait([call])
                 assert await all_of(history) == records
                 await history.add_history("m0", None, "x", "ADD", id=f"later {stop_after}")

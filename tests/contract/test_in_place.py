@@ -10,6 +10,7 @@ from async_history._core.sealing import DataKey
 from async_history.errors import InvalidInput, StorageError
 from tests.contract.decryption_cases import DecryptionCases
 from tests.contract.encryption_race_cases import EncryptionRaceCases
+from tests.contract.look_alike_cases import LookAlikeCases
 from tests.contract.moved_key_cases import MovedKeyCases
 from tests.contract.replaced_key_cases import ReplacedKeyCases
 from tests.support.encrypted_stores import Open, all_of, contents, fill
@@ -22,6 +23,9 @@ class TestDecryption(DecryptionCases): ...
 
 
 class TestEncryptionRaces(EncryptionRaceCases): ...
+
+
+class TestLookAlikes(LookAlikeCases): ...
 
 
 class TestReplacedKeys(ReplacedKeyCases): ...

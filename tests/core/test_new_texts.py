@@ -8,7 +8,7 @@ import pytest
 from async_history._core.batch_sealing import NewTexts
 from async_history._core.new_records import fields_from_mapping
 from async_history._core.sealed_records import SealedTexts, opened_json, opened_text
-from async_history._core.sealing import DataKey, token_under
+from async_history._core.sealing import DataKey, Keys, token_under
 from async_history._core.submissions import AddFields
 
 pytestmark = pytest.mark.once
@@ -49,7 +49,7 @@ def check(
     """Check that each record's values open under its key, with their tokens."""
     token = token_under(index_key)
     for at, (one, key) in enumerate(zip(batch, keys, strict=True)):
-        record, known = one.records[0], {key.id: key}
+        record, known = one.records[0], Keys({key.id: key})
         text, cause = texts.new_memory[at], texts.cause[at]
         assert opened_text(text, "new_memory", record.id, known) == record.new_memory != text
         assert cause is not None

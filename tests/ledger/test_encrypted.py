@@ -92,7 +92,7 @@ async def test_a_missing_key_is_named_while_more_is_read_ahead(store: OpenStore)
 
         async def lose(texts: Any) -> str:
             (key,) = await texts.table.of_owners([digest])
-            await texts.remove_keys([key.id])
+            await texts.table.remove([key.id])
             return str(key.id)
 
         lost = await opened.encryption.texts.in_transaction(lose)

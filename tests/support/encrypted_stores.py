@@ -48,24 +48,50 @@ async def contents(history: HistoryManager) -> list[Any]:
 
 
 async def until_turned_off(history: HistoryManager) -> None:
-    """Do only the first step of a decryption, as if interrupted after it."""
+    """Decrypt until encryption is turned off, as if interrupted then."""
     store: Any = history.store
-    texts = store.encryption.texts
+    texts, keys = store.encryption.texts, store.encryption.keys
     in_transaction = texts.in_transaction
     is_done = asyncio.Event()
 
-    async def only_the_first(work: Any) -> None:
+    async def no_further(work: Any) -> Any:
         if is_done.is_set():
             await asyncio.Event().wait()
-        await in_transaction(work)
-        is_done.set()
+        done = await in_transaction(work)
+        if keys.is_off:
+            is_done.set()
+        return done
 
-    texts.in_transaction = only_the_first
+    texts.in_transaction = no_further
     begun = asyncio.ensure_future(history.encryption.decrypt())
     await asyncio.wait_for(is_done.wait(), LONG_S)
     begun.cancel()
     await asyncio.wait([begun])
     texts.in_transaction = in_transaction
+
+
+def cancelled_after(transactions: int, history: Any, call: str) -> "asyncio.Future[Any]":
+    """Begin a call of a history's encryption; cancel it after so many transactions on texts."""
+    texts = history.store.encryption.texts
+    whole = texts.in_transaction
+
+    async def counted(work: Any) -> Any:
+        nonlocal transactions
+        done = await whole(work)
+        transactions -= 1
+        if not transactions:
+            begun.cancel()
+        return done
+
+    async def calling() -> None:
+        texts.in_transaction = counted
+        try:
+            await getattr(history.encryption, call)()
+        finally:
+            texts.in_transaction = whole
+
+    begun: asyncio.Future[Any] = asyncio.ensure_future(calling())
+    return begun
 
 
 async def key_ids(history: Any) -> dict[str, set[str]]:

@@ -1,0 +1,268 @@
+"""Changes of keys in a history with clear texts that look encrypted, interrupted anywhere."""
+
+import asyncio
+from itertools import count, permutations
+from typing import Any
+
+import pytest
+
+from async_history import HistoryManager
+from async_history._core.key_statements import INDEX, MARKS, OFF, StoredKey
+from async_history._core.stored_texts import TextLimits
+from async_history.encryption import KeyRing
+from async_history.errors import HistoryError, KeyMissing, StorageUnreachable
+from tests.support.encrypted_stores import (
+    ANN,
+    Open,
+    all_of,
+    cancelled_after,
+    contents,
+    fill,
+    until_turned_off,
+)
+from tests.support.keys import ring
+from tests.support.limits import limited
+from tests.support.look_alikes import (
+    LOOK_SEALED,
+    add_look_alikes,
+    all_texts,
+    fill_with_look_alikes,
+)
+
+SOME = TextLimits(rows=40)
+
+
+async def marks_of(history: Any) -> list[str]:
+    texts = history.store.encryption.texts
+    return [key.id for key in await texts.in_transaction(lambda one: one.table.keys(MARKS))]
+
+
+async def has_keys(history: Any) -> bool:
+    texts = history.store.encryption.texts
+    return bool(await texts.in_transaction(lambda one: one.table.wrapping()))
+
+
+def rewrap_only_the_index_key(history: Any) -> None:
+    """Let a rotation fail to rewrap each other key, as without its master key."""
+    keys = history.store.encryption.keys
+    rewrapped = keys.rewrapped
+
+    def rewrap(key: StoredKey, by: bytes) -> Any:
+        if key.owner != INDEX:
+            raise KeyMissing("one", "the master key is missing")
+        return rewrapped(key, by)
+
+    keys.rewrapped = rewrap
+
+
+class UncertainService:
+    """A key service of which one call fails."""
+
+    def __init__(self, failing: int) -> None:
+        self._left = failing
+        self.has_failed = False
+
+    async def wrap(self, key: bytes) -> bytes:
+        return await self.unwrap(key)
+
+    async def unwrap(self, wrapped: bytes) -> bytes:
+        self._left -= 1
+        if self._left == 0:
+            self.has_failed = True
+            raise OSError
+        return wrapped
+
+
+class LookAlikeCases:
+    """Texts that look encrypted. The fixture `open_store` opens managers of one store."""
+
+    async def test_texts_that_look_encrypted(self, open_store: Open) -> None:
+        """They can be changed in a clear history, and stay readable when it is encrypted."""
+        async with open_store() as history:
+            await fill_with_look_alikes(history)
+            for n, text in enumerate(LOOK_SEALED):
+                assert (await history.update_history(f"c{n}", "tea")).old_memory == text
+                assert (await history.restore(f"c{n}", to=1)).new_memory == text
+            before = await all_texts(history)
+        for _ in range(2):
+            async with open_store(keys=ring("one")) as history:
+                assert await all_texts(history) == before
+                assert not (await history.check()).problems
+                for call in ("encrypt", "replace_data_keys", "rotate_keys"):
+                    await getattr(history.encryption, call)()
+                    assert await all_texts(history) == before
+        async with open_store(keys=ring("one")) as history:
+            assert await all_texts(history) == before
+
+    async def test_a_decryption_interrupted_anywhere_is_completed(self, open_store: Open) -> None:
+        """After each of its transactions; others write such texts before and after."""
+        async with open_store() as history:
+            await fill_with_look_alikes(history)
+        for stop_after in count(1):
+            async with (
+                open_store(keys=ring("one")) as other,
+                limited(open_store(keys=ring("one")), texts=SOME) as history,
+            ):
+                await history.encryption.encrypt()
+                before = await all_texts(other)
+                call = cancelled_after(stop_after, history, "decrypt")
+                await asyncio.wait([call])
+                assert await all_texts(history) == before
+                assert await all_texts(other) == before
+                for manager in (history, other):
+                    await add_look_alikes(manager, f"{stop_after}")
+                before = await all_texts(other)
+                assert await all_texts(history) == before
+                if await has_keys(other):  # otherwise it was completed
+                    async with open_store(keys=ring("one")) as third:
+                        assert await all_texts(third) == before
+                        await third.encryption.decrypt()
+                assert await all_texts(history) == before
+                await add_look_alikes(other, f"{stop_after} later")
+                before = await all_texts(other)
+            async with open_store() as history:
+                assert await all_texts(history) == before
+                assert not (await history.check()).problems
+            if not call.cancelled():
+                break
+        assert stop_after > 4
+
+    async def test_a_decryption_is_reversed_and_that_interrupted_anywhere(
+        self, open_store: Open
+    ) -> None:
+        async with open_store() as history:
+            await fill_with_look_alikes(history)
+        for stop_after in count(1):
+            async with (
+                open_store(keys=ring("one")) as other,
+                limited(open_store(keys=ring("one")), texts=SOME) as history,
+            ):
+                await history.encryption.encrypt()
+                before = await all_texts(other)
+                undone = cancelled_after(5 + stop_after % 3, history, "decrypt")
+                await asyncio.wait([undone])
+                assert await marks_of(history) == [OFF]
+                await add_look_alikes(other, f"{stop_after}")
+                before = await all_texts(other)
+                call = cancelled_after(stop_after, history, "encrypt")
+                await asyncio.wait([call])
+                assert await all_texts(history) == before
+                assert await all_texts(other) == before
+            async with open_store(keys=ring("one")) as history:
+                assert await all_texts(history) == before
+                await history.encryption.encrypt()
+                assert await marks_of(history) == []
+                assert await all_texts(history) == before
+                assert (await history.encryption.encrypt()).records == 0
+            if not call.cancelled():
+                break
+        assert stop_after > 4
+
+    async def test_after_a_decryption_each_call_says_the_same(self, open_store: Open) -> None:
+        async with open_store(keys=ring("one")) as history:
+            await fill(history)
+            await history.encryption.decrypt()
+            await history.encryption.decrypt()
+            for call in ("encrypt", "replace_data_keys", "rotate_keys"):
+                with pytest.raises(KeyMissing, match="no keys any more"):
+                    await getattr(history.encryption, call)()
+
+    async def test_a_text_without_a_key_leaves_encryption_on(self, open_store: Open) -> None:
+        """Nothing is decrypted before it is known that everything can be."""
+        async with open_store(keys=ring("one")) as history:
+            await fill(history)
+        async with open_store(keys=ring("two", "one")) as history:
+            rewrap_only_the_index_key(history)
+            with pytest.raises(KeyMissing):
+                await history.encryption.rotate_keys()
+            await history.add_history("new", None, "tea", "ADD", owner={"user_id": "bob"})
+            before = await all_of(history)
+        async with open_store(keys=ring("two")) as history:
+            with pytest.raises(KeyMissing, match="one"):
+                await history.encryption.decrypt()
+            assert await marks_of(history) == []
+            with pytest.raises(KeyMissing, match="one"):
+                await history.encryption.replace_data_keys()
+        async with open_store(keys=ring("two", "one")) as history:
+            assert await all_of(history) == before
+            await history.encryption.replace_data_keys()
+            await history.encryption.decrypt()
+        async with open_store() as history:
+            assert await all_of(history) == before
+
+    async def test_a_key_service_that_fails_at_each_call(self, open_store: Open) -> None:
+        async with open_store() as history:
+            await fill_with_look_alikes(history)
+            before = await all_texts(history)
+
+        async def use(service: UncertainService) -> None:
+            async with open_store(keys=KeyRing({"kms": service})) as history:
+                assert await all_texts(history) == before
+                await history.encryption.encrypt()
+                await history.encryption.rotate_keys()
+                await history.encryption.replace_data_keys()
+                await history.encryption.decrypt()
+
+        for failing in count(1):
+            service = UncertainService(failing)
+            try:
+                await use(service)
+            except StorageUnreachable:
+                await use(UncertainService(0))
+            async with open_store() as history:
+                assert await all_texts(history) == before
+            if not service.has_failed:
+                break
+        assert failing > 2
+
+    @pytest.mark.parametrize(
+        "calls",
+        [
+            *((one, one) for one in ("encrypt", "decrypt", "replace_data_keys", "rotate_keys")),
+            *permutations(["encrypt", "decrypt", "replace_data_keys"], 2),
+        ],
+        ids="+".join,
+    )
+    async def test_two_managers_change_keys_at_the_same_time(
+        self, open_store: Open, calls: tuple[str, str]
+    ) -> None:
+        """Each call ends, or raises an error; nothing is lost, and the calls can be repeated."""
+        async with open_store() as history:
+            await fill_with_look_alikes(history)
+
+        async def managers() -> list[HistoryManager]:
+            opening = [
+                limited(open_store(keys=ring("one")), texts=TextLimits(rows=2)) for _ in range(2)
+            ]
+            return [*await asyncio.gather(*(one.__aenter__() for one in opening))]
+
+        both = await managers()
+        for is_off in (False, True):
+            if is_off:
+                await both[0].encryption.encrypt()
+                await until_turned_off(both[0])
+            before = await all_texts(both[0])
+            ended = await asyncio.gather(
+                *(getattr(one.encryption, call)() for one, call in zip(both, calls, strict=True)),
+                return_exceptions=True,
+            )
+            assert all(
+                not isinstance(one, Exception) or isinstance(one, HistoryError) for one in ended
+            )
+            for one in both:
+                assert await all_texts(one) == before
+                await one.aclose()
+            both = await managers()
+            for one in both:
+                assert await all_texts(one) == before
+        await both[0].encryption.encrypt()
+        await both[1].encryption.replace_data_keys()
+        await both[0].encryption.decrypt()
+        for one in both:
+            assert await all_texts(one) == before
+            await one.aclose()
+        async with open_store() as history:
+            assert await all_texts(history) == before
+            assert await contents(history) == list(LOOK_SEALED)
+            assert (await history.get_history("c0"))[0].owner is not None
+            assert await history.count_history(**ANN) == len(LOOK_SEALED)
