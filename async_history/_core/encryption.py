@@ -194,28 +194,29 @@ class StoreEncryption:
         done, missing = 0, None
         while True:
             total = done + await self._read.count_wrapped_by_others(new.id)
-            steps, missing = await self._rewrap_all(new.id, key, done, total, on_progress)
+            steps, missing = await self._rewrap_all(new, key, done, total, on_progress)
             done += steps
             if steps < _STEP or missing is not None:
                 break
         if missing is not None:
             raise missing
-        done += await self._end_rotation(new.id, key)
+        done += await self._end_rotation(new, key)
         await self.refresh()
         return KeyRotation(master_key=self.keys.ring.current, data_keys=done)
 
-    async def _end_rotation(self, new_id: str, key: bytes) -> int:
+    async def _end_rotation(self, new: WrappingKey, key: bytes) -> int:
         """Remove the older wrapping keys; return how many data keys others made by them meanwhile.
 
         The transaction that removes a wrapping key also rewraps those data keys.
         """
 
         async def end(table: KeyTable) -> int:
-            found = await table.wrapped_by_others(new_id, "", _STEP)
+            await table.add_wrapping(new)  # another rotation may have removed it
+            found = await table.wrapped_by_others(new.id, "", _STEP)
             for stored in found:
-                await self._rewrap(stored, new_id, key, table)
+                await self._rewrap(stored, new.id, key, table)
             if len(found) < _STEP:
-                await table.remove_wrapping(new_id)
+                await table.remove_wrapping(new.id)
             return len(found)
 
         done = 0
@@ -226,17 +227,18 @@ class StoreEncryption:
                 return done
 
     async def _rewrap_all(
-        self, new_id: str, key: bytes, done: int, total: int, on_progress: Progress | None
+        self, new: WrappingKey, key: bytes, done: int, total: int, on_progress: Progress | None
     ) -> tuple[int, KeyMissing | None]:
         after, count = "", 0
         missing: KeyMissing | None = None
 
         async def step(table: KeyTable) -> tuple[int, str, KeyMissing | None]:
-            found = await table.wrapped_by_others(new_id, after, _STEP)
+            await table.add_wrapping(new)  # another rotation may have removed it
+            found = await table.wrapped_by_others(new.id, after, _STEP)
             lacking, rewrapped = None, 0
             for stored in found:
                 try:
-                    await self._rewrap(stored, new_id, key, table)
+                    await self._rewrap(stored, new.id, key, table)
                     rewrapped += 1
                 except KeyMissing as error:
                     lacking = error

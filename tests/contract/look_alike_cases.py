@@ -190,6 +190,26 @@ class LookAlikeCases:
         async with open_store() as history:
             assert await all_of(history) == before
 
+    async def test_a_rotation_within_another_loses_no_key(self, open_store: Open) -> None:
+        """The second one removes the wrapping key that the first one has begun to use."""
+        async with open_store(keys=ring("one")) as history, open_store(keys=ring("one")) as other:
+            records = await fill(history)
+            keys: Any = history.store
+            keys = keys.encryption.keys
+            refresh, calls = keys.refresh, count(1)
+
+            async def refreshed(stored: Any) -> None:
+                await refresh(stored)
+                if next(calls) == 2:  # its wrapping key is in the store, and wraps one key
+                    await other.encryption.rotate_keys()
+
+            keys.refresh = refreshed
+            await history.encryption.rotate_keys()
+            assert next(calls) > 2
+        async with open_store(keys=ring("one")) as history:
+            assert await all_of(history) == records
+            assert await history.count_history(cause={"run_id": "r"}) == 6
+
     async def test_a_key_service_that_fails_at_each_call(self, open_store: Open) -> None:
         async with open_store() as history:
             await fill_with_look_alikes(history)
