@@ -1,18 +1,24 @@
+# mypy: disable-error-code=import-untyped
 """The least privileges that a role needs on a history's tables, as SQL statements.
 
 A level includes the one below it. Row-level security limits roles that may see only the records of
 one owner: see `Grants.only`.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any, Final, Literal, get_args
+
+import asyncpg
 
 from async_history._core.owners import SCOPES
 from async_history._postgres.connect import connected
-from async_history._postgres.schema import quoted
+from async_history._postgres.schema import SWITCH_WITHIN_S, limit_lock_wait, quoted
+from async_history._postgres.schema.indexes import ASK_AGAIN_S
 from async_history._postgres.url import server_url
-from async_history.errors import InvalidInput, StorageMissing
+from async_history.errors import InvalidInput, StorageLocked, StorageMissing
 
 Level = Literal["reader", "writer", "operator"]
 """A reader reads. A writer also records, saves messages, gives owners and undoes changes. An
@@ -174,20 +180,48 @@ def _policy(place: str, table: str, role: str, condition: str) -> list[str]:
     ]
 
 
-async def grant(url: str, schema: str, grants: Grants, *, is_dry_run: bool) -> list[str]:
+async def grant(
+    url: str,
+    schema: str,
+    grants: Grants,
+    *,
+    is_dry_run: bool,
+    switch_within_s: float = SWITCH_WITHIN_S,
+) -> list[str]:
     """Grant privileges to a role in one transaction, unless it is a dry run; return the statements.
+
+    A policy needs a lock of its table that waits for everyone, and everyone waits for. So it waits
+    a tenth of a second at a time.
+
+    Args:
+        switch_within_s: seconds to try to get that lock.
 
     Raises:
         InvalidInput: there is no such role, or other roles would be locked out.
         StorageMissing: the tables do not exist, or have an earlier version.
+        StorageLocked: others keep a table locked.
         StorageError: the server can't be reached, or refuses this.
     """
     async with connected(server_url(url)) as connection:
         statements = await _statements(connection, schema, grants)
-        if not is_dry_run:
-            async with connection.transaction():
-                for sql in statements:
-                    await connection.execute(sql)
+        deadline = monotonic() + switch_within_s
+        is_done = is_dry_run
+        while not is_done:
+            is_last = monotonic() > deadline
+            try:
+                async with connection.transaction():
+                    await connection.execute(limit_lock_wait(is_last=is_last))
+                    for sql in statements:
+                        await connection.execute(sql)
+                is_done = True
+            except asyncpg.LockNotAvailableError as error:
+                if is_last:
+                    raise StorageLocked(
+                        f"other transactions keep the tables of schema {schema!r} locked, so that "
+                        "no policy can be made; end them (pg_stat_activity) and grant again, "
+                        "nothing was changed"
+                    ) from error
+                await asyncio.sleep(ASK_AGAIN_S)
         return statements
 
 

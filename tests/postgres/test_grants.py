@@ -15,6 +15,7 @@ from async_history import (
     InvalidInput,
     StorageDenied,
     StorageError,
+    StorageLocked,
     StorageMissing,
     open_history,
 )
@@ -22,6 +23,7 @@ from async_history._postgres.grants import LEVELS, Grants, Level, checked_level,
 from async_history.cli.app import app
 from async_history.encryption import KeyRing
 from tests.support.keys import ring
+from tests.support.patience import LONG_S
 from tests.support.pgbouncer import pgbouncer
 from tests.support.postgres_roles import (
     BOB,
@@ -33,7 +35,7 @@ from tests.support.postgres_roles import (
     server_of,
     take_back,
 )
-from tests.support.postgres_schemas import schema_of
+from tests.support.postgres_schemas import schema_of, until
 
 pytestmark = [pytest.mark.postgres, pytest.mark.once]
 
@@ -86,6 +88,14 @@ async def owner(connect: Any) -> AsyncIterator[Any]:
         await connection.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
+_WAITS = """
+SELECT EXISTS (
+    SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%POLICY%'
+)
+"""
+"""Whether a policy waits for a table's lock."""
+
+
 async def filled(url: str, keys: KeyRing | None = None) -> None:
     async with open_history(url, keys=keys) as history:
         await history.add_history("m", None, "tea", "ADD", owner=ANN, actor_id="carl")
@@ -114,6 +124,28 @@ async def test_a_role_can_do_what_its_level_allows_and_no_more(
         elif level == "writer":
             with pytest.raises(StorageDenied):
                 await history.reset()
+
+
+async def test_rights_granted_during_a_vacuum(url: str, owner: Any, connect: Any) -> None:
+    """Reads and writes go on while the lock that a policy needs is waited for."""
+    await filled(url)
+    vacuuming = await connect()
+    begin = f"BEGIN; LOCK TABLE {schema_of(url)}.history IN SHARE UPDATE EXCLUSIVE MODE"
+    wanted = Grants(role="agent", level="reader")
+    async with asyncio.timeout(LONG_S), open_history(url) as history:
+        await vacuuming.execute(begin)
+        with pytest.raises(StorageLocked, match="grant again"):
+            await grant(server_of(url), schema_of(url), wanted, is_dry_run=False, switch_within_s=0)
+        granting = asyncio.ensure_future(granted(url, "reader"))
+        await until(owner, _WAITS)
+        for _ in range(5):
+            await history.add_history("m", None, "x", "UPDATE")
+            await history.get_history("m")
+        assert not granting.done()
+        await vacuuming.execute("COMMIT")
+        await granting
+    async with open_history(as_role(url, "agent")) as history:
+        assert len(await history.get_history("m")) == 6
 
 
 @pytest.mark.parametrize("level", LEVELS)

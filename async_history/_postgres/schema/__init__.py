@@ -79,10 +79,12 @@ SELECT EXISTS (
 _NOT_WHERE_DISTRIBUTED: Final = {4, 11}
 """A unique key must contain the column by which a table is distributed, and such a table must not
 have triggers."""
-_SHORT_WAIT: Final = "SET LOCAL lock_timeout TO 100"
-"""In milliseconds: a session that waits for a table's lock blocks all later ones."""
+_SHORT_WAIT_MS: Final = 100
+"""Short, because a session that waits for a table's lock blocks all later ones."""
+_LAST_WAIT_MS: Final = 2_000
+"""Longer than `deadlock_timeout`, after which an autovacuum gives way."""
 SWITCH_WITHIN_S: Final = 60.0
-"""Seconds to try to get the lock that applying a version needs."""
+"""Seconds to try to get a table's lock with short waits, before the last one."""
 _NOTED: Final = {"version": "integer", "applied_at": "timestamp with time zone"}
 _NOTES: Final = """
 CREATE TABLE IF NOT EXISTS migrations (
@@ -103,6 +105,15 @@ def quoted(name: str, kind: str = "schema") -> str:
         raise InvalidInput(f"{kind} must have at most {_LONGEST_NAME_BYTES} bytes, not {name!r}")
     doubled = name.replace('"', '""')
     return f'"{doubled}"'
+
+
+def limit_lock_wait(*, is_last: bool) -> str:
+    """Return the statement that limits a transaction's waits for the locks of tables.
+
+    Args:
+        is_last: whether the transaction is not tried again.
+    """
+    return f"SET LOCAL lock_timeout TO {_LAST_WAIT_MS if is_last else _SHORT_WAIT_MS}"
 
 
 @cache
@@ -274,13 +285,14 @@ async def _upgrade(connection: Any, schema: str, version: int, switch_within_s: 
             for index in indexes_in(script):
                 await make(connection, quoted(schema), index)
             deadline += monotonic() - began
+            is_last = monotonic() > deadline
             try:
                 async with connection.transaction(isolation="read_committed"):
-                    await connection.execute(_SHORT_WAIT)
+                    await connection.execute(limit_lock_wait(is_last=is_last))
                     applied += await _apply(connection, schema, operation, through=number)
                 break
             except asyncpg.LockNotAvailableError as error:
-                if monotonic() > deadline:
+                if is_last:
                     raise StorageLocked(
                         f"other transactions keep the tables of schema {schema!r} locked, so that "
                         f"version {number} can't be applied; end them (pg_stat_activity) and open "
@@ -288,7 +300,7 @@ async def _upgrade(connection: Any, schema: str, version: int, switch_within_s: 
                     ) from error
             except (asyncpg.UndefinedTableError, asyncpg.UndefinedObjectError):
                 # Another migrating process dropped this index as an unfinished one.
-                if monotonic() > deadline:
+                if is_last:
                     raise
             await asyncio.sleep(ASK_AGAIN_S)
         for index in indexes_in(script):  # created after another process had applied the script
