@@ -41,7 +41,8 @@ _GIVEN: Final = (*COLUMNS, "moment")
 _SELECTED: Final = """id, memory_id, old_memory, new_memory, event, created_at, updated_at,
     is_deleted::boolean, actor_id, role, moment::pg_catalog.timestamptz"""
 _ROW: Final = f"{COLUMN_LIST}, occurred_at"
-_NUMBER: Final = "coalesce((SELECT number FROM {schema}.owners_state), 0::pg_catalog.int8)"
+_NUMBER: Final = "(SELECT number FROM {schema}.owners_state)"
+"""NULL if the row is lost. Then nothing is added, and the look-ups that follow raise the error."""
 _WITHOUT_OWNERS: Final = f" AND {_NUMBER} = 0::pg_catalog.int8"
 _HEAR_WARNINGS: Final = "pg_catalog.set_config('client_min_messages', 'warning', true)"
 """For a statement without a transaction: see `transaction`."""

@@ -80,8 +80,8 @@ async def _problems(connection: Any, schema: str) -> AsyncIterator[str]:
         states = int(await connection.fetchval(_STATES.format(quoted(schema))))
         if states != 1:
             yield (
-                f"The table owners_state has {states} rows instead of one: after a restore, keep "
-                "the backup's."
+                f"The table owners_state has {states} rows instead of one: keep or restore the "
+                "backup's, see the guide on PostgreSQL."
             )
     numbered = {"history": "seq", "messages": "seq"}
     if await has_ledger(connection, schema):

@@ -32,6 +32,7 @@ from async_history._postgres.keys import (
     key_table,
     keys_within,
 )
+from async_history._postgres.owner_steps import NUMBER, require_one
 from async_history._postgres.owners import (
     CAUSE_COLUMNS,
     SCOPE_LIST,
@@ -54,7 +55,6 @@ _BY_PLACE: Final = (
 )
 """Rows to rewrite are given by their places. They are looked up one by one through the index,
 however many rows the planner expects."""
-_NUMBER: Final = "SELECT number FROM {schema}.owners_state"
 _COLUMNS: Final = f"seq, id, memory_id, {SCOPE_LIST}, old_memory, new_memory, context, cause"
 _CLEAR_RECORDS: Final = f"""
 SELECT {_COLUMNS} FROM {{schema}}.history
@@ -305,9 +305,9 @@ class _ServerTransaction(SchemaSteps):
         """Return the data key of each owner."""
         if not owners:
             return []
-        numbers = await self._fetch(_NUMBER)
+        number = require_one(await self._fetch(NUMBER))
         access = keys_within(self._connection, self._schema)
-        return await self._sealing.keys_of(owners, numbers[0][0] if numbers else 0, access)
+        return await self._sealing.keys_of(owners, number, access)
 
     async def compute(self, work: Callable[[], T]) -> T:
         """Call a function on a thread of its own."""

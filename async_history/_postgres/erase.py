@@ -30,6 +30,7 @@ from async_history._postgres.filters import Search
 from async_history._postgres.keys import KeyChange, change_keys, key_table
 from async_history._postgres.ledger import ServerLedger, locks, require_no_ledger, tables_of
 from async_history._postgres.open_writers import OpenWriters
+from async_history._postgres.owner_steps import NUMBER, require_one
 from async_history._postgres.owners import CAUSE_COLUMNS
 from async_history._postgres.transaction import (
     BY_INDEX,
@@ -219,6 +220,7 @@ class _EraseTransaction(SchemaSteps):
     async def note(self, names: Sequence[Name], at: datetime) -> None:
         done = [await self._execute(sql, *args) for sql, args in note_statements(names, at)]
         if done != ["UPDATE 1", f"INSERT 0 {len(set(names))}"]:
+            require_one(await self._fetch(NUMBER))
             raise _refusal("erased or owners_state")
         await self._keys.mark(names, self._key_table)
         self.has_changed_owners = True
@@ -230,6 +232,7 @@ class _EraseTransaction(SchemaSteps):
         owned = None if self._ledger is None else await changes.owned(self._ledger, memory_ids)
         done = [await self._execute(sql, *args) for sql, args in disown_statements(scope, named)]
         if done[0] != "UPDATE 1" or await self._fetch(STILL_OWNED[scope], named):
+            require_one(await self._fetch(NUMBER))
             raise _refusal("history, owners or owners_state")
         if self._ledger is not None and owned is not None:
             await changes.disown(self._ledger, memory_ids, owned)

@@ -44,6 +44,10 @@ class _Meaning:
 _BY_STATE: Final[dict[str, _Meaning]] = {
     "08": _Meaning(StorageUnreachable, _GONE),
     "0P": _Meaning(StorageDenied, _DENIED),
+    "21000": _Meaning(
+        StorageCorrupt,
+        "has several rows in owners_state, which has one; delete those that are not the backup's",
+    ),
     "25006": _Meaning(
         StorageReadOnly,
         "may not be written; name the primary, or all hosts and target_session_attrs=read-write, "
@@ -64,6 +68,14 @@ _BY_STATE: Final[dict[str, _Meaning]] = {
     "42501": _Meaning(
         StorageDenied,
         "does not grant this role the right; see GRANT, and the guide on PostgreSQL, Rights",
+    ),
+    "42703": _Meaning(
+        StorageMissing,
+        "has lost a column of the history's tables; `async-history migrate` names it",
+    ),
+    "42804": _Meaning(
+        StorageError,
+        "has another type for a column of the history's tables; `async-history migrate` names it",
     ),
     "42P01": _Meaning(
         StorageMissing, "has lost the history's tables; `async-history migrate` names them"

@@ -26,8 +26,7 @@ ORDER BY place
 """
 _SAVE_MESSAGES_AS_SEEN: Final = _SAVE_MESSAGES.replace(
     "ORDER BY place",
-    "WHERE coalesce((SELECT number FROM {schema}.owners_state), 0::pg_catalog.int8)"
-    " = $7::pg_catalog.int8 ORDER BY place",
+    "WHERE (SELECT number FROM {schema}.owners_state) = $7::pg_catalog.int8 ORDER BY place",
 )
 """Adds nothing if a name was erased since the look-up. (On a Citus cluster the statement can't
 compare the number, so the number is locked.)"""

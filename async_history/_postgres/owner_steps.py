@@ -31,7 +31,7 @@ from async_history._postgres.owners import (
 )
 from async_history._postgres.schema import in_schema
 from async_history._postgres.transaction import savepoint
-from async_history.errors import StorageRefused
+from async_history.errors import StorageCorrupt, StorageRefused
 
 _FIND: Final = f"""
 SELECT number, erased_at, memory_id, {SCOPE_LIST} FROM {{schema}}.owners_state
@@ -101,10 +101,35 @@ SELECT true FROM {schema}.history WHERE memory_id = ANY($1::pg_catalog.text[]) A
 """
 
 
+NUMBER: Final = "SELECT number FROM {schema}.owners_state"
+
+
+def require_one(rows: Sequence[Sequence[Any]]) -> int:
+    """Return the number of `owners_state` from the rows of `NUMBER`.
+
+    Raises:
+        StorageCorrupt: there is not one row.
+    """
+    if len(rows) > 1:
+        raise StorageCorrupt(
+            f"the table owners_state has {len(rows)} rows instead of one: delete those that are "
+            "not the backup's"
+        )
+    return _state_of([(*row, None) for row in rows])[0]
+
+
 def _state_of(rows: Sequence[Sequence[Any]]) -> tuple[int, int | None]:
-    """Return the number of `owners_state` and the instant of the last erasure, if it has a row."""
+    """Return the number of `owners_state` and the instant of the last erasure.
+
+    Raises:
+        StorageCorrupt: there is no row.
+    """
     if not rows:
-        return 0, None
+        raise StorageCorrupt(
+            "the table owners_state has lost its row, or a policy hides it from this role: without "
+            "it, a record could miss its memory's owner, or bring back an erased name. Restore the "
+            "row, see the guide on PostgreSQL, Lost rows and columns"
+        )
     number, erased_at = rows[0][:2]
     return int(number), None if erased_at is None else int(erased_at)
 

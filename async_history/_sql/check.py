@@ -13,8 +13,10 @@ async def faults_of(connection: AsyncConnection, tables: Tables) -> list[str]:
     history, owners, state = tables.history, tables.owners, tables.state
     found: list[str] = []
     newest = (await connection.execute(select(func.max(history.c.seq)))).scalar()
-    last = (await connection.execute(select(state.c.last))).scalar_one()
-    if newest is not None and newest > last:
+    last = (await connection.execute(select(state.c.last))).scalar()
+    if last is None:
+        found.append(f"The table {state.name} has lost its row: restore it from a backup.")
+    elif newest is not None and newest > last:
         found.append(
             f"The newest record has the number {newest:,}, and the next one would get "
             f"{last + 1:,}: set {state.name}.last to {newest}."

@@ -94,7 +94,7 @@ class SqlFollowReader:
 
         async def read(connection: AsyncConnection) -> object:
             state = self._tables.state
-            row = (await connection.execute(select(state.c.last, state.c.version))).one()
-            return tuple(row)
+            row = (await connection.execute(select(state.c.last, state.c.version))).first()
+            return None if row is None else tuple(row)
 
         return await self._connections.read(read)

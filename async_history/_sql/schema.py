@@ -3,7 +3,7 @@
 import json
 from typing import Any, Final
 
-from sqlalchemy import MetaData, Table, insert, inspect, select, update
+from sqlalchemy import MetaData, Table, insert, inspect, literal, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -32,7 +32,7 @@ async def require_current(connection: AsyncConnection, tables: Tables, where: st
 
     Raises:
         StorageMissing: the tables do not exist.
-        MigrationError: they have another version.
+        MigrationError: they have another version, or some of them, or the row of `state`, are lost.
     """
     layout = await _layout(connection, tables, where)
     way_out = "open it with create=True and migrate=True, or run `async-history migrate`"
@@ -50,7 +50,8 @@ async def migrate(connection: AsyncConnection, tables: Tables, where: str) -> No
     Each step can be repeated, because some databases commit each CREATE TABLE.
 
     Raises:
-        MigrationError: the tables have a newer version.
+        MigrationError: the tables have a newer version, or some of them, or the row of `state`, are
+            lost.
     """
     if await _layout(connection, tables, where) == LAYOUT:
         return
@@ -129,31 +130,51 @@ async def _layout(connection: AsyncConnection, tables: Tables, where: str) -> in
     """Return the version of the tables; None where they are missing.
 
     Raises:
-        MigrationError: the tables are newer than this library, or some of them are lost.
+        MigrationError: the tables are newer than this library, or some of them, or the row of
+            `state`, are lost.
     """
     state = tables.state
-    schema = tables.metadata.schema
-    if not await connection.run_sync(lambda one: inspect(one).has_table(state.name, schema=schema)):
-        return None
-    layout = (await connection.execute(select(state.c.layout))).scalar()
-    if layout is not None and layout > LAYOUT:
+    layout = await _noted_layout(connection, tables)
+    if layout is None:
+        if not await _has_rows(connection, tables):
+            return None
+        layout = await _noted_layout(connection, tables)  # another process has just begun
+    if layout is None:
+        raise MigrationError(
+            f"{where} has lost the row of {state.name}, without which the next record's number "
+            "and the erased names are not known: restore it from a backup"
+        )
+    if layout > LAYOUT:
         raise MigrationError(
             f"{where} has tables of version {layout}, and this library knows {LAYOUT}: "
             "upgrade async-history"
         )
-    if layout == LAYOUT:
-        await _require_all(connection, tables, where)
+    there = {table.name for table in await _tables_there(connection, tables)}
+    lost = sorted({table.name for table in tables.metadata.tables.values()} - there)
+    if layout == LAYOUT and lost:
+        raise MigrationError(
+            f"{where} has lost {', '.join(lost)}: restore it from a backup; or, to begin an empty "
+            f"history, drop {state.name} and the history's other tables, and open it again"
+        )
     return layout
 
 
-async def _require_all(connection: AsyncConnection, tables: Tables, where: str) -> None:
+async def _noted_layout(connection: AsyncConnection, tables: Tables) -> int | None:
+    if tables.state not in await _tables_there(connection, tables):
+        return None
+    layout: int | None = (await connection.execute(select(tables.state.c.layout))).scalar()
+    return layout
+
+
+async def _has_rows(connection: AsyncConnection, tables: Tables) -> bool:
+    for table in await _tables_there(connection, tables):
+        if (await connection.execute(select(literal(1)).select_from(table).limit(1))).first():
+            return True
+    return False
+
+
+async def _tables_there(connection: AsyncConnection, tables: Tables) -> list[Table]:
     schema = tables.metadata.schema
-    there = await connection.run_sync(lambda one: set(inspect(one).get_table_names(schema=schema)))
-    lost = sorted(
-        table.name for table in tables.metadata.tables.values() if table.name not in there
-    )
-    if lost:
-        raise MigrationError(
-            f"{where} has lost {', '.join(lost)}: restore it from a backup; or, to begin an empty "
-            f"history, drop {tables.state.name} and the history's other tables, and open it again"
-        )
+    names = await connection.run_sync(lambda one: inspect(one).get_table_names(schema=schema))
+    there = set(names)
+    return [table for table in tables.metadata.tables.values() if table.name in there]

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from async_history._core.timed import timed, unreported
 from async_history._sql.dialects import claim, latest_committed
 from async_history._sql.tables import Tables
+from async_history.errors import StorageCorrupt
 
 Counters = tuple[int, int, int, int, int | None]
 
@@ -69,11 +70,15 @@ class Transaction:
             return await claim(self.connection, self.tables, count, version)
 
     async def lock(self) -> None:
-        """Lock the row of `state` until the transaction ends, and read it."""
+        """Lock the row of `state` until the transaction ends, and read it.
+
+        Raises:
+            StorageCorrupt: there is no row.
+        """
         state = self.tables.state
         with timed(self._waited):
             await self.execute(update(state).where(state.c.id == 1).values(last=state.c.last))
-        ((*counters,),) = await self.fetch(
+        rows = await self.fetch(
             select(
                 state.c.last,
                 state.c.last_message,
@@ -82,7 +87,12 @@ class Transaction:
                 state.c.erased_at,
             )
         )
-        self.counters = self._written = tuple(counters)
+        if not rows:
+            raise StorageCorrupt(
+                f"the table {state.name} has lost its row, without which the next record's number "
+                "and the erased names are not known: restore it from a backup"
+            )
+        self.counters = self._written = tuple(rows[0])
 
     async def write_state(self) -> None:
         """Write the counters if they have changed."""

@@ -12,7 +12,14 @@ from sqlalchemy import event, inspect, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from async_history import HistoryConflict, InvalidInput, MigrationError, open_history
+from async_history import (
+    HistoryConflict,
+    InvalidInput,
+    MigrationError,
+    StorageCorrupt,
+    StorageError,
+    open_history,
+)
 from async_history.sql import SqlHistoryManager
 from async_history.testing import (
     ContractCases,
@@ -150,6 +157,39 @@ async def test_a_lost_table_is_named(tmp_path: Path, engines: Callable[[str], As
             await connection.execute(text(f"ALTER TABLE away RENAME TO {name}"))
     async with SqlHistoryManager(engine=engine) as history:
         await history.add_history("m", None, "x", "ADD")
+
+
+@pytest.mark.parametrize("lose", ["DELETE FROM", "DROP TABLE"])
+async def test_a_lost_state_is_named(
+    tmp_path: Path, engines: Callable[[str], AsyncEngine], lose: str
+) -> None:
+    """Numbers would begin at 1 again, and erased names come back."""
+    engine = engines(f"sqlite+aiosqlite:///{tmp_path / 'history.db'}")
+    new = [{"memory_id": "m", "event": "UPDATE"}]
+    async with SqlHistoryManager(engine=engine) as history:
+        await history.add_history("m", None, "tea", "ADD", owner={"user_id": "ann"})
+        async with engine.begin() as connection:
+            await connection.execute(text(f"{lose} async_history_state"))
+        expected = StorageCorrupt if lose == "DELETE FROM" else StorageError
+        for call in (
+            history.add_history("m", "tea", "mate", "UPDATE"),
+            history.batch_add_history(new * 3),
+            history.update_history("m", "mate"),
+            history.save_messages([{"role": "user", "content": "x"}], "s"),
+            history.erase(user_id="ann", reason="asked", vacuum=False),
+            history.prune(older_than=datetime(2020, 1, 1, tzinfo=UTC)),
+        ):
+            with pytest.raises(expected, match="async_history_state"):
+                await call
+        async with AsyncSession(engine) as session:
+            with pytest.raises(expected, match="async_history_state"):
+                await history.add_in_transaction(session, new)
+        if expected is StorageCorrupt:
+            assert "has lost its row" in " ".join((await history.check()).problems)
+        assert [one.new_memory for one in await history.get_history("m")] == ["tea"]
+    for migrate in (True, False):
+        with pytest.raises(MigrationError, match=r"lost the row of async_history_state.*a backup"):
+            await SqlHistoryManager(engine=engine, migrate=migrate)
 
 
 async def test_thousands_of_memories_at_once(

@@ -19,6 +19,7 @@ import asyncpg
 from async_history._core.operations import StoreOperation
 from async_history._core.records import COLUMNS
 from async_history._core.values import check_name
+from async_history._postgres.schema.columns import OF_VERSION, column_faults
 from async_history._postgres.schema.indexes import (
     ASK_AGAIN_S,
     drop,
@@ -145,7 +146,7 @@ async def applied_version(connection: Any, schema: str) -> int:
     Raises:
         MigrationError: the tables are newer than this library, the server is too old, the
             database's encoding lacks characters, the schema has another program's table with one of
-            our names, or some tables are lost.
+            our names, or some tables or columns are lost or have other types.
     """
     server = connection.get_server_version()
     if server.major < OLDEST_SERVER:
@@ -180,6 +181,11 @@ async def applied_version(connection: Any, schema: str) -> int:
             f"schema {schema!r} has lost {', '.join(lost)}: restore it from a backup; or, to begin "
             "an empty history, drop the table migrations and the history's other tables in this "
             "schema, and open it again"
+        )
+    if version == OF_VERSION and (faults := await column_faults(connection, schema)):
+        raise MigrationError(
+            f"schema {schema!r} has changed columns: {'; '.join(faults)}. Change them back, or "
+            "restore them from a backup; see the guide on PostgreSQL, Lost rows and columns"
         )
     return int(version)
 
