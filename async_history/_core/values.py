@@ -47,10 +47,13 @@ def check_time(name: str, value: object) -> str:
     Raises:
         InvalidInput: it is not a datetime or an ISO 8601 text.
     """
-    if type(value) is datetime:
+    if type(value) is str and value.isascii() and "\0" not in value:
+        text = value  # as `check_text` does it, without the call: a quarter of the time
+    elif type(value) is datetime:
         return value.isoformat()
-    # A subclass may be no time: pandas' NaT is a datetime.
-    text = check_text(name, value.isoformat() if isinstance(value, datetime) else value)
+    else:
+        # A subclass may be no time: pandas' NaT is a datetime.
+        text = check_text(name, value.isoformat() if isinstance(value, datetime) else value)
     if parse_time(text) is None or "-" not in text:
         raise InvalidInput(
             f"{name} must be a datetime or an ISO 8601 text like 2026-11-20T09:41:15+00:00, "
