@@ -238,7 +238,8 @@ class AsyncMemory(HistoryOperations, mem0_main.AsyncMemory):  # type: ignore[mis
             memory_id: the memory.
         """
         if self._assigned is not OWN_RECORDER:
-            return await super().history(memory_id)  # type: ignore[no-any-return]
+            with using(self._workers):
+                return await super().history(memory_id)  # type: ignore[no-any-return]
         state = self._state()
         await state.open_store()
         operation = state.new_operation("history", self, self._recorder)
@@ -313,17 +314,27 @@ class AsyncMemory(HistoryOperations, mem0_main.AsyncMemory):  # type: ignore[mis
         **options: Any,
     ) -> Any:
         inherited = super()._add_to_vector_store
+        arguments = messages, metadata, effective_filters, infer
+        return await self._within(
+            "add", functools.partial(self._add_messages, inherited, *arguments, **options)
+        )
 
-        async def add() -> Any:
-            operation = self._recorder.operation if self._assigned is OWN_RECORDER else None
-            if operation is not None:
-                operation.messages, operation.metadata = messages, metadata
-                scope_of = getattr(mem0_main, "_build_session_scope", None)  # 1.0 has no buffer
-                if infer and scope_of is not None:
-                    await read_last_messages(operation, scope_of(effective_filters))
-            return await inherited(messages, metadata, effective_filters, infer, **options)
-
-        return await self._within("add", add)
+    async def _add_messages(
+        self,
+        inherited: Callable[..., Coroutine[Any, Any, T]],
+        messages: Sequence[Any],
+        metadata: dict[str, Any],
+        effective_filters: dict[str, Any],
+        infer: bool,
+        **options: Any,
+    ) -> T:
+        operation = self._recorder.operation if self._assigned is OWN_RECORDER else None
+        if operation is not None:
+            operation.messages, operation.metadata = messages, metadata
+            scope_of = getattr(mem0_main, "_build_session_scope", None)  # 1.0 has no buffer
+            if infer and scope_of is not None:
+                await read_last_messages(operation, scope_of(effective_filters))
+        return await inherited(messages, metadata, effective_filters, infer, **options)
 
     async def _create_memory(self, *arguments: Any, **options: Any) -> Any:
         inherited = functools.partial(super()._create_memory, *arguments, **options)

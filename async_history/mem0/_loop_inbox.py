@@ -27,10 +27,13 @@ class LoopInbox:
 
     def submit(self, call: Callable[[], None]) -> None:
         """Run a call, which raises nothing, on the loop, before later callbacks of this thread."""
-        self._calls.append(call)
         if is_running(self._loop):
-            self._run_calls()
-        elif not self._is_woken:
+            if self._calls:
+                self._run_calls()
+            call()
+            return
+        self._calls.append(call)
+        if not self._is_woken:
             self._is_woken = True
             self._loop.call_soon_threadsafe(self._run_calls)
 

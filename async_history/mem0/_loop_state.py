@@ -2,7 +2,6 @@
 
 import asyncio
 import contextvars
-import functools
 import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol, TypeVar
@@ -143,7 +142,7 @@ class LoopState:
         outcome: asyncio.Future[T] = self.loop.create_future()
         task = self.loop.create_task(_run_operation(operation, body, outcome))
         self.running[task] = operation, outcome
-        task.add_done_callback(functools.partial(self._on_ended, outcome))
+        task.add_done_callback(self._on_ended)
         try:
             return await outcome
         except asyncio.CancelledError:
@@ -153,8 +152,8 @@ class LoopState:
         finally:
             del outcome  # an error's traceback holds this frame, and the outcome the error
 
-    def _on_ended(self, outcome: "asyncio.Future[Any]", task: "asyncio.Task[Any]") -> None:
-        operation, _ = self.running.pop(task)
+    def _on_ended(self, task: "asyncio.Task[Any]") -> None:
+        operation, outcome = self.running.pop(task)
         operation.memory = None  # tasks that outlive it must not keep the memory alive
         outcome.cancel()  # has an effect only if the task was cancelled before it began
 

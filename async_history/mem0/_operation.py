@@ -6,7 +6,7 @@ variable says which operation a call belongs to.
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from functools import partial
@@ -34,7 +34,7 @@ current: "ContextVar[Operation | None]" = ContextVar("async_history_operation", 
 """The operation that this task or thread belongs to."""
 
 
-Call = Callable[[], "asyncio.Future[None] | Coroutine[Any, Any, object]"]
+Call = Callable[[], "asyncio.Future[None]"]
 """A call of a store, with its arguments."""
 
 Records = Sequence[HistoryRecord | Mapping[str, Any]]
@@ -276,8 +276,7 @@ class Operation:
         ack = _started(call)
         self.acks[ack] = records
         for record in records:
-            made = record if isinstance(record, Mapping) else record.as_dict()
-            self.new.recorded(made["memory_id"], ack)
+            self.new.recorded(_memory_of(record), ack)
         if turn is not None:
             turn.note(ack)
         if self.has_ended:
@@ -332,9 +331,15 @@ class _Part:
         self._operation.end_part()
 
 
+def _memory_of(record: HistoryRecord | Mapping[str, Any]) -> str:
+    if isinstance(record, HistoryRecord):  # asked first: asking for a Mapping takes much longer
+        return record.memory_id
+    return str(record["memory_id"])
+
+
 def _started(call: Call) -> "asyncio.Future[Any]":
     try:
-        return asyncio.ensure_future(call())
+        return call()
     except Exception as error:  # raised by the ack, as for a call that fails later
         failed = asyncio.get_running_loop().create_future()
         failed.set_exception(error)

@@ -21,7 +21,7 @@ from mem0.memory import main as mem0_main
 
 from async_history.mem0._local_stores import call_alone, lock_of
 from async_history.mem0._operation import Operation, current
-from async_history.mem0._payloads import unwatched
+from async_history.mem0._payloads import WatchedStore, unwatched
 from async_history.mem0._recorder import Recorder
 from async_history.mem0._workers import calling
 
@@ -49,7 +49,7 @@ class _Asyncio:
     ) -> Coroutine[Any, Any, Any]:
         """Call a function in a worker thread, or a `Recorder`'s method directly."""
         owner = getattr(function, "__self__", None)
-        if isinstance(owner, Recorder):
+        if type(owner) is Recorder:  # isinstance takes ten times as long: it has an abstract base
             return _call_directly(function, *arguments, **options)
         call = _call_of(owner, function)
         operation = current.get()
@@ -106,6 +106,8 @@ def _only_reads(function: Callable[..., Any], memory: object) -> bool:
     """Return whether a function of mem0's pipeline with another name also changes nothing."""
     if isinstance(function, FunctionType) and "<locals>" not in function.__qualname__:
         return function.__module__.startswith("mem0.")  # text helpers
+    if isinstance(function, MethodType) and type(function.__self__) is WatchedStore:
+        return False  # its own methods that read are in `_READS`
     parts = list(map(vars(memory).get, _PARTS))
     if isinstance(function, MethodType):
         # A method belongs only to its own object, and most are not methods of a part.

@@ -54,10 +54,11 @@ class Workers:
         self._lock = threading.Lock()
         self._threads = 0
         self._begun = 0
-        self._running: set[_Call] = set()
+        self._running: set[int] = set()  # the threads in a call
         self._results: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Results] = (
             weakref.WeakKeyDictionary()
         )
+        self._last_results: _Results | None = None
 
     @property
     def threads(self) -> int:
@@ -70,12 +71,12 @@ class Workers:
         If the task is cancelled, a queued call never begins; a running one completes.
         """
         loop = asyncio.get_running_loop()
-        results = self._results.get(loop)
-        if results is None:
-            results = self._results[loop] = _Results(loop)
+        results = self._last_results
+        if results is None or results.loop() is not loop:  # faster than the weak mapping
+            results = self._last_results = self._results_of(loop)
         outcome = loop.create_future()
         context = contextvars.copy_context()
-        self._calls.put(_Call(results, outcome, context, function, arguments, options))
+        self._calls.put((results, outcome, context, function, arguments, options))
         if self._threads < min(_COMPUTING, self._most):
             self._add_threads(1)
         if not results.is_looked_after:
@@ -85,6 +86,12 @@ class Workers:
             return await outcome
         finally:
             del outcome  # an error's traceback holds this frame, and the outcome the error
+
+    def _results_of(self, loop: asyncio.AbstractEventLoop) -> "_Results":
+        results = self._results.get(loop)
+        if results is None:
+            results = self._results[loop] = _Results(loop)
+        return results
 
     def _look(self, loop: asyncio.AbstractEventLoop, begun_before: int, then: float) -> None:
         """Add threads if calls wait in the queue because the running calls wait."""
@@ -108,7 +115,8 @@ class Workers:
     def _work(self, more: int) -> None:
         if more > 1:  # so that the loop waits for the start of only one thread
             _start(self._work, more - 1)
-        calls, notes = self._calls, self._notes
+        calls, notes, running = self._calls, self._notes, self._running
+        thread = threading.get_ident()
         idle_until = time.monotonic() + self._idle_s
         while True:
             try:
@@ -128,9 +136,9 @@ class Workers:
                     self._threads -= 1
                 return
             self._begun += 1
-            self._running.add(call)
-            call.run()
-            self._running.discard(call)
+            running.add(thread)
+            _run(call)
+            running.discard(thread)
             del call  # an idle thread keeps nothing alive
             idle_until = time.monotonic() + self._idle_s
 
@@ -161,7 +169,7 @@ class _Results:
     """The results of calls for one event loop, which wake it once for many results."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = weakref.ref(loop)  # which is the key of a weak mapping to this
+        self.loop = weakref.ref(loop)  # which is the key of a weak mapping to this
         self.is_looked_after = False
         self._is_woken = False
         self._given: deque[tuple[asyncio.Future[Any], Any, BaseException | None]] = deque()
@@ -173,7 +181,7 @@ class _Results:
         if self._is_woken:
             return
         self._is_woken = True
-        loop = self._loop()
+        loop = self.loop()
         try:
             if loop is not None:
                 loop.call_soon_threadsafe(self._deliver)
@@ -195,36 +203,28 @@ class _Results:
                 outcome.set_exception(error)
 
 
-class _Call:
-    """One call to run in a thread."""
+_Call = tuple[
+    _Results,
+    "asyncio.Future[Any]",
+    contextvars.Context,
+    Callable[..., Any],
+    tuple[Any, ...],
+    dict[str, Any],
+]
+"""A call to run in a thread: where its result goes, its future there, and what to call in which
+context. A tuple, because there are several for each operation."""
 
-    __slots__ = ("_arguments", "_context", "_function", "_options", "_outcome", "_results")
 
-    def __init__(
-        self,
-        results: _Results,
-        outcome: "asyncio.Future[Any]",
-        context: contextvars.Context,
-        function: Callable[..., Any],
-        arguments: tuple[Any, ...],
-        options: dict[str, Any],
-    ) -> None:
-        self._results = results
-        self._outcome = outcome
-        self._context = context
-        self._function = function
-        self._arguments = arguments
-        self._options = options
-
-    def run(self) -> None:
-        if self._outcome.cancelled():
-            return
-        try:
-            result = self._context.run(self._function, *self._arguments, **self._options)
-        except BaseException as error:  # raised where the call is awaited
-            self._results.give(self._outcome, None, _awaitable(error))
-        else:
-            self._results.give(self._outcome, result, None)
+def _run(call: _Call) -> None:
+    results, outcome, context, function, arguments, options = call
+    if outcome.cancelled():
+        return
+    try:
+        result = context.run(function, *arguments, **options)
+    except BaseException as error:  # raised where the call is awaited
+        results.give(outcome, None, _awaitable(error))
+    else:
+        results.give(outcome, result, None)
 
 
 def _awaitable(error: BaseException) -> BaseException:

@@ -23,6 +23,7 @@ import pytest
 from async_history.errors import InvalidInput
 from async_history.mem0 import AsyncMemory
 from async_history.mem0._local_stores import in_store_thread, lock_of
+from async_history.mem0._loop_inbox import LoopInbox
 from async_history.mem0._workers import Workers, calling
 from tests.mem0.fakes import InstantEmbedder, InstantStore
 from tests.mem0.memories import IS_V1, Configured, MakeMemory, add, make_instant, until
@@ -405,6 +406,33 @@ async def test_how_many_threads_a_memory_has(make_memory: MakeMemory) -> None:
         await asyncio.gather(*(memory.add("likes tea", user_id="u", infer=False) for _ in range(5)))
         assert memory._workers is not None
         assert memory._workers.threads == 1
+
+
+async def test_an_assigned_history_is_read_by_the_workers(make_memory: MakeMemory) -> None:
+    """Not by the few threads of the event loop's executor."""
+
+    class Own:
+        def get_history(self, memory_id: str) -> list[dict[str, Any]]:
+            return [{"memory_id": memory_id, "thread": threading.current_thread().name}]
+
+        def close(self) -> None: ...
+
+    async with make_memory() as memory:
+        memory.db = Own()
+        assert await memory.history("m") == [{"memory_id": "m", "thread": "async_history call"}]
+
+
+async def test_calls_from_threads_and_from_the_loop_keep_their_order() -> None:
+    inbox, seen = LoopInbox(), list[str]()
+    for name in "ab":
+        thread = threading.Thread(target=inbox.submit, args=(lambda name=name: seen.append(name),))
+        thread.start()
+        thread.join()
+    assert not seen
+    inbox.submit(lambda: seen.append("loop"))
+    assert seen == ["a", "b", "loop"]
+    await asyncio.sleep(0)
+    assert seen == ["a", "b", "loop"]
 
 
 class QdrantLocal:
