@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import random
 import threading
 import time
@@ -143,7 +144,7 @@ class TurnQueues:
             memory.unacked_store = turn.store
             memory.unacked_loop = turn.loop
         for ack in unacked:
-            ack.add_done_callback(lambda _: self._on_ack(number, memory))
+            ack.add_done_callback(functools.partial(self._on_ack, number, memory))
         while True:
             with self._lock:
                 if not memory.waiting:
@@ -158,7 +159,7 @@ class TurnQueues:
                 continue
             return
 
-    def _on_ack(self, number: int, memory: "_MemoryQueue") -> None:
+    def _on_ack(self, number: int, memory: "_MemoryQueue", _: "asyncio.Future[Any]") -> None:
         with self._lock:
             memory.unacked -= 1
             self._remove_if_free(number, memory)

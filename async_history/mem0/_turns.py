@@ -123,6 +123,21 @@ class Turn:
         """Wait for the turn and begin it. End it with `end`."""
         queues, number = self._queues, self._number
         self.loop = loop = asyncio.get_running_loop()
+        if not queues.enter_if_free(number, self):
+            await self._wait_in_queue(loop)
+        try:
+            if self.between_processes and not queues.is_open:
+                await computed(queues.open)
+            self._look()
+            if not queues.take(number, self):
+                await self._wait_for_others(loop)
+        except BaseException:
+            queues.release(number, self)
+            raise
+        self._begin()
+
+    async def _wait_in_queue(self, loop: asyncio.AbstractEventLoop) -> None:
+        queues, number = self._queues, self._number
         granted = loop.create_future()
 
         def wake() -> None:
@@ -135,16 +150,6 @@ class Turn:
                 if not queues.give_up(number, self, wake):
                     queues.release(number, self)
                 raise
-        try:
-            if self.between_processes and not queues.is_open:
-                await computed(queues.open)
-            self._look()
-            if not queues.take(number, self):
-                await self._wait_for_others(loop)
-        except BaseException:
-            queues.release(number, self)
-            raise
-        self._begin()
 
     async def _wait_for_others(self, loop: asyncio.AbstractEventLoop) -> None:
         notified = loop.create_future()
