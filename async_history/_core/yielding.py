@@ -32,16 +32,14 @@ class OnceATurn:
 
         Raises what the check raises.
         """
-        if self._has_passed and self._is_in_loop():
+        # Not asyncio.get_running_loop(): see LoopBound.
+        is_in_loop = get_ident() == self._thread and self._loop.is_running()
+        if self._has_passed and is_in_loop:
             return
         self._check()
-        if self._is_in_loop():
+        if is_in_loop:
             self._has_passed = True
             self._loop.call_soon(self._begin_turn)
-
-    def _is_in_loop(self) -> bool:
-        # Not asyncio.get_running_loop(): see LoopBound.
-        return get_ident() == self._thread and self._loop.is_running()
 
     def _begin_turn(self) -> None:
         self._has_passed = False
