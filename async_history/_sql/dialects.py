@@ -155,11 +155,18 @@ async def claim(
     return int((await connection.execute(select(state.c.last))).scalar_one()) - count
 
 
+IN_AUTOCOMMIT: Final = (
+    "the connection commits each statement by itself (isolation level AUTOCOMMIT); give one that "
+    "has transactions"
+)
+
+
 async def require_transaction(connection: AsyncConnection) -> None:
     """Check that a program's connection does not commit each statement.
 
     On SQLite, also begin its transaction if the driver has not: otherwise the first savepoint would
-    commit when it is released. PostgreSQL and others refuse savepoints outside a transaction.
+    commit when it is released. PostgreSQL and others refuse savepoints outside a transaction: see
+    `is_outside_transaction`.
 
     Raises:
         InvalidInput: the connection is in autocommit.
@@ -176,10 +183,7 @@ async def require_transaction(connection: AsyncConnection) -> None:
             if not commits_each:
                 await connection.exec_driver_sql(_LOCKING)
     if commits_each:
-        raise InvalidInput(
-            "the connection commits each statement by itself (isolation level AUTOCOMMIT); "
-            "give one that has transactions"
-        )
+        raise InvalidInput(IN_AUTOCOMMIT)
 
 
 @asynccontextmanager

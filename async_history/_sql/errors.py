@@ -227,6 +227,12 @@ def is_taken(error: BaseException) -> bool:
     return _meaning(error) is _TAKEN
 
 
+def is_outside_transaction(error: BaseException) -> bool:
+    """Return whether PostgreSQL refused a savepoint because its connection is in autocommit."""
+    original = error.orig if isinstance(error, DBAPIError) else error
+    return getattr(original, "sqlstate", None) == "25P01"
+
+
 def is_refusal(error: BaseException) -> bool:
     """Return whether the database refused the rows, not the connection or the statement."""
     return _meaning(error).kind is StorageRefused or (

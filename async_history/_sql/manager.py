@@ -26,8 +26,8 @@ from async_history._core.validation import (
 from async_history._core.values import check_name
 from async_history._core.writer_options import BATCH_RECORDS, WriterOptions
 from async_history._sql.backend import SqlBackend
-from async_history._sql.dialects import require_transaction
-from async_history._sql.errors import DriverError, storage_error
+from async_history._sql.dialects import IN_AUTOCOMMIT, require_transaction
+from async_history._sql.errors import DriverError, is_outside_transaction, storage_error
 from async_history._sql.store import SqlStore
 from async_history._sql.url import driver_url
 from async_history.errors import InvalidInput
@@ -44,6 +44,8 @@ _DRIVERS: Final = {
     "mssql": "mssql+aioodbc",
 }
 """The asyncio driver for a URL that does not name one."""
+_STREAMING: Final = ("stream_results", "yield_per")
+"""Execution options that make results streams."""
 
 
 class SqlHistoryManager(HistoryManager):
@@ -94,7 +96,7 @@ class SqlHistoryManager(HistoryManager):
         name = None if schema is None else check_name("schema", schema)
         if engine is not None:
             _check_engine(engine)
-            _require_no_other_schema(engine.get_execution_options(), name)
+            _check_execution_options(engine.get_execution_options(), name)
             if pool_size is not None:
                 raise InvalidInput("pool_size is of an engine of our own; yours has one already")
         size = _POOL_SIZE if pool_size is None else pool_size
@@ -154,25 +156,37 @@ class SqlHistoryManager(HistoryManager):
             connection = await connection.connection()
         sync: Any = connection.sync_connection
         if sync is not None:
-            _require_no_other_schema(
+            _check_execution_options(
                 sync.get_execution_options(), self.store.tables.metadata.schema
             )
         try:
             await require_transaction(connection)
             refused = await self.store.add_in_transaction(connection, submission)
         except DriverError as error:
+            if is_outside_transaction(error):
+                raise InvalidInput(IN_AUTOCOMMIT) from error
             raise storage_error(error, self.backend.where) from error
         for reason in refused.values():
             raise reason
         return submission.records
 
 
-def _require_no_other_schema(options: Mapping[str, Any], schema: str | None) -> None:
-    """Refuse a `schema_translate_map` for the history: the driver executes some statements itself.
+def _check_execution_options(options: Mapping[str, Any], schema: str | None) -> None:
+    """Check the execution options of an engine or a connection.
+
+    A `schema_translate_map` of the history's schema can't be followed: the driver executes some
+    statements itself.
 
     Raises:
-        InvalidInput: with these execution options, some statements would go to another schema.
+        InvalidInput: with these options, some statements would fail, or go to another schema.
     """
+    for name in _STREAMING:
+        if options.get(name):
+            raise InvalidInput(
+                f"with the execution option {name}, SQLAlchemy refuses to execute statements with "
+                f"asyncio; give .execution_options({name}=None) of the engine or connection, which "
+                "shares its connections"
+            )
     if schema in (options.get("schema_translate_map") or {}):
         raise InvalidInput(
             "schema_translate_map replaces the history's schema, which a history can't follow: "

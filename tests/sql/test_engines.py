@@ -141,3 +141,20 @@ async def test_a_map_of_schemas_is_refused(new_engine: NewEngine) -> None:
             await history.add_in_transaction(session, [_CHANGE])
             await session.commit()
         assert await history.count_history() == 1
+
+
+@pytest.mark.parametrize("option", ["stream_results", "yield_per"])
+async def test_streamed_results_are_refused(new_engine: NewEngine, option: str) -> None:
+    """SQLAlchemy refuses each of our statements then, also on a program's connection."""
+    engine = new_engine("driver")
+    streaming = engine.execution_options(**{option: 1})
+    with pytest.raises(InvalidInput, match=rf"{option}.*execution_options\({option}=None\)"):
+        await open_history(engine=streaming)
+    async with open_history(engine=streaming.execution_options(**{option: None})) as history:
+        async with streaming.connect() as connection:
+            with pytest.raises(InvalidInput, match=option):
+                await history.add_in_transaction(connection, [_CHANGE])
+            await connection.execution_options(**{option: None})
+            await history.add_in_transaction(connection, [_CHANGE])
+            await connection.commit()
+        assert await history.count_history() == 1

@@ -78,6 +78,28 @@ async def test_postgresqls_own_backend_records_in_a_transaction_of_sqlalchemy(
 
 
 @pytest.mark.postgres
+async def test_a_connection_of_postgresql_in_autocommit_is_refused(
+    new_schema: Callable[[], str], postgres: str, engines: Callable[[str], AsyncEngine]
+) -> None:
+    """It may record without a transaction of the program: the history has its own."""
+    schema = make_url(new_schema()).query["schema"]
+    assert isinstance(schema, str)
+    plain = make_url(postgres).set(drivername="postgresql+asyncpg")
+    engine = engines(plain.render_as_string(hide_password=False))
+    committing = engine.execution_options(isolation_level="AUTOCOMMIT")
+    change = {"memory_id": "m", "new_memory": "tea", "event": "ADD"}
+    async with SqlHistoryManager(engine=committing, schema=schema) as history:
+        first = await history.add_history("m", None, "tea", "ADD")
+        async with committing.connect() as connection:
+            with pytest.raises(InvalidInput, match="AUTOCOMMIT"):
+                await history.add_in_transaction(connection, [change])
+        async with AsyncSession(engine) as session:
+            (second,) = await history.add_in_transaction(session, [change])
+            await session.commit()
+        assert await history.get_history("m") == [first, second]
+
+
+@pytest.mark.postgres
 class TestPostgres(ContractCases, StateCases):
     @pytest.fixture
     def new_store(self, new_schema: Callable[[], str], postgres: str) -> NewStore:
