@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from async_history import CursorGone, HistoryClosed, InvalidInput
-from async_history.testing.fixtures import LONG_S, Cases, OpenStore
+from async_history.testing.fixtures import LONG_S, Cases, NewStore, OpenStore
 from async_history.testing.followers import NEVER_S, SOON_S, Reading, add_many, first
 
 PAGES = 4_203
@@ -145,6 +145,17 @@ class FollowCases(Cases):
                 for number in range(1, 50):
                     await (other, history)[number % 2].add_history("m", None, str(number), "ADD")
                 assert await reading.until(50) == numbers(0, 50)
+
+    async def test_a_cursor_of_another_store_raises(self, new_store: NewStore) -> None:
+        """Also if that has as many records, of the same memories."""
+        async with new_store()() as history, new_store()() as other:
+            for store in (history, other):
+                await store.batch_add_history(add_many(numbers(0, 6)))
+            follower = history.follow()
+            await first(follower, 3)
+            with pytest.raises(CursorGone):
+                await first(other.follow(after=follower.cursor), 3)
+            assert await first(history.follow(after=follower.cursor), 3) == numbers(3, 6)
 
     async def test_a_follower_and_a_reset(self, open_store: OpenStore) -> None:
         """It continues with all later records, or raises `CursorGone`."""

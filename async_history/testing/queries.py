@@ -8,7 +8,7 @@ import pytest
 
 from async_history import CursorGone, Event, HistoryRecord, InvalidInput
 from async_history.backend import Cursor
-from async_history.testing.fixtures import Cases, OpenStore
+from async_history.testing.fixtures import Cases, NewStore, OpenStore
 
 
 def matches(
@@ -242,6 +242,22 @@ class QueryCases(Cases):
                 await history.add_history("m", None, str(n), "UPDATE")
             with pytest.raises(CursorGone):
                 [r async for r in history.query_history(after=page.cursor)]
+
+    async def test_a_cursor_of_another_store_raises(self, new_store: NewStore) -> None:
+        """Also if that has as many records, of the same memories."""
+        async with new_store()() as history, new_store()() as other:
+            for store in (history, other):
+                for n in range(4):
+                    await store.add_history("m", None, str(n), "UPDATE", actor_id="ann")
+            filters: tuple[dict[str, Any], ...] = ({}, {"memory_id": "m"}, {"actor_id": "ann"})
+            for wanted, order in product(filters, ("oldest", "newest")):
+                query: dict[str, Any] = {**wanted, "order": order, "page_size": 2}
+                page = await anext(history.query_history(**query).pages())
+                assert (
+                    len([r async for r in history.query_history(**query, after=page.cursor)]) == 2
+                )
+                with pytest.raises(CursorGone):
+                    [r async for r in other.query_history(**query, after=page.cursor)]
 
     async def test_a_copy_at_a_removed_record_raises(self, open_store: OpenStore) -> None:
         async with open_store() as history:
