@@ -21,6 +21,7 @@ from async_history._sql.dialects import MYSQL, check_settings
 from async_history._sql.key_statements import is_encrypted
 from async_history._sql.lock_connection import new_locks
 from async_history._sql.store import SqlStore
+from async_history._sql.table_settings import check_tables
 from async_history._sql.tables import Tables, tables_in
 from async_history._sql.url import driver_url, parameters_refused, shown
 from async_history.errors import KeyMissing, MigrationError
@@ -147,6 +148,7 @@ class SqlBackend:
                 await schema.require_current(connection, tables, self.where)
             await self._check_keys(connection, tables)
             has_ledger = await self._prepare_ledger(connection, tables)
+            await check_tables(connection, tables, self.where, has_ledger=has_ledger)
             return statement_bytes, has_ledger
 
         with parameters_refused(self.url):

@@ -1,15 +1,18 @@
-"""The check of a history in any SQL database: its numbers and its owners."""
+"""The check of a history in any SQL database: its numbers, its owners and its indexes."""
 
-from sqlalchemy import func, or_, select
+from collections.abc import Iterable, Iterator
+
+from sqlalchemy import Connection, Table, func, inspect, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.schema import CreateIndex
 
 from async_history._core.owners import SCOPES
 from async_history._core.wording import counted
 from async_history._sql.tables import Tables
 
 
-async def faults_of(connection: AsyncConnection, tables: Tables) -> list[str]:
-    """Check the numbers and the owners; return a sentence for each fault."""
+async def faults_of(connection: AsyncConnection, tables: Tables, *, has_ledger: bool) -> list[str]:
+    """Check the numbers, the owners and the indexes; return a sentence for each fault."""
     history, owners, state = tables.history, tables.owners, tables.state
     found: list[str] = []
     newest = (await connection.execute(select(func.max(history.c.seq)))).scalar()
@@ -29,4 +32,31 @@ async def faults_of(connection: AsyncConnection, tables: Tables) -> list[str]:
     if others:
         records = counted(others, "record does", "records do")
         found.append(f"{records} not have their memory's owner.")
+    checked = [*tables.metadata.sorted_tables]
+    if has_ledger:
+        checked += tables.ledger_metadata.sorted_tables
+    found += await connection.run_sync(lambda sync: list(_missing_indexes(sync, checked)))
     return found
+
+
+def _missing_indexes(connection: Connection, tables: Iterable[Table]) -> Iterator[str]:
+    """Yield a sentence for each index and primary key that a table lacks.
+
+    Another one of the same columns, in their order, counts too.
+    """
+    inspector = inspect(connection)
+    for table in tables:
+        key = inspector.get_pk_constraint(table.name, schema=table.schema)["constrained_columns"]
+        wanted = [column.name for column in table.primary_key.columns]
+        if key != wanted:
+            yield f"{table.name} lacks its primary key ({', '.join(wanted)}): add it."
+        there = [
+            (index["column_names"], bool(index["unique"]))
+            for index in inspector.get_indexes(table.name, schema=table.schema)
+        ]
+        for index in sorted(table.indexes, key=lambda one: str(one.name)):
+            names = [column.name for column in index.columns]
+            if (names, True) in there or (not index.unique and (names, False) in there):
+                continue
+            create = CreateIndex(index).compile(dialect=connection.dialect)
+            yield f"The index {index.name} is missing: {create}."

@@ -411,8 +411,11 @@ class SqlStore:
         return await self._connections.read(measure)
 
     async def faults(self) -> Sequence[str]:
-        """Check the numbers and the owners."""
-        return await self._connections.read(lambda one: faults_of(one, self.tables))
+        """Check the numbers, the owners and the indexes."""
+        has_ledger = self.ledger is not None
+        return await self._connections.read(
+            lambda one: faults_of(one, self.tables, has_ledger=has_ledger)
+        )
 
     # Closing
 
