@@ -56,7 +56,11 @@ _BY_STATE: Final[dict[str, _Meaning]] = {
     ),
     "25P03": _Meaning(StorageUnreachable, "closed a connection that was idle in a transaction"),
     "25P04": _Meaning(StorageUnreachable, "closed a connection by its transaction_timeout"),
-    "26": _Meaning(StorageError, "lost a prepared statement, as behind a pooler that takes none"),
+    "26": _Meaning(
+        StorageError,
+        "lost a prepared statement, as after DISCARD ALL, or behind a pooler that takes none",
+        is_passing=True,
+    ),
     "28": _Meaning(StorageDenied, _DENIED),
     "3D": _Meaning(StorageMissing, "does not have this database"),
     "3F": _Meaning(StorageMissing, "has lost the history's schema; run `async-history migrate`"),

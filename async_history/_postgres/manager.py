@@ -169,8 +169,11 @@ class PostgresHistoryManager(HistoryManager):
                 refused = await store.add_in_transaction(owner, submission)
                 break
             except DriverError as error:
-                if not tries_left or not have_owners_changed(error):
+                are_lost = isinstance(error, asyncpg.InvalidSQLStatementNameError)
+                if not tries_left or not (are_lost or have_owners_changed(error)):
                     raise storage_error(error, self.backend.where) from error
+                if are_lost:  # by a DISCARD ALL, which the driver does not notice
+                    await owner.reload_schema_state()
         for reason in refused.values():
             raise reason
         return submission.records

@@ -8,6 +8,7 @@ import pytest
 
 from async_history import StorageError
 from async_history.postgres import PostgresHistoryManager
+from tests.support.all_calls import follow, read, remove, take_back, write
 from tests.support.postgres_schemas import schema_of
 
 pytestmark = [pytest.mark.postgres, pytest.mark.once]
@@ -65,3 +66,39 @@ async def test_a_reset_that_fails_changes_no_result(
                 assert len(await history.get_history("m")) == 1
                 await history.undo(cause={"request_id": "1"})
         assert "reset failed" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "statement"),
+    [
+        ("init", "DISCARD ALL"),
+        ("setup", "DISCARD ALL"),
+        ("reset", "DISCARD ALL"),
+        ("reset", "DEALLOCATE ALL"),
+    ],
+)
+async def test_statements_that_are_dropped_are_prepared_again(
+    url: str, postgres: str, name: str, statement: str
+) -> None:
+    """The driver still takes them for prepared."""
+
+    async def drop(connection: Any) -> None:
+        await connection.execute(statement)
+
+    options: dict[str, Any] = {name: drop}
+    async with (
+        asyncpg.create_pool(postgres, min_size=0, max_size=4, **options) as pool,
+        PostgresHistoryManager(pool=pool, schema=schema_of(url)) as history,
+    ):
+        await write(history)
+        await follow(history)
+        await read(history)
+        await take_back(history)
+        await remove(history)
+        async with pool.acquire() as connection:
+            for number in range(2):
+                async with connection.transaction():
+                    new = {"memory_id": "last", "new_memory": str(number), "event": "UPDATE"}
+                    await history.add_in_transaction(connection, [new])
+                await drop(connection)
+        assert [one.new_memory for one in await history.get_history("last")] == ["0", "1"]
