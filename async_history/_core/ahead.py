@@ -6,14 +6,20 @@ one. So what the next batch needs is computed meanwhile.
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
-from typing import Generic, TypeVar
+from threading import Lock
+from time import monotonic, sleep
+from typing import Final, Generic, TypeVar
 
 from async_history._core.records import Fields
 from async_history._core.submissions import AddFields
 from async_history._core.threads import computed
 
 T = TypeVar("T")
+
+_AT_ONCE_S: Final = 0.001
+_PAUSE_S: Final = 0.000_05
+"""Seconds after which the thread pauses, and how long, so that the event loop gets the GIL. Without
+pauses it gets it after 5 ms."""
 
 
 def fields_waiting(submissions: Iterable[object]) -> list[Fields]:
@@ -22,10 +28,16 @@ def fields_waiting(submissions: Iterable[object]) -> list[Fields]:
 
 
 class ComputedAhead(Generic[T]):
-    """Values of records that wait, computed once for each batch."""
+    """Values of records that wait, computed once for each batch.
 
-    def __init__(self) -> None:
-        self._begun: asyncio.Task[Mapping[str, tuple[Fields, T]]] | None = None
+    Args:
+        turn: held by the thread that computes. Two threads of a store would both compete with the
+            event loop for the GIL.
+    """
+
+    def __init__(self, turn: Lock) -> None:
+        self._turn = turn
+        self._begun: _Computation[T] | None = None
 
     @property
     def has_begun(self) -> bool:
@@ -36,7 +48,7 @@ class ComputedAhead(Generic[T]):
         self, fields: Sequence[Fields], compute: Callable[[Sequence[Fields]], Iterable[T]]
     ) -> None:
         """Begin to compute a value for each record. None may have begun."""
-        self._begun = asyncio.create_task(computed(partial(_by_id, fields, compute)))
+        self._begun = _Computation(fields, compute, self._turn)
 
     async def of(self, fields: Sequence[Fields]) -> list[T | None]:
         """Return the values for a batch; None for a record that was not among those that waited.
@@ -46,17 +58,46 @@ class ComputedAhead(Generic[T]):
         if self._begun is None:
             return [None] * len(fields)
         begun, self._begun = self._begun, None
-        await asyncio.wait([begun])
-        if begun.cancelled() or begun.exception() is not None:
-            return [None] * len(fields)
-        found = begun.result()
+        found = await begun.values()
         return [
             value[1] if (value := found.get(one[0])) is not None and value[0] is one else None
             for one in fields
         ]
 
 
-def _by_id(
-    fields: Sequence[Fields], compute: Callable[[Sequence[Fields]], Iterable[T]]
-) -> Mapping[str, tuple[Fields, T]]:
-    return {one[0]: (one, value) for one, value in zip(fields, compute(fields), strict=True)}
+class _Computation(Generic[T]):
+    """A computation on a thread, which lets the event loop go first until its values are needed."""
+
+    def __init__(
+        self,
+        fields: Sequence[Fields],
+        compute: Callable[[Sequence[Fields]], Iterable[T]],
+        turn: Lock,
+    ) -> None:
+        self._fields = fields
+        self._compute = compute
+        self._turn = turn
+        self._is_needed = False
+        self._task = asyncio.create_task(computed(self._in_turn))
+
+    async def values(self) -> Mapping[str, tuple[Fields, T]]:
+        """Return the records and their values, by id; none if the computation failed."""
+        self._is_needed = True
+        await asyncio.wait([self._task])
+        if self._task.cancelled() or self._task.exception() is not None:
+            return {}
+        return self._task.result()
+
+    def _in_turn(self) -> Mapping[str, tuple[Fields, T]]:
+        with self._turn:
+            return self._by_id()
+
+    def _by_id(self) -> Mapping[str, tuple[Fields, T]]:
+        found: dict[str, tuple[Fields, T]] = {}
+        pause_at = monotonic() + _AT_ONCE_S
+        for one, value in zip(self._fields, self._compute(self._fields), strict=True):
+            found[one[0]] = one, value
+            if not self._is_needed and monotonic() > pause_at:
+                sleep(_PAUSE_S)
+                pause_at = monotonic() + _AT_ONCE_S
+        return found

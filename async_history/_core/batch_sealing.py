@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from threading import Lock
 from typing import Final, NamedTuple
 
 from async_history._core.ahead import ComputedAhead, fields_waiting
@@ -67,10 +68,14 @@ async def sealed_records(
 
 
 class NewTexts:
-    """The sealed texts of new records, sealed with their batch or before it."""
+    """The sealed texts of new records, sealed with their batch or before it.
 
-    def __init__(self) -> None:
-        self._ahead = ComputedAhead[_Sealed]()
+    Args:
+        turn: see `ComputedAhead`.
+    """
+
+    def __init__(self, turn: Lock) -> None:
+        self._ahead = ComputedAhead[_Sealed](turn)
 
     def begin(
         self,

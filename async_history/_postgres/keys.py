@@ -12,6 +12,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
+from threading import Lock
 from typing import Any, Final, NamedTuple, Protocol
 
 from async_history._core.batch_sealing import NewTexts, keys_in_store
@@ -322,11 +323,12 @@ class Sealing:
 
     Args:
         keys: the data keys of the open store.
+        turn: see `ComputedAhead`.
     """
 
-    def __init__(self, keys: DataKeys) -> None:
+    def __init__(self, keys: DataKeys, turn: Lock) -> None:
         self._keys = keys
-        self._new = NewTexts()
+        self._new = NewTexts(turn)
         self._lock = asyncio.Lock()  # an `add_in_transaction` seals at the same time
 
     @property

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
+from threading import Lock
 from typing import Any, Final, TypeVar
 
 from async_history._core.key_statements import Run
@@ -44,16 +45,17 @@ class Attestation:
     Args:
         schema: the quoted schema.
         seal: opens the texts of records.
+        turn: see `ComputedAhead`.
 
     Attributes:
         lock: a statement that keeps other transactions from placing leaves until this one has
             ended. A transaction that removes records begins with it, to prevent deadlocks.
     """
 
-    def __init__(self, schema: str, seal: Seal) -> None:
+    def __init__(self, schema: str, seal: Seal, turn: Lock) -> None:
         self._schema = schema
         self._seal = seal
-        self._new = NewLeaves()
+        self._new = NewLeaves(turn)
         self.lock: Final = _lock(schema)
         self._statements = replace(STATEMENTS, lock=self.lock)
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
+from threading import Lock
 from time import monotonic
 from typing import Any, Final, TypeVar
 
@@ -125,10 +126,11 @@ class PostgresStore:
         self._close_timeout_s = CLOSE_TIMEOUT_S
         self._known_owners = KnownOwners()
         self._seal: Seal = InClear()
+        ahead = Lock()
         erase_keys = EraseKeys()
         if keys is not None:
             data_keys = DataKeys(keys)
-            self._seal = sealing = Sealing(data_keys)
+            self._seal = sealing = Sealing(data_keys, ahead)
             erase_keys = EncryptedEraseKeys(data_keys)
         self.connections = Connections(
             where,
@@ -153,7 +155,7 @@ class PostgresStore:
         follower = FollowReader(fetch, self.schema, where=where, is_distributed=is_distributed)
         self.reader: Reader = reader
         self.follower: FollowReaderOf[Any] = follower
-        self._attestation = Attestation(self.schema, self._seal) if has_ledger else None
+        self._attestation = Attestation(self.schema, self._seal, ahead) if has_ledger else None
         self.ledger: ServerLedger | None = None
         if self._attestation is not None:
             self.ledger = ServerLedger(self._attestation, self._use_apart)

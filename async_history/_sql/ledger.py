@@ -6,6 +6,7 @@ are in the order of commits. Placing leaves locks that row too, so writers wait 
 
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
+from threading import Lock
 from typing import Any, Final, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -42,7 +43,7 @@ class Attestation:
     def __init__(self, tables: Tables, seal: Seal) -> None:
         self._tables = tables
         self._seal = seal
-        self._new = NewLeaves()
+        self._new = NewLeaves(Lock())
         self._statements = statements_in(tables)
 
     def begin_leaves(self, submissions: Sequence[object]) -> None:

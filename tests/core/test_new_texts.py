@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from threading import Lock
 
 import pytest
 
@@ -71,7 +72,7 @@ async def sealed(
 
 
 async def test_what_was_sealed_before_is_not_sealed_again() -> None:
-    new, key, waiting = NewTexts(), Key("a"), [added(n) for n in range(MANY)]
+    new, key, waiting = NewTexts(Lock()), Key("a"), [added(n) for n in range(MANY)]
     new.begin(waiting, lambda _: key, INDEX_KEY)
     batch = [*waiting[1:], added(MANY), waiting[0]]
     keys = [key] * len(batch)
@@ -81,7 +82,7 @@ async def test_what_was_sealed_before_is_not_sealed_again() -> None:
 
 async def test_a_record_that_gets_another_key_is_sealed_under_that() -> None:
     """Such as one whose owner was given meanwhile, or whose owner's key was replaced."""
-    new, key, other = NewTexts(), Key("a"), Key("b")
+    new, key, other = NewTexts(Lock()), Key("a"), Key("b")
     waiting = [added(n) for n in range(MANY)]
     new.begin(waiting, lambda _: key, INDEX_KEY)
     keys = [other if n % 3 else key for n in range(MANY)]
@@ -91,7 +92,7 @@ async def test_a_record_that_gets_another_key_is_sealed_under_that() -> None:
 
 async def test_a_record_without_a_key_stays_in_clear() -> None:
     """Encryption was turned off meanwhile."""
-    new, key, waiting = NewTexts(), Key("a"), [added(n) for n in range(MANY)]
+    new, key, waiting = NewTexts(Lock()), Key("a"), [added(n) for n in range(MANY)]
     new.begin(waiting, lambda _: key, INDEX_KEY)
     texts = await sealed(waiting, new, [None] * MANY)
     assert texts.new_memory == [f"likes tea {n}" for n in range(MANY)]
@@ -99,21 +100,21 @@ async def test_a_record_without_a_key_stays_in_clear() -> None:
 
 
 async def test_causes_have_tokens_under_the_key_of_their_batch() -> None:
-    new, key, waiting = NewTexts(), Key("a"), [added(n) for n in range(MANY)]
+    new, key, waiting = NewTexts(Lock()), Key("a"), [added(n) for n in range(MANY)]
     new.begin(waiting, lambda _: key, INDEX_KEY)
     index_key, keys = b"j" * 32, [key] * MANY
     check(waiting, await sealed(waiting, new, keys, index_key), keys, index_key)
 
 
 async def test_a_record_that_was_replaced_is_sealed_again() -> None:
-    new, key, waiting = NewTexts(), Key("a"), [added(n) for n in range(MANY)]
+    new, key, waiting = NewTexts(Lock()), Key("a"), [added(n) for n in range(MANY)]
     new.begin(waiting, lambda _: key, INDEX_KEY)
     batch, keys = [*waiting[1:], added(0, "likes milk")], [key] * MANY
     check(batch, await sealed(batch, new, keys), keys)
 
 
 async def test_records_whose_key_is_not_known_are_sealed_with_their_batch() -> None:
-    new, key, waiting = NewTexts(), Key("a"), [added(n) for n in range(MANY)]
+    new, key, waiting = NewTexts(Lock()), Key("a"), [added(n) for n in range(MANY)]
     new.begin(waiting, lambda _: None, INDEX_KEY)
     keys = [key] * MANY
     check(waiting, await sealed(waiting, new, keys), keys)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from threading import Lock
 
 import pytest
 
@@ -50,7 +51,7 @@ def holds(bundle: Bundle, of: list[Fields], key: bytes | None = None) -> bool:
 async def test_leaves_that_were_begun_are_not_computed_again(
     key: bytes | None, drawn: list[int]
 ) -> None:
-    waiting, leaves = submissions(), NewLeaves()
+    waiting, leaves = submissions(), NewLeaves(Lock())
     leaves.begin(waiting, key)
     batch = [one.fields for one in [*waiting[1:], *submissions(1), *waiting[:1]]]
     (bundle,) = await leaves.of(batch, {}, key)
@@ -59,7 +60,7 @@ async def test_leaves_that_were_begun_are_not_computed_again(
 
 
 async def test_a_record_that_was_replaced_is_hashed_again() -> None:
-    waiting, leaves = submissions(), NewLeaves()
+    waiting, leaves = submissions(), NewLeaves(Lock())
     leaves.begin(waiting, None)
     batch = [one.fields for one in waiting]
     batch[7] = fields("likes milk", "id 7")
@@ -68,7 +69,7 @@ async def test_a_record_that_was_replaced_is_hashed_again() -> None:
 
 
 async def test_leaves_that_could_not_be_computed_ahead_are_computed_with_their_batch() -> None:
-    waiting, leaves = submissions(), NewLeaves()
+    waiting, leaves = submissions(), NewLeaves(Lock())
     leaves.begin(waiting, None)
     for task in asyncio.all_tasks() - {asyncio.current_task()}:
         task.cancel()
@@ -78,7 +79,7 @@ async def test_leaves_that_could_not_be_computed_ahead_are_computed_with_their_b
 
 
 async def test_leaves_under_another_key_are_computed_again() -> None:
-    waiting, leaves = submissions(), NewLeaves()
+    waiting, leaves = submissions(), NewLeaves(Lock())
     leaves.begin(waiting, None)
     batch = [one.fields for one in waiting]
     (bundle,) = await leaves.of(batch, {}, KEY)
@@ -87,7 +88,7 @@ async def test_leaves_under_another_key_are_computed_again() -> None:
 
 
 async def test_few_records_are_hashed_with_their_batch(drawn: list[int]) -> None:
-    waiting, leaves = submissions(3), NewLeaves()
+    waiting, leaves = submissions(3), NewLeaves(Lock())
     leaves.begin(waiting, None)
     batch = [one.fields for one in waiting]
     owner = new_owner({"user_id": "ann"})

@@ -6,6 +6,7 @@ Each change is made and verified in a transaction that is rolled back.
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from threading import Lock
 from typing import Any, TypeVar
 
 import asyncpg
@@ -30,7 +31,7 @@ class Raw:
     """Open a ledger through one connection, in its open transaction."""
 
     def __init__(self, connection: Any, schema: str) -> None:
-        self._tables = Attestation(quoted(schema), InClear()).tables(connection.fetch)
+        self._tables = Attestation(quoted(schema), InClear(), Lock()).tables(connection.fetch)
 
     async def write(self, work: Callable[[LedgerTables], Coroutine[Any, Any, T]]) -> T:
         return await work(self._tables)

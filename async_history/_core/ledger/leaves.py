@@ -11,7 +11,7 @@ is ignored where it can't be true.
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b, sha256
 from operator import attrgetter
@@ -264,8 +264,8 @@ def record_bundle(ids: Sequence[str], records: Iterable[Fields], key: bytes | No
 
 def new_leaves_of_records(
     records: Iterable[Fields], count: int, key: bytes | None
-) -> Sequence[bytes]:
-    """Return the salt and commitment of each of `count` new records, for `bundle_of_records`."""
+) -> Iterator[bytes]:
+    """Yield the salt and commitment of each of `count` new records, for `bundle_of_records`."""
     return _new_leaves(RECORD, map(record_values, records), count, key)
 
 
@@ -298,16 +298,14 @@ def _bundle(kind: str, names: Sequence[str], leaves: Iterable[bytes], key: bytes
 
 def _new_leaves(
     kind: str, rows: Iterable[Sequence[Any]], count: int, key: bytes | None
-) -> list[bytes]:
-    """Return a new salt and the commitment for each of `count` rows."""
+) -> Iterator[bytes]:
+    """Yield a new salt and the commitment for each of `count` rows."""
     drawn = os.urandom(SALT_BYTES * count)
     kept = [drawn[at : at + SALT_BYTES] for at in range(0, len(drawn), SALT_BYTES)]
     salts = kept if key is None else [_keyed(one, key) for one in kept]
     prefix = _prefix(kind)
-    return [
-        one + sha256(salt + prefix + text).digest()
-        for one, salt, text in zip(kept, salts, _texts(kind, rows), strict=True)
-    ]
+    for one, salt, text in zip(kept, salts, _texts(kind, rows), strict=True):
+        yield one + sha256(salt + prefix + text).digest()
 
 
 def held_at(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from threading import Lock
 from typing import Final
 
 from async_history._core.ahead import ComputedAhead, fields_waiting
@@ -27,10 +28,14 @@ MOST_CHARACTERS: Final = 65_536
 
 
 class NewLeaves:
-    """The leaves of new records, computed with their batch or before it."""
+    """The leaves of new records, computed with their batch or before it.
 
-    def __init__(self) -> None:
-        self._ahead = ComputedAhead[tuple[bytes | None, bytes]]()
+    Args:
+        turn: see `ComputedAhead`.
+    """
+
+    def __init__(self, turn: Lock) -> None:
+        self._ahead = ComputedAhead[tuple[bytes | None, bytes]](turn)
 
     def begin(self, submissions: Iterable[object], key: bytes | None) -> None:
         """Begin to compute the leaves of single records that wait for the next batch.
@@ -71,7 +76,7 @@ def _bundles(
 ) -> list[Bundle]:
     """Return the bundles of records and owners; a record whose leaf is None is hashed."""
     missing = [one for one, leaf in zip(fields, leaves, strict=True) if leaf is None]
-    computed_now = iter(new_leaves_of_records(missing, len(missing), key))
+    computed_now = new_leaves_of_records(missing, len(missing), key)
     whole = [next(computed_now) if leaf is None else leaf for leaf in leaves]
     ids = [one[0] for one in fields]
     owned = {name: owner for name, owner in owners.items() if owner is not None}
