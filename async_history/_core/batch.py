@@ -25,7 +25,6 @@ from async_history._core.submissions import (
     SaveMessages,
     Submission,
 )
-from async_history._core.timeline import MemoryMoment
 from async_history.errors import HistoryError, StorageError
 
 
@@ -38,12 +37,11 @@ class BatchTransaction(Protocol):
     async def latest(self, memory_ids: Sequence[str]) -> Sequence[HistoryRecord]:
         """Return the latest record of each of these memories that has one."""
 
-    async def last_changes(
-        self, asked: Sequence[MemoryMoment]
-    ) -> Mapping[MemoryMoment, HistoryRecord | None]:
-        """Return memories' last records as of moments: see `last_change_at`.
+    async def find_texts(self, restored: Sequence[RestoreMemory]) -> Sequence[HistoryRecord]:
+        """Find the texts to restore, and return the latest records of these memories.
 
-        Without those, or None for them, that do not exist or need all records of a memory.
+        `RestoreMemory.find` is called unless there is no text, or finding it needs all records of
+        the memory.
         """
 
     async def owners(self, records: Sequence[HistoryRecord]) -> Mapping[str, Owner]:
@@ -88,29 +86,28 @@ async def commit_in_steps(
     messages = [submission for submission in batch if isinstance(submission, SaveMessages)]
     existing = await steps.existing(additions) if additions else ()
     known = {record.id: record for record in existing}
-    latest: dict[str, HistoryRecord | None] = {
-        one.decided_by: None for one in additions if one.decided_by is not None
-    }
     gifts: dict[str, Owner] = {}
     for submission in batch:
         if isinstance(submission, GiveOwners):
             gifts |= submission.owners
-    latest |= dict.fromkeys(gifts)
-    found = await steps.latest(list(latest)) if latest else ()
-    latest |= {one.memory_id: one for one in found}
     restored = [one for one in additions if isinstance(one, RestoreMemory)]
+    latest: dict[str, HistoryRecord | None] = {}
     if restored:
-        moments = [(one.decided_by, one.to) for one in restored]
-        then = await steps.last_changes(moments)
-        for one, moment in zip(restored, moments, strict=True):
-            one.find(then.get(moment))
+        latest = dict.fromkeys([one.decided_by for one in restored])
+        latest |= {one.memory_id: one for one in await steps.find_texts(restored)}
+    deciding = [one.decided_by for one in additions if one.decided_by is not None]
+    unread = [one for one in dict.fromkeys([*deciding, *gifts]) if one not in latest]
+    if unread:
+        latest |= dict.fromkeys(unread)
+        latest |= {one.memory_id: one for one in await steps.latest(unread)}
+    given = [one for one in map(latest.get, gifts) if one is not None]
     wanted = [record for submission in additions for record in submission.wanted]
-    wanted += [replace(one, owner=gifts[one.memory_id]) for one in found if one.memory_id in gifts]
+    wanted += [replace(one, owner=gifts[one.memory_id]) for one in given]
     owners = await steps.owners(wanted) if wanted else {}
     to_save = unsaved(messages, await steps.buffers(messages)) if messages else set()
     erased = await steps.erased(batch)
-    decided = _Decided(steps, known, latest, owners, to_save, erased)
-    await decided.write(list(enumerate(batch)))
+    decided = _Decided(batch, steps, known, latest, owners, to_save, erased)
+    await decided.write(range(len(batch)))
     return decided.refused
 
 
@@ -127,6 +124,7 @@ class _Decided:
 
     def __init__(
         self,
+        batch: Sequence[Submission],
         steps: BatchTransaction,
         known: dict[str, HistoryRecord],
         latest: dict[str, HistoryRecord | None],
@@ -135,6 +133,7 @@ class _Decided:
         erased: Mapping[Name, datetime],
     ) -> None:
         self.refused: dict[int, HistoryError] = {}
+        self._batch = batch
         self._steps = steps
         self._known = known
         self._latest = latest
@@ -142,14 +141,15 @@ class _Decided:
         self._unsaved = unsaved
         self._erased = erased
 
-    async def write(self, part: Sequence[tuple[int, Submission]]) -> None:
+    async def write(self, part: range) -> None:
         """Plan and write a part of the batch, assuming that the database refuses none of it.
 
         If the database refuses it, the part is rolled back, and its halves are planned and written
         one after the other, until the refused submissions are found.
         """
         plan = Plan(dict(self._known), dict(self._latest), self._owners, self._erased)
-        for index, submission in part:
+        for index in part:
+            submission = self._batch[index]
             if isinstance(submission, AddRecords):
                 plan.add(index, submission)
             elif isinstance(submission, GiveOwners):
@@ -165,7 +165,7 @@ class _Decided:
                         await self._steps.enter(plan.log_entries())
         except StorageError as error:
             if len(part) == 1:
-                self.refused[part[0][0]] = error
+                self.refused[part[0]] = error
                 return
             half = len(part) // 2
             await self.write(part[:half])
@@ -176,6 +176,6 @@ class _Decided:
             self.refused |= plan.refused
             for gift, given in plan.given:
                 gift.given = given
-            for submission, outcome in plan.outcomes:
-                submission.records[:] = plan.owned(outcome)
+            for changed, outcome in plan.outcomes.items():
+                changed.records[:] = plan.owned(outcome)
             plan.log_left_out()

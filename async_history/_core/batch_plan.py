@@ -28,6 +28,7 @@ from async_history._core.wording import counted
 from async_history.errors import Erased, HistoryConflict, HistoryError, IdConflict, OwnerConflict
 
 _log: Final = logging.getLogger("async_history")
+_NO_OWNERS: Final[tuple[dict[str, Owner], Sequence[OwnerConflict]]] = ({}, ())
 
 
 class Plan:
@@ -51,12 +52,12 @@ class Plan:
         self.refused: dict[int, HistoryError] = {}
         self.left_out: list[OwnerConflict] = []
         self.given: list[tuple[GiveOwners, frozenset[str]]] = []
-        self.outcomes: list[tuple[AddRecords, Sequence[HistoryRecord]]] = []
+        self.outcomes: dict[AddRecords, Sequence[HistoryRecord]] = {}
 
     def add(self, index: int, submission: AddRecords) -> None:
         """Plan to write the missing records of a submission, or refuse it."""
-        if not submission.wanted:
-            return  # the text to restore was not found
+        if isinstance(submission, RestoreMemory) and not submission.is_found:
+            return
         try:
             if isinstance(submission, UpdateMemory):
                 outcome, missing = self._update(submission)
@@ -66,13 +67,14 @@ class Plan:
                 self._require_latest(submission.if_latest)
             if self._erased:
                 require_not_erased(submission, missing, self._erased)
-            owners, left_out = self._owners_given(missing, submission)
+            giving = [record for record in missing if record.owner is not None]
+            owners, left_out = self._owners_given(giving, submission) if giving else _NO_OWNERS
         except (IdConflict, HistoryConflict, OwnerConflict, Erased) as error:
             self.refused[index] = error
             return
         self.new_owners |= owners
         self.left_out += left_out
-        self.outcomes.append((submission, outcome))
+        self.outcomes[submission] = outcome
         self.records += missing
         if missing and isinstance(submission, RestoreMemory):
             self.restored.append(submission)
@@ -159,7 +161,8 @@ class Plan:
             return [earlier], ()
         latest = self.latest[new.memory_id]
         record = submission.record_after(latest)
-        return [record], () if record is latest else (record,)
+        outcome = [record]
+        return outcome, () if record is latest else outcome
 
     def _owner(self, memory_id: str) -> Owner | None:
         return self._owners.get(memory_id) or self.new_owners.get(memory_id)

@@ -796,7 +796,7 @@ class HistoryManager(LoopBound[Store]):
         await store.writer.submit(submission)
         if not submission.is_found:
             records = await self._reader().history(memory_id)
-            submission.find(restoration_of(memory_id, records, to).wanted)
+            submission.find_in(restoration_of(memory_id, records, to).wanted)
             await store.writer.submit(submission)
         return submission.records[0]
 

@@ -10,8 +10,10 @@ from async_history._core.message_buffers import MessageRow
 from async_history._core.messages import Message, message_from_row
 from async_history._core.owners import Owner, new_owner
 from async_history._core.records import (
+    CAUSE,
     COLUMNS,
     CONTEXT,
+    Event,
     Fields,
     HistoryRecord,
     fields_in_order,
@@ -38,7 +40,7 @@ from async_history.errors import KeyMissing, StorageCorrupt
 
 USES: Final = 4
 """The most texts of a record: two texts, its context and its cause."""
-_ID, _OLD, _NEW = (COLUMNS.index(name) for name in ("id", "old_memory", "new_memory"))
+_ID, _OLD, _NEW, _EVENT = map(COLUMNS.index, ("id", "old_memory", "new_memory", "event"))
 
 
 # Sealing
@@ -191,6 +193,14 @@ def texts_of(record: HistoryRecord) -> Iterator[object]:
     for value in (record.context, record.cause):
         if type(value) is JsonObject:
             yield value.text
+
+
+def text_record(record_id: str, text: str, context: str | None) -> HistoryRecord:
+    """Return a record with only a stored text and context, to open them."""
+    fields: list[Any] = [None] * (CAUSE + 1)
+    fields[_ID], fields[_NEW], fields[_EVENT] = record_id, text, Event.ADD
+    fields[CONTEXT] = json_from_text(context)
+    return made_record(*fields)
 
 
 def have_sealed(records: Iterable[HistoryRecord]) -> bool:

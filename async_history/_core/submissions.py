@@ -216,10 +216,14 @@ class RestoreMemory(UpdateMemory):
         arguments = restore_arguments(new.memory_id, self.to)
         return new.id, begun_at, actor_of(new.actor_id, new.cause), arguments
 
-    def find(self, then: HistoryRecord | None) -> None:
+    def find(self, text: str | None, context: Mapping[str, Any] | None) -> None:
+        """Use the memory's text and context of the moment."""
+        give_text(self.new, text, context)
+
+    def find_in(self, then: HistoryRecord | None) -> None:
         """Use the text and context of the memory's last record as of the moment, if possible."""
         if can_be_restored(then):
-            give_text(self.new, then.new_memory, then.context)
+            self.find(then.new_memory, then.context)
 
 
 @dataclass(slots=True, eq=False)

@@ -6,19 +6,16 @@ take a transaction of several statements.
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property, partial
 from typing import Any, Final
-from zlib import crc32
 
 import asyncpg
 
 from async_history._core.additions import (
     fields_of,
     have_details,
-    ids_of,
-    ids_to_find,
     only_new_records,
     records_of,
 )
@@ -30,11 +27,12 @@ from async_history._core.operations import LogEntries
 from async_history._core.owners import Owner
 from async_history._core.records import Event, Fields, HistoryRecord, fields_in_order
 from async_history._core.sealed_records import SealedTexts
-from async_history._core.submissions import AddRecords, SaveMessages, Submission
-from async_history._core.timed import timed, unreported
-from async_history._core.timeline import MemoryMoment
+from async_history._core.submissions import AddRecords, RestoreMemory, SaveMessages, Submission
+from async_history._core.timed import unreported
 from async_history._core.undated import dated, has_undated
 from async_history._postgres.add import Statement, alone, plain, within_transaction
+from async_history._postgres.batch_locks import BatchLocks
+from async_history._postgres.batch_reads import BatchReads
 from async_history._postgres.errors import (
     concerns_all,
     is_connection_lost,
@@ -53,10 +51,7 @@ from async_history._postgres.ledger import Attestation, tables_of
 from async_history._postgres.messages import add_messages, evict_messages, find_buffers
 from async_history._postgres.owner_steps import OwnerSteps
 from async_history._postgres.owners import KnownOwners, OwnersPlan, give_owners
-from async_history._postgres.read import HistoryReader
-from async_history._postgres.rows import NAMES, RECORD_COLUMNS, joined_names, record_from_row
 from async_history._postgres.schema import in_schema
-from async_history._postgres.timeline import last_changes
 from async_history._postgres.transaction import (
     WAIT_FOR_REPLICAS_TOO,
     log_within,
@@ -65,44 +60,9 @@ from async_history._postgres.transaction import (
 )
 from async_history.errors import HistoryError, StorageError, StorageRefused
 
-_LOCK_IDS: Final = """
-SELECT pg_catalog.pg_advisory_xact_lock(
-    pg_catalog.hashtextextended('async_history ids ' || $2::pg_catalog.text, 0) + stripe
-)
-FROM pg_catalog.unnest(pg_catalog.string_to_array($1, ',')::bigint[]) AS stripe
-"""
-"""On a Citus cluster the tables are distributed by memory, so no unique key spans memories. A
-submission with the caller's ids takes locks first. There are only 64, because the server's lock
-table is small, and they are taken in order, to prevent deadlocks."""
-_STRIPES: Final = 64
-_MEMORIES: Final = f"pg_catalog.unnest({NAMES}) AS named (name)"
-_LOCK_MEMORIES: Final = f"""
-SELECT pg_catalog.count(*) FROM (
-    SELECT pg_catalog.pg_advisory_xact_lock(key) FROM (
-        SELECT DISTINCT pg_catalog.hashtextextended(
-            'async_history ' || $3::pg_catalog.text || ' ' || name, 1
-        ) AS key
-        FROM {_MEMORIES} ORDER BY key
-    ) AS keys
-) AS locks
-"""
-"""These locks are taken before any look-up. After waiting for them a transaction sees all that the
-previous holder wrote, which may be its own earlier try."""
-_EXISTING: Final = f"""
-SELECT {RECORD_COLUMNS} FROM {{schema}}.history WHERE id = ANY($1::pg_catalog.text[])
-"""
 _BY_INDEX: Final = "SET LOCAL enable_seqscan TO off"
 """PostgreSQL caches the plan of a lookup, and one made while the table was small reads the whole
 table when it is large: 500 ids per batch took 300 ms at 50,000 rows."""
-_LATEST_OF_ONE: Final = f"""
-SELECT {RECORD_COLUMNS} FROM {{schema}}.history WHERE memory_id = $1 ORDER BY seq DESC LIMIT 1
-"""
-"""For a Citus cluster, whose nodes can't join a list with a table row by row."""
-_LATEST: Final = f"""
-SELECT {RECORD_COLUMNS} FROM {_MEMORIES} CROSS JOIN LATERAL (
-    SELECT * FROM {{schema}}.history WHERE memory_id = named.name ORDER BY seq DESC LIMIT 1
-) AS latest
-"""
 _ONE_CONNECTION_A_NODE: Final = "SET LOCAL citus.multi_shard_modify_mode TO 'sequential'"
 """Otherwise a batch uses a connection, and a prepared transaction, for each shard: 500 random
 memories on two workers and 32 shards took 310 ms instead of 17 (Citus 13.2)."""
@@ -113,10 +73,6 @@ _MOST_IN_VAIN: Final = 40
 
 def _refused(reason: Exception) -> StorageRefused:
     return StorageRefused(f"a constraint or trigger of the database refused this: {reason}")
-
-
-def _stripes(ids: Iterable[str]) -> str:
-    return ",".join(map(str, sorted({crc32(one.encode()) % _STRIPES for one in ids})))
 
 
 class _LeftOut(Exception):
@@ -196,6 +152,17 @@ class BatchCommitter:
             owns_transaction=self._owns_transaction,
         )
 
+    @cached_property
+    def _reads(self) -> BatchReads:
+        return BatchReads(
+            self._connection,
+            self._schema,
+            self._seal,
+            self._keys,
+            is_distributed=self._is_distributed,
+            is_repeated=self._is_repeated,
+        )
+
     def _sql(self, statement: str) -> str:
         return in_schema(statement, self._schema)
 
@@ -244,21 +211,12 @@ class BatchCommitter:
     ) -> Mapping[int, HistoryError]:
         """Write a batch inside the caller's transaction; return the refused submissions by
         index."""
-        await self._lock([one for one in batch if isinstance(one, AddRecords)])
-        return await commit_in_steps(batch, self)
-
-    async def _lock(self, additions: Sequence[AddRecords]) -> None:
-        """Lock the memories that decide, and on a Citus cluster the given ids."""
-        memories = [one.decided_by for one in additions if one.decided_by is not None]
-        if memories:
-            with timed(self._waited):
-                await self._connection.execute(
-                    _LOCK_MEMORIES, *joined_names(memories), self._schema
-                )
+        additions = [one for one in batch if isinstance(one, AddRecords)]
+        locks = BatchLocks(self._connection, self._schema, self._waited)
+        await locks.lock_memories(additions)
         if self._locks_ids(additions):
-            named = ids_of(one for one in additions if one.names_ids)
-            with timed(self._waited):
-                await self._connection.execute(_LOCK_IDS, _stripes(named), self._schema)
+            await locks.lock_ids(additions)
+        return await commit_in_steps(batch, self)
 
     async def _add_at_once(self, additions: Sequence[AddRecords]) -> bool:
         """Write new records; if one can't be written, the server rolls all of them back.
@@ -363,53 +321,15 @@ class BatchCommitter:
 
     async def existing(self, submissions: Sequence[AddRecords]) -> Sequence[HistoryRecord]:
         """Return the stored records that have an id of these submissions."""
-        ids = ids_to_find(submissions, is_repeated=self._is_repeated)
-        if not ids:
-            return ()
-        read = partial(self._read, _EXISTING, ids)
-        there = await self._seal.opened(read, self._keys)
-        if there:
-            await self._connection.execute(WAIT_FOR_REPLICAS_TOO)
-        return there
+        return await self._reads.existing(submissions)
 
     async def latest(self, memory_ids: Sequence[str]) -> Sequence[HistoryRecord]:
         """Return the latest record of each of these memories that has one."""
-        if not self._is_distributed:
-            read = partial(self._read, _LATEST, *joined_names(memory_ids))
-            return await self._seal.opened(read, self._keys)
-        return [
-            record
-            for one in memory_ids
-            for record in await self._seal.opened(
-                partial(self._read, _LATEST_OF_ONE, one), self._keys
-            )
-        ]
+        return await self._reads.latest(memory_ids)
 
-    async def last_changes(
-        self, asked: Sequence[MemoryMoment]
-    ) -> dict[MemoryMoment, HistoryRecord | None]:
-        """Return memories' last records at moments; None if one needs the whole memory."""
-        found: dict[MemoryMoment, HistoryRecord | None] = {}
-
-        async def read() -> list[HistoryRecord]:
-            found.update(await self._last_changes(asked))
-            return [record for record in found.values() if record is not None]
-
-        opened = iter(await self._seal.opened(read, self._keys))
-        return {one: None if then is None else next(opened) for one, then in found.items()}
-
-    async def _last_changes(
-        self, asked: Sequence[MemoryMoment]
-    ) -> dict[MemoryMoment, HistoryRecord | None]:
-        fetch = self._connection.fetch
-        if not self._is_distributed:
-            return await last_changes(fetch, self._schema, asked)
-        reader = HistoryReader(fetch, self._schema, is_distributed=True, at_once=1)
-        return {one: await reader.last_change(*one) for one in asked}
-
-    async def _read(self, sql: str, *arguments: object) -> list[HistoryRecord]:
-        rows = await self._connection.fetch(self._sql(sql), *arguments)
-        return [record_from_row(row) for row in rows]
+    async def find_texts(self, restored: Sequence[RestoreMemory]) -> Sequence[HistoryRecord]:
+        """Find the texts to restore, and return the latest records of these memories."""
+        return await self._reads.find_texts(restored)
 
     async def owners(self, records: Sequence[HistoryRecord]) -> dict[str, Owner]:
         """Return the owners of these records' memories, where they have one."""

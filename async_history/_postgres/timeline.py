@@ -84,30 +84,42 @@ FETCH: Final = f"{_FETCH_ON_CLUSTER} ORDER BY seq LIMIT (SELECT {PAGE_POSITIONS}
 """The LIMIT excludes no rows. Without statistics the planner would expect most of the table and
 read all of it for each page; for an unknown LIMIT it expects a tenth."""
 
-_LAST_CHANGES: Final = f"""
-SELECT {RECORD_COLUMNS}, asked.number FROM ROWS FROM (
+_ASKED: Final = """ROWS FROM (
     pg_catalog.unnest($1::pg_catalog.text[]),
     pg_catalog.unnest(pg_catalog.string_to_array($2, ',', '')::bigint[]),
     pg_catalog.unnest($3::pg_catalog.text[])
-) WITH ORDINALITY AS asked (name, earlier, moment, number)
-CROSS JOIN LATERAL (
+) WITH ORDINALITY AS asked (name, earlier, moment, number)"""
+_OF_MOMENT: Final = """(
     (
-        SELECT * FROM {{schema}}.history
+        SELECT * FROM {schema}.history
         WHERE memory_id = asked.name AND asked.earlier IS NOT NULL
         ORDER BY memory_id, seq OFFSET asked.earlier LIMIT 1
     ) UNION ALL (
-        SELECT * FROM {{schema}}.history
+        SELECT * FROM {schema}.history
         WHERE memory_id = asked.name AND asked.moment IS NOT NULL
             AND occurred_at <= (SELECT asked.moment::pg_catalog.timestamptz)
             AND NOT EXISTS (
-                SELECT FROM {{schema}}.history WHERE memory_id = asked.name AND occurred_at IS NULL
+                SELECT FROM {schema}.history WHERE memory_id = asked.name AND occurred_at IS NULL
             )
         ORDER BY memory_id DESC, seq DESC LIMIT 1
     )
-) AS found
+)"""
+"""The last record of a memory as of a moment: after `earlier` other records, or up to an instant. A
+memory with a record of unknown time gets no row for an instant."""
+_LAST_CHANGES: Final = f"""
+SELECT {RECORD_COLUMNS}, asked.number FROM {_ASKED} CROSS JOIN LATERAL {_OF_MOMENT} AS found
 """
-"""The last records of memories as of moments: after `earlier` other records, or up to an instant. A
-memory with a record of unknown time gets no row for an instant. `number` is the request's index."""
+_LATEST_AND_THEN: Final = f"""
+SELECT {RECORD_COLUMNS}, then_id, then_text, then_context, asked.number FROM {_ASKED}
+CROSS JOIN LATERAL (
+    SELECT * FROM {{schema}}.history WHERE memory_id = asked.name
+    ORDER BY memory_id DESC, seq DESC LIMIT 1
+) AS latest
+LEFT JOIN LATERAL (
+    SELECT id AS then_id, new_memory AS then_text, context AS then_context
+    FROM {_OF_MOMENT} AS found WHERE event <> 'DELETE' AND NOT is_deleted
+) AS earlier ON true
+"""
 _MOST_ROWS: Final = (1 << 63) - 1
 
 
@@ -119,7 +131,29 @@ async def last_changes(
     Args:
         schema: the quoted schema.
     """
-    asked = list(dict.fromkeys(asked))
+    found: dict[MemoryMoment, HistoryRecord | None] = dict.fromkeys(asked)
+    asked = list(found)
+    rows = await fetch(in_schema(_LAST_CHANGES, schema), *_parameters(asked))
+    return found | {asked[row[-1] - 1]: record_from_row(row[:-1]) for row in rows}
+
+
+async def latest_and_then(
+    fetch: Fetch, schema: str, asked: Sequence[MemoryMoment]
+) -> Sequence[Sequence[Any]]:
+    """Return rows of the latest records of memories, with their texts of moments.
+
+    A row has `RECORD_COLUMNS`, then the id, text and context of the record of the moment, and the
+    request's index from 1. The text is None if the memory had none, or if finding it needs all its
+    records.
+
+    Args:
+        schema: the quoted schema.
+    """
+    return await fetch(in_schema(_LATEST_AND_THEN, schema), *_parameters(asked))
+
+
+def _parameters(asked: Sequence[MemoryMoment]) -> tuple[list[str], str, list[str | None]]:
+    """Return the parameters of `_ASKED`."""
     names = [memory_id for memory_id, _ in asked]
     earlier = [""] * len(asked)
     instants: list[str | None] = [None] * len(asked)
@@ -128,10 +162,7 @@ async def last_changes(
             earlier[index] = str(min(when - 1, _MOST_ROWS))
         else:
             instants[index] = in_utc(when).isoformat()
-    sql = in_schema(_LAST_CHANGES, schema)
-    rows = await fetch(sql, names, ",".join(earlier), instants)
-    found: dict[MemoryMoment, HistoryRecord | None] = dict.fromkeys(asked)
-    return found | {asked[int(row[-1]) - 1]: record_from_row(row[:-1]) for row in rows}
+    return names, ",".join(earlier), instants
 
 
 class ServerStates:

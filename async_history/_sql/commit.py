@@ -29,7 +29,7 @@ from async_history._core.message_buffers import Buffer, message_rows
 from async_history._core.operations import LogEntries
 from async_history._core.owners import Owner
 from async_history._core.records import Fields, HistoryRecord, fields_in_order
-from async_history._core.submissions import AddRecords, SaveMessages, Submission
+from async_history._core.submissions import AddRecords, RestoreMemory, SaveMessages, Submission
 from async_history._core.timeline import MemoryMoment
 from async_history._core.undated import dated, has_undated
 from async_history._sql.dialects import in_parts
@@ -248,10 +248,17 @@ class BatchCommitter:
         read = partial(self._read, self._tables.history.c.seq, newest)
         return await self._seal.opened(read, self._transaction)
 
-    async def last_changes(
+    async def find_texts(self, restored: Sequence[RestoreMemory]) -> Sequence[HistoryRecord]:
+        """Find the texts to restore, and return the latest records of these memories."""
+        then = await self._last_changes([(one.decided_by, one.to) for one in restored])
+        for one in restored:
+            one.find_in(then.get((one.decided_by, one.to)))
+        return await self.latest([one.decided_by for one in restored])
+
+    async def _last_changes(
         self, asked: Sequence[MemoryMoment]
-    ) -> dict[MemoryMoment, HistoryRecord | None]:
-        """Return memories' last records as of moments; None if one needs the whole memory."""
+    ) -> dict[MemoryMoment, HistoryRecord]:
+        """Return memories' last records as of moments, without those that need a whole memory."""
         certain: list[MemoryMoment] = []
 
         async def read() -> list[HistoryRecord]:
@@ -262,7 +269,7 @@ class BatchCommitter:
             return list(there.values())
 
         opened = await self._seal.opened(read, self._transaction)
-        return dict.fromkeys(asked) | dict(zip(certain, opened, strict=True))
+        return dict(zip(certain, opened, strict=True))
 
     async def _read(self, column: Column[Any], values: Sequence[Any]) -> list[HistoryRecord]:
         """Return the records that have one of these values in a column; a memory's in order."""

@@ -10,15 +10,17 @@ from typing import Any, Final, TypeVar
 from async_history._core.additions import has_details, ids_to_find
 from async_history._core.batch import commit_in_steps
 from async_history._core.erased_names import MEMORY, Name, names_in
+from async_history._core.json_object import json_from_text
 from async_history._core.ledger.leaves import owner_bundle, record_bundle
 from async_history._core.message_buffers import Buffer, message_rows
 from async_history._core.messages import MESSAGES_KEPT
 from async_history._core.operations import LogEntries
 from async_history._core.owners import Owner
 from async_history._core.records import Fields, HistoryRecord, fields_in_order
-from async_history._core.submissions import AddRecords, SaveMessages, Submission
+from async_history._core.sealed_records import text_record
+from async_history._core.sealing import is_json_sealed, is_sealed
+from async_history._core.submissions import AddRecords, RestoreMemory, SaveMessages, Submission
 from async_history._core.threads import run_to_completion
-from async_history._core.timeline import MemoryMoment
 from async_history._sqlite.connection import fetch_rows, transaction
 from async_history._sqlite.errors import is_schema_mismatch
 from async_history._sqlite.index import (
@@ -39,7 +41,13 @@ from async_history._sqlite.keys import Seal
 from async_history._sqlite.ledger import APPEND
 from async_history._sqlite.operations import file_log
 from async_history._sqlite.rows import COLUMNS_OF_HISTORY, PackedSelect, record_from_row
-from async_history._sqlite.timeline import LastChanges, can_be_asked, is_certain, one_each
+from async_history._sqlite.timeline import (
+    THEN_CONTEXT,
+    THEN_ID,
+    THEN_TEXT,
+    LatestAndThen,
+    one_each,
+)
 from async_history._sqlite.write_program import (
     HAS_OTHER_TRIGGERS,
     ExpectedOwners,
@@ -61,7 +69,7 @@ _COLUMNS: Final = (
 _EXISTING: Final = f"SELECT {_COLUMNS} FROM history WHERE id IN (SELECT value FROM json_each(?))"
 _LATEST: Final = PackedSelect(one_each(_COLUMNS, "DESC", "LIMIT 1"))
 """The latest records of memories. Nearly all rows must be indexed."""
-_LAST_CHANGES: Final = LastChanges(_COLUMNS)
+_LATEST_AND_THEN: Final = LatestAndThen(_COLUMNS)
 _BUFFERS: Final = """
 SELECT session_scope, count(*), min(rowid), max(rowid),
        json_group_array(id) FILTER (WHERE id IN (SELECT value FROM json_each(:ids)))
@@ -210,27 +218,37 @@ class _CommitSteps:
         if not ids:
             return ()
         rows = fetch_rows(self._connection, _EXISTING, (json.dumps(ids),))
-        return self._seal.opened([record_from_row(row) for row in rows], self._connection)
+        return self._opened([record_from_row(row) for row in rows])
 
     async def latest(self, memory_ids: Sequence[str]) -> Sequence[HistoryRecord]:
         """Return the latest record of each of these memories that has one."""
         self._prepare()
         given = {"memories": keys_by_memory(memory_ids)}
         rows = await _LATEST.rows(self._fetch, given, len(memory_ids))
-        return self._seal.opened([record_from_row(row) for row in rows], self._connection)
+        return self._opened([record_from_row(row) for row in rows])
 
-    async def last_changes(
-        self, asked: Sequence[MemoryMoment]
-    ) -> dict[MemoryMoment, HistoryRecord | None]:
-        """Return memories' last records as of moments; None if one needs the whole memory.
+    async def find_texts(self, restored: Sequence[RestoreMemory]) -> Sequence[HistoryRecord]:
+        """Find the texts to restore, and return the latest records of these memories."""
+        self._prepare()
+        memory_ids = [one.decided_by for one in restored]
+        rows = await _LATEST_AND_THEN.read(self._fetch, memory_ids, [one.to for one in restored])
+        latest: list[HistoryRecord] = []
+        sealed: dict[RestoreMemory, HistoryRecord] = {}
+        for one, row in zip(restored, rows, strict=True):
+            if row is None:
+                continue
+            latest.append(record_from_row(row))
+            text, context = row[THEN_TEXT], row[THEN_CONTEXT]
+            if is_sealed(text) or is_json_sealed(context):
+                sealed[one] = text_record(row[THEN_ID], text, context)
+            elif text is not None:
+                one.find(text, json_from_text(context))
+        for one, then in zip(sealed, self._opened(list(sealed.values())), strict=True):
+            one.find_in(then)
+        return self._opened(latest)
 
-        `latest` has already indexed what other programs wrote.
-        """
-        askable = [one for one in asked if can_be_asked(one[1])]
-        found = await _LAST_CHANGES.read(self._fetch, askable)
-        certain = {one: then for one, then in found.items() if then and is_certain(then, one[1])}
-        opened = self._seal.opened(list(certain.values()), self._connection)
-        return dict.fromkeys(asked) | dict(zip(certain, opened, strict=True))
+    def _opened(self, records: Sequence[HistoryRecord]) -> Sequence[HistoryRecord]:
+        return self._seal.opened(records, self._connection)
 
     async def _fetch(self, sql: str, parameters: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
         return fetch_rows(self._connection, sql, parameters)

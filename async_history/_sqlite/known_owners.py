@@ -91,7 +91,7 @@ class KnownOwners:
             last_number: the highest number of an owner.
         """
         self._next_number = last_number + 1
-        for record in records:
+        for record in records if owners or self._owners else ():
             stored = owners.get(record.memory_id)
             if stored is not None:
                 self._owners[record.memory_id] = stored

@@ -39,14 +39,16 @@ MOST_PACKED: Final = 512
 """The most rows to pack into one: unpacking them blocks the event loop for half a millisecond."""
 LONGEST_PACKED: Final = 4096
 """The longest text in a packed row, in characters: packing takes time and memory for a copy."""
-_CANNOT_BE_PACKED: Final = " OR ".join(
-    (
-        *(f"{name} >= x''" for name in COLUMNS),
-        *(f"length({name}) > {LONGEST_PACKED}" for name in ("old_memory", "new_memory", "besides")),
-    )
-)
-"""SQL condition: a row has a BLOB, which JSON can't hold, or a long text. SQLite sorts every other
-value before the empty BLOB."""
+
+
+def _cannot_be_packed(more: Sequence[str]) -> str:
+    """Return the SQL condition that a row has a BLOB, which JSON can't hold, or a long text.
+
+    SQLite sorts every other value before the empty BLOB.
+    """
+    is_blob = [f"{name} >= x''" for name in (*COLUMNS, *more)]
+    long = ("old_memory", "new_memory", "besides", *more)
+    return " OR ".join([*is_blob, *(f"length({name}) > {LONGEST_PACKED}" for name in long)])
 
 
 def packed_sql(select: str, *more: str) -> str:
@@ -60,7 +62,7 @@ def packed_sql(select: str, *more: str) -> str:
     columns = ", ".join((COLUMN_LIST, "besides", *more))
     return f"""
         SELECT json_group_array(
-            CASE WHEN {_CANNOT_BE_PACKED} THEN NULL ELSE json_array({columns}) END
+            CASE WHEN {_cannot_be_packed(more)} THEN NULL ELSE json_array({columns}) END
         ) FROM ({select} LIMIT {MOST_PACKED + 1})
     """
 

@@ -8,12 +8,17 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from async_history._core.records import HistoryRecord
-from async_history._core.timeline import PAGE_POSITIONS, MemoryMoment, Moment
-from async_history._core.values import in_utc
+from async_history._core.records import COLUMNS, HistoryRecord
+from async_history._core.timeline import (
+    PAGE_POSITIONS,
+    MemoryMoment,
+    Moment,
+)
+from async_history._core.values import in_utc, parse_time
 from async_history._sqlite import times
 from async_history._sqlite.index import (
     KEYS_BY_MEMORY,
+    THROUGH_INDEX,
     Direction,
     keys_by_memory,
     memory_key,
@@ -69,17 +74,22 @@ def one_each(
             `memory_id`. The default has the parameter of `keys_by_memory`.
         number: a column of `given` to return after a record's columns.
     """
-    entries = ordered_positions(direction, key="given.memory", memory_id="given.memory_id")
     return f"""
     SELECT {columns}{number and f", found.{number}"} FROM (
-        SELECT {number and f"{number}, "}(
-            SELECT entry.position FROM {entries} AS entry
-            CROSS JOIN main.history AS history ON history.rowid = entry.position
-            WHERE history.memory_id = given.memory_id {wanted}
-        ) AS position
+        SELECT {number and f"{number}, "}{_position(direction, wanted)} AS position
         FROM {given} AS given
     ) AS found CROSS JOIN main.history AS history ON history.rowid = found.position
     """
+
+
+def _position(direction: Direction, wanted: str) -> str:
+    """Return an SQL value: the position of one record of a memory in `given`; see `one_each`."""
+    entries = ordered_positions(direction, key="given.memory", memory_id="given.memory_id")
+    return f"""(
+            SELECT entry.position FROM {entries} AS entry
+            CROSS JOIN main.history AS history ON history.rowid = entry.position
+            WHERE history.memory_id = given.memory_id {wanted}
+        )"""
 
 
 _MOMENTS: Final = """(
@@ -87,8 +97,9 @@ _MOMENTS: Final = """(
            json_extract(value, '$[1]') AS memory_id, json_extract(value, '$[2]') AS instant
     FROM json_each(:asked)
 )"""
+_AT_VERSION: Final = "LIMIT 1 OFFSET :earlier"
 _AT_INSTANT: Final = f"AND coalesce({times.own_instant('history')}, '') <= given.instant LIMIT 1"
-"""Which record is wanted at an instant: a memory is read backwards from its newest record to the
+"""Which record is wanted. At an instant, a memory is read backwards from its newest record to the
 instant, or to a record without a time, which may be of that instant or later."""
 
 
@@ -102,7 +113,7 @@ class LastChanges:
     def __init__(self, columns: str) -> None:
         at_instant = one_each(columns, "DESC", _AT_INSTANT, _MOMENTS, "number")
         self._at_instant = PackedSelect(at_instant, "number")
-        self._at_version = PackedSelect(one_each(columns, "ASC", "LIMIT 1 OFFSET :earlier"))
+        self._at_version = PackedSelect(one_each(columns, "ASC", _AT_VERSION))
 
     async def read(
         self, fetch: Fetch, asked: Sequence[MemoryMoment]
@@ -120,19 +131,101 @@ class LastChanges:
             else:
                 at_instants.append((memory_id, when))
         for version, memory_ids in of_version.items():
-            earlier = min(version - 1, _MOST_ROWS)
-            given: dict[str, Any] = {"memories": keys_by_memory(memory_ids), "earlier": earlier}
+            given = _at_version(memory_ids, version)
             for row in await self._at_version.rows(fetch, given, len(memory_ids)):
                 found[row[1], version] = record_from_row(row)
         if at_instants:
-            changes = [
-                (memory_key(memory_id), memory_id, times.instant_text(when))
-                for memory_id, when in at_instants
-            ]
-            given = {"asked": json.dumps(changes)}
-            for row in await self._at_instant.rows(fetch, given, len(changes)):
+            given = _at_instants(at_instants)
+            for row in await self._at_instant.rows(fetch, given, len(at_instants)):
                 found[at_instants[row[-1]]] = record_from_row(row)
         return found
+
+
+def _at_version(memory_ids: Sequence[str], version: int) -> dict[str, Any]:
+    """Return the parameters of a SELECT of memories at a version."""
+    return {"memories": keys_by_memory(memory_ids), "earlier": min(version - 1, _MOST_ROWS)}
+
+
+def _at_instants(asked: Sequence[tuple[str, datetime]]) -> dict[str, Any]:
+    """Return the parameter of `_MOMENTS`."""
+    given = [
+        (memory_key(memory_id), memory_id, times.instant_text(when)) for memory_id, when in asked
+    ]
+    return {"asked": json.dumps(given)}
+
+
+THEN_ID: Final = len(COLUMNS) + 1
+THEN_TEXT, THEN_CONTEXT, _THEN_TIME = range(THEN_ID + 1, THEN_ID + 4)
+"""Places in a row of `LatestAndThen`."""
+_THEN: Final = ("then_id", "then_text", "then_context")
+_IS_GONE_THEN: Final = "(earlier.event = 'DELETE' OR earlier.is_deleted NOT IN (0, ''))"
+
+
+class LatestAndThen:
+    """A reader of memories' latest records, each with the memory's text of a moment.
+
+    A row has the columns of the latest record, and then the id, text and context of the record of
+    the moment. The text is None if the memory had none, or if finding it needs all its records.
+
+    Args:
+        columns: as in `LastChanges`.
+    """
+
+    def __init__(self, columns: str) -> None:
+        at_version = _latest_and_then(columns, _position("ASC", _AT_VERSION), KEYS_BY_MEMORY)
+        self._at_version = PackedSelect(at_version, *_THEN)
+        time = f", CAST({times.own_time('earlier')} AS TEXT) AS then_time, found.number"
+        at_instant = _latest_and_then(columns, _position("DESC", _AT_INSTANT), _MOMENTS, time)
+        self._at_instant = PackedSelect(at_instant, *_THEN, "then_time", "number")
+
+    async def read(
+        self, fetch: Fetch, memory_ids: Sequence[str], moments: Sequence[Moment]
+    ) -> list[Sequence[Any] | None]:
+        """Return a row for each memory and its moment; None for a memory without records."""
+        found: list[Sequence[Any] | None] = [None] * len(memory_ids)
+        at_instants: list[tuple[str, datetime]] = []
+        places: list[int] = []
+        of_version: dict[int, list[int]] = {}
+        for place, when in enumerate(moments):
+            if isinstance(when, int):
+                of_version.setdefault(when, []).append(place)
+            else:
+                at_instants.append((memory_ids[place], when))
+                places.append(place)
+        for version, of_this in of_version.items():
+            names = [memory_ids[place] for place in of_this]
+            rows = await self._at_version.rows(fetch, _at_version(names, version), len(names))
+            of_memory = {row[1]: row for row in rows}
+            for place in of_this:
+                found[place] = of_memory.get(memory_ids[place])
+        if at_instants:
+            given = _at_instants(at_instants)
+            for row in await self._at_instant.rows(fetch, given, len(at_instants)):
+                number, time = row[-1], row[_THEN_TIME]
+                if time is None or not parse_time(time) or not can_be_asked(at_instants[number][1]):
+                    row = (*row[:THEN_TEXT], None, None)  # it may be later than the instant
+                found[places[number]] = row
+        return found
+
+
+def _latest_and_then(columns: str, then: str, given: str, more: str = "") -> str:
+    """Return a SELECT of `LatestAndThen`.
+
+    Args:
+        then: SQL for the position of a memory's record of the moment.
+        given: as in `one_each`.
+        more: further columns.
+    """
+    return f"""
+    SELECT {columns}, earlier.id AS then_id,
+        CASE WHEN {_IS_GONE_THEN} IS NOT 1 THEN earlier.new_memory END AS then_text,
+        {THROUGH_INDEX.details.context("earlier")} AS then_context{more}
+    FROM (
+        SELECT {_position("DESC", "LIMIT 1")} AS position, {then} AS then_position, given.*
+        FROM {given} AS given
+    ) AS found CROSS JOIN main.history AS history ON history.rowid = found.position
+    LEFT JOIN main.history AS earlier ON earlier.rowid = found.then_position
+    """
 
 
 def can_be_asked(when: Moment) -> bool:

@@ -36,7 +36,8 @@ from async_history._postgres.timeline import FIND
 from async_history._sqlite.index import THROUGH_INDEX
 from async_history._sqlite.timeline import fetch_sql, find_sql
 from async_history.sqlite import SQLiteHistoryManager
-from tests.conftest import OpenStore, examples, stores, url_of
+from tests.conftest import OpenStore, examples, new_stores, stores, url_of
+from tests.support.keys import ring
 from tests.support.legacy_files import NO, TODAY, build
 
 pytestmark = pytest.mark.once
@@ -58,6 +59,16 @@ async def record_changes(history: HistoryManager, memory_id: str = "m") -> list[
             change(memory_id, "ADD", None, "water", 30),
         ]
     )
+
+
+async def state_or_error(
+    history: HistoryManager, memory_id: str, when: datetime | int
+) -> HistoryRecord | None:
+    """Return a memory's record in force at a moment; None if there is none, or no such moment."""
+    try:
+        return await history.memory_at(memory_id, when)
+    except InvalidInput:
+        return None
 
 
 def change(
@@ -705,6 +716,67 @@ class TestRestore:
                 if after.id in append_restoration and after.old_memory is not None:
                     assert after.old_memory == before.new_memory
             assert len(records) <= 4 + len(results)
+
+    async def test_restores_to_many_moments_at_once(self, open_keeping_store: OpenStore) -> None:
+        """Each finds its own text, whatever the texts are and whatever others ask for."""
+        texts = ("tea", "mate " * 1_000, "th\u00e9 \u8336 \U0001f375", "")
+        end = datetime(9999, 12, 31, 23, tzinfo=timezone(timedelta(hours=-12)))
+        moments = (1, 2, 3, 4, 99, at(-1), at(0), at(15), at(25), at(35), end)
+        async with open_keeping_store() as history:
+            for n, text in enumerate(texts):
+                changes = [
+                    change(f"m{n}", "ADD", None, f"first {n}", 0),
+                    change(f"m{n}", "UPDATE", f"first {n}", text, 10),
+                    change(f"m{n}", "DELETE", text, None, 20),
+                    change(f"m{n}", "ADD", None, f"last {n}", 30),
+                ]
+                contexts = ({"n": n}, {"t": "\u8336"}, None, {"n": -n})
+                await history.batch_add_history(
+                    [
+                        one | {"context": context}
+                        for one, context in zip(changes, contexts, strict=True)
+                    ]
+                )
+            asked = [(f"m{n}", when) for n in range(len(texts)) for when in moments]
+            asked += [("none", 1), ("none", at(5))]
+            found = [await state_or_error(history, *one) for one in asked]
+            restored = await asyncio.gather(
+                *(history.restore(memory, to=when) for memory, when in asked),
+                return_exceptions=True,
+            )
+        for one, wanted, record in zip(asked, found, restored, strict=True):
+            if wanted is None:
+                assert isinstance(record, InvalidInput), one
+            else:
+                assert isinstance(record, HistoryRecord), one
+                assert record.new_memory == wanted.new_memory, one
+                assert wanted.context is None or record.context == wanted.context, one
+
+    @pytest.mark.parametrize("store", stores("file", "postgres"))
+    async def test_restores_in_an_encrypted_store(
+        self, store: str, request: pytest.FixtureRequest, tmp_path: Path
+    ) -> None:
+        open_store = new_stores(store, request, tmp_path)()
+        names = [f"m{n}" for n in range(9)]
+        async with open_store(keys=ring("one")) as history:
+            for name in names:
+                changes = [
+                    change(name, "ADD", None, f"tea of {name}", 0),
+                    change(name, "UPDATE", f"tea of {name}", "mate", 10),
+                ]
+                await history.batch_add_history(
+                    [one | {"context": {"of": name}} for one in changes]
+                )
+                await history.update_history(name, "water", context={})
+            await asyncio.gather(
+                *(history.restore(name, to=1) for name in names[:5]),
+                *(history.restore(name, to=at(5)) for name in names[5:]),
+            )
+        async with open_store(keys=ring("one")) as history:
+            for name in names:
+                record = (await history.get_history(name))[-1]
+                assert (record.old_memory, record.new_memory) == ("water", f"tea of {name}")
+                assert record.context == {"of": name}
 
     async def test_restoring_after_rows_of_other_programs(self, tmp_path: Path) -> None:
         """An old date that a new record may not have does not prevent restoring."""

@@ -15,8 +15,7 @@ from async_history._core.new_records import new_fields
 from async_history._core.new_submissions import checked_records
 from async_history._core.operations import LogEntries
 from async_history._core.records import made_record
-from async_history._core.submissions import AddRecords, SaveMessages, Submission
-from async_history._core.timeline import MemoryMoment
+from async_history._core.submissions import AddRecords, RestoreMemory, SaveMessages, Submission
 
 ALICE, BOB = Owner(user_id="alice"), Owner(user_id="bob")
 
@@ -35,9 +34,7 @@ class Steps:
     async def latest(self, memory_ids: Sequence[str]) -> Sequence[HistoryRecord]:
         return ()
 
-    async def last_changes(
-        self, asked: Sequence[MemoryMoment]
-    ) -> Mapping[MemoryMoment, HistoryRecord | None]:
+    async def find_texts(self, restored: Sequence[RestoreMemory]) -> Sequence[HistoryRecord]:
         raise AssertionError("nothing is restored by these submissions")
 
     async def owners(self, records: Sequence[HistoryRecord]) -> Mapping[str, Owner]:

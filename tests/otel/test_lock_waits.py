@@ -14,7 +14,7 @@ import asyncpg
 import pytest
 
 from async_history import HistoryManager, open_history
-from async_history._postgres import commit
+from async_history._postgres.batch_locks import LOCK_MEMORIES
 from async_history._postgres.rows import joined_names
 from async_history._postgres.schema import quoted
 from async_history._sqlite.connection import ThreadConnection
@@ -166,7 +166,7 @@ async def test_waits_for_a_memorys_lock_on_postgresql_are_measured(
     async with open_history(url) as history:
         await history.add_history("m", None, "x", "ADD")
         assert await waited_s(history) == 0
-        held = server_lock(postgres, commit._LOCK_MEMORIES, *joined_names(["m"]), quoted(schema))
+        held = server_lock(postgres, LOCK_MEMORIES, *joined_names(["m"]), quoted(schema))
         await is_counted(history, exported, held, lambda: history.update_history("m", "y"))
 
 

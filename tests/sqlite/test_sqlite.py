@@ -26,10 +26,13 @@ from async_history import (
     StorageRefused,
     open_history,
 )
+from async_history._core.operations import entries_at_their_end
+from async_history._core.threads import run_to_completion
 from async_history._core.wakeups import WAKEUP_BATCH_MIN, WakeupScheduler
 from async_history._sqlite.errors import has_log_reset_fault
 from async_history._sqlite.index.levels import LEVELS, POSITIONS, STEP, TAIL_ROWS, memory_key
 from async_history._sqlite.opening import LONGEST_LOG_BYTES
+from async_history._sqlite.operations import file_log
 from async_history._sqlite.rows import LONGEST_PACKED, MOST_PACKED
 from async_history.sqlite import SQLiteHistoryManager
 from tests.subprocesses.checks import check_index, check_levels
@@ -729,3 +732,20 @@ class TestWithoutMigration:
             assert update.occurred_at is not None
             found = history.query_history(since=update.occurred_at)
             assert [r.event async for r in found] == ["UPDATE", "DELETE"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 64, 65, 512, 513])
+async def test_the_log_takes_any_number_of_entries(tmp_path: Path, count: int) -> None:
+    path = tmp_path / "history.db"
+    begun_at = "2026-11-20T12:00:00.000000+00:00"
+    each = [(f"id{n}", begun_at, f"a{n}" if n % 2 else None, "{}") for n in range(count)]
+
+    def enter() -> None:
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            entries = entries_at_their_end("restore", each, records=1)
+            run_to_completion(file_log(connection).enter(entries))
+
+    async with open_history(path) as history:
+        await asyncio.to_thread(enter)
+        logged = {one.id: one.actor_id for one in await history.operations()}
+    assert logged == {operation_id: actor_id for operation_id, _, actor_id, _ in each}

@@ -173,6 +173,10 @@ class Details(NamedTuple):
         owner = f"coalesce({of_details('owned.owner', row)}, {self._any_owner(row)})"
         return f"CASE WHEN {HAS_OWNERS} THEN {owner} END" if self.is_indexed else owner
 
+    def context(self, row: str) -> str:
+        """Return SQL for the context of a row as JSON; NULL if it has none."""
+        return f"(SELECT context FROM async_history_details WHERE id = {row}.id)"
+
     def cause(self, row: str) -> str:
         """Return SQL for the cause of a row as JSON; NULL if it has none."""
         return f"(SELECT cause FROM async_history_details WHERE id = {row}.id)"
