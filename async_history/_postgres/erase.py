@@ -27,7 +27,7 @@ from async_history._core.ledger.tables import LedgerTables, place_all
 from async_history._postgres.erase_keys import DIGESTS, STORED_TEXTS, EraseKeys, Rows
 from async_history._postgres.erased_names import STILL_OWNED, disown_statements, note_statements
 from async_history._postgres.filters import Search
-from async_history._postgres.keys import KeyChange, change_keys, key_table
+from async_history._postgres.keys import KeyChange, change_keys, key_table, keys_within
 from async_history._postgres.ledger import ServerLedger, locks, require_no_ledger, tables_of
 from async_history._postgres.open_writers import OpenWriters
 from async_history._postgres.owner_steps import NUMBER, require_one
@@ -222,7 +222,7 @@ class _EraseTransaction(SchemaSteps):
         if done != ["UPDATE 1", f"INSERT 0 {len(set(names))}"]:
             require_one(await self._fetch(NUMBER))
             raise _refusal("erased or owners_state")
-        await self._keys.mark(names, self._key_table)
+        await self._keys.mark(names, keys_within(self._connection, self._schema).change)
         self.has_changed_owners = True
 
     async def disown(self, scope: str, memory_ids: Sequence[str]) -> None:

@@ -39,8 +39,10 @@ class EraseKeys:
         """Read rows, and return them with digests instead of texts."""
         return await read()
 
-    async def mark(self, names: Sequence[Name], table: KeyTable) -> None:
-        """Mark the data keys of owners that are erased."""
+    async def mark(
+        self, names: Sequence[Name], change: Callable[[KeyChange], Awaitable[None]]
+    ) -> None:
+        """Mark the data keys of owners that are erased, in the transaction that notes them."""
 
     async def destroy(self, owner: Name, change: Callable[[KeyChange], Awaitable[int]]) -> int:
         """Destroy the data keys of an owner that are marked, in a transaction; return how many they
@@ -76,9 +78,11 @@ class EncryptedEraseKeys(EraseKeys):
             for row in rows
         ]
 
-    async def mark(self, names: Sequence[Name], table: KeyTable) -> None:
-        """Mark the data keys of owners that are erased."""
-        await table.mark(names)
+    async def mark(
+        self, names: Sequence[Name], change: Callable[[KeyChange], Awaitable[None]]
+    ) -> None:
+        """Mark the data keys of owners that are erased, in the transaction that notes them."""
+        await change(lambda table: table.mark(names))
 
     async def destroy(self, owner: Name, change: Callable[[KeyChange], Awaitable[int]]) -> int:
         """Destroy the data keys of an owner that are marked, in a transaction; return how many they

@@ -1,7 +1,8 @@
 """The keys of an encrypted history in PostgreSQL: their statements, and sealing in a batch.
 
 Transactions that change the tables of keys take one advisory lock. So two processes that need an
-owner's first data key agree on one. And no key is made under a wrapping key that is being removed.
+owner's first data key agree on one. No key is made under a wrapping key that is being removed, nor
+for an owner who is being noted as erased.
 
 Records are sealed on a thread, while they wait or before their batch is sent. The statement that
 writes them checks that its keys are in the store: they may be lost by a failover or a restored
@@ -65,7 +66,7 @@ NOTE_WHOLE: Final = f"UPDATE {{schema}}.encryption SET is_whole = {_NO_CLEAR_CAU
 LOCK_WRITES: Final = "LOCK TABLE {schema}.history IN ROW EXCLUSIVE MODE"
 """The lock that an INSERT takes. It conflicts with the lock of transactions that end the use of
 keys. So what is looked up under it is true until the transaction ends."""
-_LOCK_KEYS: Final = """
+LOCK_KEYS: Final = """
 SELECT pg_catalog.pg_advisory_xact_lock(
     pg_catalog.hashtextextended('async_history keys ' || $1::pg_catalog.text, 0)
 )
@@ -195,7 +196,7 @@ def keys_within(connection: Any, schema: str) -> KeyAccess:
     table = key_table(connection.fetch, schema)
 
     async def change(work: KeyChange) -> Any:
-        await connection.execute(_LOCK_KEYS, schema)
+        await connection.execute(LOCK_KEYS, schema)
         return await work(table)
 
     return KeyAccess(table, change, partial(keys_lack, connection, schema, table))

@@ -12,9 +12,11 @@ import pytest
 
 from async_history import HistoryManager, open_history
 from async_history._core.erase_transaction import note
+from async_history._core.key_statements import KEY_COLUMNS
 from async_history._core.sealing import BEGIN
 from async_history._postgres import schema as migrations
 from async_history._postgres.grants import Grants, grant
+from async_history._postgres.keys import LOCK_KEYS
 from async_history.errors import (
     HistoryError,
     IdConflict,
@@ -28,7 +30,7 @@ from async_history.postgres import PostgresHistoryManager
 from tests.support.encrypted_cases import ANN, BOB, texts, write_each_way
 from tests.support.keys import ring
 from tests.support.postgres_roles import ROLE_PASSWORD, as_role, server_of
-from tests.support.postgres_schemas import schema_of
+from tests.support.postgres_schemas import schema_of, until
 from tests.support.postgres_server import PostgresServer
 
 pytestmark = [pytest.mark.postgres, pytest.mark.once]
@@ -196,6 +198,30 @@ async def test_an_erased_owners_keys_are_destroyed(url: str, raw: asyncpg.Connec
         )
         with pytest.raises(KeyMissing, match="destroyed"):
             await history.get_history("a")
+
+
+async def test_a_key_that_is_made_while_an_owner_is_noted_is_destroyed(
+    url: str, raw: asyncpg.Connection, connect: Any
+) -> None:
+    watching = await connect()
+    async with opened(url) as history:
+        await history.add_history("m", None, "tea", "ADD", owner=ANN)
+        await raw.execute("BEGIN")
+        await raw.execute(LOCK_KEYS, f'"{schema_of(url)}"')
+        columns = ", ".join(KEY_COLUMNS[1:])
+        await raw.execute(
+            f"INSERT INTO data_keys (id, {columns}) SELECT 'another', {columns} FROM data_keys"
+            " WHERE user_id IS NOT NULL"
+        )
+        erasing = asyncio.ensure_future(history.erase(**ANN, reason="asked", vacuum=False))
+        await until(
+            watching,
+            "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted)"
+            f" OR EXISTS (SELECT FROM {schema_of(url)}.erased)",
+        )
+        await raw.execute("COMMIT")
+        await erasing
+        assert await raw.fetch("SELECT FROM data_keys WHERE user_id IS NOT NULL") == []
 
 
 async def test_a_backup_from_before_an_erasure_needs_the_master_key_of_its_time(
