@@ -2,9 +2,9 @@
 
 First all texts are decrypted without a change, because afterwards a text that does not open cannot
 be told from a clear text that looks sealed. Then a transaction adds the mark `OFF` and retires all
-data keys. It waits for all recording transactions. From then on every manager records in clear, and
-a text that names no data key of the store is clear. When no other text is left, the data keys are
-removed. After a kill at any point, it can be repeated.
+data keys. When the recording transactions that may not have seen that have ended, every manager
+records in clear, and a text that names no data key of the store is clear. When no other text is
+left, the data keys are removed. After a kill at any point, it can be repeated.
 """
 
 from collections.abc import Sequence
@@ -108,7 +108,7 @@ async def turn_off(keys: DataKeys, texts: TextTransaction) -> Mark:
     Raises:
         StorageError: encryption was turned on since the texts were checked.
     """
-    await texts.hold_writers()
+    await texts.lock_keys()
     mark = await keys.find_mark(texts.table)
     if mark is None:
         await keys.require_current(texts.table)
@@ -124,7 +124,7 @@ _TURNED_ON: Final = "encryption was turned on meanwhile (encrypt): call decrypt(
 
 
 async def _end(keys: DataKeys, mark: Mark, texts: TextTransaction) -> None:
-    await texts.hold_writers()
+    await texts.lock_keys()
     await _require_off(keys, mark, texts)
     await texts.end()
 

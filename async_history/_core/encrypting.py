@@ -141,7 +141,7 @@ async def turn_on(keys: DataKeys, texts: TextTransaction) -> None:
     await keys.require_current(texts.table)
     await keys.find_mark(texts.table)
     if keys.is_off:
-        await texts.hold_writers()
+        await texts.lock_keys()
         mark = await keys.find_mark(texts.table)
         if mark is not None and mark.id == OFF:
             await texts.table.remove([OFF])

@@ -1,8 +1,8 @@
 """Replacement of data keys: texts are sealed under new keys, and the old ones are removed.
 
-First the keys are retired, in a transaction that waits for all recording transactions: they seal no
-more texts. Then their texts are sealed again, under the owners' new keys. After a kill at any
-point, it can be repeated: keys that are already retired are replaced too.
+First the keys are retired. When the recording transactions that may not have seen that have ended,
+they seal no more texts. Then their texts are sealed again, under the owners' new keys. After a kill
+at any point, it can be repeated: keys that are already retired are replaced too.
 """
 
 from collections.abc import Sequence
@@ -72,7 +72,7 @@ async def replace_data_keys(
 
 
 async def _retire(keys: DataKeys, names: Sequence[Name], texts: TextTransaction) -> Sequence[str]:
-    await texts.hold_writers()
+    await texts.lock_keys()
     await keys.require_current(texts.table)
     await keys.find_mark(texts.table)
     if keys.is_off:

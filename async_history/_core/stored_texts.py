@@ -119,11 +119,15 @@ class TextTransaction(Protocol):
         is turned off.
         """
 
-    async def hold_writers(self) -> None:
-        """Wait for all recording transactions, and block new ones until this one has ended."""
+    async def lock_keys(self) -> None:
+        """Wait for other transactions that change keys, and block new ones until this one ends.
+
+        Then `TextStore.in_transaction` waits for the recording transactions that may not have seen
+        the change.
+        """
 
     async def retire_keys(self) -> None:
-        """Retire all data keys. Call it after `hold_writers`."""
+        """Retire all data keys. Call it after `lock_keys`."""
 
     async def retire_keys_of(self, name: Name) -> None:
         """Retire the data keys of owners with a scope, like `retire_keys`."""

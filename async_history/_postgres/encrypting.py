@@ -26,12 +26,14 @@ from async_history._postgres.keys import (
     CLEAR,
     CLEAR_INDEX,
     COUNT_CLEAR,
+    LOCK_KEYS,
     LOCK_WRITES,
     NOTE_WHOLE,
     Sealing,
     key_table,
     keys_within,
 )
+from async_history._postgres.open_writers import OpenWriters
 from async_history._postgres.owner_steps import NUMBER, require_one
 from async_history._postgres.owners import (
     CAUSE_COLUMNS,
@@ -108,11 +110,6 @@ WHERE seq = ANY(pg_catalog.string_to_array($1::pg_catalog.text, ','::pg_catalog.
 ORDER BY seq FOR NO KEY UPDATE
 """
 _HOW_MANY: Final = "SELECT pg_catalog.count(*) FROM {schema}.history"
-_HOLD: Final = (
-    "SET LOCAL lock_timeout TO '100ms'",
-    "LOCK TABLE {schema}.history, {schema}.messages IN SHARE ROW EXCLUSIVE MODE",
-)
-"""A short timeout, because all writers wait too. After it the transaction is retried."""
 _RETIRE: Final = f"""
 UPDATE {{schema}}.data_keys SET uses = {MOST_USES}::pg_catalog.int8
 WHERE owner <> ALL(ARRAY{[INDEX, *MARKS]}::pg_catalog.text[])
@@ -165,6 +162,7 @@ class ServerTexts:
 
     Args:
         run_exclusively: runs work alone on the writing connection, queued with the writes.
+        writers: the open transactions that write to the history.
         vacuum: vacuums the tables.
         side: provides a separate connection.
         schema: the quoted schema.
@@ -174,6 +172,7 @@ class ServerTexts:
     def __init__(
         self,
         run_exclusively: Callable[[Write[Any]], Awaitable[Any]],
+        writers: OpenWriters,
         vacuum: Vacuum,
         side: SideConnections,
         schema: str,
@@ -181,24 +180,34 @@ class ServerTexts:
     ) -> None:
         self._side = side
         self._run_exclusively = run_exclusively
+        self._writers = writers
         self._vacuum = vacuum
         self._schema = schema
         self._sealing = sealing
 
     async def in_transaction(self, work: Callable[[TextTransaction], Coroutine[Any, Any, T]]) -> T:
-        """Do work in one transaction."""
+        """Do work in one transaction. If it changes keys, wait for the open transactions that may
+        not have seen that.
 
-        async def run(connection: Any, settings: Sequence[str]) -> T:
+        Raises:
+            StorageLocked: one of them stayed open.
+        """
+
+        async def run(connection: Any, settings: Sequence[str]) -> tuple[T, bool]:
             lock = in_schema(LOCK_WRITES, self._schema)
             try:
                 async with transaction(connection, *settings, _BY_PLACE, lock):
-                    return await work(_ServerTransaction(connection, self._schema, self._sealing))
+                    steps = _ServerTransaction(connection, self._schema, self._sealing)
+                    return await work(steps), steps.has_locked_keys
             except BaseException:
                 self._sealing.undone()
                 raise
 
-        done: T = await self._run_exclusively(run)
-        return done
+        done: tuple[T, bool] = await self._run_exclusively(run)
+        result, has_changed_keys = done
+        if has_changed_keys:
+            await self._writers.wait()
+        return result
 
     async def require_decryptable(self) -> None:
         """Check that the role may drop the index that only an encrypted history has."""
@@ -249,6 +258,8 @@ class _ServerTransaction(SchemaSteps):
         super().__init__(connection, schema, None, is_distributed=False)
         self._sealing = sealing
         self.table: KeyTable = key_table(connection.fetch, schema)
+        self.has_locked_keys = False
+        """Whether other transactions may write without having seen a change of keys."""
 
     async def clear_records(self, after: Any, limit: int) -> Page[StoredTexts]:
         """Return the next records with a value in clear."""
@@ -317,10 +328,10 @@ class _ServerTransaction(SchemaSteps):
         """Note whether all causes are sealed."""
         await self._execute(NOTE_WHOLE)
 
-    async def hold_writers(self) -> None:
-        """Wait for all recording transactions, and block new ones until this one has ended."""
-        for statement in _HOLD:
-            await self._execute(statement)
+    async def lock_keys(self) -> None:
+        """Wait for other transactions that change keys, and block new ones until this one ends."""
+        self.has_locked_keys = True
+        await self._connection.execute(LOCK_KEYS, self._schema)
 
     async def retire_keys(self) -> None:
         """Retire all data keys."""

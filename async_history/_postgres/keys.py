@@ -64,8 +64,8 @@ _NO_CLEAR_CAUSE: Final = f"""(
 _MARKED: Final = "erased AND {} = $1::pg_catalog.text"
 NOTE_WHOLE: Final = f"UPDATE {{schema}}.encryption SET is_whole = {_NO_CLEAR_CAUSE}"
 LOCK_WRITES: Final = "LOCK TABLE {schema}.history IN ROW EXCLUSIVE MODE"
-"""The lock that an INSERT takes. It conflicts with the lock of transactions that end the use of
-keys. So what is looked up under it is true until the transaction ends."""
+"""The lock that an INSERT takes. Whoever ends the use of keys waits for its holders. So what is
+looked up under it is true until the transaction ends, or the transaction is waited for."""
 LOCK_KEYS: Final = """
 SELECT pg_catalog.pg_advisory_xact_lock(
     pg_catalog.hashtextextended('async_history keys ' || $1::pg_catalog.text, 0)

@@ -159,6 +159,9 @@ class PostgresStore:
         self.ledger: ServerLedger | None = None
         if self._attestation is not None:
             self.ledger = ServerLedger(self._attestation, self._use_apart)
+        writers = OpenWriters(
+            self.connections.fetch_where_written, self.schema, where, timeout_s=retry_timeout_s
+        )
         vacuum = Vacuum(
             side,
             self.run_exclusively,
@@ -172,7 +175,7 @@ class PostgresStore:
                 data_keys,
                 key_table(self._fetch_keys, self.schema),
                 self._with_keys,
-                ServerTexts(self.run_exclusively, vacuum, side, self.schema, sealing),
+                ServerTexts(self.run_exclusively, writers, vacuum, side, self.schema, sealing),
             )
             self.reader = SealedReader(reader, self.encryption)
             self.follower = SealedFollowReader(follower, self.encryption)
@@ -181,12 +184,7 @@ class PostgresStore:
         )
         self.eraser = ServerErasure(
             self.run_exclusively,
-            OpenWriters(
-                self.connections.fetch_where_written,
-                self.schema,
-                where,
-                timeout_s=retry_timeout_s,
-            ),
+            writers,
             vacuum,
             where,
             self.schema,

@@ -272,7 +272,7 @@ class _SqlTransaction:
         if until[0][0] == 0:
             await self._transaction.execute(update(encryption).values(is_whole=1))
 
-    async def hold_writers(self) -> None:
+    async def lock_keys(self) -> None:
         """Do nothing: writers wait for the row of `state`."""
 
     async def retire_keys(self) -> None:

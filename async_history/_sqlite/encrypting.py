@@ -250,7 +250,7 @@ class _FileTransaction:
         """Note whether all causes are sealed."""
         self._connection.execute(_NOTE_WHOLE)
 
-    async def hold_writers(self) -> None:
+    async def lock_keys(self) -> None:
         """Do nothing: no other transaction of the file writes at the same time."""
 
     async def retire_keys(self) -> None:

@@ -35,6 +35,7 @@ from tests.support.postgres_faults import (  # noqa: F401 - fixtures are used by
     a_url,
     until_more_wait,
 )
+from tests.support.postgres_gate import shut
 from tests.support.postgres_roles import ROLE_PASSWORD, as_role
 from tests.support.postgres_schemas import until
 from tests.support.postgres_server import PostgresServer, are_installed, with_query
@@ -48,16 +49,6 @@ pytestmark = [
 
 ANN: Final[dict[str, Any]] = {"user_id": "ann"}
 BOB: Final = {"user_id": "bob"}
-GATE: Final = """
-CREATE FUNCTION {schema}.wait() RETURNS trigger LANGUAGE plpgsql AS
-    'BEGIN PERFORM pg_advisory_xact_lock_shared(7); RETURN NEW; END';
-CREATE TRIGGER wait BEFORE INSERT ON {schema}.history FOR EACH ROW
-    WHEN (NEW.role = 'late') EXECUTE FUNCTION {schema}.wait();
-CREATE TRIGGER wait BEFORE INSERT ON {schema}.messages FOR EACH ROW
-    WHEN (NEW.role = 'late') EXECUTE FUNCTION {schema}.wait()
-"""
-"""Rows of this role wait while the gate is shut, after their statement has taken its snapshot."""
-
 ASKED: Final = """
 SELECT EXISTS (
     SELECT FROM pg_stat_activity
@@ -85,17 +76,6 @@ async def connect(server: PostgresServer) -> AsyncIterator[Callable[[], Any]]:
     yield connected
     for connection in connections:
         connection.terminate()
-
-
-@contextlib.asynccontextmanager
-async def shut(admin: Any, schema: str) -> AsyncIterator[None]:
-    """Let rows of the role `late` wait in the body."""
-    await admin.execute(GATE.format(schema=schema))
-    await admin.execute("SELECT pg_advisory_lock(7)")
-    try:
-        yield
-    finally:
-        await admin.execute("SELECT pg_advisory_unlock(7)")
 
 
 @contextlib.asynccontextmanager
