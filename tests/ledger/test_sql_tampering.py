@@ -5,12 +5,11 @@ Each change is made and verified in a transaction that is rolled back.
 
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
-from datetime import timedelta
 from functools import partial
 from typing import Any, TypeVar
 
 import pytest
-from sqlalchemy import Executable, Table, delete, insert, or_, select, text, update
+from sqlalchemy import Executable, Table, delete, insert, select, text, update
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
@@ -22,9 +21,9 @@ from async_history._sql.keys import InClear
 from async_history._sql.ledger import Attestation
 from async_history._sql.tables import TABLES
 from async_history._sql.transaction import fetch_on
-from async_history.errors import StorageCorrupt
 from async_history.ledger import Checkpoint, LedgerReport
 from tests.ledger.ledgers import KEY, OWNER, what_is_found
+from tests.ledger.tampering_cases import Names, Tables, TamperingCases
 from tests.support.mariadb_server import run_sql
 
 pytestmark = [pytest.mark.mariadb, pytest.mark.once]
@@ -47,8 +46,22 @@ class Raw:
         return await work(self._tables)
 
 
+TABLE_NAMES = Names(
+    history=HISTORY.name,
+    owners=TABLES.owners.name,
+    operations=TABLES.operations.name,
+    ledger=LEDGER.name,
+    tiles=TABLES.ledger_tiles.name,
+    names=NAMES.name,
+    copy=("CREATE TABLE {1} LIKE {0}", "INSERT INTO {1} SELECT * FROM {0}"),
+    put_back="INSERT IGNORE INTO {0} SELECT * FROM {1}",
+)
+
+
 class Store:
     """A small history with a checkpoint, and a connection of the tables' owner."""
+
+    names = TABLE_NAMES
 
     def __init__(self, connection: AsyncConnection, kept: Checkpoint) -> None:
         self.connection = connection
@@ -58,16 +71,18 @@ class Store:
         return await verify(Raw(self.connection), checkpoints, None)
 
     @asynccontextmanager
-    async def changed(self, *statements: Executable) -> AsyncIterator[None]:
+    async def changed(self, *statements: Executable | str) -> AsyncIterator[None]:
         """Run statements, and roll them back at the end."""
         try:
             for statement in statements:
-                await self.connection.execute(statement)
+                await self.connection.execute(
+                    text(statement) if isinstance(statement, str) else statement
+                )
             yield
         finally:
             await self.connection.rollback()
 
-    async def found(self, *statements: Executable) -> set[tuple[str, str | None]]:
+    async def found(self, *statements: Executable | str) -> set[tuple[str, str | None]]:
         """Return the kinds and the subjects of what verifying finds."""
         async with self.changed(*statements):
             return what_is_found(await self.verified(self.kept))
@@ -98,6 +113,20 @@ async def store(new_database: Callable[[], URL]) -> AsyncIterator[Store]:
     async with engine.connect() as connection:
         yield Store(connection, kept)
     await engine.dispose()
+
+
+@pytest.fixture
+def tables(new_database: Callable[[], URL]) -> Tables:
+    url = new_database()
+
+    async def run(sql: str) -> None:
+        run_sql(url, sql)
+
+    shown = url.render_as_string(hide_password=False)
+    return Tables(TABLE_NAMES, lambda: open_history(shown, ledger=True), run)
+
+
+class TestTampering(TamperingCases): ...
 
 
 def others(value: object) -> Iterator[object]:
@@ -167,7 +196,7 @@ async def test_unreadable_hashes_are_found(store: Store) -> None:
     for table, where in ((LEDGER, "first = 4"), (TABLES.ledger_tiles, "level = 0")):
         for damage in ("concat('*', hashes)", "left(hashes, 3)", "concat(hashes, 'AAAA')", "'ä'"):
             change = f"UPDATE {table.name} SET hashes = {damage} WHERE {where}"
-            assert await store.found(text(change)), change
+            assert await store.found(change), change
 
 
 async def test_rows_that_are_swapped_dropped_or_inserted_are_found(store: Store) -> None:
@@ -194,80 +223,3 @@ async def test_rows_that_are_swapped_dropped_or_inserted_are_found(store: Store)
     for place in (0, 4):
         assert await store.found(delete(LEDGER).where(LEDGER.c.first == place))
     assert await store.found(delete(TABLES.ledger_tiles))
-
-
-async def test_a_text_from_a_backup_before_an_erasure_is_found(store: Store) -> None:
-    replayed = update(HISTORY).where(HISTORY.c.id == "8").values(new_memory="likes 8")
-    assert ("changed", "8") in await store.found(replayed)
-
-
-async def test_a_pruned_record_and_its_leaf_from_a_backup_are_found(
-    new_database: Callable[[], URL],
-) -> None:
-    url = new_database()
-    tables = [table.name for table in (HISTORY, LEDGER, NAMES)]
-    async with open_history(url.render_as_string(hide_password=False), ledger=True) as history:
-        for number in range(3):
-            await history.add_history("m", None, f"likes {number}", "ADD", id=str(number))
-        await history.ledger.checkpoint(KEY)
-        for table in tables:
-            copy = f"INSERT INTO backup_{table} SELECT * FROM {table}"
-            run_sql(url, f"CREATE TABLE backup_{table} LIKE {table}", copy)
-        await history.prune(older_than=timedelta(0), keep_last=1)
-        kept = await history.ledger.checkpoint(KEY)
-        assert (await history.ledger.verify(kept)).is_intact
-        run_sql(url, f"DELETE FROM {LEDGER.name} WHERE kind = 'record'")
-        for table in tables:
-            run_sql(url, f"INSERT IGNORE INTO {table} SELECT * FROM backup_{table}")
-        found = what_is_found(await history.ledger.verify(kept))
-    assert found >= {("damaged", "0"), ("damaged", "1")}
-
-
-async def test_records_whose_owners_were_swapped_are_found(
-    new_database: Callable[[], URL],
-) -> None:
-    """In all tables, as if each memory had been given the other's owner."""
-    url = new_database()
-    async with open_history(url.render_as_string(hide_password=False), ledger=True) as history:
-        for name in ("ann", "bob"):
-            await history.add_history(name, None, "tea", "ADD", id=name, owner={"user_id": name})
-        for table in (HISTORY, TABLES.owners):
-            run_sql(url, f"UPDATE {table.name} SET user_id = IF(user_id = 'ann', 'bob', 'ann')")
-        assert what_is_found(await history.ledger.verify()) == {
-            ("changed", "ann"),
-            ("changed", "bob"),
-            ("owners", None),
-        }
-
-
-@pytest.mark.parametrize("column", ["first", "size"])
-async def test_a_ledger_of_a_damaged_size_is_not_reset(
-    new_database: Callable[[], URL], column: str
-) -> None:
-    url = new_database()
-    async with open_history(url.render_as_string(hide_password=False), ledger=True) as history:
-        await history.add_history("m", None, "likes tea", "ADD")
-        await history.ledger.checkpoint(KEY)
-        last = f"(SELECT last FROM (SELECT max(first) AS last FROM {LEDGER.name}) AS found)"
-        run_sql(url, f"UPDATE {LEDGER.name} SET {column} = {1 << 40} WHERE first = {last}")
-        with pytest.raises(StorageCorrupt, match="leaves of the ledger"):
-            await history.reset()
-        assert await history.count_history() == 1
-
-
-async def test_a_removal_of_the_newest_is_found_only_by_a_checkpoint(store: Store) -> None:
-    """Everything about them is removed, and the tree made to fit."""
-    cut = (
-        delete(TABLES.operations),
-        delete(HISTORY).where(HISTORY.c.id.not_in(["0", "1"])),
-        delete(TABLES.owners).where(TABLES.owners.c.memory_id.not_in(["m0", "m1"])),
-        delete(LEDGER).where(or_(LEDGER.c.first >= 4, LEDGER.c.first.is_(None))),
-        delete(TABLES.ledger_tiles),
-        delete(NAMES),
-        update(LEDGER).values(first=None),
-    )
-    async with store.changed(*cut):
-        report = await store.verified()
-        assert report.is_intact, report.faults
-        assert (report.records, report.unattested) == (2, ())
-    assert ("cut", None) in await store.found(*cut)

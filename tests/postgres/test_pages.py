@@ -5,7 +5,6 @@ before the table has statistics, with them, and after a removal that was not vac
 """
 
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from functools import partial
 from itertools import islice
@@ -20,7 +19,7 @@ from async_history._core.filters import new_filter
 from async_history._postgres.filters import CHUNK_BITS
 from tests.support.postgres_plans import IN_ORDER, SHUFFLED, Explainer, fill, fill_alike
 from tests.support.postgres_server import PostgresServer
-from tests.support.questions import FULL_PAGE, START, Question, alike, of_owners, questions
+from tests.support.questions import FULL_PAGE, START, Question, alike, of_owners, questions, scans
 
 pytestmark = [pytest.mark.postgres, pytest.mark.once]
 
@@ -201,12 +200,8 @@ async def test_a_page_with_a_scan_size_reads_no_more_rows(
     await fill(connection, schema, SMALL)
     explainer = Explainer(connection, schema, is_generic=is_generic)
     too_many: dict[str, int] = {}
-    for question in questions(SMALL):
-        is_newest = question.wanted.order == "newest"
-        after = question.after or (SMALL if is_newest else 1)
-        through = max(after - scan, 1) if is_newest else min(after + scan, SMALL)
-        nowhere = replace(question.wanted, text="nowhere", through=through)
-        await explainer.page(Question(question.name, nowhere, after))
+    for question in scans(SMALL, scan):
+        await explainer.page(question)
         if explainer.rows > 2 * scan + MORE:
             too_many[question.name] = explainer.rows
     assert too_many == {}

@@ -6,7 +6,6 @@ query reads all marks of the rarer name, or all records of the name.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -18,7 +17,7 @@ from sqlalchemy.engine import URL
 from async_history._sql.tables import SPAN_BITS
 from async_history.sql import SqlHistoryManager
 from tests.support.mariadb_plans import fill, read_page, reads
-from tests.support.questions import START, Question, questions
+from tests.support.questions import START, questions, scans
 
 pytestmark = [pytest.mark.mariadb, pytest.mark.once]
 
@@ -123,12 +122,8 @@ async def test_a_page_with_a_scan_size_reads_no_more_rows(
     scan = 400
     history = await filled(cursor, new_database(), SMALL)
     too_many: dict[str, int] = {}
-    for question in questions(SMALL):
-        is_newest = question.wanted.order == "newest"
-        after = question.after or (SMALL if is_newest else 1)
-        through = max(after - scan, 1) if is_newest else min(after + scan, SMALL)
-        nowhere = replace(question.wanted, text="nowhere", through=through)
-        call = partial(read_page, history, Question(question.name, nowhere, after))
+    for question in scans(SMALL, scan):
+        call = partial(read_page, history, question)
         if (took := await reads(cursor, call)) > 3 * scan + MORE:
             too_many[question.name] = took
     assert too_many == {}

@@ -1,7 +1,7 @@
 """Queries of a large history: every filter but a text's, at times and cursors."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import combinations, product
 from typing import Any, Final, TypeVar
@@ -135,6 +135,16 @@ def of_owners(rows: int) -> Iterator[Question]:
         told = ", ".join((*(scope for scope, _ in owner), *names, f"{order} first"))
         filled: dict[str, Any] = dict.fromkeys(_FIELDS) | {name: others[name] for name in names}
         yield Question(told, new_filter(**filled, owner=owner, order=order))
+
+
+def scans(rows: int, scan: int) -> Iterator[Question]:
+    """Yield each query for a text that no record has, through so many records from its cursor."""
+    for question in questions(rows):
+        is_newest = question.wanted.order == "newest"
+        after = question.after or (rows if is_newest else 1)
+        through = max(after - scan, 1) if is_newest else min(after + scan, rows)
+        nowhere = replace(question.wanted, text="nowhere", through=through)
+        yield Question(question.name, nowhere, after)
 
 
 def subsets(values: Iterable[T]) -> Iterator[tuple[T, ...]]:

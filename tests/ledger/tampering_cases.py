@@ -1,0 +1,139 @@
+"""Changes that the owner of a server's tables can make, for each database: what is found of them.
+
+The fixture `tables` gives the tables of a new history with a ledger, `store` a small history whose
+changes are rolled back.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Protocol
+
+import pytest
+
+from async_history import HistoryManager
+from async_history.errors import StorageCorrupt
+from async_history.ledger import Checkpoint, LedgerReport
+from tests.ledger.ledgers import KEY, what_is_found
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Names:
+    """The names of a database's tables.
+
+    Attributes:
+        copy: statements that copy a table with its rows.
+        put_back: adds rows of a copy that a table lacks.
+    """
+
+    history: str
+    owners: str
+    operations: str
+    ledger: str
+    tiles: str
+    names: str
+    copy: Sequence[str]
+    put_back: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """The tables of a history, and a connection of their owner."""
+
+    names: Names
+    open: Callable[[], HistoryManager]
+    run: Callable[[str], Awaitable[object]]
+
+
+class Store(Protocol):
+    """A small history with a checkpoint, and a connection of its tables' owner."""
+
+    names: Names
+
+    async def verified(self, *checkpoints: Checkpoint) -> LedgerReport:
+        """Return what verifying reports."""
+
+    def changed(self, *statements: Any) -> AbstractAsyncContextManager[None]:
+        """Run statements, and roll them back at the end."""
+
+    async def found(self, *statements: Any) -> set[tuple[str, str | None]]:
+        """Return the kinds and the subjects of what verifying finds after statements."""
+
+
+class TamperingCases:
+    """Changes of tables."""
+
+    async def test_a_text_from_a_backup_before_an_erasure_is_found(self, store: Store) -> None:
+        replayed = f"UPDATE {store.names.history} SET new_memory = 'likes 8' WHERE id = '8'"
+        assert ("changed", "8") in await store.found(replayed)
+
+    async def test_a_removal_of_the_newest_is_found_only_by_a_checkpoint(
+        self, store: Store
+    ) -> None:
+        """Everything about them is removed, and the tree made to fit."""
+        names = store.names
+        cut = (
+            f"DELETE FROM {names.operations}",
+            f"DELETE FROM {names.history} WHERE id NOT IN ('0', '1')",
+            f"DELETE FROM {names.owners} WHERE memory_id NOT IN ('m0', 'm1')",
+            f"DELETE FROM {names.ledger} WHERE first >= 4 OR first IS NULL",
+            f"DELETE FROM {names.tiles}",
+            f"DELETE FROM {names.names}",
+            f"UPDATE {names.ledger} SET first = NULL",
+        )
+        async with store.changed(*cut):
+            report = await store.verified()
+            assert report.is_intact, report.faults
+            assert (report.records, report.unattested) == (2, ())
+        assert ("cut", None) in await store.found(*cut)
+
+    async def test_a_pruned_record_and_its_leaf_from_a_backup_are_found(
+        self, tables: Tables
+    ) -> None:
+        names = tables.names
+        copied = names.history, names.ledger, names.names
+        async with tables.open() as history:
+            for number in range(3):
+                await history.add_history("m", None, f"likes {number}", "ADD", id=str(number))
+            await history.ledger.checkpoint(KEY)
+            for table in copied:
+                for statement in names.copy:
+                    await tables.run(statement.format(table, f"backup_{table}"))
+            await history.prune(older_than=timedelta(0), keep_last=1)
+            kept = await history.ledger.checkpoint(KEY)
+            assert (await history.ledger.verify(kept)).is_intact
+            await tables.run(f"DELETE FROM {names.ledger} WHERE kind = 'record'")
+            for table in copied:
+                await tables.run(names.put_back.format(table, f"backup_{table}"))
+            found = what_is_found(await history.ledger.verify(kept))
+        assert found >= {("damaged", "0"), ("damaged", "1")}
+
+    async def test_records_whose_owners_were_swapped_are_found(self, tables: Tables) -> None:
+        """In all tables, as if each memory had been given the other's owner."""
+        async with tables.open() as history:
+            for name in ("ann", "bob"):
+                owner = {"user_id": name}
+                await history.add_history(name, None, "tea", "ADD", id=name, owner=owner)
+            for table in (tables.names.history, tables.names.owners):
+                other = "CASE user_id WHEN 'ann' THEN 'bob' ELSE 'ann' END"
+                await tables.run(f"UPDATE {table} SET user_id = {other}")
+            assert what_is_found(await history.ledger.verify()) == {
+                ("changed", "ann"),
+                ("changed", "bob"),
+                ("owners", None),
+            }
+
+    @pytest.mark.parametrize("column", ["first", "size"])
+    async def test_a_ledger_of_a_damaged_size_is_not_reset(
+        self, tables: Tables, column: str
+    ) -> None:
+        ledger = tables.names.ledger
+        last = f"(SELECT last FROM (SELECT max(first) AS last FROM {ledger}) AS found)"
+        async with tables.open() as history:
+            await history.add_history("m", None, "likes tea", "ADD")
+            await history.ledger.checkpoint(KEY)
+            await tables.run(f"UPDATE {ledger} SET {column} = {1 << 40} WHERE first = {last}")
+            with pytest.raises(StorageCorrupt, match=r"should have|leaves of the ledger"):
+                await history.reset()
+            assert await history.count_history() == 1
