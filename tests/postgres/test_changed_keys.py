@@ -1,5 +1,6 @@
 """Replacing and destroying keys in PostgreSQL: cut off at each message, and called again."""
 
+import asyncio
 from functools import partial
 from typing import Any
 
@@ -19,10 +20,13 @@ from tests.support.encrypted_stores import (
     require_forgotten,
     require_readable,
     stopped_by_a_cut,
+    until_turned_off,
 )
 from tests.support.keys import ring
 from tests.support.limits import limited
+from tests.support.look_alikes import fill_with_look_alikes, turn_on_and_off
 from tests.support.parts import Places, in_parts
+from tests.support.patience import LONG_S
 from tests.support.postgres_faults import (  # noqa: F401 - fixtures are used by name
     a_admin,
     a_proxy,
@@ -108,4 +112,51 @@ async def test_an_erasure_of_an_owner_cut_off_at_each_message_and_called_again(
             await check(history, records)
             if proxy.cuts == before:
                 break
+    assert place >= places.stride
+
+
+async def test_a_record_in_clear_that_arrives_after_encryption_was_turned_on_is_encrypted(
+    url: str, schema: str, proxy: Proxy
+) -> None:
+    """Encryption was off when it was sent. The search for texts like it has ended."""
+    text = "ahs1:on its way"
+    through = with_query(proxy.url, schema=schema)
+    async with open_history(url, keys=ring("0")) as history:
+        await fill(history)
+        await until_turned_off(history)
+        async with open_history(through, keys=ring("0")) as late:
+            for _ in range(4):  # so that the held one is a statement that is prepared
+                await late.add_history("m", None, "in clear", "ADD")
+            held = proxy.hold(text.encode())
+            writing = asyncio.ensure_future(late.add_history("m", None, text, "ADD"))
+            await asyncio.wait_for(held.came.wait(), LONG_S)
+            await history.encryption.encrypt()
+            held.release()
+            await writing
+        found = [one.new_memory for one in await history.get_history("m")]
+        assert found == [*["in clear"] * 4, text]
+        assert (await history.encryption.encrypt()).clear == 0
+
+
+@in_parts(401, nightly=48)
+async def test_texts_that_look_encrypted_stay_when_cut_off_at_each_message(
+    url: str, schema: str, proxy: Proxy, places: Places
+) -> None:
+    """From the first opening with keys to the end of the decryption."""
+    through = with_query(proxy.url, schema=schema)
+
+    def open_with_keys(url: str) -> HistoryManager:
+        return limited(open_history(url, pool_size=2, keys=ring("0")), texts=TextLimits(rows=5))
+
+    async with open_history(url) as history:
+        await fill_with_look_alikes(history)
+    for place in places:
+        before = proxy.cuts
+        proxy.cut_after(place)
+        opened = partial(open_with_keys, through), partial(open_history, through)
+        await stopped_by_a_cut(partial(turn_on_and_off, *opened), proxy, before)
+        proxy.stop_cutting()
+        await turn_on_and_off(partial(open_with_keys, url), partial(open_history, url))
+        if proxy.cuts == before:
+            break
     assert place >= places.stride

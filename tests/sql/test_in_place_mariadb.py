@@ -8,7 +8,7 @@ from typing import Any, Final
 import pytest
 from sqlalchemy.engine import URL
 
-from async_history import Owner
+from async_history import HistoryManager, Owner
 from async_history._core.key_statements import owner_digest
 from async_history._core.stored_texts import TextLimits
 from async_history.errors import StorageRefused
@@ -29,6 +29,7 @@ from tests.support.encrypted_stores import (
 )
 from tests.support.keys import ring
 from tests.support.limits import limited
+from tests.support.look_alikes import fill_with_look_alikes, turn_on_and_off
 from tests.support.mariadb_server import MariaDBServer, run_sql
 from tests.support.parts import Places, in_parts
 
@@ -284,4 +285,30 @@ async def test_an_erasure_of_an_owner_cut_off_at_each_packet_and_called_again(
             if proxy.cuts == before:
                 break
         assert (await history.check()).problems == ()
+    assert place >= places.stride
+
+
+@pytest.mark.faults
+@in_parts(701, nightly=64)
+async def test_texts_that_look_encrypted_stay_when_cut_off_at_each_packet(
+    own_server: MariaDBServer, new_own_database: Callable[[], URL], places: Places
+) -> None:
+    """From the first opening with keys to the end of the decryption."""
+    url = new_own_database()
+
+    def open_with_keys(url: URL) -> HistoryManager:
+        return limited(SqlHistoryManager(url, keys=ring("one")), texts=TextLimits(rows=5))
+
+    async with SqlHistoryManager(url) as history:
+        await fill_with_look_alikes(history)
+    async with MariaDBProxy(own_server.socket) as proxy:
+        through = url.set(query={"unix_socket": str(proxy.socket)})
+        for place in places:
+            before = proxy.cuts
+            proxy.cut_after(place)
+            opened = partial(open_with_keys, through), partial(SqlHistoryManager, through)
+            await stopped_by_a_cut(partial(turn_on_and_off, *opened), proxy, before)
+            await turn_on_and_off(partial(open_with_keys, url), partial(SqlHistoryManager, url))
+            if proxy.cuts == before:
+                break
     assert place >= places.stride

@@ -9,6 +9,7 @@ from async_history._core.key_statements import owner_digest
 from tests.subprocesses.checks import check_index, check_levels, check_sound, looking
 from tests.subprocesses.opened import opened
 from tests.support.keys import ring
+from tests.support.look_alikes import LOOK_SEALED, fill_with_look_alikes, require_look_alikes
 
 _ANN: Final[dict[str, Any]] = {"user_id": "ann"}
 _OWNERS: Final[Sequence[dict[str, Any] | None]] = (_ANN, {"user_id": "bob"}, None)
@@ -37,10 +38,12 @@ async def _filled(path: Path) -> None:
             ]
         )
         await history.save_messages([{"content": _text(n)} for n in range(3)], _SCOPE)
+        await fill_with_look_alikes(history, "scope")
 
 
 async def _check_texts(history: HistoryManager) -> None:
-    records = [record async for record in history.query_history()]
+    found = [record async for record in history.query_history()]
+    records = [record for record in found if record.memory_id.startswith("m")]
     assert [record.id for record in records] == [f"{n:02}" for n in range(_RECORDS)]
     for number, record in enumerate(records):
         assert record.new_memory == _text(number)
@@ -48,6 +51,7 @@ async def _check_texts(history: HistoryManager) -> None:
         assert await history.count_history(cause={"run_id": _text(number)}) == 1
     messages = await history.get_last_messages(_SCOPE)
     assert [message.content for message in messages] == [_text(n) for n in range(3)]
+    await require_look_alikes(history, "scope")
 
 
 async def rotate(path: Path, report: Callable[[str], None], *, arm: Callable[[], None]) -> None:
@@ -87,7 +91,8 @@ async def replace_again(path: Path) -> None:
     """Read all of a file as a kill left it, replace its data keys again, and read it again."""
     async with opened(path, keys=ring("one")) as history:
         await _check_texts(history)
-        assert (await history.encryption.replace_data_keys()).records == _RECORDS
+        replaced = await history.encryption.replace_data_keys()
+        assert replaced.records == _RECORDS + 3 * len(LOOK_SEALED)
         await _check_texts(history)
         assert (await history.operations())[-1].state == "finished"
 

@@ -1,15 +1,18 @@
 """Programs that encrypt or decrypt a file in place, and checks of the file wherever one ended."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 from async_history import HistoryManager
+from async_history._core.key_statements import MARKS
 from async_history._core.sealing import BEGIN
 from async_history.errors import KeyMissing
 from tests.subprocesses.checks import check_index, check_levels, check_sound, looking
 from tests.subprocesses.opened import opened
 from tests.support.keys import ring
+from tests.support.look_alikes import LOOK_SEALED, fill_with_look_alikes, require_look_alikes
 
 _WORD: Final = "a word in clear"
 _RECORDS: Final = 30
@@ -26,24 +29,28 @@ async def _filled(path: Path, **options: Any) -> None:
             [{**one, **(details if n % 2 else {})} for n, one in enumerate(records)]
         )
         await history.save_messages([{"role": "user", "content": _WORD}] * 3, "scope")
+        await fill_with_look_alikes(history)
 
 
 async def _check_texts(history: HistoryManager) -> None:
-    records = [record async for record in history.query_history()]
+    found = [record async for record in history.query_history()]
+    records = [record for record in found if record.memory_id.startswith("m")]
     assert [record.id for record in records] == [f"{n:02}" for n in range(_RECORDS)]
     assert {record.new_memory for record in records} == {_WORD}
     assert [record.context is None for record in records] == [n % 2 == 0 for n in range(_RECORDS)]
     assert await history.count_history(cause={"run_id": _WORD}) == _RECORDS // 2
     messages = await history.get_last_messages("scope")
     assert [message.content for message in messages] == [_WORD] * 3
+    await require_look_alikes(history)
 
 
 async def encrypt(path: Path, report: Callable[[str], None], *, arm: Callable[[], None]) -> None:
-    """Fill a file in clear; then encrypt it and close, being killed at some call."""
+    """Fill a file in clear; then open it with keys, encrypt it and close, being killed at some
+    call."""
     await _filled(path)
+    arm()
+    report("encrypting")
     async with opened(path, keys=ring("one")) as history:
-        arm()
-        report("encrypting")
         await history.encryption.encrypt()
         report("closing")
     report("closed")
@@ -95,7 +102,8 @@ def check_decrypted(path: Path) -> None:
             *connection.execute("SELECT * FROM async_history_details"),
             *connection.execute("SELECT * FROM messages"),
         ]
-        assert BEGIN not in str(rows)
+        named = re.findall(f"{BEGIN}([0-9a-f]{{16}})", str(rows))
+        assert set(named) == {LOOK_SEALED[-1][len(BEGIN) :][:16]}
 
 
 def check_encrypted(path: Path) -> None:
@@ -106,3 +114,7 @@ def check_encrypted(path: Path) -> None:
         check_sound(connection)
         check_index(connection)
         check_levels(connection)
+        keys = {
+            key_id for (key_id,) in connection.execute("SELECT id FROM async_history_data_keys")
+        }
+        assert not keys.intersection(MARKS)
