@@ -1,8 +1,9 @@
 """How fast is a durable ack in MariaDB, compared with peers?
 
-    python -m benchmarks.sql [--quick] [--repeat 3] [--dir FOLDER]
+    python -m benchmarks.sql [--quick] [--lone] [--repeat 3] [--dir FOLDER]
 
 Every peer records the same events into a separate database; slow peers are stopped after a time.
+With `--lone`, only the ack of a single task is measured, and no results are kept.
 The server is the machine's `mariadb-server`, started for the run with its own defaults.
 """
 
@@ -28,7 +29,14 @@ from benchmarks._findings import (
 )
 from benchmarks._measure import OthersLoad, quiet_collector
 from benchmarks._records import as_made
-from benchmarks._report import Bar, options_parser, results_folder, work_folder
+from benchmarks._report import (
+    Bar,
+    options_parser,
+    print_bars,
+    print_load,
+    results_folder,
+    work_folder,
+)
 from benchmarks._sql_peers import (
     HELD,
     PATCH,
@@ -66,15 +74,16 @@ QUICK: Final = Scale(
 class Run(Comparison):
     """The comparison on a server."""
 
-    def __init__(self, scale: Scale, folder: Path, url: URL) -> None:
+    def __init__(self, scale: Scale, folder: Path, url: URL, *, is_lone: bool) -> None:
         self._url = url
+        self._is_lone = is_lone
         super().__init__(scale, folder, peers(url), (SESSIONS, PATCH), Findings())
 
     def measurements(self) -> list[Measurement]:
-        compared: list[Measurement] = [
-            partial(self.lone_ack, partial(ours_and_held, self._url), HELD),
-            self._many_tasks_and_ceiling,
-        ]
+        lone_ack = partial(self.lone_ack, partial(ours_and_held, self._url), HELD)
+        if self._is_lone:
+            return [lone_ack] * PAIRS
+        compared: list[Measurement] = [lone_ack, self._many_tasks_and_ceiling]
         return [*super().measurements(), *compared * PAIRS]
 
     def _many_tasks_and_ceiling(self) -> Note:
@@ -103,8 +112,12 @@ def bars(found: Findings) -> list[Bar]:
             found.ceiling,
         ),
         many_tasks_bar(found, PATCH, 15),
-        lone_ack_bar(found, HELD, 1.5),
+        _lone_ack(found),
     ]
+
+
+def _lone_ack(found: Findings) -> Bar:
+    return lone_ack_bar(found, HELD, 1.5)
 
 
 @contextmanager
@@ -124,9 +137,13 @@ def main(options: Namespace) -> None:
     """Measure, print, and write the results."""
     scale = QUICK if options.quick else FULL
     with work_folder(options.dir) as folder, server_url(options.dir) as url:
-        run = Run(scale, folder, url)
+        run = Run(scale, folder, url, is_lone=options.lone)
         load = OthersLoad()
         run.repeat(1 if options.quick else options.repeat)
+        if options.lone:
+            print_bars([_lone_ack(run.findings)])
+            print_load(load.processors())
+            return
         tell(
             run.findings,
             bars(run.findings),
@@ -139,4 +156,6 @@ def main(options: Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main(options_parser(__doc__).parse_args())
+    parser = options_parser(__doc__)
+    parser.add_argument("--lone", action="store_true", help="measure only the ack of a single task")
+    main(parser.parse_args())
