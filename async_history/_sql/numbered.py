@@ -1,7 +1,6 @@
 """The rows that new records add to the tables, once their numbers are known."""
 
 from collections.abc import Sequence
-from itertools import count
 from typing import Any, NamedTuple
 
 from async_history._core.records import HistoryRecord
@@ -25,12 +24,16 @@ class NumberedRecords(NamedTuple):
 def numbered(last: int, records: Sequence[HistoryRecord]) -> NumberedRecords:
     """Number records from the one after `last`."""
     instants = [instant_of(record) for record in records]
-    each = list(zip(count(last + 1), records, instants, strict=False))
+    numbers = range(last + 1, last + 1 + len(records))
     is_plain = are_plain(records)
-    row = plain_row if is_plain else full_row
-    marks = [(mark, seq) for seq, record, _ in each for mark in marks_of(record)]
+    rows = map(plain_row if is_plain else full_row, numbers, records, instants)
+    marks = [
+        (mark, seq)
+        for seq, record in zip(numbers, records, strict=True)
+        for mark in marks_of(record)
+    ]
     return NumberedRecords(
-        [row(*one) for one in each],
+        list(rows),
         is_plain,
         list(dict.fromkeys(marks)),
         spans_of(last + 1, records, instants),
