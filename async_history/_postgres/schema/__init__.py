@@ -19,7 +19,12 @@ import asyncpg
 from async_history._core.operations import StoreOperation
 from async_history._core.records import COLUMNS
 from async_history._core.values import check_name
-from async_history._postgres.schema.columns import OF_VERSION, column_faults
+from async_history._postgres.schema.columns import (
+    LEDGER_COLUMNS,
+    LEDGER_TABLE,
+    OF_VERSION,
+    column_faults,
+)
 from async_history._postgres.schema.indexes import (
     ASK_AGAIN_S,
     drop,
@@ -342,8 +347,8 @@ async def make_ledger(connection: Any, schema: str) -> None:
 
 async def has_ledger(connection: Any, schema: str) -> bool:
     """Return whether a schema has the tables of a ledger."""
-    columns = await connection.fetch(_COLUMNS, schema, "history_ledger")
-    return {"number", "first", "hashes", "names"} <= {name for name, _ in columns}
+    columns = await connection.fetch(_COLUMNS, schema, LEDGER_TABLE)
+    return {name for name, _ in columns} >= LEDGER_COLUMNS
 
 
 async def _apply(

@@ -36,7 +36,10 @@ _EXPECTED: Final[Mapping[str, str]] = {
 }
 """The columns of `OF_VERSION`, with their types as the catalog names them."""
 OF_VERSION: Final = 12
-_OF_LEDGER: Final = "history_ledger"
+LEDGER_TABLE: Final = "history_ledger"
+"""The first table of a ledger; the names of the others begin with its name."""
+LEDGER_COLUMNS: Final = {"number", "first", "hashes", "names"}
+"""Columns by which it is recognised: another program may have a table of this name."""
 _VARCHAR: Final = "varchar"
 """Accepted for text: the server refuses a text that is too long, and changes none."""
 _TYPES: Final = """
@@ -61,9 +64,11 @@ async def column_faults(connection: Any, schema: str) -> list[str]:
         for table, column, kind, modifier in await connection.fetch(_TYPES, schema)
     }
     tables = {table for table, _ in there}
+    if not {column for table, column in there if table == LEDGER_TABLE} >= LEDGER_COLUMNS:
+        tables.discard(LEDGER_TABLE)
     faults: list[str] = []
     for table, columns in _EXPECTED.items():
-        if table.startswith(_OF_LEDGER) and table not in tables:
+        if table.startswith(LEDGER_TABLE) and table not in tables:
             continue
         for column in columns.split(", "):
             name, expected = column.split()
