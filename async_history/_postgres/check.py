@@ -22,6 +22,22 @@ WHERE nspname = $1 AND relname IN ('history', 'messages', 'owners')
     )
 ORDER BY 1
 """
+_WITHOUT_VALUE: Final = """
+SELECT relname::pg_catalog.text, attname::pg_catalog.text FROM pg_catalog.pg_class
+JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
+JOIN pg_catalog.pg_attribute ON attrelid = pg_class.oid AND NOT attisdropped
+LEFT JOIN pg_catalog.pg_attrdef ON adrelid = pg_class.oid AND adnum = attnum
+WHERE nspname = $1 AND relkind IN ('r', 'p') AND (
+    relname IN ('history', 'messages') AND attname = 'seq' AND attidentity = ''
+    OR relname = 'history_ledger' AND attname = 'number' AND attidentity = ''
+    OR relname IN ('history', 'history_ledger') AND attname = 'xact' AND pg_catalog.strpos(
+        coalesce(pg_catalog.pg_get_expr(adbin, adrelid), ''::pg_catalog.text),
+        'pg_current_xact_id'::pg_catalog.text
+    ) = 0
+)
+ORDER BY 1, 2
+"""
+"""The columns that should get a value from the server for each new row, and do not."""
 _OWNERS: Final = """
 SELECT DISTINCT pg_catalog.pg_get_userbyid(relowner) FROM pg_catalog.pg_class
 JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
@@ -66,6 +82,11 @@ async def _problems(connection: Any, schema: str) -> AsyncIterator[str]:
         yield f"The index {name} is not valid: REINDEX INDEX {quoted(schema)}.{quoted(name)}."
     for (name,) in await connection.fetch(_UNKEYED, schema):
         yield f"The table {name} has lost its primary key: add it again, see migrations."
+    for table, column in await connection.fetch(_WITHOUT_VALUE, schema):
+        yield (
+            f"The column {table}.{column} has lost its identity or its default, so new rows have "
+            "no order: give it back, as in the migrations, and set its sequence."
+        )
     owners = [owner for (owner,) in await connection.fetch(_OWNERS, schema)]
     if len(owners) > 1:
         yield (

@@ -171,3 +171,29 @@ async def test_changed_columns_are_named_when_it_is_opened(
     for migrate in (True, False):
         with pytest.raises(MigrationError, match=re.escape(told)):
             await open_history(url, migrate=migrate)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("history ALTER seq DROP IDENTITY", "history.seq"),
+        (
+            "history ALTER seq DROP IDENTITY; ALTER TABLE history ALTER seq SET DEFAULT 0",
+            "history.seq",
+        ),
+        ("history ALTER xact DROP DEFAULT", "history.xact"),
+        ("history ALTER xact SET DEFAULT '5'", "history.xact"),
+        ("messages ALTER seq DROP IDENTITY", "messages.seq"),
+        ("history_ledger ALTER number DROP IDENTITY", "history_ledger.number"),
+        ("history_ledger ALTER xact DROP DEFAULT", "history_ledger.xact"),
+    ],
+)
+async def test_the_check_names_columns_without_values(
+    url: str, raw: asyncpg.Connection, change: str, told: str
+) -> None:
+    async with open_history(url, ledger=True) as history:
+        await _fill(history)
+        assert not (await history.check()).problems
+        await raw.execute(f"ALTER TABLE {change}")
+        (problem,) = (await history.check()).problems
+        assert problem.startswith(f"The column {told} has lost its identity or its default")
