@@ -39,7 +39,7 @@ class WakeupScheduler(Generic[B]):
     Args:
         wake: returns an iterator that wakes one slice of a batch's callers at each step.
         head_start_s: the maximum wait for the next commit to begin.
-        woken: called when all are woken and have run.
+        woken: called when all of a large batch are woken and have run.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class WakeupScheduler(Generic[B]):
         self._waiting: list[B] = []
         self._timer: asyncio.TimerHandle | None = None
         self._slices: Iterator[None] | None = None
+        self._tells_when_woken = False
         self._all_woken: asyncio.Future[None] | None = None
 
     def add(self, batch: B, *, callers: int, next_callers: int) -> None:
@@ -86,6 +87,7 @@ class WakeupScheduler(Generic[B]):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._tells_when_woken = True
         waiting, self._waiting = self._waiting, []
         slices = chain.from_iterable(map(self._wake, waiting))
         if self._slices is None:
@@ -99,7 +101,8 @@ class WakeupScheduler(Generic[B]):
             self._loop.call_soon(self._wake_slice)
             return
         self._slices = None
-        if self._woken is not None:
+        if self._woken is not None and self._tells_when_woken:
+            self._tells_when_woken = False
             self._loop.call_soon(self._woken)  # after the callers
         if self._all_woken is not None and not self._all_woken.done():
             self._all_woken.set_result(None)

@@ -30,7 +30,7 @@ from async_history._core.sealed_records import SealedTexts
 from async_history._core.submissions import AddRecords, RestoreMemory, SaveMessages, Submission
 from async_history._core.timed import unreported
 from async_history._core.undated import dated, has_undated
-from async_history._postgres.add import Statement, alone, plain, within_transaction
+from async_history._postgres.add import Statement, alone, within_transaction
 from async_history._postgres.batch_locks import BatchLocks
 from async_history._postgres.batch_reads import BatchReads
 from async_history._postgres.errors import (
@@ -51,6 +51,7 @@ from async_history._postgres.ledger import Attestation, tables_of
 from async_history._postgres.messages import add_messages, evict_messages, find_buffers
 from async_history._postgres.owner_steps import OwnerSteps
 from async_history._postgres.owners import KnownOwners, OwnersPlan, give_owners
+from async_history._postgres.plain_statements import PlainStatements
 from async_history._postgres.schema import in_schema
 from async_history._postgres.transaction import (
     WAIT_FOR_REPLICAS_TOO,
@@ -98,6 +99,7 @@ class BatchCommitter:
         leaves_out_late: whether to refuse a submission that could be written only later, such as
             one that waits for a lock; otherwise the whole batch fails and is retried.
         known: the cache of the memories' owners.
+        plain: the statements that were made before their batch.
         seal: seals and opens texts.
         attestation: computes the leaves of records; None if the store has no ledger.
         keys: gives a user's transaction access to the keys of the store.
@@ -117,6 +119,7 @@ class BatchCommitter:
         is_repeated: bool = False,
         leaves_out_late: bool = False,
         known: KnownOwners,
+        plain: PlainStatements,
         seal: Seal,
         attestation: Attestation | None = None,
         keys: Access | None = None,
@@ -132,6 +135,7 @@ class BatchCommitter:
         self._is_repeated = is_repeated
         self._leaves_out_late = leaves_out_late
         self._known = known
+        self._plain = plain
         self._seal = seal
         self._attestation = attestation
         self._keys = keys or partial(keys_within, connection, schema)
@@ -225,7 +229,8 @@ class BatchCommitter:
         """
         if self._are_plain(additions):
             fields = list(fields_of(additions))
-            await self._run_alone(plain(fields, await self._leaves(fields, {})), fields)
+            leaves = await self._leaves(fields, {})
+            await self._run_alone(self._plain.of(fields, leaves), fields)
             return True
         records = records_of(additions)
         plan = await self._plan(records)

@@ -62,6 +62,7 @@ from async_history._postgres.open_writers import OpenWriters
 from async_history._postgres.operations import OPERATIONS
 from async_history._postgres.owner_steps import FORGET_OWNERS
 from async_history._postgres.owners import KnownOwners
+from async_history._postgres.plain_statements import PlainStatements
 from async_history._postgres.pool import ConnectionPool
 from async_history._postgres.prune import prune
 from async_history._postgres.read import HistoryReader
@@ -125,6 +126,7 @@ class PostgresStore:
         self._late_after_s = retry_timeout_s / 2
         self._close_timeout_s = CLOSE_TIMEOUT_S
         self._known_owners = KnownOwners()
+        self._plain = PlainStatements()
         self._seal: Seal = InClear()
         ahead = Lock()
         erase_keys = EraseKeys()
@@ -146,7 +148,7 @@ class PostgresStore:
             finish=self._finish,
             options=writer_options,
             commit_timeout_s=retry_timeout_s,
-            prepare=self._prepare if has_ledger or keys is not None else None,
+            prepare=self._prepare if has_ledger or keys is not None else self._prepare_plain,
         )
         fetch = self.connections.fetch
         self._stored_reader = reader = HistoryReader(
@@ -244,6 +246,7 @@ class PostgresStore:
             is_distributed=False,
             owns_transaction=False,
             known=KnownOwners(),
+            plain=PlainStatements(),
             seal=self._seal,
             attestation=self._attestation,
             keys=lambda: KeyAccess(
@@ -258,6 +261,10 @@ class PostgresStore:
                 return await committer.commit_in_transaction([submission])
 
         return await self._with_current_keys(add)
+
+    def _prepare_plain(self, submissions: Sequence[Submission]) -> None:
+        if not self._known_owners.number:
+            self._plain.begin(submissions)
 
     def _prepare(self, submissions: Sequence[Submission]) -> None:
         self._seal.begin(submissions, self._known_owners.expected)
@@ -279,6 +286,7 @@ class PostgresStore:
                 is_repeated=this.is_repeated,
                 leaves_out_late=is_late,
                 known=self._known_owners,
+                plain=self._plain,
                 seal=self._seal,
                 attestation=self._attestation,
                 where=self._where,

@@ -26,6 +26,7 @@ from async_history._postgres.commit import BatchCommitter
 from async_history._postgres.grants import Grants, grant
 from async_history._postgres.keys import InClear
 from async_history._postgres.owners import KnownOwners
+from async_history._postgres.plain_statements import PlainStatements
 from async_history.postgres import PostgresHistoryManager
 from tests.support.patience import LONG_S
 from tests.support.pgbouncer import pgbouncer
@@ -399,6 +400,7 @@ async def test_an_owner_that_is_erased_while_it_is_given(
             f'"{schema}"',
             is_distributed=False,
             known=KnownOwners(),
+            plain=PlainStatements(),
             seal=InClear(),
             where="here",
             sent=lambda: None,

@@ -12,6 +12,7 @@ from async_history._postgres.bounds import time_for
 from async_history._postgres.commit import BatchCommitter
 from async_history._postgres.keys import InClear
 from async_history._postgres.owners import KnownOwners
+from async_history._postgres.plain_statements import PlainStatements
 
 WOKEN = "callers woken"
 
@@ -60,6 +61,7 @@ async def test_callers_are_woken_as_the_records_are_sent(
         settings=settings,
         is_distributed=False,
         known=KnownOwners(),
+        plain=PlainStatements(),
         seal=InClear(),
         where="nowhere",
         sent=lambda: connection.seen.append(WOKEN),

@@ -23,6 +23,7 @@ from async_history._core.new_submissions import UncheckedRecords, new_text
 from async_history._postgres.commit import BatchCommitter
 from async_history._postgres.keys import InClear
 from async_history._postgres.owners import KnownOwners, cause_hash
+from async_history._postgres.plain_statements import PlainStatements
 from async_history.postgres import PostgresHistoryManager
 from tests.support.postgres_roles import ROLE_PASSWORD, as_role
 from tests.support.postgres_schemas import schema_of, until, version
@@ -269,6 +270,7 @@ async def commit(
         f'"{schema_of(url)}"',
         is_distributed=False,
         known=known,
+        plain=PlainStatements(),
         seal=InClear(),
         where="here",
         sent=lambda: None,
@@ -352,6 +354,7 @@ async def test_an_update_reads_only_what_it_needs(url: str, connect: Any) -> Non
             is_distributed=False,
             is_repeated=is_repeated,
             known=known,
+            plain=PlainStatements(),
             seal=InClear(),
             where="here",
             sent=lambda: None,

@@ -1,0 +1,36 @@
+"""The statements of plain batches, made with their batch or before it."""
+
+from collections.abc import Sequence
+
+from async_history._core.additions import fields_of, have_details
+from async_history._core.ledger.leaves import Bundle
+from async_history._core.records import Fields
+from async_history._core.submissions import AddFields
+from async_history._postgres.add import Statement, plain
+
+
+class PlainStatements:
+    """The statements `plain` of a store's batches.
+
+    A server commits a batch for longer than the event loop needs to wake the callers of the
+    previous one. So the statement for the records that wait then is made meanwhile. The next batch
+    takes it if it has exactly these records.
+    """
+
+    def __init__(self) -> None:
+        self._ahead: tuple[Sequence[Fields], Statement] | None = None
+
+    def begin(self, submissions: Sequence[object]) -> None:
+        """Make the statement for submissions that wait, if all are single records without
+        details."""
+        waiting = [one for one in submissions if type(one) is AddFields]
+        if 1 < len(waiting) == len(submissions) and not have_details(waiting):
+            fields = list(fields_of(waiting))
+            self._ahead = fields, plain(fields, ())
+
+    def of(self, fields: Sequence[Fields], leaves: Sequence[Bundle]) -> Statement:
+        """Return the statement of a batch; `leaves` are as in `plain`."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and ahead[0] == fields and not leaves:
+            return ahead[1]
+        return plain(fields, leaves)

@@ -1,0 +1,72 @@
+"""A statement that was made before its batch is used for exactly these records."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from async_history import open_history
+from async_history._core.ledger.leaves import record_bundle
+from async_history._core.new_records import new_fields
+from async_history._core.submissions import AddFields
+from async_history._postgres.add import plain
+from async_history._postgres.plain_statements import PlainStatements
+
+
+def waiting(*names: str) -> list[AddFields]:
+    return [AddFields(new_fields(name, None, "tea", "ADD")) for name in names]
+
+
+def test_the_next_batch_takes_the_statement_once() -> None:
+    statements, submissions = PlainStatements(), waiting("a", "b")
+    fields = [one.fields for one in submissions]
+    statements.begin(submissions)
+    first, again = statements.of(fields, ()), statements.of(fields, ())
+    assert first == again == plain(fields, ())
+    assert first[1] is not again[1]
+    statements.begin(submissions)
+    submissions.clear()
+    assert statements.of(list(fields), ()) == first, "the queue's list may change"
+
+
+def test_another_batch_gets_its_own_statement() -> None:
+    statements, submissions = PlainStatements(), waiting("a", "b", "c")
+    fields = [one.fields for one in submissions]
+    for other in (
+        fields[:2],
+        fields[1:],
+        fields[::-1],
+        [one.fields for one in waiting("a", "b", "c")],
+    ):
+        statements.begin(submissions)
+        assert statements.of(other, ()) == plain(other, ())
+    leaves = [record_bundle([one[0] for one in fields], fields, None)]
+    statements.begin(submissions)
+    assert statements.of(fields, leaves) == plain(fields, leaves)
+
+
+@pytest.mark.postgres
+async def test_calls_that_are_withdrawn_after_a_statement_was_made(
+    new_schema: Callable[[], str],
+) -> None:
+    async with open_history(new_schema()) as history:
+        written: list[str] = []
+
+        async def record(number: int) -> None:
+            for turn in range(6):
+                call = asyncio.ensure_future(
+                    history.add_history(f"m{number}", None, f"{turn}", "ADD")
+                )
+                if (number + turn) % 5 == 0:
+                    await asyncio.sleep(0)
+                    call.cancel()
+                try:
+                    written.append((await call).id)
+                except asyncio.CancelledError:
+                    assert (number + turn) % 5 == 0
+
+        await asyncio.gather(*map(record, range(300)))
+        stored = [one.id async for one in history.query_history()]
+        assert len(set(stored)) == len(stored)
+        assert set(written) <= set(stored)
+        assert len(written) == 300 * 6 * 4 // 5
