@@ -84,6 +84,10 @@ class NullStore:
         self.eraser: EraseBackend = _BufferErasure(self._buffers, self._calls)
         self.operations: OperationLog = _NoLog(self._calls)
 
+    @property
+    def primary_reader(self) -> "_NullReader":
+        return self.reader
+
     async def prune_step(self, asked: PruneRequest, reached: PruneCursor | None) -> PruneStep:
         await self._calls.done()
         return PruneStep(0, 0, None)

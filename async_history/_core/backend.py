@@ -111,6 +111,13 @@ class Store(Protocol):
     def reader(self) -> Reader: ...
 
     @property
+    def primary_reader(self) -> Reader:
+        """The reader of all that is committed. `reader` may read a replica, which lags behind.
+
+        It is used for names only: texts may be sealed.
+        """
+
+    @property
     def follower(self) -> FollowReader[Any]: ...
 
     @property

@@ -971,7 +971,7 @@ class HistoryManager(LoopBound[Store]):
             record_ids=record_ids,
         )
         check_vacuuming(vacuum)
-        owned = _OwnedReader(self._newest_first, store.reader)
+        owned = _OwnedReader(store.primary_reader)
         return await erase_in_steps(store.eraser, store.operations, asked, owned, vacuum=vacuum)
 
     async def check(self) -> CheckReport:
@@ -1034,9 +1034,18 @@ class HistoryManager(LoopBound[Store]):
 class _OwnedReader:
     """A reader of an owner's memories."""
 
-    def __init__(self, newest_first: Callable[[Pairs], HistoryQuery], reader: Reader) -> None:
-        self._newest_first = newest_first
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
         self.session_scopes = reader.scopes
 
     async def memories(self, owner: Name) -> Sequence[str]:
-        return await memories_of([self._newest_first((owner,))])
+        query = new_query(
+            self._reader.page,
+            self._reader.next_cursor,
+            Filter(None, None, None, None, None, None, None, order="newest", owner=(owner,)),
+            after=None,
+            limit=None,
+            page_size=PAGE_SIZE,
+            scan_size=None,
+        )
+        return await memories_of([query])

@@ -156,6 +156,12 @@ class PostgresStore:
         )
         follower = FollowReader(fetch, self.schema, where=where, is_distributed=is_distributed)
         self.reader: Reader = reader
+        self.primary_reader: Reader = HistoryReader(
+            self.connections.fetch_where_written,
+            self.schema,
+            is_distributed=is_distributed,
+            at_once=pool.size,
+        )
         self.follower: FollowReaderOf[Any] = follower
         self._attestation = Attestation(self.schema, self._seal, ahead) if has_ledger else None
         self.ledger: ServerLedger | None = None

@@ -150,6 +150,10 @@ class SqlStore:
         erased = out_of_reach(connections.dialect, written_again, "the erasure")
         self.eraser = SqlErasure(self._erase, erased, self._destroy_keys)
 
+    @property
+    def primary_reader(self) -> Reader:
+        return self.reader
+
     # Writing
 
     def _new_single_statement(self, prepared: PreparedStatements | None) -> SingleStatement | None:

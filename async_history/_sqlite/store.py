@@ -157,6 +157,10 @@ class SQLiteStore:
             none_kept = FollowReader(self.fetch, reader, RecentCommits())
             self.follower = SealedFollowReader(none_kept, self.encryption)
 
+    @property
+    def primary_reader(self) -> Reader:
+        return self.reader
+
     # Writing
 
     async def _commit(

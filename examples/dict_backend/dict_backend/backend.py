@@ -42,6 +42,10 @@ class DictStore:
         self.eraser = DictErasure(kept, self.writer)
         self.operations = self.eraser.log
 
+    @property
+    def primary_reader(self) -> DictReader:
+        return self.reader
+
     async def _commit(
         self, batch: Sequence[api.Submission], this: api.CommitTry
     ) -> Mapping[int, HistoryError]:
