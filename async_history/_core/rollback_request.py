@@ -10,6 +10,7 @@ from async_history._core.filters import Pairs, scopes_asked
 from async_history._core.new_records import new_id
 from async_history._core.operations import StoreOperation, hashed, new_operation
 from async_history._core.progress import Progress
+from async_history._core.recording import new_cause, with_surroundings
 from async_history._core.rollback_plan import Walk, WalkToInstant
 from async_history._core.timeline import check_instant
 from async_history._core.undo_plan import ROLLBACK, UNDO, UNDO_OF, WalkBefore, doer_asked
@@ -46,6 +47,9 @@ class RollbackRequest:
         questions: otherwise the filters of queries that together find a record of each memory.
         cause: the cause of the appended records.
         on_progress: called with the number of memories done and the total.
+
+    Raises:
+        InvalidInput: the cause has too many keys with those that `recording` gives around it.
     """
 
     id: str
@@ -60,6 +64,9 @@ class RollbackRequest:
     dry_run: bool
     on_progress: Progress | None
     limits: RollbackLimits = field(default_factory=RollbackLimits)
+
+    def __post_init__(self) -> None:
+        with_surroundings(None, new_cause(self.cause))  # before the operation is logged
 
     def operation(self) -> StoreOperation:
         """Return the operation for the store's log."""

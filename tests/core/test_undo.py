@@ -1,6 +1,7 @@
 """Changes that an undo leaves out: those that were undone, and the undos themselves."""
 
 import asyncio
+from datetime import UTC, datetime
 from itertools import permutations
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from async_history import HistoryManager, open_history
+from async_history import HistoryManager, InvalidInput, open_history, recording
 
 WHO: dict[str, dict[str, Any]] = {
     "cause": {"cause": {"request_id": "a"}},
@@ -103,3 +104,14 @@ async def test_another_programs_cause_that_looks_like_an_undo_is_a_change(undo_o
         await history.add_history("m", "b", "c", "UPDATE", cause={"undo_of": undo_of})
         report = await history.undo(cause={"request_id": "q"})
         assert len(report.conflicts) == 1
+
+
+async def test_a_cause_without_room_for_the_calls_own_is_refused_before_it_is_logged() -> None:
+    async with open_history("memory://") as history:
+        await history.add_history("m", None, "x", "ADD", cause={"request_id": "a"})
+        with recording(cause={f"k{n}": "x" for n in range(32)}):
+            with pytest.raises(InvalidInput, match="recording"):
+                await history.undo(cause={"request_id": "a"})
+            with pytest.raises(InvalidInput, match="recording"):
+                await history.rollback(to=datetime.now(UTC), memory_ids=["m"])
+        assert await history.operations() == []
