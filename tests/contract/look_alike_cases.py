@@ -6,8 +6,15 @@ from typing import Any
 
 import pytest
 
-from async_history import HistoryManager
-from async_history._core.key_statements import INDEX, MARKS, OFF, TURNING_ON, StoredKey
+from async_history import HistoryManager, Owner
+from async_history._core.key_statements import (
+    INDEX,
+    MARKS,
+    OFF,
+    TURNING_ON,
+    StoredKey,
+    owner_digest,
+)
 from async_history._core.stored_texts import TextLimits
 from async_history.encryption import KeyRing
 from async_history.errors import HistoryError, KeyMissing, StorageUnreachable
@@ -58,6 +65,11 @@ def rewrap_only_the_index_key(history: Any) -> None:
         return rewrapped(key, by)
 
     keys.rewrapped = rewrap
+
+
+async def remove_key_of_ann(texts: Any) -> None:
+    (key,) = await texts.table.of_owners([owner_digest(Owner(**ANN))])
+    await texts.table.remove([key.id])
 
 
 class UncertainService:
@@ -219,6 +231,30 @@ class LookAlikeCases:
             await history.encryption.decrypt()
         async with open_store() as history:
             assert await all_of(history) == before
+
+    async def test_an_owner_whose_key_is_lost_stops_only_a_decryption(
+        self, open_store: Open
+    ) -> None:
+        async with open_store(keys=ring("one")) as history:
+            await fill(history)
+            others = [one for one in await all_of(history) if one.memory_id != "m1"]
+            store: Any = history.store
+            await store.encryption.texts.in_transaction(remove_key_of_ann)
+        async with open_store(keys=ring("one")) as history:
+            for call in ("encrypt", "replace_data_keys", "rotate_keys"):
+                await getattr(history.encryption, call)()
+            with pytest.raises(KeyMissing, match="no data key"):
+                await history.encryption.decrypt()
+            assert await marks_of(history) == []
+            with pytest.raises(KeyMissing, match="no data key"):
+                await history.get_history("m1")
+            await history.add_history("new", None, "tea", "ADD", owner=ANN)
+            assert (await history.get_history("new"))[0].new_memory == "tea"
+            await history.erase(memory_ids=["m1"], session_scopes=["user_id=ann"], reason="lost")
+            await history.encryption.decrypt()
+        async with open_store() as history:
+            found = await all_of(history)
+            assert [one for one in found if one.memory_id not in ("m1", "new")] == others
 
     async def test_a_rotation_within_another_loses_no_key(self, open_store: Open) -> None:
         """The second one removes the wrapping key that the first one has begun to use."""

@@ -1,5 +1,6 @@
 """Encrypting, decrypting and replacing data keys in place: on files and on PostgreSQL."""
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from tests.contract.encryption_race_cases import EncryptionRaceCases
 from tests.contract.look_alike_cases import LookAlikeCases
 from tests.contract.moved_key_cases import MovedKeyCases
 from tests.contract.replaced_key_cases import ReplacedKeyCases
-from tests.support.encrypted_stores import Open, all_of, contents, fill
+from tests.support.encrypted_stores import ANN, FEW, Open, all_of, contents, fill
 from tests.support.keys import ring
+from tests.support.limits import limited
 
 pytestmark = pytest.mark.once
 
@@ -63,6 +65,35 @@ async def test_a_history_with_a_ledger_cannot_be_decrypted_in_place(tmp_path: Pa
     async with open_history(tmp_path / "history.db", keys=ring("one"), ledger=True) as history:
         with pytest.raises(InvalidInput, match=r"ledger.*copy_history"):
             await history.encryption.decrypt()
+
+
+async def test_a_manager_without_keys_writes_during_each_change(open_store: Open) -> None:
+    """It was open before encryption was turned on. Through SQLAlchemy it is refused instead."""
+    async with (
+        open_store() as plain,
+        limited(open_store(keys=ring("one")), texts=FEW) as history,
+    ):
+        records = await fill(plain)
+        written: list[str] = []
+
+        async def write(call: str) -> None:
+            for number in range(10):
+                name = f"{call} {number}"
+                await plain.add_history(name, None, name, "ADD", owner=ANN, cause={"run_id": name})
+                written.append(name)
+
+        for call in ("encrypt", "replace_data_keys", "rotate_keys", "encrypt", "decrypt"):
+            await asyncio.gather(
+                getattr(history.encryption, call)(), write(f"{call} {len(written)}")
+            )
+            found = await all_of(history)
+            assert found[: len(records)] == records
+            assert [one.new_memory for one in found[len(records) :]] == written
+            for name in written[::5]:
+                assert await history.count_history(cause={"run_id": name}) == 1
+    async with open_store() as history:
+        assert await all_of(history) == found
+        assert await contents(history) == ["hello"] * 2
 
 
 async def test_causes_are_found_that_were_recorded_without_the_keys(open_store: Open) -> None:
