@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any, Final
 
 import asyncpg
@@ -13,14 +12,13 @@ from async_history._postgres import schema as migrations
 from async_history._postgres.schema.columns import OF_VERSION, column_faults
 from async_history.postgres import PostgresHistoryManager
 from tests.support.all_calls import follow, read, remove, take_back, write
+from tests.support.docs_examples import example
 from tests.support.postgres_schemas import schema_of
 
 pytestmark = [pytest.mark.postgres, pytest.mark.once]
 
 _ANN: Final = {"user_id": "ann"}
 _NEW: Final = {"memory_id": "m", "new_memory": "mate", "event": "UPDATE"}
-_GUIDE: Final = Path(__file__).parents[2] / "docs/guides/postgresql.md"
-_RESTORE: Final = re.compile(r"```sql\n(INSERT INTO [^`]*owners_state[^`]*)```")
 CALLS: Final[dict[str, Callable[[Any], Awaitable[object]]]] = {
     "one": lambda history: history.add_history("m", "tea", "mate", "UPDATE"),
     "several": lambda history: history.batch_add_history([_NEW] * 3),
@@ -92,13 +90,12 @@ async def test_a_users_transaction_continues_without_the_row(
 
 async def test_the_guide_restores_the_row(url: str, raw: asyncpg.Connection) -> None:
     """Open managers, whose caches are of an earlier number, see that."""
-    (statement,) = _RESTORE.findall(_GUIDE.read_text(encoding="utf-8"))
     async with open_history(url) as history, open_history(url) as other:
         await _fill(history)
         await history.erase(user_id="bob", reason="asked", vacuum=False)
         await other.add_history("m", "tea", "mate", "UPDATE")
         await raw.execute("TRUNCATE owners_state")
-        await raw.execute(statement.replace("async_history.", f'"{schema_of(url)}".'))
+        await raw.execute(re.sub(r"\basync_history\b", schema_of(url), example("owners-state")))
         for one in (other, history):
             added = await one.add_history("m", "mate", "tea", "UPDATE")
             assert added.owner is not None
