@@ -120,6 +120,7 @@ class SqlStore:
         )
         reader, follower = HistoryReader(connections, tables), SqlFollowReader(connections, tables)
         self.reader: Reader = reader
+        self.primary_reader: Reader = reader
         self.follower: FollowReader[Any] = follower
         if keys is not None:
             data_keys = DataKeys(keys)
@@ -149,10 +150,6 @@ class SqlStore:
             written_again.append(tables.ledger)
         erased = out_of_reach(connections.dialect, written_again, "the erasure")
         self.eraser = SqlErasure(self._erase, erased, self._destroy_keys)
-
-    @property
-    def primary_reader(self) -> Reader:
-        return self.reader
 
     # Writing
 

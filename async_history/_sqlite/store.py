@@ -129,6 +129,7 @@ class SQLiteStore:
         lookup = WITHOUT_INDEX if writer_options is None else THROUGH_INDEX
         self.stored_reader = reader = HistoryReader(self.fetch, lookup, READERS)
         self.reader: Reader = reader
+        self.primary_reader: Reader = reader
         self.follower: FollowReaderOf[Any] = FollowReader(self.fetch, reader, self._recent)
         self.operations: OperationLog = OperationLogInTurn(
             self._change_log, StatementOperationLog(OPERATIONS, self._read_log)
@@ -156,10 +157,6 @@ class SQLiteStore:
             # Recent records are in clear, and this follower would open them again.
             none_kept = FollowReader(self.fetch, reader, RecentCommits())
             self.follower = SealedFollowReader(none_kept, self.encryption)
-
-    @property
-    def primary_reader(self) -> Reader:
-        return self.reader
 
     # Writing
 

@@ -250,7 +250,7 @@ class LookAlikeCases:
                 await history.get_history("m1")
             await history.add_history("new", None, "tea", "ADD", owner=ANN)
             assert (await history.get_history("new"))[0].new_memory == "tea"
-            await history.erase(memory_ids=["m1"], session_scopes=["user_id=ann"], reason="lost")
+            await history.erase(user_id="ann", reason="lost")
             await history.encryption.decrypt()
         async with open_store() as history:
             found = await all_of(history)
