@@ -225,6 +225,8 @@ def _run(call: _Call) -> None:
         results.give(outcome, None, _awaitable(error))
     else:
         results.give(outcome, result, None)
+    finally:
+        del call, outcome  # an error's traceback holds this frame, and the outcome the error
 
 
 def _awaitable(error: BaseException) -> BaseException:

@@ -422,6 +422,27 @@ async def test_an_assigned_history_is_read_by_the_workers(make_memory: MakeMemor
         assert await memory.history("m") == [{"memory_id": "m", "thread": "async_history call"}]
 
 
+async def test_a_failed_call_makes_no_reference_cycle() -> None:
+    class Failed(Exception): ...
+
+    def fail() -> None:
+        raise Failed
+
+    async def error_of_a_call() -> "weakref.ref[Failed]":
+        try:  # pytest.raises would make a cycle itself
+            await Workers().run(fail)
+        except Failed as error:
+            return weakref.ref(error)
+        raise AssertionError
+
+    gc.disable()
+    try:
+        error = await error_of_a_call()
+        await until(lambda: error() is None)
+    finally:
+        gc.enable()
+
+
 async def test_calls_from_threads_and_from_the_loop_keep_their_order() -> None:
     inbox, seen = LoopInbox(), list[str]()
     for name in "ab":
