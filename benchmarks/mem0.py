@@ -3,9 +3,9 @@
     python -m benchmarks.mem0 [--quick] [--repeat 3] [--dir FOLDER]
 
 Agents repeatedly add, update twice, delete and read the history of a memory. Embeddings, model and
-vector store answer at once, so only mem0's own work and its history are measured. Then processes
-update the same few memories at the same time, and records that do not continue the previous one
-are counted.
+vector store answer at once, so only mem0's own work and its history are measured. Plain mem0 waits
+for the disk four times for each record, so its speed depends on the disk. Then processes update the
+same few memories at the same time, and records that do not continue the previous one are counted.
 """
 
 import asyncio
