@@ -20,12 +20,8 @@ from async_history._core.ledger.leaves import (
 )
 from async_history._core.ledger.new_leaves import MOST_CHARACTERS, MOST_LEAVES
 from async_history._core.ledger.removals import Removals
-from async_history._core.ledger.tables import (
-    LedgerTables,
-    StoredBundle,
-    StoredOperation,
-    StoredRecord,
-)
+from async_history._core.ledger.stored import StoredBundle, StoredOperation, StoredRecord
+from async_history._core.ledger.tables import LedgerTables
 from async_history._core.owners import Owner
 from async_history.errors import StorageCorrupt
 
@@ -59,7 +55,7 @@ async def seen_bundles(
     """Yield bundles with their stored values, in order.
 
     Usually all values match, which is checked at once. A server reads the next values while the
-    caller processes a bundle. Close it.
+    caller processes a bundle. Close the generator.
 
     Raises:
         StorageCorrupt: the next bundle is damaged.

@@ -17,7 +17,7 @@ from collections.abc import (
 )
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Any, Final, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
 from async_history._core.encryption import OPEN_WITH_KEYS
 from async_history._core.ledger.asked import Answer, Run, ask_ahead
@@ -32,6 +32,16 @@ from async_history._core.ledger.leaves import (
     rewritten,
 )
 from async_history._core.ledger.statements import LedgerStatements
+from async_history._core.ledger.stored import (
+    BYTES,
+    RecordRows,
+    StoredBundle,
+    StoredOperation,
+    StoredRecord,
+    bundle_of,
+    record_values,
+    stored_bundle,
+)
 from async_history._core.ledger.tiles import Tile, grown, last_tiles, roots_from, tiles_of
 from async_history._core.ledger.tree import Range
 from async_history._core.owners import Owner, owner_from_text
@@ -53,72 +63,6 @@ _BEGUN: Final = 8
 READ_AT_ONCE: Final = 16_384
 """Leaves that are read at once, in about 100 ms, and at most 511 more. A store in memory writes
 nothing meanwhile."""
-
-
-_DATES: Final = {str, type(None)}
-_BYTES: Final = (bytes, bytearray, memoryview)
-
-
-class StoredBundle(NamedTuple):
-    """A bundle, the place of its first leaf, and when it was written.
-
-    Attributes:
-        turn: the number of the transaction that wrote it.
-        after: transactions with a lower number had ended when it began.
-    """
-
-    first: int
-    turn: int
-    after: int
-    bundle: Bundle
-
-
-class StoredRecord(NamedTuple):
-    """A record's values for its leaf, and its position in the order of recording.
-
-    Attributes:
-        has_owner: whether the owner stored with it is that of its memory.
-    """
-
-    position: int
-    has_owner: bool
-    values: Sequence[Any]
-
-
-class RecordRows(NamedTuple):
-    """The values of several `StoredRecord`, one list for each field."""
-
-    positions: Sequence[int]
-    have_owner: Sequence[Any]
-    values: Sequence[Row]
-
-    def of(self, ids: Sequence[str | None]) -> "RecordRows | None":
-        """Return these records, in this order; None if one is missing."""
-        there = [row[0] for row in self.values]
-        if there == ids:
-            return self
-        at = {record_id: place for place, record_id in enumerate(there)}
-        places = [at[record_id] for record_id in ids if record_id in at]
-        if len(places) < len(ids):
-            return None
-        return RecordRows(
-            [self.positions[place] for place in places],
-            [self.have_owner[place] for place in places],
-            [self.values[place] for place in places],
-        )
-
-    def part(self, begin: int, end: int) -> "RecordRows":
-        """Return some of them, by their places here."""
-        part = slice(begin, end)
-        return RecordRows(self.positions[part], self.have_owner[part], self.values[part])
-
-
-class StoredOperation(NamedTuple):
-    """An operation's values for its two leaves: its beginning and its outcome."""
-
-    begun: Sequence[Any]
-    ended: Sequence[Any] | None
-
 
 OpenRows = Callable[[ReadRows], Awaitable[Sequence[Row]]]
 """A function that reads rows and returns them with texts in clear; a row that does not open, as
@@ -208,11 +152,11 @@ class LedgerTables:
     async def bundles(self, first: int) -> list[StoredBundle]:
         """Return the next bundles from a place on, which is the first place of one."""
         rows = await self._run(self._sql.bundles, first, first + READ_AT_ONCE)
-        return [_stored(row) for row in rows]
+        return [stored_bundle(row) for row in rows]
 
     async def entries(self) -> list[StoredBundle]:
         """Return all entries, in order."""
-        return [_stored(row) for row in await self._run(self._sql.entries)]
+        return [stored_bundle(row) for row in await self._run(self._sql.entries)]
 
     async def tiles(self, wanted: Collection[Tile]) -> dict[Tile, bytes]:
         """Return those of these tiles that exist."""
@@ -222,7 +166,7 @@ class LedgerTables:
         return {
             (level, number): bytes(hashes)
             for level, number, hashes in rows
-            if isinstance(hashes, _BYTES)  # else it is as if it were missing
+            if isinstance(hashes, BYTES)  # else it is as if it were missing
         }
 
     async def roots(self, ranges: Sequence[Range]) -> list[bytes]:
@@ -257,7 +201,9 @@ class LedgerTables:
 
     async def bundles_at(self, places: Sequence[int]) -> list[StoredBundle]:
         """Return the bundles with these places."""
-        return [_stored(row) for row in await self._run(self._sql.bundles_at, _json(list(places)))]
+        return [
+            stored_bundle(row) for row in await self._run(self._sql.bundles_at, _json(list(places)))
+        ]
 
     async def leaves_of(self, kind: str, names: Iterable[str]) -> dict[int, Leaf]:
         """Return the leaves with these names, in order. RECORD includes rests of erased records."""
@@ -279,13 +225,15 @@ class LedgerTables:
         if rows.values:
             await self.require_key()
         return {
-            values[0]: StoredRecord(position, bool(has_owner), _values(values))
+            values[0]: StoredRecord(position, bool(has_owner), record_values(values))
             for position, has_owner, values in zip(*rows, strict=True)
         }
 
     def ask(self, names: Iterable[tuple[str, Sequence[str]]]) -> Generator[Answer, None, None]:
-        """Yield an argument of `record_rows` or, if the kind is OWNER, `owners_of` for each kind of
-        leaves and its names."""
+        """Yield an answer for each kind of leaves and its names.
+
+        It is an argument of `owners_of` if the kind is OWNER, otherwise of `record_rows`.
+        """
         return ask_ahead(
             self._run,
             (
@@ -372,7 +320,7 @@ class LedgerTables:
         names: list[tuple[int, int]] = []
         hashes: list[bytes] = []
         for number, *parts in rows:
-            bundle = _bundle(parts)
+            bundle = bundle_of(parts)
             placed.append((number, size + len(hashes)))
             for place, name in enumerate(bundle.leaf_names(), start=size + len(hashes)):
                 if bundle.kind != ENTRY and name is not None:
@@ -457,26 +405,3 @@ async def place_all(ledger: LedgerStore) -> None:
     """
     while await ledger.write(LedgerTables.grow):
         pass
-
-
-def _bundle(parts: Sequence[Any]) -> Bundle:
-    kind, size, hashes, is_keyed, names = parts
-    if not isinstance(names, str) or not isinstance(hashes, _BYTES):
-        raise StorageCorrupt("leaves of the ledger are damaged: they have values of other types")
-    return Bundle(kind, size, bytes(hashes), bool(is_keyed), names)
-
-
-def _stored(row: Sequence[Any]) -> StoredBundle:
-    first, turn, after, *parts = row
-    return StoredBundle(first, turn, after, _bundle(parts))
-
-
-def _values(row: Row) -> Sequence[Any]:
-    if row[7] in (0, 1) and type(row[7]) is int and {type(row[5]), type(row[6])} <= _DATES:
-        return row
-    values = list(row)
-    values[7] = 1 if values[7] else 0
-    for at in (5, 6):
-        if values[at] is not None and type(values[at]) is not str:
-            values[at] = str(values[at])
-    return values

@@ -1,0 +1,107 @@
+"""The stored rows that a ledger reads: bundles of leaves, records and operations."""
+
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+from async_history._core.ledger.leaves import Bundle
+from async_history._core.rows import Row
+from async_history.errors import StorageCorrupt
+
+_DATES: Final = {str, type(None)}
+BYTES: Final = (bytes, bytearray, memoryview)
+"""The types in which drivers return bytes."""
+
+
+class StoredBundle(NamedTuple):
+    """A bundle, the place of its first leaf, and when it was written.
+
+    Attributes:
+        turn: the number of the transaction that wrote it.
+        after: transactions with a lower number had ended when it began.
+    """
+
+    first: int
+    turn: int
+    after: int
+    bundle: Bundle
+
+
+class StoredRecord(NamedTuple):
+    """A record's values for its leaf, and its position in the order of recording.
+
+    Attributes:
+        has_owner: whether the owner stored with it is that of its memory.
+    """
+
+    position: int
+    has_owner: bool
+    values: Sequence[Any]
+
+
+class RecordRows(NamedTuple):
+    """The values of several `StoredRecord`, one list for each field."""
+
+    positions: Sequence[int]
+    have_owner: Sequence[Any]
+    values: Sequence[Row]
+
+    def of(self, ids: Sequence[str | None]) -> "RecordRows | None":
+        """Return these records, in this order; None if one is missing."""
+        there = [row[0] for row in self.values]
+        if there == ids:
+            return self
+        at = {record_id: place for place, record_id in enumerate(there)}
+        places = [at[record_id] for record_id in ids if record_id in at]
+        if len(places) < len(ids):
+            return None
+        return RecordRows(
+            [self.positions[place] for place in places],
+            [self.have_owner[place] for place in places],
+            [self.values[place] for place in places],
+        )
+
+    def part(self, begin: int, end: int) -> "RecordRows":
+        """Return some of them, by their places here."""
+        part = slice(begin, end)
+        return RecordRows(self.positions[part], self.have_owner[part], self.values[part])
+
+
+class StoredOperation(NamedTuple):
+    """An operation's values for its two leaves: its beginning and its outcome."""
+
+    begun: Sequence[Any]
+    ended: Sequence[Any] | None
+
+
+def bundle_of(parts: Sequence[Any]) -> Bundle:
+    """Return a bundle from its stored columns.
+
+    Raises:
+        StorageCorrupt: one has another type.
+    """
+    kind, size, hashes, is_keyed, names = parts
+    if not isinstance(names, str) or not isinstance(hashes, BYTES):
+        raise StorageCorrupt("leaves of the ledger are damaged: they have values of other types")
+    return Bundle(kind, size, bytes(hashes), bool(is_keyed), names)
+
+
+def stored_bundle(row: Sequence[Any]) -> StoredBundle:
+    """Return a bundle from a row of the ledger.
+
+    Raises:
+        StorageCorrupt: as `bundle_of`.
+    """
+    first, turn, after, *parts = row
+    return StoredBundle(first, turn, after, bundle_of(parts))
+
+
+def record_values(row: Row) -> Sequence[Any]:
+    """Return a record's values as in its leaf: times as text, `is_deleted` as 0 or 1."""
+    if row[7] in (0, 1) and type(row[7]) is int and {type(row[5]), type(row[6])} <= _DATES:
+        return row
+    values = list(row)
+    values[7] = 1 if values[7] else 0
+    for at in (5, 6):
+        if values[at] is not None and type(values[at]) is not str:
+            values[at] = str(values[at])
+    return values
