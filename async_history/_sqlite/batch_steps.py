@@ -230,8 +230,8 @@ class _CommitSteps:
     async def find_texts(self, restored: Sequence[RestoreMemory]) -> Sequence[HistoryRecord]:
         """Find the texts to restore, and return the latest records of these memories."""
         self._prepare()
-        memory_ids = [one.decided_by for one in restored]
-        rows = await _LATEST_AND_THEN.read(self._fetch, memory_ids, [one.to for one in restored])
+        asked = [(one.decided_by, one.to) for one in restored]
+        rows = await _LATEST_AND_THEN.read(self._fetch, asked)
         latest: list[HistoryRecord] = []
         sealed: dict[RestoreMemory, HistoryRecord] = {}
         for one, row in zip(restored, rows, strict=True):
@@ -264,7 +264,7 @@ class _CommitSteps:
         return {memory_id: stored.owner for memory_id, stored in found.items()}
 
     async def erased(self, batch: Sequence[Submission]) -> Mapping[Name, datetime]:
-        """Return when erased names of a batch were erased."""
+        """Return the erased names of a batch, each with the instant of its erasure."""
         if self._is_ready and not self._found.noted:
             return {}  # no name was erased
         found = erased_names(self._connection, names_in(batch))

@@ -9,11 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from async_history._core.records import COLUMNS, HistoryRecord
-from async_history._core.timeline import (
-    PAGE_POSITIONS,
-    MemoryMoment,
-    Moment,
-)
+from async_history._core.timeline import PAGE_POSITIONS, MemoryMoment, Moment
 from async_history._core.values import in_utc, parse_time
 from async_history._sqlite import times
 from async_history._sqlite.index import (
@@ -103,6 +99,44 @@ _AT_INSTANT: Final = f"AND coalesce({times.own_instant('history')}, '') <= given
 instant, or to a record without a time, which may be of that instant or later."""
 
 
+class _AtMoments:
+    """A reader of one row for each of some memories, as of its moment.
+
+    Args:
+        at_version: a SELECT of memories with the parameters `memories` and `earlier`.
+        at_instant: a SELECT of `_MOMENTS`, whose rows end with the `number`.
+    """
+
+    def __init__(self, at_version: PackedSelect, at_instant: PackedSelect) -> None:
+        self._at_version = at_version
+        self._at_instant = at_instant
+
+    async def rows(self, fetch: Fetch, asked: Sequence[MemoryMoment]) -> list[Sequence[Any] | None]:
+        """Return the row of each memory and moment, in order; None where there is none."""
+        found: list[Sequence[Any] | None] = [None] * len(asked)
+        of_version: dict[int, list[int]] = {}
+        instants: list[tuple[int, str, str]] = []
+        places: list[int] = []
+        for place, (memory_id, when) in enumerate(asked):
+            if isinstance(when, int):
+                of_version.setdefault(when, []).append(place)
+            else:
+                instants.append((memory_key(memory_id), memory_id, times.instant_text(when)))
+                places.append(place)
+        for version, of_this in of_version.items():
+            keys = keys_by_memory([asked[place][0] for place in of_this])
+            at = {"memories": keys, "earlier": min(version - 1, _MOST_ROWS)}
+            rows = await self._at_version.rows(fetch, at, len(of_this))
+            of_memory = {row[1]: row for row in rows}
+            for place in of_this:
+                found[place] = of_memory.get(asked[place][0])
+        if instants:
+            given = {"asked": json.dumps(instants)}
+            for row in await self._at_instant.rows(fetch, given, len(instants)):
+                found[places[row[-1]]] = row
+        return found
+
+
 class LastChanges:
     """A reader of memories' last records as of moments.
 
@@ -111,9 +145,10 @@ class LastChanges:
     """
 
     def __init__(self, columns: str) -> None:
-        at_instant = one_each(columns, "DESC", _AT_INSTANT, _MOMENTS, "number")
-        self._at_instant = PackedSelect(at_instant, "number")
-        self._at_version = PackedSelect(one_each(columns, "ASC", _AT_VERSION))
+        self._at_moments = _AtMoments(
+            PackedSelect(one_each(columns, "ASC", _AT_VERSION)),
+            PackedSelect(one_each(columns, "DESC", _AT_INSTANT, _MOMENTS, "number"), "number"),
+        )
 
     async def read(
         self, fetch: Fetch, asked: Sequence[MemoryMoment]
@@ -122,36 +157,12 @@ class LastChanges:
 
         For an instant, the result may be a later record: see `is_certain`.
         """
-        found: dict[MemoryMoment, HistoryRecord | None] = dict.fromkeys(asked)
-        at_instants: list[tuple[str, datetime]] = []
-        of_version: dict[int, list[str]] = {}
-        for memory_id, when in found:
-            if isinstance(when, int):
-                of_version.setdefault(when, []).append(memory_id)
-            else:
-                at_instants.append((memory_id, when))
-        for version, memory_ids in of_version.items():
-            given = _at_version(memory_ids, version)
-            for row in await self._at_version.rows(fetch, given, len(memory_ids)):
-                found[row[1], version] = record_from_row(row)
-        if at_instants:
-            given = _at_instants(at_instants)
-            for row in await self._at_instant.rows(fetch, given, len(at_instants)):
-                found[at_instants[row[-1]]] = record_from_row(row)
-        return found
-
-
-def _at_version(memory_ids: Sequence[str], version: int) -> dict[str, Any]:
-    """Return the parameters of a SELECT of memories at a version."""
-    return {"memories": keys_by_memory(memory_ids), "earlier": min(version - 1, _MOST_ROWS)}
-
-
-def _at_instants(asked: Sequence[tuple[str, datetime]]) -> dict[str, Any]:
-    """Return the parameter of `_MOMENTS`."""
-    given = [
-        (memory_key(memory_id), memory_id, times.instant_text(when)) for memory_id, when in asked
-    ]
-    return {"asked": json.dumps(given)}
+        different = list(dict.fromkeys(asked))
+        rows = await self._at_moments.rows(fetch, different)
+        return {
+            one: None if row is None else record_from_row(row)
+            for one, row in zip(different, rows, strict=True)
+        }
 
 
 THEN_ID: Final = len(COLUMNS) + 1
@@ -173,39 +184,28 @@ class LatestAndThen:
 
     def __init__(self, columns: str) -> None:
         at_version = _latest_and_then(columns, _position("ASC", _AT_VERSION), KEYS_BY_MEMORY)
-        self._at_version = PackedSelect(at_version, *_THEN)
         time = f", CAST({times.own_time('earlier')} AS TEXT) AS then_time, found.number"
         at_instant = _latest_and_then(columns, _position("DESC", _AT_INSTANT), _MOMENTS, time)
-        self._at_instant = PackedSelect(at_instant, *_THEN, "then_time", "number")
+        self._at_moments = _AtMoments(
+            PackedSelect(at_version, *_THEN),
+            PackedSelect(at_instant, *_THEN, "then_time", "number"),
+        )
 
-    async def read(
-        self, fetch: Fetch, memory_ids: Sequence[str], moments: Sequence[Moment]
-    ) -> list[Sequence[Any] | None]:
+    async def read(self, fetch: Fetch, asked: Sequence[MemoryMoment]) -> list[Sequence[Any] | None]:
         """Return a row for each memory and its moment; None for a memory without records."""
-        found: list[Sequence[Any] | None] = [None] * len(memory_ids)
-        at_instants: list[tuple[str, datetime]] = []
-        places: list[int] = []
-        of_version: dict[int, list[int]] = {}
-        for place, when in enumerate(moments):
-            if isinstance(when, int):
-                of_version.setdefault(when, []).append(place)
-            else:
-                at_instants.append((memory_ids[place], when))
-                places.append(place)
-        for version, of_this in of_version.items():
-            names = [memory_ids[place] for place in of_this]
-            rows = await self._at_version.rows(fetch, _at_version(names, version), len(names))
-            of_memory = {row[1]: row for row in rows}
-            for place in of_this:
-                found[place] = of_memory.get(memory_ids[place])
-        if at_instants:
-            given = _at_instants(at_instants)
-            for row in await self._at_instant.rows(fetch, given, len(at_instants)):
-                number, time = row[-1], row[_THEN_TIME]
-                if time is None or not parse_time(time) or not can_be_asked(at_instants[number][1]):
-                    row = (*row[:THEN_TEXT], None, None)  # it may be later than the instant
-                found[places[number]] = row
-        return found
+        rows = await self._at_moments.rows(fetch, asked)
+        return [
+            row if row is None or _is_of_moment(row, when) else (*row[:THEN_TEXT], None, None)
+            for row, (_, when) in zip(rows, asked, strict=True)
+        ]
+
+
+def _is_of_moment(row: Sequence[Any], when: Moment) -> bool:
+    """Return whether the earlier record of a row is certainly the memory's last as of a moment."""
+    if isinstance(when, int):
+        return True
+    time = row[_THEN_TIME]
+    return time is not None and parse_time(time) is not None and can_be_asked(when)
 
 
 def _latest_and_then(columns: str, then: str, given: str, more: str = "") -> str:
