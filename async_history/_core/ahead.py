@@ -23,7 +23,7 @@ pauses it gets it after 5 ms."""
 
 
 def fields_waiting(submissions: Iterable[object]) -> list[Fields]:
-    """Return the fields of the submissions that are single new records: those do not change."""
+    """Return the fields of the submissions that are single new records, which do not change."""
     return [one.fields for one in submissions if type(one) is AddFields]
 
 
@@ -41,19 +41,19 @@ class ComputedAhead(Generic[T]):
 
     @property
     def has_begun(self) -> bool:
-        """Whether values were computed, or are, that no batch has asked for."""
+        """Whether values have been, or are being, computed that no batch has asked for."""
         return self._begun is not None
 
     def begin(
         self, fields: Sequence[Fields], compute: Callable[[Sequence[Fields]], Iterable[T]]
     ) -> None:
-        """Begin to compute a value for each record. None may have begun."""
+        """Begin to compute a value for each record. Call it only if `has_begun` is false."""
         self._begun = _Computation(fields, compute, self._turn)
 
     async def of(self, fields: Sequence[Fields]) -> list[T | None]:
         """Return the values for a batch; None for a record that was not among those that waited.
 
-        If they could not be computed, there are none: the batch raises the error, if it persists.
+        If computing them failed, all are None: the batch computes them and raises a lasting error.
         """
         if self._begun is None:
             return [None] * len(fields)

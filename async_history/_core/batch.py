@@ -48,7 +48,7 @@ class BatchTransaction(Protocol):
         """Return the owners of these records' memories, where they have one."""
 
     async def erased(self, batch: Sequence[Submission]) -> Mapping[Name, datetime]:
-        """Return when those of `names_in(batch)` that were erased were: see
+        """Return those of `names_in(batch)` that were erased, each with the instant: see
         `EraseTransaction.note`."""
 
     async def buffers(self, submissions: Sequence[SaveMessages]) -> Mapping[str, Buffer]:

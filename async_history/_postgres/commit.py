@@ -341,7 +341,7 @@ class BatchCommitter:
         return (await self._owners.find(records)).owners()
 
     async def erased(self, batch: Sequence[Submission]) -> Mapping[Name, datetime]:
-        """Return when erased names of a batch were erased."""
+        """Return the erased names of a batch, each with the instant of its erasure."""
         return await self._owners.erased(batch)
 
     async def buffers(self, submissions: Sequence[SaveMessages]) -> dict[str, Buffer]:

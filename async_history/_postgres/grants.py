@@ -190,8 +190,8 @@ async def grant(
 ) -> list[str]:
     """Grant privileges to a role in one transaction, unless it is a dry run; return the statements.
 
-    A policy needs a lock of its table that waits for everyone, and everyone waits for. So it waits
-    a tenth of a second at a time.
+    Creating a policy needs a lock that waits for all who use the table, while others wait for it.
+    So it waits a tenth of a second at a time.
 
     Args:
         switch_within_s: seconds to try to get that lock.
@@ -218,8 +218,8 @@ async def grant(
                 if is_last:
                     raise StorageLocked(
                         f"other transactions keep the tables of schema {schema!r} locked, so that "
-                        "no policy can be made; end them (pg_stat_activity) and grant again, "
-                        "nothing was changed"
+                        "no policy can be created; nothing was changed. End them "
+                        "(pg_stat_activity), and grant again"
                     ) from error
                 await asyncio.sleep(ASK_AGAIN_S)
         return statements

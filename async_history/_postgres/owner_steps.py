@@ -108,7 +108,7 @@ def require_one(rows: Sequence[Sequence[Any]]) -> int:
     """Return the number of `owners_state` from the rows of `NUMBER`.
 
     Raises:
-        StorageCorrupt: there is not one row.
+        StorageCorrupt: there is no row, or more than one.
     """
     if len(rows) > 1:
         raise StorageCorrupt(
@@ -199,7 +199,7 @@ class OwnerSteps:
         return _state_of(await self._fetch(sql))
 
     async def erased(self, batch: Sequence[Submission]) -> Mapping[Name, datetime]:
-        """Return when erased names of a batch were erased."""
+        """Return the erased names of a batch, each with the instant of its erasure."""
         if self.has_looked and self.found.erased_at is None:
             return {}  # no name was erased; the statements that write check that
         if self._is_distributed:

@@ -42,7 +42,7 @@ async def faults_of(connection: AsyncConnection, tables: Tables, *, has_ledger: 
 def _missing_indexes(connection: Connection, tables: Iterable[Table]) -> Iterator[str]:
     """Yield a sentence for each index and primary key that a table lacks.
 
-    Another one of the same columns, in their order, counts too.
+    An index with another name on the same columns, in the same order, counts too.
     """
     inspector = inspect(connection)
     for table in tables:

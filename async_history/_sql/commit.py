@@ -314,7 +314,7 @@ class BatchCommitter:
         return found
 
     async def erased(self, batch: Sequence[Submission]) -> Mapping[Name, datetime]:
-        """Return when erased names of a batch were erased."""
+        """Return the erased names of a batch, each with the instant of its erasure."""
         if self._transaction.erased_at is None:
             return {}
         erased = self._tables.erased

@@ -107,7 +107,7 @@ async def _without_transactions(
 def _changed_columns(
     dialect: Dialect, checked: Sequence[Table], columns: Mapping[tuple[str, str], _Column]
 ) -> Iterator[str]:
-    """Yield the columns that no longer hold all texts, and the statements that change them."""
+    """Yield the columns that can't hold all texts, and the statements that change them."""
     for table in checked:
         for column in table.columns:
             kind = _TEXTS.search(column.type.compile(dialect))

@@ -147,7 +147,7 @@ class FollowCases(Cases):
                 assert await reading.until(50) == numbers(0, 50)
 
     async def test_a_cursor_of_another_store_raises(self, new_store: NewStore) -> None:
-        """Also if that has as many records, of the same memories."""
+        """Even if that store has as many records, of the same memories."""
         async with new_store()() as history, new_store()() as other:
             for store in (history, other):
                 await store.batch_add_history(add_many(numbers(0, 6)))

@@ -244,7 +244,7 @@ class QueryCases(Cases):
                 [r async for r in history.query_history(after=page.cursor)]
 
     async def test_a_cursor_of_another_store_raises(self, new_store: NewStore) -> None:
-        """Also if that has as many records, of the same memories."""
+        """Even if that store has as many records, of the same memories."""
         async with new_store()() as history, new_store()() as other:
             for store in (history, other):
                 for n in range(4):

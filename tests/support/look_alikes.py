@@ -19,7 +19,7 @@ LOOK_SEALED: Final = (
 async def fill_with_look_alikes(
     history: HistoryManager, session_scope: str = "user_id=ann"
 ) -> None:
-    """Record texts that look encrypted beside others, and buffer them as messages."""
+    """Record texts that look encrypted, and others, and buffer them as messages."""
     for n, text in enumerate(LOOK_SEALED):
         why = {"sealed": text, "run_id": text}
         await history.add_history(f"a{n}", text, text, "UPDATE", context=why, cause=why)

@@ -26,7 +26,7 @@ from async_history.errors import StorageCorrupt
 
 _IDS_AT_ONCE: Final = 2_000
 _ADDED_AT_ONCE: Final = 256
-"""Leaves after which they are added to the tree, while a server reads the next records."""
+"""Leaves that are added to the tree at once, while a server reads the next records."""
 
 
 @dataclass(slots=True)
