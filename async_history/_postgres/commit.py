@@ -51,7 +51,7 @@ from async_history._postgres.ledger import Attestation, tables_of
 from async_history._postgres.messages import add_messages, evict_messages, find_buffers
 from async_history._postgres.owner_steps import OwnerSteps
 from async_history._postgres.owners import KnownOwners, OwnersPlan, give_owners
-from async_history._postgres.plain_statements import PlainStatements
+from async_history._postgres.plain_statements import Ahead, PlainStatements, plain_statement
 from async_history._postgres.schema import in_schema
 from async_history._postgres.transaction import (
     WAIT_FOR_REPLICAS_TOO,
@@ -176,11 +176,12 @@ class BatchCommitter:
         Raises:
             The driver's errors: nothing was written, or the outcome is unknown.
         """
+        ahead = self._plain.take()
         self._has_undated = has_undated(batch)
         additions = only_new_records(batch)
         if additions is not None and not self._has_undated:
             try:
-                if not self._locks_ids(additions) and await self._add_at_once(additions):
+                if not self._locks_ids(additions) and await self._add_at_once(additions, ahead):
                     return {}
             except (_LeftOut, asyncpg.DivisionByZeroError):
                 pass  # a trigger or rule left out records, or owners have changed: look at each
@@ -222,7 +223,7 @@ class BatchCommitter:
             await locks.lock_ids(additions)
         return await commit_in_steps(batch, self)
 
-    async def _add_at_once(self, additions: Sequence[AddRecords]) -> bool:
+    async def _add_at_once(self, additions: Sequence[AddRecords], ahead: Ahead) -> bool:
         """Write new records; if one can't be written, the server rolls all of them back.
 
         Return False, and write nothing, if a memory's owner has to be decided first.
@@ -230,7 +231,7 @@ class BatchCommitter:
         if self._are_plain(additions):
             fields = list(fields_of(additions))
             leaves = await self._leaves(fields, {})
-            await self._run_alone(self._plain.of(fields, leaves), fields)
+            await self._run_alone(plain_statement(ahead, fields, leaves), fields)
             return True
         records = records_of(additions)
         plan = await self._plan(records)

@@ -143,12 +143,17 @@ class PostgresStore:
         )
         self._side = side = SideConnections(pool, server)
         self._statistics = Statistics(side, self.schema, is_distributed=is_distributed)
+        prepare: Callable[[Sequence[Submission]], None] | None = None
+        if has_ledger or keys is not None:
+            prepare = self._prepare
+        elif not (is_distributed or pool.is_behind_pooler):  # those need transactions
+            prepare = self._prepare_plain
         self.writer = GroupCommitWriter[Submission](
             self._commit,
             finish=self._finish,
             options=writer_options,
             commit_timeout_s=retry_timeout_s,
-            prepare=self._prepare if has_ledger or keys is not None else self._prepare_plain,
+            prepare=prepare,
         )
         fetch = self.connections.fetch
         self._stored_reader = reader = HistoryReader(

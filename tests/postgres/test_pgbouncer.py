@@ -11,6 +11,7 @@ import pytest
 import trustme
 
 from async_history import HistoryManager, StorageDenied, StorageError, open_history
+from async_history._postgres.plain_statements import PlainStatements
 from async_history.postgres import PostgresHistoryManager
 from async_history.testing import NewStore, RandomCallCases
 from tests.conftest import new_stores
@@ -50,6 +51,28 @@ async def test_many_managers_share_two_connections(
     async with open_history(url):
         pass  # the tables, once
     await asyncio.gather(*(program(number) for number in range(6)))
+
+
+async def test_no_statement_is_made_that_a_pooler_does_not_take(
+    pooled: str, new_schema: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind a pooler a batch has settings, and so a transaction, and none of these statements."""
+    made: list[object] = []
+
+    def note(self: PlainStatements, submissions: object) -> None:
+        made.append(submissions)
+
+    monkeypatch.setattr(PlainStatements, "begin", note)
+
+    async def record_many(url: str) -> None:
+        async with PostgresHistoryManager(url, batch_records=100) as history:
+            calls = (history.add_history(f"m{n}", None, "tea", "ADD") for n in range(400))
+            await asyncio.gather(*calls)
+
+    await record_many(with_query(pooled, schema=new_schema().rpartition("=")[2]))
+    assert made == []
+    await record_many(new_schema())
+    assert made, "without a pooler they are made"
 
 
 async def test_a_pooler_in_statement_mode_is_refused(

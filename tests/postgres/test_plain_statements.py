@@ -8,9 +8,13 @@ import pytest
 from async_history import open_history
 from async_history._core.ledger.leaves import record_bundle
 from async_history._core.new_records import new_fields
-from async_history._core.submissions import AddFields
+from async_history._core.new_submissions import new_text
+from async_history._core.submissions import AddFields, Submission
 from async_history._postgres.add import plain
-from async_history._postgres.plain_statements import PlainStatements
+from async_history._postgres.commit import BatchCommitter
+from async_history._postgres.keys import InClear
+from async_history._postgres.owners import KnownOwners
+from async_history._postgres.plain_statements import PlainStatements, plain_statement
 
 
 def waiting(*names: str) -> list[AddFields]:
@@ -21,12 +25,13 @@ def test_the_next_batch_takes_the_statement_once() -> None:
     statements, submissions = PlainStatements(), waiting("a", "b")
     fields = [one.fields for one in submissions]
     statements.begin(submissions)
-    first, again = statements.of(fields, ()), statements.of(fields, ())
-    assert first == again == plain(fields, ())
-    assert first[1] is not again[1]
+    first, again = statements.take(), statements.take()
+    assert first == (fields, plain(fields, ()))
+    assert again is None
+    assert plain_statement(first, fields, ()) is first[1]
     statements.begin(submissions)
     submissions.clear()
-    assert statements.of(list(fields), ()) == first, "the queue's list may change"
+    assert statements.take() == first, "the queue's list may change"
 
 
 def test_another_batch_gets_its_own_statement() -> None:
@@ -39,10 +44,47 @@ def test_another_batch_gets_its_own_statement() -> None:
         [one.fields for one in waiting("a", "b", "c")],
     ):
         statements.begin(submissions)
-        assert statements.of(other, ()) == plain(other, ())
+        assert plain_statement(statements.take(), other, ()) == plain(other, ())
     leaves = [record_bundle([one[0] for one in fields], fields, None)]
     statements.begin(submissions)
-    assert statements.of(fields, leaves) == plain(fields, leaves)
+    assert plain_statement(statements.take(), fields, leaves) == plain(fields, leaves)
+
+
+class Connection:
+    """A connection on which every INSERT adds one record, and every SELECT finds nothing."""
+
+    async def execute(self, sql: str, *_: object) -> str:
+        return "INSERT 0 1"
+
+    async def fetch(self, sql: str, *_: object) -> list[tuple[object, ...]]:
+        return [(0, None, None, None)] if "owners_state" in sql else []
+
+
+@pytest.mark.parametrize(
+    "next_batch",
+    [
+        pytest.param(
+            AddFields(new_fields("c", None, "tea", "ADD", context={"by": "hand"})), id="details"
+        ),
+        pytest.param(new_text("c", "tea", actor_id=None, role=None, context=None), id="in steps"),
+    ],
+)
+async def test_no_text_outlives_the_next_batch(next_batch: Submission) -> None:
+    """A statement has its records' texts, also those that are erased later."""
+    statements = PlainStatements()
+    committer = BatchCommitter(
+        Connection(),
+        '"a"',
+        is_distributed=False,
+        known=KnownOwners(),
+        plain=statements,
+        seal=InClear(),
+        where="here",
+        sent=lambda: None,
+    )
+    statements.begin(waiting("a", "b"))
+    assert await committer.commit([next_batch]) == {}
+    assert statements.take() is None
 
 
 @pytest.mark.postgres
