@@ -23,7 +23,11 @@ from async_history._sqlite.index import (
 from async_history._sqlite.rows import Fetch, PackedSelect, record_from_row
 
 _MOST_ROWS: Final = (1 << 63) - 1
-_IS_GONE: Final = "event = 'DELETE' OR is_deleted NOT IN (0, '')"
+
+
+def _is_gone(row: str) -> str:
+    """Return the SQL condition that a record deletes its memory; `row` is its table's alias."""
+    return f"({row}.event = 'DELETE' OR {row}.is_deleted NOT IN (0, ''))"
 
 
 def find_sql(time_before: str) -> str:
@@ -36,7 +40,7 @@ def find_sql(time_before: str) -> str:
     SELECT max(rowid), id FROM history
     UNION ALL
     SELECT group_concat(position), NULL FROM (
-        SELECT max(rowid) AS position, {_IS_GONE} AS is_gone FROM history
+        SELECT max(rowid) AS position, {_is_gone("history")} AS is_gone FROM history
         WHERE memory_id IS NOT NULL AND coalesce({occurred_at}, '') <= :when
         GROUP BY memory_id HAVING is_gone IS NOT 1
     ) GROUP BY position / {PAGE_POSITIONS}
@@ -169,7 +173,6 @@ THEN_ID: Final = len(COLUMNS) + 1
 THEN_TEXT, THEN_CONTEXT, _THEN_TIME = range(THEN_ID + 1, THEN_ID + 4)
 """Places in a row of `LatestAndThen`."""
 _THEN: Final = ("then_id", "then_text", "then_context")
-_IS_GONE_THEN: Final = "(earlier.event = 'DELETE' OR earlier.is_deleted NOT IN (0, ''))"
 
 
 class LatestAndThen:
@@ -218,7 +221,7 @@ def _latest_and_then(columns: str, then: str, given: str, more: str = "") -> str
     """
     return f"""
     SELECT {columns}, earlier.id AS then_id,
-        CASE WHEN {_IS_GONE_THEN} IS NOT 1 THEN earlier.new_memory END AS then_text,
+        CASE WHEN {_is_gone("earlier")} IS NOT 1 THEN earlier.new_memory END AS then_text,
         {THROUGH_INDEX.details.context("earlier")} AS then_context{more}
     FROM (
         SELECT {_position("DESC", "LIMIT 1")} AS position, {then} AS then_position, given.*
