@@ -107,7 +107,7 @@ class BatchReads:
             for row in await latest_and_then(self._connection.fetch, self._schema, asked):
                 *columns, record_id, text, context, number = row
                 latest.append(record_from_row(columns))
-                one = restored[number - 1]
+                one = restored[int(number) - 1]
                 if is_sealed(text) or is_json_sealed(context):
                     sealed[one] = text_record(record_id, text, context)
                 elif text is not None:

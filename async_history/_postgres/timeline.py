@@ -134,7 +134,7 @@ async def last_changes(
     found: dict[MemoryMoment, HistoryRecord | None] = dict.fromkeys(asked)
     asked = list(found)
     rows = await fetch(in_schema(_LAST_CHANGES, schema), *_parameters(asked))
-    return found | {asked[row[-1] - 1]: record_from_row(row[:-1]) for row in rows}
+    return found | {asked[int(row[-1]) - 1]: record_from_row(row[:-1]) for row in rows}
 
 
 async def latest_and_then(

@@ -146,7 +146,7 @@ class FollowCases(Cases):
                     await (other, history)[number % 2].add_history("m", None, str(number), "ADD")
                 assert await reading.until(50) == numbers(0, 50)
 
-    async def test_a_cursor_of_another_store_raises(self, new_store: NewStore) -> None:
+    async def test_a_followers_cursor_of_another_store_raises(self, new_store: NewStore) -> None:
         """Even if that store has as many records, of the same memories."""
         async with new_store()() as history, new_store()() as other:
             for store in (history, other):

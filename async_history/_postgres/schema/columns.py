@@ -40,6 +40,8 @@ LEDGER_TABLE: Final = "history_ledger"
 """The first table of a ledger; the names of the others begin with its name."""
 LEDGER_COLUMNS: Final = {"number", "first", "hashes", "names"}
 """Columns by which it is recognised: another program may have a table of this name."""
+_TILES: Final = "history_ledger_tiles"
+"""A table that no other program has."""
 _VARCHAR: Final = "varchar"
 """Accepted for text: the server refuses a text that is too long, and changes none."""
 _TYPES: Final = """
@@ -64,7 +66,8 @@ async def column_faults(connection: Any, schema: str) -> list[str]:
         for table, column, kind, modifier in await connection.fetch(_TYPES, schema)
     }
     tables = {table for table, _ in there}
-    if not {column for table, column in there if table == LEDGER_TABLE} >= LEDGER_COLUMNS:
+    of_ledger = {column for table, column in there if table == LEDGER_TABLE}
+    if _TILES not in tables and not of_ledger >= LEDGER_COLUMNS:
         tables.discard(LEDGER_TABLE)
     faults: list[str] = []
     for table, columns in _EXPECTED.items():
