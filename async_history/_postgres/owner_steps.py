@@ -108,7 +108,7 @@ def require_one(rows: Sequence[Sequence[Any]]) -> int:
     """Return the number of `owners_state` from the rows of `NUMBER`.
 
     Raises:
-        StorageCorrupt: there is no row, or more than one.
+        StorageCorrupt: the table has lost its row, or has more than one.
     """
     if len(rows) > 1:
         raise StorageCorrupt(
@@ -122,7 +122,7 @@ def _state_of(rows: Sequence[Sequence[Any]]) -> tuple[int, int | None]:
     """Return the number of `owners_state` and the instant of the last erasure.
 
     Raises:
-        StorageCorrupt: there is no row.
+        StorageCorrupt: the table has lost its row.
     """
     if not rows:
         raise StorageCorrupt(

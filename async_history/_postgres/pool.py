@@ -11,7 +11,6 @@ from typing import Any, Final, TypeVar
 import asyncpg
 
 from async_history._core.writer import OutcomeUnknown, TryAgain
-from async_history._postgres.bounded import WorkLimit, meaning_of
 from async_history._postgres.bounds import Settings, bounds, enable_client_check, settings_of
 from async_history._postgres.codecs import require_own_codecs
 from async_history._postgres.connect import (
@@ -33,6 +32,7 @@ from async_history._postgres.pool_limits import PoolLimits
 from async_history._postgres.pooler import is_pooled, require_no_lost_statements
 from async_history._postgres.server_url import ServerUrl
 from async_history._postgres.transaction import transaction
+from async_history._postgres.work_limit import WorkLimit, meaning_of
 from async_history.errors import HistoryClosed, InvalidInput, StorageError, StorageUnreachable
 
 T = TypeVar("T")

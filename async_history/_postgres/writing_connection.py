@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar
 
 from async_history._core.writer import OutcomeUnknown, TryAgain
-from async_history._postgres.bounded import WorkLimit
 from async_history._postgres.bounds import (
     READ_COMMITTED,
     Settings,
@@ -22,6 +21,7 @@ from async_history._postgres.bounds import (
 from async_history._postgres.errors import DriverError
 from async_history._postgres.idle_watch import IdleWatch
 from async_history._postgres.pool import ConnectionPool
+from async_history._postgres.work_limit import WorkLimit
 from async_history.errors import StorageUnreachable
 
 T = TypeVar("T")

@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from async_history._core.cancellation import to_the_end
-from async_history._core.deadline import Deadline
+from async_history._core.deadline import TimeLimit
 from async_history._core.writer import OutcomeUnknown, TryAgain
 from async_history._sql.dialects import begin_write, is_sqlite
 from async_history._sql.errors import (
@@ -80,7 +80,7 @@ class Connections:
         self._try_s = try_s
         self._writing: AsyncConnection | None = None
         self._is_sqlite = is_sqlite(engine.dialect)
-        self._write_deadline = Deadline()
+        self._write_limit = TimeLimit()
         self.committing = Committing()
         self._is_closed = False
         self._reads = 0
@@ -125,7 +125,7 @@ class Connections:
             connection = await self._ready()
         self.committing.has_begun = False
         try:
-            with self._write_deadline.within(self._try_s + extra_s):
+            with self._write_limit.within(self._try_s + extra_s):
                 if self._is_sqlite:
                     done = await run_interruptible(_begun(work, connection), connection)
                 else:
@@ -293,7 +293,7 @@ class Connections:
     async def aclose(self) -> None:
         """End the writing connection, and wait for reads that are under way."""
         self._is_closed = True
-        self._write_deadline.stop()
+        self._write_limit.stop()
         connection, self._writing = self._writing, None
         if connection is not None:
             # Returning it to the pool would first reset its isolation level. If that failed, the

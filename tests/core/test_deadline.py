@@ -1,11 +1,11 @@
-"""The timeout of operations that follow each other."""
+"""The time limit of operations that follow each other."""
 
 import asyncio
 from typing import Any
 
 import pytest
 
-from async_history._core.deadline import Deadline
+from async_history._core.deadline import TimeLimit
 from tests.support.patience import SOON_S
 
 LONG_S = 3600.0
@@ -22,9 +22,9 @@ async def never() -> None:
 
 
 async def test_a_body_that_takes_too_long_raises_timeout_error() -> None:
-    deadline = Deadline()
+    limit = TimeLimit()
     for _ in range(2):
-        with pytest.raises(TimeoutError), deadline.within(SHORT_S):
+        with pytest.raises(TimeoutError), limit.within(SHORT_S):
             await never()
     task = asyncio.current_task()
     assert task is not None
@@ -42,42 +42,42 @@ async def test_one_timer_serves_many_bodies(monkeypatch: pytest.MonkeyPatch) -> 
         return call_at(when, *arguments)
 
     monkeypatch.setattr(loop, "call_at", counted)
-    deadline = Deadline()
+    limit = TimeLimit()
     for _ in range(100):
-        with deadline.within(LONG_S):
+        with limit.within(LONG_S):
             await asyncio.sleep(0)
     assert len(times) == 1
-    with deadline.within(SHORT_S):
+    with limit.within(SHORT_S):
         pass
     begun = loop.time()
-    with pytest.raises(TimeoutError), deadline.within(5 * SHORT_S):
+    with pytest.raises(TimeoutError), limit.within(5 * SHORT_S):
         await never()
     assert loop.time() - begun >= 5 * SHORT_S
 
 
 async def test_a_shorter_time_than_the_last_one_is_kept() -> None:
-    deadline = Deadline()
-    with deadline.within(LONG_S):
+    limit = TimeLimit()
+    with limit.within(LONG_S):
         await asyncio.sleep(0)
-    with pytest.raises(TimeoutError), deadline.within(SHORT_S):
+    with pytest.raises(TimeoutError), limit.within(SHORT_S):
         await never()
 
 
 async def test_between_bodies_nothing_is_cancelled() -> None:
-    deadline = Deadline()
-    with deadline.within(SHORT_S):
+    limit = TimeLimit()
+    with limit.within(SHORT_S):
         pass
     await asyncio.sleep(3 * SHORT_S)
-    with deadline.within(LONG_S):
+    with limit.within(LONG_S):
         await asyncio.sleep(0)
-    deadline.stop()
+    limit.stop()
 
 
 async def test_a_cancellation_from_outside_stays_one() -> None:
-    deadline = Deadline()
+    limit = TimeLimit()
 
     async def body() -> None:
-        with deadline.within(LONG_S):
+        with limit.within(LONG_S):
             await never()
 
     task = asyncio.create_task(body())
@@ -88,10 +88,10 @@ async def test_a_cancellation_from_outside_stays_one() -> None:
 
 
 async def test_a_cancellation_at_the_same_time_as_the_timeout_stays_one() -> None:
-    deadline = Deadline()
+    limit = TimeLimit()
 
     async def body() -> None:
-        with deadline.within(SHORT_S):
+        with limit.within(SHORT_S):
             try:
                 await never()
             finally:
@@ -103,5 +103,5 @@ async def test_a_cancellation_at_the_same_time_as_the_timeout_stays_one() -> Non
 
 
 async def test_an_error_of_the_body_is_raised() -> None:
-    with pytest.raises(OSError, match="lost"), Deadline().within(LONG_S):
+    with pytest.raises(OSError, match="lost"), TimeLimit().within(LONG_S):
         raise OSError("lost")

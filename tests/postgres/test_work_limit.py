@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from async_history._core.writer import OutcomeUnknown, TryAgain
-from async_history._postgres.bounded import WorkLimit
+from async_history._postgres.work_limit import WorkLimit
 from tests.support import patience
 
 LONG_S = 3600.0

@@ -9,6 +9,7 @@ from typing import Any, Final, Self
 
 import asyncpg
 
+from async_history._core.deadline import Deadline
 from async_history._core.writer import OutcomeUnknown, TryAgain
 from async_history._postgres.errors import (
     DriverError,
@@ -46,10 +47,8 @@ class WorkLimit:
         self._connection = connection
         self._where = where
         self._on_hang = on_hang
-        self._loop = asyncio.get_running_loop()
         self._timeout_s: float | None = None
-        self._deadline: float | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._deadline = Deadline(self._cut_off)
         self._was_cut_off = False
         self._unreplicated: list[str] = []
         try:
@@ -68,17 +67,12 @@ class WorkLimit:
     def __enter__(self) -> None:
         self._unreplicated.clear()
         if self._timeout_s is not None:
-            self._deadline = self._loop.time() + self._timeout_s
-            if self._timer is not None and self._timer.when() > self._deadline:
-                self._timer.cancel()
-                self._timer = None
-            if self._timer is None:
-                self._timer = self._loop.call_at(self._deadline, self._look)
+            self._deadline.set(self._timeout_s)
 
     def __exit__(
         self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None
     ) -> None:
-        self._deadline = None
+        self._deadline.clear()
         if error is None:
             if self._unreplicated:
                 raise OutcomeUnknown(self._unreplicated[0])
@@ -92,13 +86,7 @@ class WorkLimit:
                 f"{self._where} did not answer within {self._timeout_s} s"
             ) from error
 
-    def _look(self) -> None:
-        self._timer = None
-        if self._deadline is None:
-            return
-        if self._loop.time() < self._deadline:
-            self._timer = self._loop.call_at(self._deadline, self._look)
-            return
+    def _cut_off(self) -> None:
         self._was_cut_off = True
         self._on_hang()
         _terminate(self._connection)
@@ -109,9 +97,7 @@ class WorkLimit:
 
     def end(self) -> None:
         """Stop the timer, and listening."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._deadline.stop()
         with contextlib.suppress(asyncpg.InterfaceError):  # the pool has it back already
             self._connection.remove_log_listener(self._listen)
 
