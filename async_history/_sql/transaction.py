@@ -73,7 +73,7 @@ class Transaction:
         """Lock the row of `state` until the transaction ends, and read it.
 
         Raises:
-            StorageCorrupt: there is no row.
+            StorageCorrupt: the table has lost its row.
         """
         state = self.tables.state
         with timed(self._waited):

@@ -1,6 +1,8 @@
 """Changes of keys in a history with clear texts that look encrypted, interrupted anywhere."""
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from itertools import count
 from typing import Any
 
@@ -22,9 +24,10 @@ from tests.support.encrypted_stores import (
     ANN,
     Open,
     all_of,
-    cancelled_after,
     contents,
+    cut_off,
     fill,
+    until_complete,
     until_turned_off,
 )
 from tests.support.keys import ring
@@ -72,6 +75,17 @@ async def remove_key_of_ann(texts: Any) -> None:
     await texts.table.remove([key.id])
 
 
+@contextlib.asynccontextmanager
+async def encrypted_twice(open_store: Open) -> AsyncIterator[tuple[HistoryManager, HistoryManager]]:
+    """Open two managers of an encrypted store; the first one changes few texts at once."""
+    async with (
+        limited(open_store(keys=ring("one")), texts=SOME) as history,
+        open_store(keys=ring("one")) as other,
+    ):
+        await history.encryption.encrypt()
+        yield history, other
+
+
 class UncertainService:
     """A key service of which one call fails."""
 
@@ -115,15 +129,11 @@ class LookAlikeCases:
         """After each of its transactions; others write such texts before and after."""
         async with open_store() as history:
             await fill_with_look_alikes(history)
-        for stop_after in count(1):
-            async with (
-                open_store(keys=ring("one")) as other,
-                limited(open_store(keys=ring("one")), texts=SOME) as history,
-            ):
-                await history.encryption.encrypt()
+
+        async def is_interrupted(stop_after: int) -> bool:
+            async with encrypted_twice(open_store) as (history, other):
                 before = await all_texts(other)
-                call = cancelled_after(stop_after, history, "decrypt")
-                await asyncio.wait([call])
+                is_cut_off = await cut_off(stop_after, history, "decrypt")
                 assert await all_texts(history) == before
                 assert await all_texts(other) == before
                 for manager in (history, other):
@@ -140,29 +150,23 @@ class LookAlikeCases:
             async with open_store() as history:
                 assert await all_texts(history) == before
                 assert not (await history.check()).problems
-            if not call.cancelled():
-                break
-        assert stop_after > 4
+            return is_cut_off
+
+        await until_complete(is_interrupted)
 
     async def test_a_decryption_is_reversed_and_that_interrupted_anywhere(
         self, open_store: Open
     ) -> None:
         async with open_store() as history:
             await fill_with_look_alikes(history)
-        for stop_after in count(1):
-            async with (
-                open_store(keys=ring("one")) as other,
-                limited(open_store(keys=ring("one")), texts=SOME) as history,
-            ):
-                await history.encryption.encrypt()
-                before = await all_texts(other)
-                undone = cancelled_after(5 + stop_after % 3, history, "decrypt")
-                await asyncio.wait([undone])
+
+        async def is_interrupted(stop_after: int) -> bool:
+            async with encrypted_twice(open_store) as (history, other):
+                assert await cut_off(5 + stop_after % 3, history, "decrypt")
                 assert await marks_of(history) == [OFF]
                 await add_look_alikes(other, f"{stop_after}")
                 before = await all_texts(other)
-                call = cancelled_after(stop_after, history, "encrypt")
-                await asyncio.wait([call])
+                is_cut_off = await cut_off(stop_after, history, "encrypt")
                 assert await all_texts(history) == before
                 assert await all_texts(other) == before
             async with open_store(keys=ring("one")) as history:
@@ -172,9 +176,9 @@ class LookAlikeCases:
                 assert await marks_of(history) == []
                 assert await all_texts(history) == before
                 assert (await history.encryption.encrypt()).records == 0
-            if not call.cancelled():
-                break
-        assert stop_after > 4
+            return is_cut_off
+
+        await until_complete(is_interrupted)
 
     async def test_a_read_while_the_search_ends_is_repeated(self, open_store: Open) -> None:
         """Such a text was read in clear, and then counts as damaged."""
@@ -184,8 +188,8 @@ class LookAlikeCases:
             await other.encryption.encrypt()
             before = await all_of(other)
             await until_turned_off(other)
-            await asyncio.wait([cancelled_after(5, other, "decrypt")])
-            await asyncio.wait([cancelled_after(1, other, "encrypt")])
+            assert await cut_off(5, other, "decrypt")
+            assert await cut_off(1, other, "encrypt")
             assert await marks_of(other) == [TURNING_ON]
             keys: Any = history.store
             keys = keys.encryption.keys

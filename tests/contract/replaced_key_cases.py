@@ -11,11 +11,12 @@ from tests.support.encrypted_stores import (
     FEW,
     Open,
     all_of,
-    cancelled_after,
     changes,
     contents,
+    cut_off,
     fill,
     key_ids,
+    until_complete,
     until_turned_off,
 )
 from tests.support.keys import ring
@@ -105,10 +106,11 @@ class ReplacedKeyCases:
         """Cancelled after each of its transactions in turn."""
         async with open_store(keys=ring("one")) as history:
             records = await fill(history)
-        for stop_after in range(1, 12):
+
+        async def is_interrupted(stop_after: int) -> bool:
+            nonlocal records
             async with limited(open_store(keys=ring("one")), texts=TextLimits(rows=4)) as history:
-                call = cancelled_after(stop_after, history, "replace_data_keys")
-                await asyncio.wait([call])
+                is_cut_off = await cut_off(stop_after, history, "replace_data_keys")
                 assert await all_of(history) == records
                 await history.add_history("m0", None, "x", "ADD", id=f"later {stop_after}")
                 records = await all_of(history)
@@ -117,9 +119,9 @@ class ReplacedKeyCases:
                 await history.encryption.replace_data_keys()
                 assert await all_of(history) == records
                 assert len((await key_ids(history))["there"]) == 2
-            if not call.cancelled():
-                break
-        assert stop_after > 3
+            return is_cut_off
+
+        await until_complete(is_interrupted)
 
     async def test_it_is_refused_while_encryption_is_being_turned_off(
         self, open_store: Open

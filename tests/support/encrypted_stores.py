@@ -94,6 +94,25 @@ def cancelled_after(transactions: int, history: Any, call: str) -> "asyncio.Futu
     return begun
 
 
+async def cut_off(transactions: int, history: Any, call: str) -> bool:
+    """Cancel a call after so many transactions, as `cancelled_after`; return False if it ended
+    before."""
+    begun = cancelled_after(transactions, history, call)
+    await asyncio.wait([begun])
+    if not begun.cancelled():
+        begun.result()
+        return False
+    return True
+
+
+async def until_complete(is_interrupted: Callable[[int], Awaitable[bool]]) -> None:
+    """Interrupt a call after 1, 2, 3 and more transactions, until it completes."""
+    transactions = 1
+    while await is_interrupted(transactions):
+        transactions += 1
+    assert transactions > 3
+
+
 async def key_ids(history: Any) -> dict[str, set[str]]:
     """Return the data keys of a store, and the keys that its texts name."""
     texts = history.store.encryption.texts

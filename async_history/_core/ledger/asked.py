@@ -16,7 +16,7 @@ _AHEAD: Final = 2
 def ask_ahead(run: Run, statements: Iterable[tuple[Any, str]]) -> Generator[Answer, None, None]:
     """Run statements, each with its list, in order, and yield the answers.
 
-    Close the generator: it closes the coroutines that nobody has awaited.
+    Close the generator: it closes the answers that were not awaited.
     """
     asked: deque[Answer] = deque()
     try:
