@@ -22,7 +22,8 @@ from async_history._core.lifecycle import CLOSE_TIMEOUT_S
 from async_history._core.manager import HistoryManager
 from async_history._core.messages import MESSAGES_KEPT, Message
 from async_history._core.observer import WriterObserver
-from async_history._core.operations import OperationEnd, OperationLog, StoreOperation
+from async_history._core.operation_log import OperationLog
+from async_history._core.operations import OperationEnd, StoreOperation
 from async_history._core.prune import PruneCursor, PruneStep
 from async_history._core.prune_request import PruneRequest
 from async_history._core.query import PageRead, RowsRead

@@ -22,15 +22,12 @@ from async_history._core.manager import HistoryManager
 from async_history._core.message_buffers import Buffer, message_rows
 from async_history._core.messages import MESSAGES_KEPT, Message, message_from_row
 from async_history._core.new_submissions import owners_to_give, records_to_copy
-from async_history._core.operations import (
-    LogEntries,
-    OperationEnd,
+from async_history._core.operation_log import (
     OperationLog,
     OperationStatements,
     StatementOperationLog,
-    StoreOperation,
-    at_its_end,
 )
+from async_history._core.operations import LogEntries, OperationEnd, StoreOperation, at_its_end
 from async_history._core.owners import Owner, without_scope
 from async_history._core.prune import PruneCursor, PruneStep, prune_step
 from async_history._core.prune_request import PruneRequest

@@ -13,7 +13,8 @@ from async_history._core.follow_reads import FollowReader
 from async_history._core.locks import ProcessLocks
 from async_history._core.messages import Message
 from async_history._core.observer import WriterObserver
-from async_history._core.operations import OperationLog, StoreOperation
+from async_history._core.operation_log import OperationLog
+from async_history._core.operations import StoreOperation
 from async_history._core.prune import PruneCursor, PruneStep
 from async_history._core.prune_request import PruneRequest
 from async_history._core.query import PageRead, RowsRead

@@ -15,7 +15,8 @@ from typing import Final
 from async_history._core.data_keys import DataKeys, Mark
 from async_history._core.encrypting import finish_turning_on
 from async_history._core.key_statements import OFF
-from async_history._core.operations import OperationLog, Tally, logged, new_operation
+from async_history._core.operation_log import OperationLog, Tally, logged
+from async_history._core.operations import new_operation
 from async_history._core.progress import Progress
 from async_history._core.sealed_records import opened_json, opened_text
 from async_history._core.sealing import Keys, key_ids

@@ -16,7 +16,8 @@ from typing import Any, Final, NamedTuple
 from async_history._core.data_keys import DataKeys, Mark
 from async_history._core.key_statements import OFF, TURNING_ON
 from async_history._core.message_buffers import MessageRow
-from async_history._core.operations import OperationLog, Tally, logged, new_operation
+from async_history._core.operation_log import OperationLog, Tally, logged
+from async_history._core.operations import new_operation
 from async_history._core.owners import Owner
 from async_history._core.progress import Progress
 from async_history._core.sealed_records import (

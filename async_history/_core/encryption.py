@@ -17,7 +17,8 @@ from async_history._core.key_statements import (
     WrappingKey,
     no_owner,
 )
-from async_history._core.operations import OperationLog, hashed, logged, new_operation
+from async_history._core.operation_log import OperationLog, logged
+from async_history._core.operations import hashed, new_operation
 from async_history._core.owners import new_owner
 from async_history._core.progress import Progress
 from async_history._core.replacing import DataKeyReplacement, replace_data_keys

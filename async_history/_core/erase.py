@@ -30,7 +30,8 @@ from async_history._core.erase_transaction import EraseTransaction, note
 from async_history._core.erase_walks import ErasureWalks
 from async_history._core.erased_names import Name, session_names, until_later
 from async_history._core.erasures import ERASE
-from async_history._core.operations import OperationLog, hashed, logged, new_operation
+from async_history._core.operation_log import OperationLog, logged
+from async_history._core.operations import hashed, new_operation
 from async_history._core.wording import counted
 
 T = TypeVar("T")

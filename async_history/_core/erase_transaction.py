@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Final, NamedTuple, Protocol
 
 from async_history._core.erased_names import Name
-from async_history._core.operations import OperationLog
+from async_history._core.operation_log import OperationLog
 
 Columns = tuple[str, ...]
 TEXTS: Final[Columns] = ("old_memory", "new_memory")

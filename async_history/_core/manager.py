@@ -38,7 +38,8 @@ from async_history._core.new_submissions import (
     new_text,
     one_record,
 )
-from async_history._core.operations import OperationLog, StoreOperation, logged, new_operation
+from async_history._core.operation_log import OperationLog, logged
+from async_history._core.operations import StoreOperation, new_operation
 from async_history._core.owners import Owner
 from async_history._core.progress import Progress
 from async_history._core.prune import PruneCursor, PruneReport, PruneStep, prune_in_steps

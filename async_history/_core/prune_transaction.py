@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from async_history._core.erase_transaction import RecordRef
-from async_history._core.operations import OperationLog
+from async_history._core.operation_log import OperationLog
 from async_history._core.prune_request import PruneRequest
 
 Edge = tuple[int, str]

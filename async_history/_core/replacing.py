@@ -13,7 +13,8 @@ from async_history._core.data_keys import DataKeys
 from async_history._core.decrypting import opened_message_row, opened_texts
 from async_history._core.encrypting import keys_of, sealed_row, sealed_texts
 from async_history._core.erased_names import Name
-from async_history._core.operations import OperationLog, StoreOperation, logged
+from async_history._core.operation_log import OperationLog, logged
+from async_history._core.operations import StoreOperation
 from async_history._core.progress import Progress
 from async_history._core.sealed_records import owner_of_session
 from async_history._core.sealing import DataKey, Keys, key_ids

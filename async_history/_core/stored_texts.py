@@ -11,7 +11,7 @@ from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 from async_history._core.erased_names import Name
 from async_history._core.key_statements import KeyTable
 from async_history._core.message_buffers import MessageRow
-from async_history._core.operations import Tally
+from async_history._core.operation_log import Tally
 from async_history._core.owners import Owner
 from async_history._core.progress import Progress
 from async_history._core.sealing import DataKey

@@ -16,13 +16,12 @@ from async_history._core.key_ring import KeyRing
 from async_history._core.ledger import changes
 from async_history._core.ledger.tables import place_all
 from async_history._core.lifecycle import CLOSE_TIMEOUT_S
-from async_history._core.operations import (
+from async_history._core.operation_log import (
     OperationLog,
     OperationLogInTurn,
     StatementOperationLog,
-    StoreOperation,
-    at_its_end,
 )
+from async_history._core.operations import StoreOperation, at_its_end
 from async_history._core.prune import PruneCursor, PruneStep
 from async_history._core.prune_request import PruneRequest
 from async_history._core.prune_transaction import PruneTries

@@ -19,12 +19,8 @@ from async_history._core.key_ring import KeyRing
 from async_history._core.key_statements import KeyTable
 from async_history._core.ledger import changes
 from async_history._core.ledger.tables import LedgerTables, place_all
-from async_history._core.operations import (
-    OperationLog,
-    OperationLogInTurn,
-    StoreOperation,
-    at_its_end,
-)
+from async_history._core.operation_log import OperationLog, OperationLogInTurn
+from async_history._core.operations import StoreOperation, at_its_end
 from async_history._core.prune import PruneCursor, PruneStep, prune_step
 from async_history._core.prune_request import PruneRequest
 from async_history._core.prune_transaction import PruneTries

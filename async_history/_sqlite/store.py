@@ -19,13 +19,12 @@ from async_history._core.key_ring import KeyRing
 from async_history._core.key_statements import KeyTable
 from async_history._core.ledger.changes import reset
 from async_history._core.ledger.tables import LedgerStore, place_all
-from async_history._core.operations import (
+from async_history._core.operation_log import (
     OperationLog,
     OperationLogInTurn,
     StatementOperationLog,
-    StoreOperation,
-    at_its_end,
 )
+from async_history._core.operations import StoreOperation, at_its_end
 from async_history._core.prune import PruneCursor, PruneStep
 from async_history._core.prune_request import PruneRequest
 from async_history._core.prune_transaction import PruneTries

@@ -18,7 +18,8 @@ from typing import Final
 
 from async_history._core.manager import HistoryManager
 from async_history._core.new_submissions import messages_to_copy, records_to_copy
-from async_history._core.operations import logged, new_operation, system_name
+from async_history._core.operation_log import logged
+from async_history._core.operations import new_operation, system_name
 from async_history._core.progress import OpenProgress
 from async_history._core.rows import Row
 from async_history._core.validation import check_function

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Final
 
 from async_history._core.manager import HistoryManager
-from async_history._core.operations import logged
+from async_history._core.operation_log import logged
 from async_history._core.records import HistoryRecord
 from async_history._core.rows import fields_of
 from async_history._core.timeline import (

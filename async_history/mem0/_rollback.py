@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
 from async_history._core.manager import HistoryManager
-from async_history._core.operations import Tally, logged
+from async_history._core.operation_log import Tally, logged
 from async_history._core.records import HistoryRecord, is_alive
 from async_history._core.rollback import (
     RollbackParts,

@@ -11,7 +11,8 @@ from async_history._core.ledger.report import LedgerReport
 from async_history._core.ledger.tables import LedgerStore, LedgerTables
 from async_history._core.ledger.tree import growth_ranges, inclusion_ranges
 from async_history._core.ledger.verify import size_when_placed, verify
-from async_history._core.operations import OperationLog, at_its_end, logged, new_operation
+from async_history._core.operation_log import OperationLog, logged
+from async_history._core.operations import at_its_end, new_operation
 from async_history._core.progress import Progress
 from async_history._core.validation import check_function, check_seconds
 from async_history._core.values import check_name
