@@ -21,6 +21,13 @@ from async_history._core.sealed_records import text_record
 from async_history._core.sealing import is_json_sealed, is_sealed
 from async_history._core.submissions import AddRecords, RestoreMemory, SaveMessages, Submission
 from async_history._core.threads import run_to_completion
+from async_history._sqlite.add import (
+    HAS_OTHER_TRIGGERS,
+    ExpectedOwners,
+    Statement,
+    add_statement,
+    most_with_details,
+)
 from async_history._sqlite.connection import fetch_rows, transaction
 from async_history._sqlite.errors import is_schema_mismatch
 from async_history._sqlite.index import (
@@ -47,13 +54,6 @@ from async_history._sqlite.timeline import (
     THEN_TEXT,
     LatestAndThen,
     one_each,
-)
-from async_history._sqlite.write_program import (
-    HAS_OTHER_TRIGGERS,
-    ExpectedOwners,
-    Statement,
-    add_statement,
-    most_with_details,
 )
 from async_history.errors import HistoryError, KeyMissing, StorageCorrupt, StorageRefused
 

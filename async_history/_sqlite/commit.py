@@ -18,6 +18,7 @@ from async_history._core.ledger.leaves import Bundle, record_bundle
 from async_history._core.recent import RecentCommits
 from async_history._core.records import Fields
 from async_history._core.submissions import AddRecords, Submission
+from async_history._sqlite.add import STATEMENT_ROWS, Statement, add_statement, most_with_details
 from async_history._sqlite.batch_steps import Found, commit_batch_in_steps, execute_add, parts
 from async_history._sqlite.connection import ThreadConnection, transaction
 from async_history._sqlite.errors import is_schema_mismatch
@@ -29,12 +30,6 @@ from async_history._sqlite.known_owners import KnownOwners
 from async_history._sqlite.ledger import has_ledger
 from async_history._sqlite.lock_waits import LockWaits
 from async_history._sqlite.lone_record import LoneRecords
-from async_history._sqlite.write_program import (
-    STATEMENT_ROWS,
-    Statement,
-    add_statement,
-    most_with_details,
-)
 from async_history.errors import HistoryError
 
 

@@ -7,8 +7,8 @@ from typing import Final
 from async_history._core.erased_names import earliest_begin
 from async_history._core.records import MEMORY_ID, OWNER, Fields, HistoryRecord
 from async_history._core.submissions import AddRecords
+from async_history._sqlite.add import ExpectedOwners, Noted
 from async_history._sqlite.index import StoredOwner
-from async_history._sqlite.write_program import ExpectedOwners, Noted
 
 _NOTHING: Final = Noted()
 _MOST: Final = 32_768

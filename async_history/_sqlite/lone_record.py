@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from async_history._core.records import COLUMN_LIST, COLUMNS, Fields
+from async_history._sqlite.add import Noted
 from async_history._sqlite.connection import fetch_rows, transaction
 from async_history._sqlite.index import (
     HAS_OWNERS,
@@ -21,7 +22,6 @@ from async_history._sqlite.index import (
 )
 from async_history._sqlite.key_statements import checking_keys, key_parameters
 from async_history._sqlite.rows import parameters
-from async_history._sqlite.write_program import Noted
 
 _IS_USUAL: Final = f"SELECT {INDEX_IS_OURS_ALONE}"
 _ADD: Final = f"""
