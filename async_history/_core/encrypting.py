@@ -104,10 +104,14 @@ async def finish_turning_on(store: TextStore, keys: DataKeys) -> None:
     """Seal the clear texts that look sealed, if encryption is being turned on.
 
     From then on each text that looks sealed counts as sealed, and as damaged if it does not open.
-    It can be interrupted and repeated, and several managers can do it at the same time.
+    It can be interrupted and repeated, and several managers can do it at the same time. Each waits
+    for the transactions that may still write in clear, because any of them may be the first to end.
+
+    Raises:
+        StorageLocked: one of those stays open. Texts are read as before.
     """
-    mark = await store.in_transaction(lambda texts: keys.find_mark(texts.table))
-    if mark is None or mark.id != TURNING_ON:
+    mark = await store.in_transaction(partial(_turning_on, keys))
+    if mark is None:
         return
     rewriting = Rewriting(store, Tally(), None, 0, _SEARCHED)
     await rewriting.records(
@@ -119,6 +123,15 @@ async def finish_turning_on(store: TextStore, keys: DataKeys) -> None:
 
 _SEARCHED: Final = TextLimits(rows=10_000)
 """Most rows that one transaction searches. Few of them, if any, are returned."""
+
+
+async def _turning_on(keys: DataKeys, texts: TextTransaction) -> Mark | None:
+    """Return the mark if encryption is being turned on, and let the store wait for writers."""
+    mark = await keys.find_mark(texts.table)
+    if mark is None or mark.id != TURNING_ON:
+        return None
+    await texts.lock_keys()
+    return mark
 
 
 async def _if_marked(

@@ -30,6 +30,7 @@ from async_history.errors import (
     KeyMissing,
     StorageCorrupt,
     StorageDenied,
+    StorageLocked,
     StorageReadOnly,
 )
 
@@ -90,8 +91,8 @@ class StoreEncryption:
     async def open(self) -> None:
         """Read the store's wrapping keys and the key of its tokens; create them if missing.
 
-        If encryption is being turned on, complete that. A role that may not write leaves it to
-        others.
+        If encryption is being turned on, complete that. It is left to later openings if the role
+        may not write, or a transaction stays open that may write in clear.
 
         Raises:
             KeyMissing: the ring lacks the master key that wraps them.
@@ -115,7 +116,7 @@ class StoreEncryption:
         await self.keys.refresh(stored)
         await self.with_current_keys(self._open_index_key)
         if await self._read.keys([TURNING_ON]):
-            with contextlib.suppress(StorageDenied, StorageReadOnly):
+            with contextlib.suppress(StorageDenied, StorageReadOnly, StorageLocked):
                 await finish_turning_on(self.texts, self.keys)
 
     async def _open_index_key(self) -> None:

@@ -1,5 +1,6 @@
 """Encrypting in place on MariaDB: what is left in its files, and connections cut at each step."""
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -7,6 +8,7 @@ from typing import Any, Final
 
 import pytest
 from sqlalchemy.engine import URL
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from async_history import HistoryManager, Owner
 from async_history._core.key_statements import owner_digest
@@ -26,12 +28,14 @@ from tests.support.encrypted_stores import (
     require_forgotten,
     require_readable,
     stopped_by_a_cut,
+    until_turned_off,
 )
 from tests.support.keys import ring
 from tests.support.limits import limited
-from tests.support.look_alikes import fill_with_look_alikes, turn_on_and_off
+from tests.support.look_alikes import LOOK_SEALED, fill_with_look_alikes, turn_on_and_off
 from tests.support.mariadb_server import MariaDBServer, run_sql
 from tests.support.parts import Places, in_parts
+from tests.support.patience import LONG_S
 
 pytestmark = [pytest.mark.mariadb, pytest.mark.once]
 
@@ -171,6 +175,28 @@ async def test_an_interrupted_encryption_continues_where_it_stopped(url: URL) ->
         assert [row.id for row in done.rows] == ["11", "10", "09", "08", "07"]
         assert run_sql(url, "SELECT clear_until FROM async_history_encryption") == [(7,)]
         assert (await history.encryption.encrypt()).records == 12
+
+
+async def test_a_clear_record_on_its_way_while_encryption_is_turned_on_again(url: URL) -> None:
+    """Its transaction has locked the row of `state`, so nothing is turned on before it ends."""
+    engine = create_async_engine(url)
+    late = [{"memory_id": "m", "event": "ADD", "new_memory": text} for text in LOOK_SEALED]
+    waiting = "SELECT count(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'"
+    async with asyncio.timeout(LONG_S), opened(url) as clear, opened(url) as other:
+        await until_turned_off(clear)
+        async with engine.begin() as connection:
+            await clear.add_in_transaction(connection, late)
+            encrypting = asyncio.ensure_future(other.encryption.encrypt())
+            while not encrypting.done() and not run_sql(url, waiting)[0][0]:
+                # InnoDB refreshes its locks only after 0.1 s without a query.
+                await asyncio.wait([encrypting], timeout=0.2)
+            async with opened(url) as third:
+                assert await third.get_history("m") == []
+            assert not encrypting.done()
+        await encrypting
+        async with opened(url) as third:
+            assert [one.new_memory for one in await third.get_history("m")] == list(LOOK_SEALED)
+    await engine.dispose()
 
 
 @pytest.mark.faults
