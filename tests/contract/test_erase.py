@@ -144,14 +144,17 @@ class TestContract:
                 + [change(f"n{n}", "ADD", None, "x", "bob") for n in range(3)]
             )
             await history.save_messages([{"content": str(n)} for n in range(3)], "s")
-            eraser: Any = history.store.eraser
-            run_exclusively = eraser._run_exclusively
+            writer: Any = history.store.writer
+            run_alone = writer.run_alone
 
-            async def twice(work: Any) -> Any:
-                await run_exclusively(work)
-                return await run_exclusively(work)
+            def run_twice(operation: Any) -> Any:
+                async def twice() -> Any:
+                    await operation()
+                    return await operation()
 
-            monkeypatch.setattr(eraser, "_run_exclusively", twice)
+                return run_alone(twice)
+
+            monkeypatch.setattr(writer, "run_alone", run_twice)
             reports = [
                 await history.erase(**asked, reason="asked", vacuum=False)
                 for asked in (

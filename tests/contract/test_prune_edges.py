@@ -5,6 +5,7 @@ import random
 import sqlite3
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,10 @@ import asyncpg
 import pytest
 
 from async_history import HistoryManager, HistoryRecord, open_history
-from async_history._core.prune_request import PruneLimits
+from async_history._core.prune import PruneCursor, PruneStep, prune_in_steps
+from async_history._core.prune_request import PruneLimits, PruneRequest, new_prune_request
+from async_history._core.prune_transaction import PruneTries
+from async_history._postgres.prune import prune
 from async_history._postgres.store import PostgresStore
 from async_history.postgres import PostgresHistoryManager
 from async_history.testing.model import pruned
@@ -23,11 +27,12 @@ from tests.support.limits import limited
 pytestmark = pytest.mark.once
 
 OLD = 200
+FEW = PruneLimits(records=3, passed_over=2)
 
 
 def opened(where: str | Path, *, edges: int = 50_000) -> HistoryManager:
     """Open a history that is pruned in small steps."""
-    return limited(open_history(where), prune=PruneLimits(records=3, passed_over=2, edges=edges))
+    return limited(open_history(where), prune=replace(FEW, edges=edges))
 
 
 @contextmanager
@@ -116,27 +121,33 @@ def some_changes(seed: int) -> list[dict[str, Any]]:
 
 
 async def test_on_a_cluster_no_statement_has_a_subquery(
-    new_schema: Callable[[], str],
+    new_schema: Callable[[], str], postgres: str
 ) -> None:
     """Citus cannot plan some. Tried on one server, with the same result."""
-    asked: list[str] = []
-    async with opened(new_schema()) as history:
+    sent: list[str] = []
+    connection = await asyncpg.connect(postgres)
+    connection.add_query_logger(lambda query: sent.append(query.query))
+    async with open_history(new_schema()) as history:
         assert isinstance(history.store, PostgresStore)
+        schema = history.store.schema
+
+        async def step(asked: PruneRequest, reached: PruneCursor | None) -> PruneStep:
+            return await prune(
+                connection, schema, (), asked, reached, PruneTries(), None, is_distributed=True
+            )
+
         for seed in range(30):
             await history.reset()
             await history.batch_add_history(some_changes(seed))
             before = await everything(history)
             expected = pruned(before, CUTOFF, seed % 4)
-            assert history.store.connections._writing is not None
-            connection = history.store.connections._writing._connection
-            connection.add_query_logger(lambda query: asked.append(query.query))
-            with pytest.MonkeyPatch.context() as patched:
-                patched.setattr(history.store, "_is_distributed", True)
-                dry = await history.prune(older_than=CUTOFF, keep_last=seed % 4, dry_run=True)
-                report = await history.prune(older_than=CUTOFF, keep_last=seed % 4)
+            for is_dry in (True, False):
+                asked = new_prune_request(CUTOFF, seed % 4, dry_run=is_dry, limits=FEW)
+                report = await prune_in_steps(step, asked, None)
+                assert report.records == len(before) - len(expected)
             assert await everything(history) == expected
-            assert dry.records == report.records == len(before) - len(expected)
-    selects = [sql for sql in asked if ".history" in sql and "INSERT" not in sql]
+    await connection.close()
+    selects = [sql for sql in sent if ".history" in sql]
     assert any("OFFSET" in sql for sql in selects)
     assert not [sql for sql in selects if sql.count("SELECT") + sql.count("DELETE FROM") > 1]
 

@@ -212,19 +212,20 @@ def disown(connection: sqlite3.Connection, scope: str, memory_ids: Sequence[str]
     connection.execute(_NOTE_OWNERS)
 
 
-_IS_BEREFT: Final = "SELECT EXISTS (SELECT 1 FROM main.async_history_bereft)"
+_ANY_LOST_RECORDS: Final = "SELECT EXISTS (SELECT 1 FROM main.async_history_bereft)"
+"""Whether memories have lost records since the last look: the table contains them."""
 _IS_LOST: Final = f"""NOT EXISTS (
     SELECT 1 FROM main.history AS left_over
-    WHERE left_over.memory_id = bereft.memory_id AND left_over.rowid <= bereft.through
+    WHERE left_over.memory_id = reduced.memory_id AND left_over.rowid <= reduced.through
         AND left_over.rowid IN ({
-    positions(f"memory = {key_of('bereft')}", "memory_id = bereft.memory_id")
+    positions(f"memory = {key_of('reduced')}", "memory_id = reduced.memory_id")
 })
 )"""
-"""SQL condition on `bereft`: at some time its memory had no records, and so lost its owner."""
+"""SQL condition on `reduced`: at some time its memory had no records, and so lost its owner."""
 _GONE: Final = f"""
-SELECT owned.number, {key_of("bereft")} FROM main.async_history_bereft AS bereft
+SELECT owned.number, {key_of("reduced")} FROM main.async_history_bereft AS reduced
 CROSS JOIN main.async_history_owners AS owned
-    ON owned.number = {owner_number(key_of("bereft"), "bereft.memory_id")}
+    ON owned.number = {owner_number(key_of("reduced"), "reduced.memory_id")}
 WHERE {_IS_LOST}
 """
 _REMOVE_OWNERS: Final = """
@@ -237,8 +238,8 @@ UPDATE async_history_state SET owned_through = min(owned_through, {LAST_OWNER})
 
 def remove_lost_owners(connection: sqlite3.Connection) -> None:
     """Remove the owners of memories whose last record was removed."""
-    ((is_bereft,),) = connection.execute(_IS_BEREFT).fetchall()
-    if not is_bereft:
+    ((any_lost_records,),) = connection.execute(_ANY_LOST_RECORDS).fetchall()
+    if not any_lost_records:
         return
     gone = connection.execute(_GONE).fetchall()
     connection.execute(_REMOVE_OWNERS, (json.dumps([number for number, _ in gone]),))

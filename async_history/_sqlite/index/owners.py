@@ -118,8 +118,8 @@ def _unindexed_owner(row: str) -> str:
         CASE WHEN {row}.rowid > {INDEXED_THROUGH}
             OR {row}.rowid IN (SELECT position FROM main.async_history_strays)
         THEN CASE WHEN {INDEX_IS_VALID} AND NOT EXISTS (
-            SELECT 1 FROM main.async_history_bereft AS bereft
-            WHERE bereft.memory_id = {row}.memory_id
+            SELECT 1 FROM main.async_history_bereft AS reduced
+            WHERE reduced.memory_id = {row}.memory_id
         ) THEN (
             SELECT owner FROM main.async_history_owners
             WHERE number = {owner_number(key_of(row), f"{row}.memory_id")}
