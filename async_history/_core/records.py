@@ -213,7 +213,8 @@ Without the GIL it is the constructor: changing the class of an object would sto
 Fields = tuple[Any, ...]
 """The arguments of `made_record`."""
 MEMORY_ID: Final = COLUMNS.index("memory_id")
-OWNER, CONTEXT, CAUSE = range(len(COLUMNS) + 1, len(COLUMNS) + 1 + len(DETAILS))
+TIME_BEFORE: Final = len(COLUMNS)
+OWNER, CONTEXT, CAUSE = range(TIME_BEFORE + 1, TIME_BEFORE + 1 + len(DETAILS))
 """Indexes of fields."""
 
 

@@ -107,6 +107,11 @@ class WakeupScheduler(Generic[B]):
         if self._all_woken is not None and not self._all_woken.done():
             self._all_woken.set_result(None)
 
+    @property
+    def is_waking(self) -> bool:
+        """Whether callers are being woken."""
+        return self._slices is not None
+
     async def wait_until_woken(self) -> None:
         """Wait until no callers are being woken. Callers that wait for a commit to begin keep
         waiting.

@@ -220,10 +220,11 @@ class GroupCommitWriter(Generic[S]):
             await self._run_until_settled(self._finish)
 
     async def _wait_for_work(self) -> bool:
-        try:
-            await self._wakeups.wait_until_woken()
-        except asyncio.CancelledError:
-            self.begin_close()
+        if self._wakeups.is_waking:
+            try:
+                await self._wakeups.wait_until_woken()
+            except asyncio.CancelledError:
+                self.begin_close()
         while not self._queue:
             if self._closing:
                 return False

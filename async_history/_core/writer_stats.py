@@ -88,9 +88,12 @@ class WriterCounters:
     def count_batch(self, batch: Sequence[PendingCall[Any]], begun: float, now: float) -> None:
         """Count a committed batch."""
         self.commits.add(now, now - begun)
-        records = sum([call.count for call in batch])
+        records = 0
+        for call in batch:
+            records += call.count
         self._batches += 1
-        self._batch_records_max = max(self._batch_records_max, records)
+        if records > self._batch_records_max:
+            self._batch_records_max = records
         self._acked_records += records
 
     def count_settled(
@@ -103,12 +106,15 @@ class WriterCounters:
         if refused:
             self._acked_records -= sum([batch[index].count for index in refused])
             self._refused_submissions += len(refused)
-        self._acked_submissions += len(batch) - len(refused)
+        left = len(batch)
+        self._acked_submissions += left - len(refused)
         # In call order, the first of a group has waited longest.
-        group = -(-len(batch) // _MEASURED_OF_BATCH)
-        waits = [now - batch[index].since for index in range(0, len(batch), group)]
-        for number, waited in enumerate(waits):
-            self.acks.add(now, waited, min(group, len(batch) - number * group))
+        group = -(-left // _MEASURED_OF_BATCH)
+        waits: list[float] = []
+        for call in batch[::group]:
+            waits.append(now - call.since)
+            self.acks.add(now, waits[-1], group if group < left else left)
+            left -= group
         return waits
 
     def stats(

@@ -32,7 +32,12 @@ from async_history._postgres.owners import (
     have_details,
     scope_columns,
 )
-from async_history._postgres.rows import joined_columns, joined_texts, values_of
+from async_history._postgres.rows import (
+    encodable_values_of,
+    joined_columns,
+    joined_texts,
+    values_of,
+)
 
 Statement = tuple[str, Sequence[Any]]
 """SQL with a `{schema}` placeholder, and its arguments."""
@@ -97,12 +102,21 @@ FROM (SELECT {_unnested(_GIVEN, 1, len(_GIVEN) + 1)}) AS given WHERE id <> ''"""
 _TYPES: Final = [
     "pg_catalog.bool" if name == "is_deleted" else "pg_catalog.text" for name in COLUMNS
 ]
-_ADD_ONE: Final = f"""
+_ADD_VALUES: Final = f"""
 INSERT INTO {{schema}}.history ({_ROW})
-SELECT {", ".join(f"${number}::{kind}" for number, kind in enumerate(_TYPES, start=1))},
-    $11::pg_catalog.text::pg_catalog.timestamptz WHERE true"""
-"""Its parameters are `values_of` a record. It saves a tenth of the time of a single write."""
-_ADD_ONE_ALONE: Final = f"{_ADD_ONE}{_WITHOUT_OWNERS} RETURNING {_HEAR_WARNINGS}"
+SELECT {", ".join(f"${number}::{kind}" for number, kind in enumerate(_TYPES, start=1))}"""
+_ADD_ONE: Final = f"{_ADD_VALUES}, $11::pg_catalog.text::pg_catalog.timestamptz WHERE true"
+"""Its parameters are `values_of` a record."""
+_ADD_LONE: Final = f"""{_ADD_VALUES}, $11::pg_catalog.timestamptz FROM {{schema}}.owners_state
+WHERE 1 / (number = 0::pg_catalog.int8)::pg_catalog.int4 = 1
+    AND pg_catalog.current_setting('synchronous_standby_names'::pg_catalog.text)
+        = ''::pg_catalog.text"""
+"""Its parameters are `encodable_values_of` a record.
+
+It has no RETURNING, so it can't turn warnings on after a trigger that silences them. So it adds
+nothing if the server has standbys to wait for. A table in FROM takes less than a subquery; if
+`owners_state` has two rows, the second one violates the key of ids, or divides by zero.
+"""
 _COUNT: Final = len(_GIVEN) + 3
 _ADD_ALL_OR_NONE: Final = _all_or_none(f"{_ADD_RECORDS}{_WITHOUT_OWNERS}", _COUNT)
 _ADD_SEALED_ALL_OR_NONE: Final = _with_keys(_ADD_ALL_OR_NONE, _COUNT)
@@ -204,9 +218,16 @@ def plain(fields: Sequence[Fields], leaves: Sequence[Bundle]) -> Statement:
 
     The records have no details and stay in clear, and the store has no owners.
     """
-    if len(fields) == 1 and not leaves:
-        return _ADD_ONE_ALONE, values_of(fields[0])
     return with_leaves((_ADD_ALL_OR_NONE, (*joined_columns(fields, None), len(fields))), leaves)
+
+
+def lone(fields: Fields) -> Statement | None:
+    """Return the statement of `plain` for one record without leaves, on a server without standbys.
+
+    None if the driver can't encode its instant.
+    """
+    values = encodable_values_of(fields)
+    return None if values is None else (_ADD_LONE, values)
 
 
 def alone(

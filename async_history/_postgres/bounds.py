@@ -30,6 +30,11 @@ WHERE name = ANY ('{lock_timeout,statement_timeout,client_connection_check_inter
     ::pg_catalog.text[])
 """
 
+_HAS_STANDBYS: Final = (
+    "SELECT pg_catalog.current_setting('synchronous_standby_names'::pg_catalog.text)"
+    " <> ''::pg_catalog.text"
+)
+
 Settings = Mapping[str, int]
 """A session's settings, in milliseconds; 0 means no limit."""
 
@@ -42,8 +47,9 @@ _AS_BEFORE: Final = "RESET default_transaction_isolation"
 
 def time_for(batch: Sequence[Submission]) -> float:
     """Return the extra seconds that a server may need for a large batch; 0 for a usual one."""
-    records = sum([one.record_count for one in batch])
-    needed_s = records * _RECORD_S + sum([one.size_bytes for one in batch]) / _BYTES_A_S
+    needed_s = 0.0
+    for one in batch:
+        needed_s += one.record_count * _RECORD_S + one.size_bytes / _BYTES_A_S
     return needed_s if needed_s > _UNNOTICED_S else 0.0
 
 
@@ -51,6 +57,11 @@ async def settings_of(connection: Any) -> Settings:
     """Return a session's values of the settings that this module changes."""
     async with connection.transaction():  # behind a pooler a statement needs a transaction
         return {name: int(setting) for name, setting in await connection.fetch(_SET)}
+
+
+async def has_standbys(connection: Any) -> bool:
+    """Return whether the server's commits wait for synchronous standbys."""
+    return bool(await connection.fetchval(_HAS_STANDBYS))
 
 
 def bounds(settings: Settings, try_s: float, *, is_local: bool) -> str:

@@ -30,7 +30,7 @@ from async_history._core.sealed_records import SealedTexts
 from async_history._core.submissions import AddRecords, RestoreMemory, SaveMessages, Submission
 from async_history._core.timed import unreported
 from async_history._core.undated import dated, has_undated
-from async_history._postgres.add import Statement, alone, within_transaction
+from async_history._postgres.add import Statement, alone, lone, within_transaction
 from async_history._postgres.batch_locks import BatchLocks
 from async_history._postgres.batch_reads import BatchReads
 from async_history._postgres.errors import (
@@ -94,6 +94,7 @@ class BatchCommitter:
         settings: the first statements of each transaction. If there are none, a batch may be one
             statement without a transaction.
         is_distributed: whether the tables are distributed over the nodes of a Citus cluster.
+        has_standbys: whether the server waits, or may wait, for synchronous standbys.
         owns_transaction: False if `commit_in_transaction` runs inside a transaction of the user.
         is_repeated: whether an earlier try of the batch may have been committed.
         leaves_out_late: whether to refuse a submission that could be written only later, such as
@@ -115,6 +116,7 @@ class BatchCommitter:
         *,
         settings: Sequence[str] = (),
         is_distributed: bool,
+        has_standbys: bool = True,
         owns_transaction: bool = True,
         is_repeated: bool = False,
         leaves_out_late: bool = False,
@@ -131,6 +133,7 @@ class BatchCommitter:
         self._schema = schema
         self._settings = (*settings, *((_ONE_CONNECTION_A_NODE,) if is_distributed else ()))
         self._is_distributed = is_distributed
+        self._has_standbys = has_standbys
         self._owns_transaction = owns_transaction
         self._is_repeated = is_repeated
         self._leaves_out_late = leaves_out_late
@@ -231,7 +234,10 @@ class BatchCommitter:
         if self._are_plain(additions):
             fields = list(fields_of(additions))
             leaves = await self._leaves(fields, {})
-            await self._run_alone(plain_statement(ahead, fields, leaves), fields)
+            statement = None
+            if len(fields) == 1 and not (leaves or self._has_standbys):
+                statement = lone(fields[0])
+            await self._run_alone(statement or plain_statement(ahead, fields, leaves), fields)
             return True
         records = records_of(additions)
         plan = await self._plan(records)

@@ -46,6 +46,11 @@ class Connections:
         self._retry_timeout_s = retry_timeout_s
         self._is_closed = False
 
+    @property
+    def has_standbys(self) -> bool:
+        """See `WritingConnection`."""
+        return self._writing.has_standbys
+
     def write(
         self, work: "Write[T]", size_s: float = 0.0, waits: int | None = None
     ) -> Awaitable[T]:

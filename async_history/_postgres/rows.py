@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import MAXYEAR, datetime
 from secrets import token_hex
 from typing import Any, Final
 
@@ -11,6 +12,7 @@ from async_history._core.records import (
     COLUMN_LIST,
     COLUMNS,
     EVENTS,
+    TIME_BEFORE,
     Event,
     Fields,
     HistoryRecord,
@@ -48,7 +50,15 @@ ROW_COLUMNS: Final = f"{COLUMN_LIST}, {SCOPE_LIST}, context, cause"
 
 def values_of(fields: Fields) -> tuple[Any, ...]:
     """Return a record's ten columns, then its instant in the format of `joined_columns`."""
-    return *fields[:_MORE], _instant(fields)
+    return *fields[:_MORE], _instant_text(fields)
+
+
+def encodable_values_of(fields: Fields) -> tuple[Any, ...] | None:
+    """Return a record's ten columns, then its instant; None if the driver can't encode that."""
+    instant = _instant(fields)
+    if instant is not None and not 1 < instant.year < MAXYEAR:  # it may not exist in UTC
+        return None
+    return *fields[:_MORE], instant
 
 
 def joined_columns(
@@ -124,13 +134,21 @@ def _instants(fields: Sequence[Fields]) -> Sequence[str | None]:
         return texts
     known = set(ours)
     return [
-        text if text in known else _instant(one) for text, one in zip(texts, fields, strict=True)
+        text if text in known else _instant_text(one)
+        for text, one in zip(texts, fields, strict=True)
     ]
 
 
-def _instant(fields: Fields) -> str | None:
-    moment = made_record(*fields).occurred_at
-    return None if moment is None else in_utc(moment).isoformat()
+def _instant(fields: Fields) -> datetime | None:
+    """Return a record's `occurred_at`, without creating the record."""
+    text = fields[_CREATED_AT] if fields[_EVENT] == Event.ADD else fields[_UPDATED_AT]
+    instant = None if text is None else parse_time(text)
+    return fields[TIME_BEFORE] if instant is None else instant
+
+
+def _instant_text(fields: Fields) -> str | None:
+    instant = _instant(fields)
+    return None if instant is None else in_utc(instant).isoformat()
 
 
 _OLD, _NEW, _EVENT, _CREATED_AT, _UPDATED_AT, _IS_DELETED = map(

@@ -293,6 +293,7 @@ class PostgresStore:
                 self.schema,
                 settings=settings,
                 is_distributed=self._is_distributed,
+                has_standbys=self.connections.has_standbys,
                 is_repeated=this.is_repeated,
                 leaves_out_late=is_late,
                 known=self._known_owners,
@@ -308,9 +309,11 @@ class PostgresStore:
         waits = _WAITS if is_late and len(batch) > 1 else None
         refused = await self._write(commit, time_for(batch), waits)
         self._committed.notify()
-        self._statistics.add_changes(
-            sum(one.record_count for one in batch if isinstance(one, AddRecords))
-        )
+        records = 0
+        for one in batch:
+            if isinstance(one, AddRecords):
+                records += one.record_count
+        self._statistics.add_changes(records)
         return refused
 
     async def _change_log(self, work: Callable[[OperationLog], Coroutine[Any, Any, T]]) -> T:

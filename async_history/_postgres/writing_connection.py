@@ -14,6 +14,7 @@ from async_history._postgres.bounds import (
     Settings,
     bounds,
     enable_client_check,
+    has_standbys,
     set_statements,
     settings_of,
     short_waits,
@@ -44,6 +45,10 @@ class WritingConnection:
     Args:
         try_s: seconds that a try may take.
         idle_s: seconds before the unused connection is closed; None: never.
+
+    Attributes:
+        has_standbys: whether the server waited for synchronous standbys when it was connected;
+            True behind a pooler, where it is not asked.
     """
 
     def __init__(
@@ -56,6 +61,7 @@ class WritingConnection:
         self._limit: WorkLimit | None = None
         self._settings_before: Settings = {}
         self._given_up = 0
+        self.has_standbys = True
         self._idle = IdleWatch(idle_s, self._close_idle)
 
     async def do(self, work: "Write[T]", size_s: float = 0.0, waits: int | None = None) -> T:
@@ -68,11 +74,13 @@ class WritingConnection:
         Raises:
             OutcomeUnknown, TryAgain, StorageError: see `WorkLimit`.
         """
-        connection, limit = await self._ready()
+        limit = self._limit
+        if limit is None or self._given_up or self._pool.is_unusable(self._connection):
+            limit = await self._ready()
         settings = self._settings(size_s, waits)
         try:
             with self._idle, limit.within(self._try_s + size_s):
-                done = await work(connection, settings)
+                done = await work(self._connection, settings)
         except OutcomeUnknown:
             self._given_up += 1
             raise
@@ -87,8 +95,8 @@ class WritingConnection:
             settings.append(short_waits(self._pool.settings, self._try_s, waits))
         return settings
 
-    async def _ready(self) -> tuple[Any, WorkLimit]:
-        """Return the connection and its time limit; replace them if it is unusable.
+    async def _ready(self) -> WorkLimit:
+        """Return the connection's time limit; replace both if it is unusable.
 
         Raises:
             TryAgain, StorageError: nothing was sent.
@@ -104,7 +112,7 @@ class WritingConnection:
             raise TryAgain(error) from error
         except OutcomeUnknown as error:
             raise TryAgain(StorageUnreachable(str(error))) from error
-        return self._connection, self._limit
+        return self._limit
 
     async def _limited(self, connection: Any) -> WorkLimit:
         """Set the session's limits, and return the time limit of work on the connection."""
@@ -123,6 +131,7 @@ class WritingConnection:
             limits = bounds(self._settings_before, self._try_s, is_local=False)
             await connection.execute(f"{limits}; {READ_COMMITTED}")
             await enable_client_check(connection)
+            self.has_standbys = await has_standbys(connection)
 
     async def _require_standby(self, connection: Any, limit: WorkLimit) -> None:
         with limit.within(self._pool.acquire_timeout_s):

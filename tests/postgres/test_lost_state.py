@@ -64,6 +64,21 @@ async def test_nothing_is_written_without_the_row_of_owners_state(
             await _are_refused(history, raw)
 
 
+@pytest.mark.parametrize("first", [True, False], ids=["first", "last"])
+async def test_a_second_row_of_another_number(
+    url: str, raw: asyncpg.Connection, first: bool
+) -> None:
+    async with open_history(url) as history:
+        await history.add_history("m", None, "tea", "ADD")
+        await raw.execute("INSERT INTO owners_state VALUES (5, 5)")
+        if first:
+            await raw.execute("UPDATE owners_state SET last = last WHERE number = 0")
+        for name in ("one", "several", "named", "update"):
+            with pytest.raises(StorageCorrupt, match="owners_state"):
+                await CALLS[name](history)
+            assert await raw.fetchval("SELECT count(*) FROM history") == 1, name
+
+
 async def _are_refused(history: Any, raw: asyncpg.Connection) -> None:
     before = await _stored(raw)
     for name, call in CALLS.items():

@@ -120,26 +120,62 @@ async def test_no_ack_even_if_the_warning_is_silenced(
 ) -> None:
     for name, make in CALLS.items():
         async with _silenced(how, server, admin, schema) as history:
-            call = asyncio.ensure_future(make(history))
-            seen: list[Any] = []
-            for _ in range(2):
-
-                async def waits_again(
-                    call: "asyncio.Future[object]" = call, seen: list[Any] = seen, name: str = name
-                ) -> bool:
-                    assert not call.done(), f"{name} was acked without a standby"
-                    found = [row for row in await admin.fetch(_WAITING) if row not in seen]
-                    seen.extend(found)
-                    return bool(found)
-
-                await until(waits_again)
-                await admin.execute("SELECT pg_cancel_backend($1)", seen[-1]["pid"])
-            call.cancel()
-            await asyncio.wait([call])
+            await _is_not_acked(name, make(history), admin)
         for pid, _ in await admin.fetch(_WAITING):
             await admin.execute("SELECT pg_terminate_backend($1)", pid)
         if how == "trigger":
             await admin.execute(f"DROP FUNCTION {schema}.silence CASCADE")
+
+
+async def _is_not_acked(name: str, made: Awaitable[object], admin: Any) -> None:
+    """Cancel the commit's wait for a standby, and see that it waits again."""
+    seen = list(await admin.fetch(_WAITING))
+    call = asyncio.ensure_future(made)
+
+    async def waits_again() -> bool:
+        assert not call.done(), f"{name} was acked without a standby"
+        found = [row for row in await admin.fetch(_WAITING) if row not in seen]
+        seen.extend(found)
+        return bool(found)
+
+    for _ in range(2):
+        await until(waits_again)
+        await admin.execute("SELECT pg_cancel_backend($1)", seen[-1]["pid"])
+    call.cancel()
+    await asyncio.wait([call])
+
+
+async def test_no_ack_where_a_standby_is_named_while_the_history_is_open(
+    server: PostgresServer, admin: Any, schema: str
+) -> None:
+    await admin.execute("ALTER SYSTEM SET synchronous_standby_names = ''")
+    await admin.execute("SELECT pg_reload_conf()")
+    probe = await asyncpg.connect(server.url())
+
+    async def commit_again_and_again() -> None:
+        while True:
+            await probe.execute("SELECT pg_logical_emit_message(true, 'test', '')")
+
+    async def it_waits() -> bool:
+        return bool(await admin.fetch(_WAITING))
+
+    probing = asyncio.ensure_future(asyncio.sleep(0))
+    try:
+        async with _silenced("trigger", server, admin, schema) as history:
+            await history.add_history("m", None, "x", "ADD")
+            await admin.execute("ALTER SYSTEM RESET synchronous_standby_names")
+            await admin.execute("SELECT pg_reload_conf()")
+            probing = asyncio.ensure_future(commit_again_and_again())
+            await until(it_waits)
+            await _is_not_acked("one", CALLS["one"](history), admin)
+    finally:
+        await admin.execute("ALTER SYSTEM RESET synchronous_standby_names")
+        await admin.execute("SELECT pg_reload_conf()")
+        for pid, _ in await admin.fetch(_WAITING):
+            await admin.execute("SELECT pg_terminate_backend($1)", pid)
+        probing.cancel()
+        probe.terminate()
+        await asyncio.wait([probing])
 
 
 async def test_commits_that_are_given_up_are_few(
