@@ -44,7 +44,7 @@ class LoopThread:
         self._finish = finish
         self._process = os.getpid()
         self._lock = threading.RLock()
-        self._entering = 0
+        self._entering: list[int] = []  # the threads of calls that are being submitted
         self.is_closed = False
         self._stopping, self._all_entered = asyncio.Event(), asyncio.Event()
         started: concurrent.futures.Future[None] = concurrent.futures.Future()
@@ -94,7 +94,7 @@ class LoopThread:
         with self._lock:
             if self.is_closed:
                 raise HistoryClosed("the history is closed; open another")
-            self._entering += 1
+            self._entering.append(threading.get_ident())
         # Not a portal's start_task_soon, which waits until the loop has begun the call.
         call = _awaited(function, args)
         try:
@@ -104,7 +104,8 @@ class LoopThread:
             raise HistoryClosed("the history's loop thread has ended; open another") from error
         finally:
             with self._lock:
-                self._entering -= 1
+                with contextlib.suppress(ValueError):  # `stop` has removed it
+                    self._entering.remove(threading.get_ident())
                 self._set_if_all_entered()
 
     def stop(self) -> None:
@@ -113,7 +114,10 @@ class LoopThread:
             if not self.is_closed:
                 self.is_closed = True
                 self._set(self._stopping)
-                self._set_if_all_entered()
+            # A call that a signal handler has interrupted here goes on only after the handler.
+            here = threading.get_ident()
+            self._entering = [thread for thread in self._entering if thread != here]
+            self._set_if_all_entered()
 
     def join(self, within_s: float | None = None) -> None:
         """Wait for the thread's end, unless this is that thread."""

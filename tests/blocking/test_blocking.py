@@ -707,18 +707,43 @@ class TestClosing:
             history.close()
             closed_in_handler.append(True)
 
+        def alarm(waiting: int) -> None:
+            while not history._store._running:
+                pass
+            signal.pthread_kill(waiting, signal.SIGALRM)
+
         closed_in_handler: list[bool] = []
         before = signal.signal(signal.SIGALRM, at_alarm)
-        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        alarming = threading.Thread(target=alarm, args=[threading.get_ident()])
+        alarming.start()
         try:
             began = time.monotonic()
             history.add_history("m", None, "x", "ADD")
         finally:
+            alarming.join()
             signal.signal(signal.SIGALRM, before)
         assert closed_in_handler
         assert time.monotonic() - began < SOON_S
         assert other.execute("SELECT count(*) FROM history").fetchone() == (1,)
         other.close()
+
+    def test_closing_in_a_signal_handler_while_a_call_is_submitted(
+        self, opened: Open, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The call that the handler interrupts is not waited for."""
+        history = opened()
+        history._thread.longest_close_s = LONG_S
+        submit = asyncio.run_coroutine_threadsafe
+
+        def interrupted(*arguments: Any) -> Any:
+            history.close()
+            return submit(*arguments)
+
+        monkeypatch.setattr(asyncio, "run_coroutine_threadsafe", interrupted)
+        began = time.monotonic()
+        with pytest.raises(HistoryClosed, match="has ended"):
+            history.add_history("m", None, "x", "ADD")
+        assert time.monotonic() - began < LONG_S
 
     def test_a_dropped_manager_closes_itself(self, path: Path) -> None:
         history = BlockingHistoryManager(path)
