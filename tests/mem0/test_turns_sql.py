@@ -4,19 +4,23 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from async_history import open_history
 from async_history._core.session_locks import SessionLocks
+from async_history._sql.lock_connection import NamedLockConnection
 from async_history.errors import StorageLocked, StorageUnreachable
 from async_history.mem0._turn_queues import TurnQueues
 from async_history.mem0._turns import Turns, number_of
 from benchmarks._processes import update_together
 from tests.mem0.turns import taken
 from tests.subprocesses.turns import Holder
-from tests.support.mariadb_server import run_sql
+from tests.support.mariadb_server import kill_sessions, run_sql
 from tests.support.patience import LONG_S
 
 pytestmark = [
@@ -38,8 +42,8 @@ async def side(url: str) -> AsyncIterator[Side]:
     """Makes the turns of another process."""
     made: list[SessionLocks] = []
 
-    def new(where: str = url) -> Turns:
-        locks = open_history(where, retry_timeout_s=0.2).backend.new_locks()
+    def new(where: str = url, **options: Any) -> Turns:
+        locks = open_history(where, **options).backend.new_locks()
         assert isinstance(locks, SessionLocks)
         made.append(locks)
         return Turns(TurnQueues(locks))
@@ -90,23 +94,35 @@ async def test_each_database_of_a_server_has_its_own_turns(
 async def test_a_turn_whose_session_was_killed_is_lost_once_another_has_it(
     url: str, side: Side
 ) -> None:
-    mine, others = side(), side()
-    async with mine.of("m", "store") as turn:
-        kill_sessions(url)
-        async with others.of("m", "store"):
-            async with asyncio.timeout(LONG_S):
-                while not mine.queues.is_lost(number_of("m")):  # noqa: ASYNC110
-                    await asyncio.sleep(0.01)
-            with pytest.raises(StorageLocked, match="lost"):
-                turn.require_kept()
+    mine = side()
+    lock = name_of_lock(mine, url)
+    engine = create_async_engine(url, isolation_level="AUTOCOMMIT")
+    async with mine.of("m", "store") as turn, engine.connect() as other:
+        # It asks for the lock before that is lost, so that it gets it first.
+        waiting = asyncio.create_task(
+            other.execute(text("SELECT GET_LOCK(:lock, 3600)"), {"lock": lock})
+        )
+        asks = "SELECT 1 FROM information_schema.processlist WHERE state = 'User lock'"
+        async with asyncio.timeout(LONG_S):
+            while not run_sql(make_url(url), asks):  # noqa: ASYNC110 - a server has no event for it
+                await asyncio.sleep(0.01)
+        assert kill_sessions(make_url(url), f"SELECT IS_USED_LOCK('{lock}')")
+        assert (await waiting).scalar() == 1
+        async with asyncio.timeout(LONG_S):
+            while not mine.queues.is_lost(number_of("m")):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        with pytest.raises(StorageLocked, match="lost"):
+            turn.require_kept()
+    await engine.dispose()
 
 
 async def test_a_turn_whose_session_was_killed_is_taken_again(url: str, side: Side) -> None:
     mine, others = side(), side()
+    holder = f"SELECT IS_USED_LOCK('{name_of_lock(mine, url)}')"
     async with mine.of("m", "store") as turn:
-        killed = kill_sessions(url)
+        (killed,) = kill_sessions(make_url(url), holder)
         async with asyncio.timeout(LONG_S):
-            while set(sessions(url)) <= killed:  # noqa: ASYNC110
+            while run_sql(make_url(url), holder)[0][0] in (killed, None):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
             while mine.queues.is_lost(number_of("m")):  # noqa: ASYNC110
                 await asyncio.sleep(0)
@@ -117,27 +133,19 @@ async def test_a_turn_whose_session_was_killed_is_taken_again(url: str, side: Si
     await asyncio.wait_for(waiting, LONG_S)
 
 
-def sessions(url: str) -> list[int]:
-    """Return the sessions that keep turns."""
-    found = run_sql(
-        make_url(url),
-        "SELECT id FROM information_schema.processlist WHERE info IS NULL AND command = 'Sleep'",
-    )
-    return [one for (one,) in found]
-
-
-def kill_sessions(url: str) -> set[int]:
-    """Kill the sessions that keep turns; return them."""
-    killed = set(sessions(url))
-    for one in killed:
-        run_sql(make_url(url), f"KILL CONNECTION {one}")
-    return killed
+def name_of_lock(turns: Turns, url: str) -> str:
+    """Return the name that the server knows the lock of the memory "m" by."""
+    locks = turns.queues._locks
+    assert isinstance(locks, SessionLocks)
+    unconnected: Any = None
+    named = NamedLockConnection(unconnected, str(make_url(url).database), "here", LONG_S)
+    return named._name(locks._of(number_of("m")))
 
 
 async def test_an_unreachable_server_raises(side: Side, new_database: Callable[[], URL]) -> None:
     gone = new_database().update_query_dict({"unix_socket": "/nowhere"})
     with pytest.raises(StorageUnreachable):
-        await taken(side(gone.render_as_string(hide_password=False)))
+        await taken(side(gone.render_as_string(hide_password=False), retry_timeout_s=0.2))
 
 
 @pytest.mark.nightly

@@ -33,9 +33,10 @@ from async_history._postgres import schema as migrations
 from async_history.cli.app import app
 from async_history.postgres import PostgresHistoryManager
 from tests.support.docs_examples import example
+from tests.support.ports import free_port
 from tests.support.postgres_roles import ROLE_PASSWORD, NewSchema, as_role, server_of
 from tests.support.postgres_schemas import schema_of
-from tests.support.postgres_server import free_port, with_query
+from tests.support.postgres_server import with_query
 
 pytestmark = [pytest.mark.postgres, pytest.mark.versions, pytest.mark.once]
 

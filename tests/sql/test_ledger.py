@@ -16,7 +16,7 @@ from async_history._core.ledger.changes import prune
 from async_history.sql import SqlHistoryManager, ledger_metadata
 from tests.ledger.ledgers import KEY, OWNER, fill, operate
 from tests.support.keys import ring
-from tests.support.mariadb_server import run_sql
+from tests.support.mariadb_server import kill_sessions, run_sql
 
 pytestmark = [pytest.mark.mariadb, pytest.mark.once]
 
@@ -273,9 +273,7 @@ async def test_verifying_continues_after_lost_connections(url: URL) -> None:
     lost: list[asyncio.Future[int]] = []
 
     def lose() -> int:
-        found = run_sql(url, f"{others} connection_id()")
-        run_sql(url, *(f"KILL CONNECTION {number}" for (number,) in found))
-        return len(found)
+        return len(kill_sessions(url, f"{others} connection_id()"))
 
     def lose_meanwhile(done: int, of: int) -> None:
         if not lost or lost[-1].done():

@@ -12,7 +12,7 @@ from sqlalchemy.engine import URL
 
 from async_history import HistoryManager, StorageRefused
 from async_history.sql import SqlHistoryManager
-from tests.support.mariadb_server import run_sql
+from tests.support.mariadb_server import kill_sessions, run_sql
 
 pytestmark = [pytest.mark.mariadb, pytest.mark.once]
 
@@ -146,12 +146,11 @@ async def test_a_new_connection_prepares_again(
 ) -> None:
     for _ in range(3):
         await history.batch_add_history(additions(count))
-        for (session,) in run_sql(
+        kill_sessions(
             url,
             "SELECT id FROM information_schema.processlist WHERE id <> CONNECTION_ID()"
             " AND db = DATABASE()",
-        ):
-            run_sql(url, f"KILL CONNECTION {session}")
+        )
     for _ in range(3):
         before = counted(url, "Com_stmt_execute")
         await history.batch_add_history(additions(count))

@@ -23,6 +23,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from tests.support.markers import require
 from tests.support.patience import LONG_S
+from tests.support.ports import free_port
 
 _PROGRAM: Final = "mariadbd"
 _PATH: Final = f"{os.environ.get('PATH', '')}{os.pathsep}/usr/sbin{os.pathsep}/usr/local/sbin"
@@ -54,9 +55,7 @@ class MariaDBServer:
         self.folder = Path(tempfile.mkdtemp(prefix="async_history_mdb"))
         self._data = self.folder / "data"
         self.socket = self.folder / "socket"
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         self._settings = {
             "innodb-buffer-pool-size": "32M",
             "innodb-flush-log-at-trx-commit": "2",  # for a crash of the system, not of the server
@@ -186,6 +185,23 @@ def run_sql(url: URL, *statements: str) -> list[Any]:
 
     found: list[Any] = in_thread(run)
     return found
+
+
+def kill_sessions(url: URL, found: str) -> list[int]:
+    """Kill the sessions that a query finds; return their ids.
+
+    A session that has just closed may still be found, and be gone when it is killed.
+    """
+    sessions: list[int] = [row[0] for row in run_sql(url, found)]
+    run_sql(
+        url,
+        *(
+            "BEGIN NOT ATOMIC DECLARE CONTINUE HANDLER FOR 1094 BEGIN END;"
+            f" KILL CONNECTION {session}; END"
+            for session in sessions
+        ),
+    )
+    return sessions
 
 
 def in_thread(run: Callable[[], Awaitable[Any]]) -> Any:

@@ -15,7 +15,8 @@ import pytest
 
 from tests.support.markers import require
 from tests.support.patience import LONG_S
-from tests.support.postgres_server import free_port, server_user
+from tests.support.ports import free_port
+from tests.support.postgres_server import server_user
 
 
 def require_pgbouncer() -> str:

@@ -12,7 +12,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -28,6 +27,7 @@ import asyncpg
 
 from tests.support.markers import require
 from tests.support.patience import LONG_S
+from tests.support.ports import free_port
 
 VERSIONS: Final = (18, 16)
 """The dev extra's versions. The first is the default, unless `TEST_POSTGRES_VERSION` is set."""
@@ -83,14 +83,6 @@ def _programs(version: int) -> Path:
 def server_user() -> int | None:
     """The user that runs the servers if the tests run as root."""
     return _NOBODY if os.geteuid() == 0 else None
-
-
-def free_port() -> int:
-    """Return a port on 127.0.0.1 that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class PostgresServer:

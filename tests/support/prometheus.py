@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tests.support.patience import LONG_S
-from tests.support.postgres_server import free_port
+from tests.support.ports import free_port
 
 _INTERVAL = "500ms"
 
@@ -44,11 +44,15 @@ class Prometheus:
         """Return the labels of each series that an expression has now."""
         return [one["metric"] for one in (await self.get("query", query=expression))["result"]]
 
-    async def wait_for(self, expression: str) -> None:
-        """Wait until an expression has a series."""
+    async def wait_for(self, expression: str) -> list[dict[str, str]]:
+        """Return the labels of each series of an expression, once there are any.
+
+        For a moment there are none if this process was too busy to answer one request for metrics.
+        """
         async with asyncio.timeout(LONG_S):
-            while not await self.query(expression):  # noqa: ASYNC110 - the server has no event for it
+            while not (found := await self.query(expression)):  # noqa: ASYNC110 - no event for it
                 await asyncio.sleep(0.05)
+        return found
 
 
 @contextlib.asynccontextmanager

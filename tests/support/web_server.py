@@ -13,7 +13,7 @@ from async_history import HistoryManager, open_history
 from async_history.web import Access
 from async_history.web._app import WebLimits, new_app
 from tests.support.patience import LONG_S, MINUTES_S
-from tests.support.postgres_server import free_port
+from tests.support.ports import free_port
 
 Fill = Callable[[HistoryManager], Awaitable[None]]
 
