@@ -69,7 +69,7 @@ async def held_update(memory: Any) -> tuple[str, "asyncio.Task[Any]"]:
     store.gate = threading.Event()
     store.changed.clear()
     update = asyncio.create_task(memory.update(memory_id, "mate"))
-    await asyncio.to_thread(store.changed.wait, 20)
+    await asyncio.to_thread(store.changed.wait, LONG_S)
     return memory_id, update
 
 
@@ -79,7 +79,7 @@ async def held_before_its_change(
     embedder = GatedEmbedder()
     memory.embedding_model = embedder
     task = asyncio.create_task(add(memory, "never"))
-    await asyncio.to_thread(embedder.asked.wait, 20)
+    await asyncio.to_thread(embedder.asked.wait, LONG_S)
     return embedder, task
 
 

@@ -18,6 +18,7 @@ from async_history.mem0._vector_listing import list_memories
 from tests.mem0.memories import Configured, Kind, infers, release_all
 from tests.subprocesses.openai_server import DIMENSIONS, Model
 from tests.support.docs_examples import example
+from tests.support.patience import LONG_S
 
 pytestmark = [
     pytest.mark.once,
@@ -235,7 +236,7 @@ async def test_a_check_waits_for_running_operations(instant: Kind) -> None:
     for begin in (instant.update(memory_id, "mate"), instant.add("milk")):
         store.gate, store.changed = threading.Event(), threading.Event()
         operation = asyncio.create_task(begin)
-        await asyncio.to_thread(store.changed.wait, 20)
+        await asyncio.to_thread(store.changed.wait, LONG_S)
         checking = asyncio.create_task(instant.call("check", repair="history", dry_run=False))
         await asyncio.wait([checking], timeout=0.3)  # long enough for a check that does not wait
         assert not checking.done()

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -27,8 +28,8 @@ CHANGES = [("ADD", "likes tea"), ("UPDATE", "likes mate")]
 @contextlib.contextmanager
 def gunicorn(url: str, folder: Path, *options: str) -> Iterator[Path]:
     """Run mem0's server with two workers; yield its socket. It must stop when it is asked to."""
-    socket, log = folder / "socket", folder / "log"
-    command = ["gunicorn", "-k", "asgi", "--workers", "2", "--bind", f"unix:{socket}", *options]
+    path, log = folder / "socket", folder / "log"
+    command = ["gunicorn", "-k", "asgi", "--workers", "2", "--bind", f"unix:{path}", *options]
     limits = ["--timeout", "0", "--keep-alive", str(int(LONG_S))]
     with log.open("wb") as stream:
         process = subprocess.Popen(
@@ -38,11 +39,11 @@ def gunicorn(url: str, folder: Path, *options: str) -> Iterator[Path]:
         )
     try:
         deadline = time.monotonic() + LONG_S
-        while not socket.exists():
+        while not _accepts(path):
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.05)
-        yield socket
+        yield path
         process.terminate()
         assert process.wait(LONG_S) == 0, log.read_text()
     finally:
@@ -50,18 +51,23 @@ def gunicorn(url: str, folder: Path, *options: str) -> Iterator[Path]:
         process.wait()
 
 
+def _accepts(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
+
+
 @contextlib.contextmanager
-def connected(socket: Path) -> Iterator[httpx.Client]:
+def connected(path: Path) -> Iterator[httpx.Client]:
     """Connect to the first worker that accepts, and stay connected."""
-    transport = httpx.HTTPTransport(uds=str(socket))
+    transport = httpx.HTTPTransport(uds=str(path))
     with httpx.Client(transport=transport, base_url="http://server", timeout=LONG_S) as client:
         yield client
 
 
 @contextlib.contextmanager
-def both_workers(socket: Path) -> Iterator[list[httpx.Client]]:
+def both_workers(path: Path) -> Iterator[list[httpx.Client]]:
     """Yield a connection to each of the two workers."""
-    with connected(socket) as one, connected(socket) as other:
+    with connected(path) as one, connected(path) as other:
         first = one.get("/worker").json()
         os.kill(first, signal.SIGSTOP)  # so that the other accepts
         try:
@@ -95,8 +101,8 @@ def test_gunicorns_workers_and_their_children_record(
     url = url_of(store, request, tmp_path)
     options = ["--preload"] if preload else []
     with (
-        gunicorn(url, tmp_path, *options) as socket,
-        both_workers(socket) as clients,
+        gunicorn(url, tmp_path, *options) as path,
+        both_workers(path) as clients,
         ThreadPoolExecutor() as threads,
     ):
         list(threads.map(use, clients, ("ann", "ben")))

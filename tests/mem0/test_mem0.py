@@ -675,7 +675,7 @@ class TestRestore:
 
             memory.embedding_model.embed = embed
             restoring = asyncio.create_task(memory.restore(memory_id, to=1))
-            await asyncio.to_thread(asked.wait, 20)
+            await asyncio.to_thread(asked.wait, LONG_S)
             await another.add_history(memory_id, "mate", "wine", "UPDATE")
             answer_now.set()
             with pytest.raises(HistoryConflict):
@@ -730,7 +730,7 @@ class TestRestore:
             store.gate = threading.Event()
             store.changed.clear()
             restoring = asyncio.create_task(memory.restore(memory_id, to=1))
-            await asyncio.to_thread(store.changed.wait, 20)
+            await asyncio.to_thread(store.changed.wait, LONG_S)
             closing = asyncio.create_task(memory.aclose())
             await asyncio.sleep(0)
             store.gate.set()
@@ -890,7 +890,7 @@ async def main():
 asyncio.run(main())
 """
         done = subprocess.run(
-            [sys.executable, "-c", source], capture_output=True, text=True, timeout=60
+            [sys.executable, "-c", source], capture_output=True, text=True, timeout=LONG_S
         )
         assert done.returncode == 0, done.stderr
         ids = done.stdout.split()

@@ -84,7 +84,7 @@ async def test_a_manager_that_is_closed_before_the_first_change(
         before = {key: dict(row) for key, row in memory.vector_store.rows.items()}
         memory.embedding_model = embedder = GatedEmbedder()
         task = asyncio.ensure_future(CHANGES[change](memory, memory_id))
-        await asyncio.to_thread(embedder.asked.wait, 20)
+        await asyncio.to_thread(embedder.asked.wait, LONG_S)
     embedder.gate.set()
     with pytest.raises(HistoryClosed):
         await task
@@ -165,7 +165,7 @@ async def test_a_manager_that_is_closed_while_the_model_is_asked(
     async with open_history(tmp_path / "history.db") as history:
         memory = make_memory(history=history)
         task = asyncio.create_task(memory.add("I like tea", user_id="u"))
-        await asyncio.to_thread(asked.wait, 20)
+        await asyncio.to_thread(asked.wait, LONG_S)
     go_on.set()
     with pytest.raises(HistoryClosed):
         await task
@@ -281,7 +281,7 @@ async def test_an_operation_that_closing_left_begins_no_further_part(
     list_ = store.list
     store.list = lambda *arguments, **options: [2 * list_(*arguments, **options)[0]]
     deleting = asyncio.create_task(memory.delete_all(user_id="u"))
-    await asyncio.to_thread(store.changed.wait, 20)
+    await asyncio.to_thread(store.changed.wait, LONG_S)
     await memory.aclose()
     store.rows[memory_id] = {"data": "tea", "user_id": "u"}  # or it would not be found again
     release_all(memory)

@@ -237,7 +237,7 @@ class TestBetweenProcesses:
         await asked(tmp_path)
         assert not has_it.is_set()
         holder.end()
-        assert await asyncio.to_thread(has_it.wait, 30)
+        assert await asyncio.to_thread(has_it.wait, LONG_S)
         thread.join()
 
     @pytest.mark.subprocess
@@ -347,7 +347,7 @@ class TestBetweenProcesses:
             await asked(tmp_path)
             assert not waiting.done()
             turn.require_kept()
-        await asyncio.wait_for(waiting, 30)
+        await asyncio.wait_for(waiting, LONG_S)
 
     async def test_lost_locks_are_checked_for_once_a_turn_of_the_loop(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -116,11 +116,14 @@ async def _none_waits(admin: Any) -> bool:
 
 @pytest.mark.parametrize("how", stores("own", "pool", "pooler"))
 async def test_calls_that_wait_for_a_lock_and_time_out(
-    how: str, server: PostgresServer, schema: str, admin: Any
+    how: str, server: PostgresServer, schema: str, url: str, admin: Any
 ) -> None:
     """The error names another session's lock, and no session waits for it any more."""
-    async with _opened(how, server, schema, retry_timeout_s=0.9) as history:
-        await history.add_history("m", None, "x", "ADD")
+    async with (
+        open_history(url) as patient,
+        _opened(how, server, schema, retry_timeout_s=0.9) as history,
+    ):
+        await patient.add_history("m", None, "x", "ADD")
         async with _locked(server, schema):
             for _ in range(2):
                 calls: list[Awaitable[object]] = [history.get_history("m") for _ in range(6)]
@@ -132,8 +135,8 @@ async def test_calls_that_wait_for_a_lock_and_time_out(
                 assert isinstance(results[-1], StorageLocked | CommitUnknown), results[-1]
                 assert await waiting_for_locks(admin) <= _POOL_SIZE + _A_FEW
             await until(lambda: _none_waits(admin))
-        await history.add_history("m", None, "y", "UPDATE")
-        assert len(await history.get_history("m")) == 2
+        await patient.add_history("m", None, "y", "UPDATE")
+        assert len(await patient.get_history("m")) == 2
 
 
 async def test_an_opening_that_times_out(

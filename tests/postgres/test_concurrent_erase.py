@@ -345,7 +345,10 @@ async def test_a_transaction_that_stays_open(
     url: str, admin: Any, connect: Any, *, isolation: str, is_prepared: bool
 ) -> None:
     """The error names it. Called again after its end, the erasure erases what it has written."""
-    async with PostgresHistoryManager(url, retry_timeout_s=0.6) as history:
+    async with (
+        PostgresHistoryManager(url) as history,
+        open_history(url, retry_timeout_s=3) as impatient,
+    ):
         await fill(history)
         opened = await connect()
         await opened.execute(f"BEGIN ISOLATION LEVEL {isolation}")
@@ -356,7 +359,7 @@ async def test_a_transaction_that_stays_open(
             name = 'prepared transaction "late\'s"'
         expected = name if isolation == "READ COMMITTED" else "end it, and erase again"
         with pytest.raises(StorageLocked, match=expected):
-            await history.erase(**ANN, reason="asked", vacuum=False)
+            await impatient.erase(**ANN, reason="asked", vacuum=False)
         await others_write(history)
         await opened.execute("COMMIT PREPARED 'late''s'" if is_prepared else "COMMIT")
         await history.erase(**ANN, reason="asked", vacuum=False)

@@ -375,7 +375,7 @@ class TestLateMessages:
         """With the ids of a first commit whose outcome is unknown and which has not ended."""
         url = with_query(proxy.url, schema=schema)
         items = submission(1, 2, named=False)
-        async with open_history(url, statement_cache_size=0, retry_timeout_s=1.5) as history:
+        async with open_history(url, statement_cache_size=0, retry_timeout_s=3) as history:
             await several(history, 0)
             late = proxy.hold(b"COMMIT;")
             with pytest.raises(CommitUnknown) as unknown:

@@ -189,15 +189,18 @@ class TestSynchronousStandby:
         """Unknown; the records are submitted again while the first commit still waits."""
         primary, standby = pair
         admin = await synchronous(primary)
-        async with open_history(primary.url(), retry_timeout_s=1.5) as history:
-            await add(history, "before")
+        async with (
+            open_history(primary.url()) as patient,
+            open_history(primary.url(), retry_timeout_s=1.5) as history,
+        ):
+            await add(patient, "before")
             with paused(standby):
                 sent = await sent_and_queued(history)
                 results = await asyncio.gather(*sent, return_exceptions=True)
                 assert {type(result) for result in results} == {CommitUnknown}
                 waiting = await waiting_for_locks(admin)
                 calls = [
-                    asyncio.create_task(history.batch_add_history(again(n, result)))
+                    asyncio.create_task(patient.batch_add_history(again(n, result)))
                     if isinstance(result, CommitUnknown)
                     else pytest.fail("it was not unknown")
                     for n, result in zip((1, 2), results, strict=True)

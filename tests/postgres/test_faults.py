@@ -27,6 +27,7 @@ from tests.subprocesses.postgres_load import Load, texts
 from tests.subprocesses.proxy import Proxy
 from tests.support.patience import LONG_S, SOON_S
 from tests.support.postgres_faults import (  # noqa: F401 - fixtures are used by name
+    MAX_CONNECTIONS,
     a_admin,
     a_proxy,
     a_schema,
@@ -53,6 +54,7 @@ _TERMINATE_ALL: Final = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
 """
+_SESSIONS: Final = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"
 _TERMINATE_ONE: Final = f"{_TERMINATE_ALL} ORDER BY random() LIMIT 1"
 
 
@@ -222,11 +224,15 @@ class TestNoConnections:
 
 @contextlib.asynccontextmanager
 async def all_taken(server: PostgresServer) -> AsyncIterator[None]:
-    """Take all connections that the server allows."""
-    taken: list[Any] = []
-    with contextlib.suppress(asyncpg.TooManyConnectionsError):
-        while True:
-            taken.append(await asyncpg.connect(server.url()))
+    """Take all connections that the server allows.
+
+    A session that has ended counts a moment longer, so a refusal does not mean that all are taken.
+    """
+    taken = [await asyncpg.connect(server.url())]
+    async with asyncio.timeout(LONG_S):
+        while await taken[0].fetchval(_SESSIONS) < MAX_CONNECTIONS:
+            with contextlib.suppress(asyncpg.TooManyConnectionsError):
+                taken.append(await asyncpg.connect(server.url()))
     yield
     for connection in taken:
         await connection.close()

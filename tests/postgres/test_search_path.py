@@ -20,6 +20,7 @@ from async_history.ledger import LedgerKey
 from async_history.postgres import ForeignTable, PostgresHistoryManager
 from tests.support.all_calls import follow, read, remove, take_back, write, write_many_details
 from tests.support.keys import ring
+from tests.support.patience import LONG_S
 from tests.support.planted_overloads import LOGGING, plant, prepare, taken, unqualified, untried
 from tests.support.postgres_server import PostgresServer, with_query
 
@@ -243,12 +244,12 @@ async def use_locks(server: PostgresServer) -> None:
     await asyncio.to_thread(locks.open)
     granted = threading.Event()
     locks.ask_for(1, granted.set)
-    assert await asyncio.to_thread(granted.wait, 30)
+    assert await asyncio.to_thread(granted.wait, LONG_S)
     assert locks.take(1)
     locks.release(1)
     granted.clear()
     locks.ask_for(2, granted.set)
-    assert await asyncio.to_thread(granted.wait, 30)
+    assert await asyncio.to_thread(granted.wait, LONG_S)
     locks.stop_asking(2)
 
 

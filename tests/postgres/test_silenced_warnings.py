@@ -190,7 +190,7 @@ async def test_commits_that_are_given_up_are_few(
                 await history.add_history(f"m{n}", None, "x", "ADD")
             errors.append(failed.value)
             assert len(await admin.fetch(_WAITING)) <= 5
-        assert isinstance(errors[0], CommitUnknown)
+        assert CommitUnknown in map(type, errors)
         assert isinstance(errors[-1], StorageUnreachable)
         assert "synchronous standby" in str(errors[-1])
         for pid, _ in await admin.fetch(_WAITING):

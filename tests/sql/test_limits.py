@@ -171,7 +171,7 @@ async def test_a_lock_wait_timeout_is_retried(
 
 async def test_a_commit_without_an_answer_has_an_unknown_outcome(new_database: NewDatabase) -> None:
     url = new_database()
-    async with SqlHistoryManager(url, retry_timeout_s=1) as history, connected(url) as other:
+    async with SqlHistoryManager(url, retry_timeout_s=3) as history, connected(url) as other:
         await add(history, "0", "1")
         await other.execute(text("SELECT * FROM async_history_state FOR UPDATE"))
         with pytest.raises(CommitUnknown):

@@ -363,7 +363,7 @@ async def test_each_error_has_its_type(new_database: NewDatabase, mariadb: URL) 
         gone = url.set(query={"unix_socket": "/nowhere"})
         assert await opening(gone) is StorageUnreachable
         reader = url.set(username="reader", password="right")  # noqa: S106
-        async with SqlHistoryManager(reader, retry_timeout_s=0.5) as denied:
+        async with SqlHistoryManager(reader, retry_timeout_s=2) as denied:
             assert await texts(denied) == ["x"]
             with pytest.raises(StorageDenied):
                 await denied.add_history("m", None, "y", "UPDATE")
@@ -386,16 +386,18 @@ async def test_a_server_that_crashes_or_stops_and_comes_back() -> None:
     try:
         run_sql(server.url(), "CREATE DATABASE h")
         url = server.url("h")
-        async with SqlHistoryManager(url, retry_timeout_s=2) as history:
+        async with (
+            SqlHistoryManager(url, retry_timeout_s=60) as history,
+            SqlHistoryManager(url, retry_timeout_s=2) as impatient,
+        ):
             await history.add_history("m", None, "0", "ADD")
             server.send(signal.SIGSTOP)
             with pytest.raises(StorageError):
-                await history.get_history("m")
+                await impatient.get_history("m")
             waiting = asyncio.create_task(history.add_history("m", None, "1", "UPDATE"))
             await asyncio.wait([waiting], timeout=0.2)
             server.send(signal.SIGCONT)
             await waiting
-        async with SqlHistoryManager(url, retry_timeout_s=60) as history:
             await history.add_history("m", None, "2", "UPDATE")
             server.stop(signal.SIGKILL)
             waiting = asyncio.create_task(history.add_history("m", None, "3", "UPDATE"))

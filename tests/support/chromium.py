@@ -6,7 +6,9 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
+
+from tests.support.patience import LONG_S
 
 
 def require_chromium() -> str:
@@ -21,9 +23,10 @@ def require_chromium() -> str:
 
 @contextlib.contextmanager
 def chromium() -> Iterator[Browser]:
-    """Run a browser without a window."""
+    """Run a browser without a window. What is expected of a page may take `LONG_S`."""
     path = require_chromium()
     arguments = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+    expect.set_options(timeout=LONG_S * 1_000)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=arguments)
         try:

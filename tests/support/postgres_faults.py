@@ -21,7 +21,7 @@ from tests.subprocesses.proxy import Proxy
 from tests.support.patience import LONG_S
 from tests.support.postgres_server import PostgresServer, with_query
 
-_MAX_CONNECTIONS: Final = 25
+MAX_CONNECTIONS: Final = 25
 _OTHERS: Final = """
 SELECT count(*) FROM pg_stat_activity
 WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
@@ -31,7 +31,7 @@ WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
 @pytest.fixture(name="server", scope="module")
 def a_server() -> Iterator[PostgresServer]:
     """A server that no other test uses. It survives its own crashes without fsync."""
-    server = PostgresServer(fsync="off", max_connections=str(_MAX_CONNECTIONS)).create()
+    server = PostgresServer(fsync="off", max_connections=str(MAX_CONNECTIONS)).create()
     if compiler() is not None:
         load_full_disk(server)
     yield server.start()
