@@ -13,7 +13,7 @@ from async_history._core.progress import Progress
 from async_history._core.recording import new_cause, with_surroundings
 from async_history._core.rollback_plan import Walk, WalkToInstant
 from async_history._core.timeline import check_instant
-from async_history._core.undo_plan import ROLLBACK, UNDO, UNDO_OF, WalkBefore, doer_asked
+from async_history._core.undo_plan import ROLLBACK, UNDO, UNDO_OF, WalkBefore, check_target
 from async_history._core.validation import check_flag, check_function
 from async_history._core.values import check_text, in_utc
 from async_history.errors import InvalidInput
@@ -127,16 +127,16 @@ def undo_request(
     Raises:
         InvalidInput: naming the argument that can't be used.
     """
-    doer, questions = doer_asked(run_id, cause)
+    target, questions = check_target(run_id, cause)
     name = new_id()
     return RollbackRequest(
         id=name,
         kind=UNDO,
         arguments={**hashed("run_id", run_id), "cause": _hashed(tuple((cause or {}).items()))},
-        new_walk=partial(WalkBefore, doer=doer),
+        new_walk=partial(WalkBefore, target=target),
         memory_ids=None,
         questions=questions,
-        cause={UNDO: name, UNDO_OF: doer.name},
+        cause={UNDO: name, UNDO_OF: target.name},
         **_checked(actor_id, role, on_progress, dry_run=dry_run),
     )
 

@@ -36,11 +36,11 @@ _KEPT: Final = 1_024
 
 
 @dataclass(frozen=True, slots=True)
-class Doer:
-    """The doer of the records that an undo takes back: a run, or a cause.
+class UndoTarget:
+    """What an undo takes back: the records of a run, or of a cause.
 
     It is identified by digests. So texts erased from the records that were taken back are not in
-    the undo's own records either, which name the doer.
+    the undo's own records either, which name the target.
     """
 
     run: str | None
@@ -54,8 +54,8 @@ class Doer:
         text = urlencode(sorted(self.cause)) if self.run is None else _OF_RUN + self.run
         return text if len(text) <= _MOST_CHARACTERS else _DIGEST + _digest(text)
 
-    def did(self, record: HistoryRecord) -> bool:
-        """Return whether a record belongs to this doer.
+    def includes(self, record: HistoryRecord) -> bool:
+        """Return whether a record belongs to this run or cause.
 
         A record belongs to the run that its cause names. If its cause names no run, it belongs to
         its memory's run, unless a rollback or an undo made it.
@@ -71,18 +71,18 @@ class Doer:
         return record.owner is not None and _is(record.owner.run_id, self.run)
 
     def is_undone_by(self, record: HistoryRecord) -> bool:
-        """Return whether a record took back earlier changes of this doer."""
+        """Return whether a record took back earlier changes of this run or cause."""
         return bool(_cause(record, UNDO_OF) == self.name)
 
 
-def _doer_named(name: object) -> Doer | None:
-    """Return the doer that an undo took back, from the name in its cause; None if unknown."""
+def _target_named(name: object) -> UndoTarget | None:
+    """Return what an undo took back, from the name in its cause; None if unknown."""
     if not isinstance(name, str) or name.startswith(_DIGEST):
         return None
     if name.startswith(_OF_RUN):
-        return Doer(name.removeprefix(_OF_RUN), ())
+        return UndoTarget(name.removeprefix(_OF_RUN), ())
     pairs = tuple(parse_qsl(name, keep_blank_values=True))
-    return Doer(None, pairs) if pairs else None
+    return UndoTarget(None, pairs) if pairs else None
 
 
 @lru_cache(_KEPT)
@@ -99,18 +99,18 @@ class _Undone:
     """An undo found on the walk back, with what it took back: the records before it."""
 
     record: HistoryRecord
-    doer: Doer
+    target: UndoTarget
     is_met: bool = False
     """Whether a record that it took back was found."""
 
 
-def doer_asked(
+def check_target(
     run_id: str | None, cause: Mapping[str, str] | None
-) -> tuple[Doer, Sequence[Mapping[str, Any]]]:
+) -> tuple[UndoTarget, Sequence[Mapping[str, Any]]]:
     """Check which records to take back.
 
     Returns:
-        The doer, and the filters of queries that together find a record of each changed memory.
+        The target, and the filters of queries that together find a record of each changed memory.
 
     Raises:
         InvalidInput: not exactly one of them was given, or it is not valid.
@@ -119,10 +119,10 @@ def doer_asked(
     if (run_id is None) is not bool(pairs):
         raise InvalidInput("name what to undo: a run_id, or a cause with at least one key")
     if run_id is None:
-        doer = Doer(None, tuple((key, _digest(text)) for key, text in pairs))
-        return doer, ({"cause": dict(pairs)},)
+        target = UndoTarget(None, tuple((key, _digest(text)) for key, text in pairs))
+        return target, ({"cause": dict(pairs)},)
     run_id = check_name("run_id", run_id)
-    return Doer(_digest(run_id), ()), ({"cause": {"run_id": run_id}}, {"run_id": run_id})
+    return UndoTarget(_digest(run_id), ()), ({"cause": {"run_id": run_id}}, {"run_id": run_id})
 
 
 class WalkBefore:
@@ -132,9 +132,9 @@ class WalkBefore:
     that did so, do not count: neither affects the memory any more.
     """
 
-    def __init__(self, memory_id: str, doer: Doer) -> None:
+    def __init__(self, memory_id: str, target: UndoTarget) -> None:
         self._memory_id = memory_id
-        self._doer = doer
+        self._target = target
         self._latest: HistoryRecord | None = None
         self._undone: list[_Undone] = []
         self._changed_by: HistoryRecord | None = None
@@ -153,23 +153,21 @@ class WalkBefore:
         """Return whether an undo found so far took the record back."""
         while self._undone:
             last = self._undone[-1]
-            if last.doer.did(record):
+            if last.target.includes(record):
                 last.is_met = True
                 return True
-            if not last.is_met or self._doer.is_undone_by(record):
+            if not last.is_met or self._target.is_undone_by(record):
                 return False  # the undo found before went back at least as far
-            if self._undo_of_others(record) is not None and not last.doer.is_undone_by(record):
+            if self._undo_of_others(record) is not None and not last.target.is_undone_by(record):
                 return False  # more records that the last one took back may follow
             self._undone.pop()
         return False
 
-    def _undo_of_others(self, record: HistoryRecord) -> Doer | None:
-        """Return the doer whose changes the record took back; None if there is none or it is this
-        doer.
-        """
-        if self._doer.did(record) or self._doer.is_undone_by(record):
+    def _undo_of_others(self, record: HistoryRecord) -> UndoTarget | None:
+        """Return the other run or cause whose changes the record took back, if there is one."""
+        if self._target.includes(record) or self._target.is_undone_by(record):
             return None
-        return _doer_named(_cause(record, UNDO_OF))
+        return _target_named(_cause(record, UNDO_OF))
 
     def _see_change(self, record: HistoryRecord) -> None:
         """Process a record that was not taken back."""
@@ -180,8 +178,8 @@ class WalkBefore:
         if self._undone:  # what it took back is not in the expected position: it counts as a change
             self._see_other(self._undone[0].record)
             self._undone.clear()
-        if not self._doer.did(record):
-            self._is_undone = self._doer.is_undone_by(record) and self._first is None
+        if not self._target.includes(record):
+            self._is_undone = self._target.is_undone_by(record) and self._first is None
             self._see_other(record)
         elif self._before is None:
             self._first = record

@@ -43,7 +43,7 @@ SELECT DISTINCT pg_catalog.pg_get_userbyid(relowner) FROM pg_catalog.pg_class
 JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
 WHERE nspname = $1 AND relkind IN ('r', 'p') ORDER BY 1
 """
-_ELSEWHOSE: Final = f"""
+_DIFFERENT_OWNERS: Final = f"""
 SELECT pg_catalog.count(*), pg_catalog.min(history.memory_id) FROM {{0}}.history
 LEFT JOIN {{0}}.owners ON owners.memory_id = history.memory_id
 WHERE {" OR ".join(f"history.{name} IS DISTINCT FROM owners.{name}" for name in SCOPES)}
@@ -93,7 +93,7 @@ async def _problems(connection: Any, schema: str) -> AsyncIterator[str]:
             f"The tables have several owners ({', '.join(owners)}), so none can migrate them all: "
             "give them to one."
         )
-    count, example = await connection.fetchrow(_ELSEWHOSE.format(quoted(schema)))
+    count, example = await connection.fetchrow(_DIFFERENT_OWNERS.format(quoted(schema)))
     if others := int(count):
         records = counted(others, "record does", "records do")
         yield f"{records} not have their memory's owner, such as one of memory {example}."

@@ -29,10 +29,10 @@ from async_history._sqlite.errors import (
 )
 from async_history._sqlite.exit import stop_at_exit
 from async_history._sqlite.fork import pause_at_fork, require_usable, using_sqlite
-from async_history._sqlite.index import add_functions, stand_in
+from async_history._sqlite.index import add_functions, create_missing_views
 from async_history._sqlite.journal import synchronous, use_journal
 from async_history._sqlite.ledger import make_tables, write_program
-from async_history._sqlite.operations import stand_in_for_operations
+from async_history._sqlite.operations import create_missing_log
 from async_history._sqlite.readonly import ReadOnlyFile, read_with_retry, require_writable
 from async_history._sqlite.schema.adopt import compatibility_view, is_prepared, prepare
 from async_history._sqlite.times import add_time_function
@@ -251,8 +251,8 @@ def open_read_only(path: Path) -> ReadOnlyFile:
             connection.execute("PRAGMA query_only = OFF")
             if view is not None:
                 connection.execute(f"CREATE TEMP VIEW history AS {view}")
-            stand_in(connection)
-            stand_in_for_operations(connection)
+            create_missing_views(connection)
+            create_missing_log(connection)
             connection.execute("PRAGMA query_only = ON")
             add_functions(connection)
             add_time_function(connection)

@@ -122,7 +122,7 @@ def move_erasures(connection: sqlite3.Connection) -> None:
         connection.execute("DROP TABLE main.async_history_erasures")
 
 
-def stand_in_for_operations(connection: sqlite3.Connection) -> None:
+def create_missing_log(connection: sqlite3.Connection) -> None:
     """Create a temporary view as the log of operations on a reading connection, if a file has none.
 
     It shows the erasures of an earlier version.

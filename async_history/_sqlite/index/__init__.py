@@ -59,6 +59,7 @@ from async_history._sqlite.index.lookup import (
 )
 from async_history._sqlite.index.owner_upkeep import (
     add_owners,
+    create_missing_views,
     disown,
     entries_of_details,
     erase_details,
@@ -67,7 +68,6 @@ from async_history._sqlite.index.owner_upkeep import (
     remove_lost_owners,
     remove_orphans,
     replace_details,
-    stand_in,
 )
 from async_history._sqlite.index.owner_writes import (
     ADD_DETAILS,
@@ -163,6 +163,7 @@ __all__ = [
     "build",
     "cause_key",
     "cause_keys",
+    "create_missing_views",
     "disown",
     "drop_statements",
     "entries_of_details",
@@ -192,7 +193,6 @@ __all__ = [
     "remove_obstacles",
     "remove_orphans",
     "replace_details",
-    "stand_in",
     "value_key",
     "wrong_entries",
 ]

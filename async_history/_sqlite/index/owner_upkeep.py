@@ -336,7 +336,7 @@ _ORPHANS: Final = (
     WHERE number NOT IN (SELECT min(number) FROM async_history_owners GROUP BY memory_id)
     """,
 )
-_STRANGERS: Final = """
+_OWNERS_WITHOUT_DETAILS: Final = """
 DELETE FROM async_history_owners WHERE (number, memory_id) NOT IN (
     SELECT detail.owner, history.memory_id FROM async_history_details AS detail
     JOIN history ON history.id = detail.id
@@ -358,11 +358,11 @@ def remove_orphans(connection: sqlite3.Connection, *, is_same_history: bool) -> 
     If `history` is another table than the one for which the owners were given, only owners of
     records in it are kept.
     """
-    for statement in _ORPHANS if is_same_history else (*_ORPHANS, _STRANGERS):
+    for statement in _ORPHANS if is_same_history else (*_ORPHANS, _OWNERS_WITHOUT_DETAILS):
         connection.execute(statement)
 
 
-def stand_in(connection: sqlite3.Connection) -> None:
+def create_missing_views(connection: sqlite3.Connection) -> None:
     """Create empty temporary views on a reading connection for tables that an older file lacks."""
     ((has_tables,),) = connection.execute(_HAS_TABLES).fetchall()
     if not has_tables:

@@ -23,7 +23,7 @@ from async_history._sqlite.index.validity import (
 
 _HAS_STATE: Final = "SELECT count(*) FROM main.sqlite_master WHERE name = 'async_history_state'"
 _VERSION: Final = "SELECT max(version) FROM main.async_history_state"
-_OBSTACLES: Final = f"""
+_CONFLICTING_OBJECTS: Final = f"""
 SELECT type, name FROM main.sqlite_master
 WHERE type = 'trigger' AND name GLOB 'async_history_*'
     OR type = 'view' AND name IN ({", ".join("?" * len(INDEX_TABLES))})
@@ -70,7 +70,7 @@ def _holds(connection: sqlite3.Connection, condition: str, version: int) -> bool
 
 def remove_obstacles(connection: sqlite3.Connection) -> None:
     """Drop triggers and views whose names the current tables and triggers need."""
-    for kind, name in connection.execute(_OBSTACLES, INDEX_TABLES).fetchall():
+    for kind, name in connection.execute(_CONFLICTING_OBJECTS, INDEX_TABLES).fetchall():
         connection.execute(f'DROP {kind} main."{name}"')
 
 
