@@ -41,7 +41,7 @@ from async_history._core.prune_transaction import (
 from async_history._core.public import show_as
 from async_history._core.query import PageRead, RowsRead, cut
 from async_history._core.recording import INDEXED_CAUSES, operation
-from async_history._core.records import COLUMNS, Event, HistoryRecord, columns_of
+from async_history._core.records import COLUMNS, Event, HistoryRecord, MemoryState, columns_of
 from async_history._core.rows import ROW_FIELDS, Row, details_from, details_of, record_of, row_of
 from async_history._core.stats import HistoryStats, Measured, Severity, StoreWarning
 from async_history._core.submissions import (
@@ -107,6 +107,7 @@ __all__ = [
     "LogEntries",
     "Measured",
     "MemoryMoment",
+    "MemoryState",
     "Message",
     "Moment",
     "Name",

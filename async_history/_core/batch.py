@@ -17,7 +17,7 @@ from async_history._core.erased_names import Name
 from async_history._core.message_buffers import Buffer, unsaved
 from async_history._core.operations import LogEntries
 from async_history._core.owners import Owner
-from async_history._core.records import HistoryRecord
+from async_history._core.records import HistoryRecord, Latest, MemoryState
 from async_history._core.submissions import (
     AddRecords,
     GiveOwners,
@@ -37,11 +37,11 @@ class BatchTransaction(Protocol):
     async def latest(self, memory_ids: Sequence[str]) -> Sequence[HistoryRecord]:
         """Return the latest record of each of these memories that has one."""
 
-    async def find_texts(self, restored: Sequence[RestoreMemory]) -> Sequence[HistoryRecord]:
-        """Find the texts to restore, and return the latest records of these memories.
+    async def find_texts(self, restored: Sequence[RestoreMemory]) -> Mapping[str, MemoryState]:
+        """Find the texts to restore, and return the states of some of these memories.
 
         `RestoreMemory.find` is called unless there is no text, or finding it needs all records of
-        the memory.
+        the memory. The latest records of the other memories are asked for.
         """
 
     async def owners(self, records: Sequence[HistoryRecord]) -> Mapping[str, Owner]:
@@ -82,27 +82,31 @@ async def commit_in_steps(
     batch: Sequence[Submission], steps: BatchTransaction
 ) -> Mapping[int, HistoryError]:
     """Write a batch in the caller's transaction; return the refused submissions by index."""
-    additions = [submission for submission in batch if isinstance(submission, AddRecords)]
-    messages = [submission for submission in batch if isinstance(submission, SaveMessages)]
-    existing = await steps.existing(additions) if additions else ()
-    known = {record.id: record for record in existing}
+    additions: list[AddRecords] = []
+    messages: list[SaveMessages] = []
     gifts: dict[str, Owner] = {}
     for submission in batch:
-        if isinstance(submission, GiveOwners):
+        if isinstance(submission, AddRecords):
+            additions.append(submission)
+        elif isinstance(submission, SaveMessages):
+            messages.append(submission)
+        else:
             gifts |= submission.owners
+    existing = await steps.existing(additions) if additions else ()
+    known = {record.id: record for record in existing}
     restored = [one for one in additions if isinstance(one, RestoreMemory)]
-    latest: dict[str, HistoryRecord | None] = {}
-    if restored:
-        latest = dict.fromkeys([one.decided_by for one in restored])
-        latest |= {one.memory_id: one for one in await steps.find_texts(restored)}
-    deciding = [one.decided_by for one in additions if one.decided_by is not None]
-    unread = [one for one in dict.fromkeys([*deciding, *gifts]) if one not in latest]
-    if unread:
-        latest |= dict.fromkeys(unread)
-        latest |= {one.memory_id: one for one in await steps.latest(unread)}
-    given = [one for one in map(latest.get, gifts) if one is not None]
+    states = await steps.find_texts(restored) if restored else {}
+    deciding = [
+        name
+        for one in additions
+        if (name := one.decided_by) is not None and one.needs_record(states.get(name))
+    ]
+    unread = list(dict.fromkeys([*deciding, *gifts]))
+    records = await steps.latest(unread) if unread else ()
+    whole = {record.memory_id: record for record in records}
+    latest = {**states, **dict.fromkeys(unread), **whole}
     wanted = [record for submission in additions for record in submission.wanted]
-    wanted += [replace(one, owner=gifts[one.memory_id]) for one in given]
+    wanted += [replace(one, owner=gifts[name]) for name, one in whole.items() if name in gifts]
     owners = await steps.owners(wanted) if wanted else {}
     to_save = unsaved(messages, await steps.buffers(messages)) if messages else set()
     erased = await steps.erased(batch)
@@ -116,7 +120,8 @@ class _Decided:
 
     Args:
         known: the existing records, by id.
-        latest: the latest record of each memory that a submission depends on; None: no record.
+        latest: the latest record of each memory that a submission depends on, or its state if that
+            is all that is needed; None: no record.
         owners: the memories' owners, where they have one.
         unsaved: the messages to save.
         erased: the erased names.
@@ -127,7 +132,7 @@ class _Decided:
         batch: Sequence[Submission],
         steps: BatchTransaction,
         known: dict[str, HistoryRecord],
-        latest: dict[str, HistoryRecord | None],
+        latest: dict[str, Latest | None],
         owners: Mapping[str, Owner],
         unsaved: set[SaveMessages],
         erased: Mapping[Name, datetime],

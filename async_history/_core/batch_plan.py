@@ -14,7 +14,7 @@ from async_history._core.erased_names import (
 )
 from async_history._core.operations import LogEntries, entries_at_their_end
 from async_history._core.owners import Owner
-from async_history._core.records import HistoryRecord
+from async_history._core.records import HistoryRecord, Latest, MemoryState
 from async_history._core.submissions import (
     AddRecords,
     ExpectedLatest,
@@ -37,7 +37,7 @@ class Plan:
     def __init__(
         self,
         known: dict[str, HistoryRecord],
-        latest: dict[str, HistoryRecord | None],
+        latest: dict[str, Latest | None],
         owners: Mapping[str, Owner],
         erased: Mapping[Name, datetime],
     ) -> None:
@@ -161,8 +161,11 @@ class Plan:
             return [earlier], ()
         latest = self.latest[new.memory_id]
         record = submission.record_after(latest)
-        outcome = [record]
-        return outcome, () if record is latest else outcome
+        if record is not None:
+            appended = [record]
+            return appended, appended
+        assert isinstance(latest, HistoryRecord)  # noqa: S101 - see `needs_record`
+        return [latest], ()
 
     def _owner(self, memory_id: str) -> Owner | None:
         return self._owners.get(memory_id) or self.new_owners.get(memory_id)
@@ -206,6 +209,7 @@ class Plan:
 
     def _require_latest(self, expected: ExpectedLatest) -> None:
         latest = self.latest[expected.memory_id]
+        assert not isinstance(latest, MemoryState)  # noqa: S101 - see `needs_record`
         if latest is None or latest.id != expected.id:
             raise HistoryConflict(
                 f"record {expected.id} is not the latest of memory {expected.memory_id!r}, "

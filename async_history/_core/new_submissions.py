@@ -29,6 +29,7 @@ from async_history._core.validation import check_iterable
 from async_history._core.values import check_name, check_text, check_time, now_text
 from async_history.errors import InvalidInput
 
+_ADD: Final = Event.ADD.value
 _SLICE: Final = 500
 """Records checked before other tasks may run: about 2 ms."""
 
@@ -77,7 +78,7 @@ def new_text(
         memory_id,
         None,
         new_memory,
-        Event.ADD,
+        _ADD,
         updated_at,
         actor_id=actor_id,
         role=role,
@@ -103,7 +104,7 @@ def earlier_text(
         InvalidInput: a value can't be used.
     """
     check_moment("to", to)
-    fields = new_fields(memory_id, None, None, Event.ADD, actor_id=actor_id, role=role)
+    fields = new_fields(memory_id, None, None, _ADD, actor_id=actor_id, role=role)
     record = made_record(*fields)
     return RestoreMemory([record], NO_IDS, None, 1, bytes_of(fields), record, to)
 

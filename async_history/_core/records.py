@@ -1,12 +1,13 @@
 """History records: one change of one memory each."""
 
+import re
 import sysconfig
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from operator import attrgetter
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from async_history._core.owners import Owner
 from async_history._core.values import parse_time, plain
@@ -241,18 +242,45 @@ fields_in_order: Final[Callable[[HistoryRecord], Fields]] = attrgetter(
 )
 
 
-def is_alive(record: HistoryRecord) -> bool:
+class MemoryState(NamedTuple):
+    """The values of a memory's latest record that its next text depends on.
+
+    Attributes:
+        is_deleted: whether the record deletes the memory, by its event or its mark.
+    """
+
+    is_deleted: bool
+    new_memory: str | None
+    created_at: str | None
+    context: Mapping[str, Any] | None
+
+
+Latest = HistoryRecord | MemoryState
+"""A memory's latest record, or its values that decide."""
+_DELETE: Final = Event.DELETE
+_AS_FORMATTED: Final = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.(?!000000)[0-9]{6}\+00:00"
+)
+"""The form of most times. `isoformat` returns them unchanged, in four times as long."""
+
+
+def is_alive(record: Latest) -> bool:
     """Return whether a memory exists if this record is its latest."""
-    return record.event != Event.DELETE and not record.is_deleted
+    if record.is_deleted:
+        return False
+    return isinstance(record, MemoryState) or record.event != _DELETE
 
 
-def made_at(latest: HistoryRecord) -> str | None:
+def made_at(latest: Latest) -> str | None:
     """Return `created_at` for an UPDATE after a record: as in mem0, when the memory was created.
 
     None if the record has no time, or one that is not valid in a new record.
     """
-    made = parse_time(latest.created_at or "")
-    return None if made is None else made.isoformat()
+    text = latest.created_at or ""
+    made = parse_time(text)
+    if made is None:
+        return None
+    return text if _AS_FORMATTED.fullmatch(text) else made.isoformat()
 
 
 def known_event(event: object) -> Event | None:

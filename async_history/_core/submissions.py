@@ -14,6 +14,8 @@ from async_history._core.records import (
     Event,
     Fields,
     HistoryRecord,
+    Latest,
+    MemoryState,
     give_owner,
     give_text,
     is_alive,
@@ -27,6 +29,7 @@ from async_history._core.timeline import (
     restore_arguments,
 )
 
+_UPDATE: Final = Event.UPDATE
 _ALWAYS_COMPARED: Final = ("memory_id", "old_memory", "new_memory", "event")
 _COMPARED_IF_GIVEN: Final = (
     "created_at",
@@ -84,6 +87,13 @@ class AddRecords:
     def names_ids(self) -> bool:
         """Whether any id was given by the caller, and so may already exist."""
         return bool(self.given)
+
+    def needs_record(self, state: MemoryState | None) -> bool:
+        """Return whether the whole record is needed that decides, if its memory has this state.
+
+        None: the state is not known.
+        """
+        return True
 
     def give_owners(self, owners: Sequence[Owner | None]) -> None:
         """Set the owner of each record whose memory has one."""
@@ -146,19 +156,26 @@ class UpdateMemory(AddRecords):
     def decided_by(self) -> str:
         return self.new.memory_id
 
-    def record_after(self, latest: HistoryRecord | None) -> HistoryRecord:
-        """Return the record to append after `latest`, or `latest` if it already has the text."""
+    def is_text_of(self, latest: Latest) -> bool:
+        """Return whether a memory that exists already has the text and context."""
+        new = self.new
+        return latest.new_memory == new.new_memory and (
+            new.context is None or new.context == latest.context
+        )
+
+    def record_after(self, latest: Latest | None) -> HistoryRecord | None:
+        """Return the record to append after `latest`; None if that already has the text."""
         new = self.new
         if latest is None or not is_alive(latest):
             return new
-        if latest.new_memory == new.new_memory and new.context in (None, latest.context):
-            return latest
+        if self.is_text_of(latest):
+            return None
         return made_record(
             new.id,
             new.memory_id,
             latest.new_memory,
             new.new_memory,
-            Event.UPDATE,
+            _UPDATE,
             made_at(latest),
             new.created_at,
             False,
@@ -206,6 +223,12 @@ class RestoreMemory(UpdateMemory):
     def is_found(self) -> bool:
         """Whether the memory's text was found."""
         return self.new.new_memory is not None
+
+    def needs_record(self, state: MemoryState | None) -> bool:
+        if not self.is_found:
+            return False
+        # A memory that has the text keeps its latest record, which is returned.
+        return state is None or (not state.is_deleted and self.is_text_of(state))
 
     @property
     def log_entry(self) -> LogEntry:

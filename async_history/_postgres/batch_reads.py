@@ -1,20 +1,18 @@
 """The look-ups of a batch's transaction: existing records, latest records, and texts to restore."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
 from async_history._core.additions import ids_to_find
-from async_history._core.json_object import json_from_text
-from async_history._core.records import HistoryRecord
-from async_history._core.sealed_records import text_record
-from async_history._core.sealing import is_json_sealed, is_sealed
+from async_history._core.records import HistoryRecord, MemoryState
+from async_history._core.restored_texts import RestoredTexts
 from async_history._core.submissions import AddRecords, RestoreMemory
 from async_history._postgres.keys import Access, Seal
 from async_history._postgres.read import HistoryReader
 from async_history._postgres.rows import NAMES, RECORD_COLUMNS, joined_names, record_from_row
 from async_history._postgres.schema import in_schema
-from async_history._postgres.timeline import latest_and_then
+from async_history._postgres.timeline import states_and_then
 from async_history._postgres.transaction import WAIT_FOR_REPLICAS_TOO
 
 _EXISTING: Final = f"""
@@ -80,8 +78,8 @@ class BatchReads:
             )
         ]
 
-    async def find_texts(self, restored: Sequence[RestoreMemory]) -> Sequence[HistoryRecord]:
-        """Find the texts to restore, and return the latest records of these memories."""
+    async def find_texts(self, restored: Sequence[RestoreMemory]) -> Mapping[str, MemoryState]:
+        """Find the texts to restore, and return the states of these memories that are known."""
         if not self._is_distributed:
             return await self._find_texts(restored)
         fetch = self._connection.fetch
@@ -94,30 +92,23 @@ class BatchReads:
         for one in restored:
             for then in await self._seal.opened(partial(read, one), self._keys):
                 one.find_in(then)
-        return await self.latest([one.decided_by for one in restored])
+        return {}
 
-    async def _find_texts(self, restored: Sequence[RestoreMemory]) -> Sequence[HistoryRecord]:
-        """Return the latest records of memories, and find their texts, by one statement."""
+    async def _find_texts(self, restored: Sequence[RestoreMemory]) -> Mapping[str, MemoryState]:
+        """Find the texts and the states of memories by one statement."""
         asked = [(one.decided_by, one.to) for one in restored]
-        sealed: dict[RestoreMemory, HistoryRecord] = {}
+        found = RestoredTexts()
 
-        async def read() -> list[HistoryRecord]:
-            sealed.clear()
-            latest: list[HistoryRecord] = []
-            for row in await latest_and_then(self._connection.fetch, self._schema, asked):
-                *columns, record_id, text, context, number = row
-                latest.append(record_from_row(columns))
-                one = restored[int(number) - 1]
-                if is_sealed(text) or is_json_sealed(context):
-                    sealed[one] = text_record(record_id, text, context)
-                elif text is not None:
-                    one.find(text, json_from_text(context))
-            return [*sealed.values(), *latest]
+        async def read() -> Sequence[HistoryRecord]:
+            nonlocal found
+            found = RestoredTexts()
+            for number, *row in await states_and_then(self._connection.fetch, self._schema, asked):
+                found.add(restored[int(number) - 1], row)
+            return found.sealed
 
         opened = await self._seal.opened(read, self._keys)
-        for one, then in zip(sealed, opened, strict=False):
-            one.find_in(then)
-        return opened[len(sealed) :]
+        found.add_opened(opened)
+        return found.states
 
     async def _read(self, sql: str, *arguments: object) -> list[HistoryRecord]:
         rows = await self._connection.fetch(in_schema(sql, self._schema), *arguments)

@@ -25,7 +25,7 @@ from async_history._core.ledger.leaves import Bundle
 from async_history._core.message_buffers import Buffer, message_rows
 from async_history._core.operations import LogEntries
 from async_history._core.owners import Owner
-from async_history._core.records import Event, Fields, HistoryRecord, fields_in_order
+from async_history._core.records import Event, Fields, HistoryRecord, MemoryState, fields_in_order
 from async_history._core.sealed_records import SealedTexts
 from async_history._core.submissions import AddRecords, RestoreMemory, SaveMessages, Submission
 from async_history._core.timed import unreported
@@ -339,8 +339,8 @@ class BatchCommitter:
         """Return the latest record of each of these memories that has one."""
         return await self._reads.latest(memory_ids)
 
-    async def find_texts(self, restored: Sequence[RestoreMemory]) -> Sequence[HistoryRecord]:
-        """Find the texts to restore, and return the latest records of these memories."""
+    async def find_texts(self, restored: Sequence[RestoreMemory]) -> Mapping[str, MemoryState]:
+        """Find the texts to restore, and return the states of these memories that are known."""
         return await self._reads.find_texts(restored)
 
     async def owners(self, records: Sequence[HistoryRecord]) -> dict[str, Owner]:

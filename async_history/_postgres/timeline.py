@@ -109,8 +109,10 @@ memory with a record of unknown time gets no row for an instant."""
 _LAST_CHANGES: Final = f"""
 SELECT {RECORD_COLUMNS}, asked.number FROM {_ASKED} CROSS JOIN LATERAL {_OF_MOMENT} AS found
 """
-_LATEST_AND_THEN: Final = f"""
-SELECT {RECORD_COLUMNS}, then_id, then_text, then_context, asked.number FROM {_ASKED}
+_STATES_AND_THEN: Final = f"""
+SELECT asked.number, event = 'DELETE' OR is_deleted, new_memory, created_at, context,
+    then_id, then_text, then_context
+FROM {_ASKED}
 CROSS JOIN LATERAL (
     SELECT * FROM {{schema}}.history WHERE memory_id = asked.name
     ORDER BY memory_id DESC, seq DESC LIMIT 1
@@ -137,19 +139,19 @@ async def last_changes(
     return found | {asked[int(row[-1]) - 1]: record_from_row(row[:-1]) for row in rows}
 
 
-async def latest_and_then(
+async def states_and_then(
     fetch: Fetch, schema: str, asked: Sequence[MemoryMoment]
 ) -> Sequence[Sequence[Any]]:
-    """Return rows of the latest records of memories, with their texts of moments.
+    """Return rows of the states of memories, with their texts of moments.
 
-    A row has `RECORD_COLUMNS`, then the id, text and context of the record of the moment, and the
-    request's index from 1. The text is None if the memory had none, or if finding it needs all its
-    records.
+    A row has the request's index from 1, the values of a `MemoryState` with the context as JSON,
+    then the id, text and context of the record of the moment. That text is None if the memory had
+    none, or if finding it needs all its records.
 
     Args:
         schema: the quoted schema.
     """
-    return await fetch(in_schema(_LATEST_AND_THEN, schema), *_parameters(asked))
+    return await fetch(in_schema(_STATES_AND_THEN, schema), *_parameters(asked))
 
 
 def _parameters(asked: Sequence[MemoryMoment]) -> tuple[list[str], str, list[str | None]]:

@@ -28,7 +28,7 @@ from async_history._core.ledger.leaves import Bundle
 from async_history._core.message_buffers import Buffer, message_rows
 from async_history._core.operations import LogEntries
 from async_history._core.owners import Owner
-from async_history._core.records import Fields, HistoryRecord, fields_in_order
+from async_history._core.records import Fields, HistoryRecord, MemoryState, fields_in_order
 from async_history._core.submissions import AddRecords, RestoreMemory, SaveMessages, Submission
 from async_history._core.timeline import MemoryMoment
 from async_history._core.undated import dated, has_undated
@@ -248,12 +248,12 @@ class BatchCommitter:
         read = partial(self._read, self._tables.history.c.seq, newest)
         return await self._seal.opened(read, self._transaction)
 
-    async def find_texts(self, restored: Sequence[RestoreMemory]) -> Sequence[HistoryRecord]:
-        """Find the texts to restore, and return the latest records of these memories."""
+    async def find_texts(self, restored: Sequence[RestoreMemory]) -> Mapping[str, MemoryState]:
+        """Find the texts to restore, and return no state."""
         then = await self._last_changes([(one.decided_by, one.to) for one in restored])
         for one in restored:
             one.find_in(then.get((one.decided_by, one.to)))
-        return await self.latest([one.decided_by for one in restored])
+        return {}
 
     async def _last_changes(
         self, asked: Sequence[MemoryMoment]

@@ -10,15 +10,13 @@ from typing import Any, Final, TypeVar
 from async_history._core.additions import has_details, ids_to_find
 from async_history._core.batch import commit_in_steps
 from async_history._core.erased_names import MEMORY, Name, names_in
-from async_history._core.json_object import json_from_text
 from async_history._core.ledger.leaves import owner_bundle, record_bundle
 from async_history._core.message_buffers import Buffer, message_rows
 from async_history._core.messages import MESSAGES_KEPT
 from async_history._core.operations import LogEntries
 from async_history._core.owners import Owner
-from async_history._core.records import Fields, HistoryRecord, fields_in_order
-from async_history._core.sealed_records import text_record
-from async_history._core.sealing import is_json_sealed, is_sealed
+from async_history._core.records import Fields, HistoryRecord, MemoryState, fields_in_order
+from async_history._core.restored_texts import RestoredTexts
 from async_history._core.submissions import AddRecords, RestoreMemory, SaveMessages, Submission
 from async_history._core.threads import run_to_completion
 from async_history._sqlite.add import (
@@ -48,13 +46,7 @@ from async_history._sqlite.keys import Seal
 from async_history._sqlite.ledger import APPEND
 from async_history._sqlite.operations import file_log
 from async_history._sqlite.rows import COLUMNS_OF_HISTORY, PackedSelect, record_from_row
-from async_history._sqlite.timeline import (
-    THEN_CONTEXT,
-    THEN_ID,
-    THEN_TEXT,
-    LatestAndThen,
-    one_each,
-)
+from async_history._sqlite.timeline import StatesAndThen, one_each
 from async_history.errors import HistoryError, KeyMissing, StorageCorrupt, StorageRefused
 
 R = TypeVar("R", HistoryRecord, Fields)
@@ -69,7 +61,7 @@ _COLUMNS: Final = (
 _EXISTING: Final = f"SELECT {_COLUMNS} FROM history WHERE id IN (SELECT value FROM json_each(?))"
 _LATEST: Final = PackedSelect(one_each(_COLUMNS, "DESC", "LIMIT 1"))
 """The latest records of memories. Nearly all rows must be indexed."""
-_LATEST_AND_THEN: Final = LatestAndThen(_COLUMNS)
+_STATES_AND_THEN: Final = StatesAndThen()
 _BUFFERS: Final = """
 SELECT session_scope, count(*), min(rowid), max(rowid),
        json_group_array(id) FILTER (WHERE id IN (SELECT value FROM json_each(:ids)))
@@ -227,25 +219,17 @@ class _CommitSteps:
         rows = await _LATEST.rows(self._fetch, given, len(memory_ids))
         return self._opened([record_from_row(row) for row in rows])
 
-    async def find_texts(self, restored: Sequence[RestoreMemory]) -> Sequence[HistoryRecord]:
-        """Find the texts to restore, and return the latest records of these memories."""
+    async def find_texts(self, restored: Sequence[RestoreMemory]) -> Mapping[str, MemoryState]:
+        """Find the texts to restore, and return the states of these memories that are known."""
         self._prepare()
+        found = RestoredTexts()
         asked = [(one.decided_by, one.to) for one in restored]
-        rows = await _LATEST_AND_THEN.read(self._fetch, asked)
-        latest: list[HistoryRecord] = []
-        sealed: dict[RestoreMemory, HistoryRecord] = {}
+        rows = await _STATES_AND_THEN.read(self._fetch, asked)
         for one, row in zip(restored, rows, strict=True):
-            if row is None:
-                continue
-            latest.append(record_from_row(row))
-            text, context = row[THEN_TEXT], row[THEN_CONTEXT]
-            if is_sealed(text) or is_json_sealed(context):
-                sealed[one] = text_record(row[THEN_ID], text, context)
-            elif text is not None:
-                one.find(text, json_from_text(context))
-        for one, then in zip(sealed, self._opened(list(sealed.values())), strict=True):
-            one.find_in(then)
-        return self._opened(latest)
+            if row is not None:
+                found.add(one, row)
+        found.add_opened(self._opened(found.sealed))
+        return found.states
 
     def _opened(self, records: Sequence[HistoryRecord]) -> Sequence[HistoryRecord]:
         return self._seal.opened(records, self._connection)

@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from async_history._core.records import COLUMNS, HistoryRecord
+from async_history._core.records import MEMORY_ID, HistoryRecord
 from async_history._core.timeline import PAGE_POSITIONS, MemoryMoment, Moment
 from async_history._core.values import in_utc, parse_time
 from async_history._sqlite import times
 from async_history._sqlite.index import (
+    HAS_DETAILS,
     KEYS_BY_MEMORY,
     THROUGH_INDEX,
     Direction,
@@ -20,7 +21,12 @@ from async_history._sqlite.index import (
     memory_key,
     ordered_positions,
 )
-from async_history._sqlite.rows import Fetch, PackedSelect, record_from_row
+from async_history._sqlite.rows import (
+    RECORD_COLUMNS,
+    Fetch,
+    PackedSelect,
+    record_from_row,
+)
 
 _MOST_ROWS: Final = (1 << 63) - 1
 
@@ -109,11 +115,13 @@ class _AtMoments:
     Args:
         at_version: a SELECT of memories with the parameters `memories` and `earlier`.
         at_instant: a SELECT of `_MOMENTS`, whose rows end with the `number`.
+        memory: the index of the memory's id in a row of `at_version`.
     """
 
-    def __init__(self, at_version: PackedSelect, at_instant: PackedSelect) -> None:
+    def __init__(self, at_version: PackedSelect, at_instant: PackedSelect, memory: int) -> None:
         self._at_version = at_version
         self._at_instant = at_instant
+        self._memory = memory
 
     async def rows(self, fetch: Fetch, asked: Sequence[MemoryMoment]) -> list[Sequence[Any] | None]:
         """Return the row of each memory and moment, in order; None where there is none."""
@@ -128,12 +136,12 @@ class _AtMoments:
                 instants.append((memory_key(memory_id), memory_id, times.instant_text(when)))
                 places.append(place)
         for version, of_this in of_version.items():
-            keys = keys_by_memory([asked[place][0] for place in of_this])
-            at = {"memories": keys, "earlier": min(version - 1, _MOST_ROWS)}
-            rows = await self._at_version.rows(fetch, at, len(of_this))
-            of_memory = {row[1]: row for row in rows}
-            for place in of_this:
-                found[place] = of_memory.get(asked[place][0])
+            names = [asked[place][0] for place in of_this]
+            at = {"memories": keys_by_memory(names), "earlier": min(version - 1, _MOST_ROWS)}
+            rows = await self._at_version.rows(fetch, at, len(names))
+            of_memory = {row[self._memory]: row for row in rows}
+            for place, name in zip(of_this, names, strict=True):
+                found[place] = of_memory.get(name)
         if instants:
             given = {"asked": json.dumps(instants)}
             for row in await self._at_instant.rows(fetch, given, len(instants)):
@@ -151,7 +159,11 @@ class LastChanges:
     def __init__(self, columns: str) -> None:
         self._at_moments = _AtMoments(
             PackedSelect(one_each(columns, "ASC", _AT_VERSION)),
-            PackedSelect(one_each(columns, "DESC", _AT_INSTANT, _MOMENTS, "number"), "number"),
+            PackedSelect(
+                one_each(columns, "DESC", _AT_INSTANT, _MOMENTS, "number"),
+                (*RECORD_COLUMNS, "number"),
+            ),
+            MEMORY_ID,
         )
 
     async def read(
@@ -169,60 +181,69 @@ class LastChanges:
         }
 
 
-THEN_ID: Final = len(COLUMNS) + 1
-THEN_TEXT, THEN_CONTEXT, _THEN_TIME = range(THEN_ID + 1, THEN_ID + 4)
-"""Places in a row of `LatestAndThen`."""
+_STATE: Final = ("is_gone", "new_memory", "created_at", "context")
 _THEN: Final = ("then_id", "then_text", "then_context")
+_VALUES: Final = slice(len(_STATE) + len(_THEN))
+_NO_TEXT: Final = (None,) * len(_THEN)
+_STATE_AND_THEN: Final = (*_STATE, *_THEN, "memory_id")
+_MEMORY_ID: Final = len(_STATE_AND_THEN) - 1
+_THEN_TIME: Final = len(_STATE_AND_THEN)
 
 
-class LatestAndThen:
-    """A reader of memories' latest records, each with the memory's text of a moment.
+class StatesAndThen:
+    """A reader of memories' states, each with the memory's text of a moment.
 
-    A row has the columns of the latest record, and then the id, text and context of the record of
-    the moment. The text is None if the memory had none, or if finding it needs all its records.
-
-    Args:
-        columns: as in `LastChanges`.
+    A row has the values of a `MemoryState` with the context as JSON, and then the id, text and
+    context of the record of the moment. The text is None if the memory had none, or if finding it
+    needs all its records.
     """
 
-    def __init__(self, columns: str) -> None:
-        at_version = _latest_and_then(columns, _position("ASC", _AT_VERSION), KEYS_BY_MEMORY)
+    def __init__(self) -> None:
+        at_version = _state_and_then(_position("ASC", _AT_VERSION), KEYS_BY_MEMORY)
         time = f", CAST({times.own_time('earlier')} AS TEXT) AS then_time, found.number"
-        at_instant = _latest_and_then(columns, _position("DESC", _AT_INSTANT), _MOMENTS, time)
+        at_instant = _state_and_then(_position("DESC", _AT_INSTANT), _MOMENTS, time)
         self._at_moments = _AtMoments(
-            PackedSelect(at_version, *_THEN),
-            PackedSelect(at_instant, *_THEN, "then_time", "number"),
+            PackedSelect(at_version, _STATE_AND_THEN),
+            PackedSelect(at_instant, (*_STATE_AND_THEN, "then_time", "number")),
+            _MEMORY_ID,
         )
 
     async def read(self, fetch: Fetch, asked: Sequence[MemoryMoment]) -> list[Sequence[Any] | None]:
         """Return a row for each memory and its moment; None for a memory without records."""
         rows = await self._at_moments.rows(fetch, asked)
         return [
-            row if row is None or _is_of_moment(row, when) else (*row[:THEN_TEXT], None, None)
+            row and (row[_VALUES] if _is_of_moment(row, when) else (*row[: len(_STATE)], *_NO_TEXT))
             for row, (_, when) in zip(rows, asked, strict=True)
         ]
 
 
 def _is_of_moment(row: Sequence[Any], when: Moment) -> bool:
     """Return whether the earlier record of a row is certainly the memory's last as of a moment."""
-    if isinstance(when, int):
+    if type(when) is int:
         return True
     time = row[_THEN_TIME]
     return time is not None and parse_time(time) is not None and can_be_asked(when)
 
 
-def _latest_and_then(columns: str, then: str, given: str, more: str = "") -> str:
-    """Return a SELECT of `LatestAndThen`.
+def _state_and_then(then: str, given: str, more: str = "") -> str:
+    """Return a SELECT of `StatesAndThen`.
 
     Args:
         then: SQL for the position of a memory's record of the moment.
         given: as in `one_each`.
         more: further columns.
     """
+    context, then_context = (
+        f"CASE WHEN {HAS_DETAILS} THEN {THROUGH_INDEX.details.context(row)} END"
+        for row in ("history", "earlier")
+    )
     return f"""
-    SELECT {columns}, earlier.id AS then_id,
+    SELECT {_is_gone("history")} IS 1 AS is_gone, history.new_memory,
+        CASE WHEN typeof(history.created_at) <> 'blob'
+            THEN CAST(history.created_at AS TEXT) END AS created_at,
+        {context} AS context, earlier.id AS then_id,
         CASE WHEN {_is_gone("earlier")} IS NOT 1 THEN earlier.new_memory END AS then_text,
-        {THROUGH_INDEX.details.context("earlier")} AS then_context{more}
+        {then_context} AS then_context, found.memory_id{more}
     FROM (
         SELECT {_position("DESC", "LIMIT 1")} AS position, {then} AS then_position, given.*
         FROM {given} AS given

@@ -142,7 +142,8 @@ class Model:
         memory_id = self._random.choice(list(self.texts))
         known, there = self.records[memory_id], self.texts[memory_id]
         text = f"text {number}"
-        kind = self._random.choice(("add", "if_latest", "batch", "update", "update", "same"))
+        kinds = ("add", "if_latest", "batch", "update", "update", "same", "restore")
+        kind = self._random.choice(kinds)
         if kind in ("if_latest", "batch") and known:
             seen = self._random.choice(known[-2:])
             is_latest = seen is known[-1] and len(there) == len(known)
@@ -160,6 +161,12 @@ class Model:
             return self._history.add_history(
                 memory_id, None, text, "UPDATE", if_latest=expected
             ), not is_latest
+        if kind == "restore" and known:
+            # Half of them restore the latest text of before the round: often it still is.
+            version = self._random.choice((self._random.randint(1, len(known)), len(known)))
+            if there[version - 1] != there[-1]:
+                there.append(there[version - 1])
+            return self._history.restore(memory_id, to=version), False
         if kind == "same" and there:
             return self._history.update_history(memory_id, there[-1]), False
         there.append(text)
@@ -197,6 +204,8 @@ class TestWithinABatch:
         url = str(tmp_path / "h.db") if store == "file" else new_schema()
         async with open_history(url) as history:
             first = await history.add_history("m", None, "first", "ADD")
+            for text in ("no", "yes"):
+                latest = await history.update_history("restored", text)
             if store == "file":
                 with contextlib.closing(sqlite3.connect(url)) as owner:
                     owner.execute(
@@ -207,7 +216,8 @@ class TestWithinABatch:
                 schema = parse_qs(urlsplit(url).query)["schema"][0]
                 connection = await asyncpg.connect(postgres)
                 await connection.execute(
-                    f"ALTER TABLE {schema}.history ADD CHECK (new_memory IS DISTINCT FROM 'no')"
+                    f"ALTER TABLE {schema}.history ADD CHECK (new_memory IS DISTINCT FROM 'no') "
+                    "NOT VALID"
                 )
                 await connection.close()
             results = await asyncio.gather(
@@ -230,6 +240,12 @@ class TestWithinABatch:
             records = await history.get_history("m")
             assert [record.new_memory for record in records] == ["first", "second", "third"]
             check_chain(records)
+            refused, unchanged = await asyncio.gather(
+                history.restore("restored", to=1),
+                history.restore("restored", to=2),
+                return_exceptions=True,
+            )
+            assert (type(refused), unchanged) == (StorageRefused, latest)
 
 
 async def test_if_latest_is_for_records_of_one_memory(open_store: OpenStore) -> None:
@@ -422,3 +438,21 @@ class TestInAFile:
             updates = [history.update_history(name, "new") for name in ("m", "n")]
             record, _ = await asyncio.gather(*updates)
             assert (record.event, record.old_memory) == ("UPDATE", "old")
+
+    async def test_restored_rows_that_json_cannot_hold(self, tmp_path: Path) -> None:
+        path = tmp_path / "h.db"
+        ids, times = [b"\0\xff", "a", "b", "c"], [None, 20260101, 2026.5, b"2026-01-01"]
+        rows = [(one, f"m{n}", "old", times[n]) for n, one in enumerate(ids)]
+        rows += [(f"{n} newer", f"m{n}", "new", times[n]) for n in range(4)]
+        async with open_history(path) as history:
+            with contextlib.closing(sqlite3.connect(path)) as other, other:
+                other.executemany(
+                    "INSERT INTO history (id, memory_id, new_memory, event, created_at) "
+                    "VALUES (?, ?, ?, 'UPDATE', ?)",
+                    rows,
+                )
+            restored = await asyncio.gather(*(history.restore(f"m{n}", to=1) for n in range(4)))
+            for record in restored:
+                assert (record.old_memory, record.new_memory) == ("new", "old")
+            created = [record.created_at for record in restored]
+            assert created == [None, "2026-01-01T00:00:00+00:00", None, None]

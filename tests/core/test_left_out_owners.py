@@ -14,7 +14,7 @@ from async_history._core.message_buffers import Buffer
 from async_history._core.new_records import new_fields
 from async_history._core.new_submissions import checked_records
 from async_history._core.operations import LogEntries
-from async_history._core.records import made_record
+from async_history._core.records import MemoryState, made_record
 from async_history._core.submissions import AddRecords, RestoreMemory, SaveMessages, Submission
 
 ALICE, BOB = Owner(user_id="alice"), Owner(user_id="bob")
@@ -34,7 +34,7 @@ class Steps:
     async def latest(self, memory_ids: Sequence[str]) -> Sequence[HistoryRecord]:
         return ()
 
-    async def find_texts(self, restored: Sequence[RestoreMemory]) -> Sequence[HistoryRecord]:
+    async def find_texts(self, restored: Sequence[RestoreMemory]) -> Mapping[str, MemoryState]:
         raise AssertionError("nothing is restored by these submissions")
 
     async def owners(self, records: Sequence[HistoryRecord]) -> Mapping[str, Owner]:

@@ -13,8 +13,8 @@ import pytest
 from async_history import HistoryRecord
 from async_history._core.new_records import new_fields
 from async_history._core.new_submissions import UncheckedRecords, one_record
-from async_history._core.records import fields_in_order, made_record
-from async_history._core.values import check_name, check_text, now_text
+from async_history._core.records import fields_in_order, made_at, made_record
+from async_history._core.values import check_name, check_text, now_text, parse_time
 from async_history.errors import InvalidInput
 
 
@@ -108,3 +108,30 @@ def test_now_is_the_clocks_time_to_the_microsecond(monkeypatch: pytest.MonkeyPat
         since_1970 = (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
         monkeypatch.setattr(time, "time_ns", lambda now=since_1970: now * 1_000 + 999)
         assert now_text() == moment.isoformat(timespec="microseconds")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2026-11-30T12:18:22.123456+00:00",
+        "2026-11-30T12:18:22.000000+00:00",
+        "2026-11-30T12:18:22.123+00:00",
+        "2026-11-30T12:18:22,123456+00:00",
+        "2026-11-30 12:18:22.123456+00:00",
+        "2026-W48-1T12:18:22.123456+00:00",
+        "2026-11-30T12:18:22.123456+02:00",
+        "2026-11-30T12:18:22.123456-00:00",
+        "2026-11-30T12:18:22.123456Z",
+        "2026-11-30",
+    ],
+)
+def test_an_updated_memory_keeps_its_instant_as_isoformat_writes_it(text: str) -> None:
+    latest = HistoryRecord("1", "m", None, "x", "ADD", text)
+    moment = parse_time(text)
+    assert moment is not None
+    assert made_at(latest) == moment.isoformat()
+
+
+@pytest.mark.parametrize("text", [None, "", "2026-13-30T12:18:22.123456+00:00", "yesterday"])
+def test_an_updated_memory_without_a_valid_time_gets_none(text: str | None) -> None:
+    assert made_at(HistoryRecord("1", "m", None, "x", "ADD", text)) is None

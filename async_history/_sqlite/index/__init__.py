@@ -79,6 +79,7 @@ from async_history._sqlite.index.owner_writes import (
     GIVE_OWNER_LATER,
 )
 from async_history._sqlite.index.owners import (
+    HAS_DETAILS,
     HAS_OWNERS,
     LAST_OWNER,
     SEPARATOR,
@@ -127,6 +128,7 @@ __all__ = [
     "COUNT_ENTRIES",
     "GIVE_OWNER",
     "GIVE_OWNER_LATER",
+    "HAS_DETAILS",
     "HAS_ERASED_MEMORY",
     "HAS_OWNERS",
     "HAS_ROOM_IN_TAIL",
