@@ -8,12 +8,13 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from async_history._core.ledger.leaves import Bundle
+from async_history._sql.columns import BINARY_DIALECTS, Name, hashes_text
 from async_history._sql.dialects import is_mysql
 from async_history._sql.driver import PreparedStatements
 from async_history._sql.errors import RowsLeftOut
 from async_history._sql.numbered import NumberedRecords
 from async_history._sql.rows import ALL_COLUMNS, PLAIN_COLUMNS
-from async_history._sql.tables import BINARY_DIALECTS, Name, Tables, hashes_text
+from async_history._sql.tables import Tables
 
 Rows = Sequence[tuple[Any, ...]]
 

@@ -1,20 +1,16 @@
-"""The tables, as SQLAlchemy's metadata, and the types of their columns.
+"""The tables, as SQLAlchemy's metadata.
 
 `seq` numbers the records in commit order, without gaps: see `state`.
 """
 
-import base64
-import binascii
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final
 
 from sqlalchemy import (
-    VARBINARY,
     BigInteger,
     Column,
-    Dialect,
     Identity,
     Index,
     Integer,
@@ -22,115 +18,24 @@ from sqlalchemy import (
     SmallInteger,
     String,
     Table,
-    Text,
 )
-from sqlalchemy.dialects.mssql import NVARCHAR
-from sqlalchemy.dialects.mysql import LONGTEXT
-from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from async_history._core.owners import SCOPES
 from async_history._core.records import COLUMNS
-from async_history._sql.names import NAME_BYTES
+from async_history._sql.columns import (
+    Hashes,
+    Name,
+    OwnerDigest,
+    name_column,
+    number_type,
+    text_type,
+)
 
 LAYOUT: Final = 3
 """The version of the tables."""
 PREFIX: Final = "async_history_"
 SPAN_BITS: Final = 12
 """The number of records of a span, as a power of two."""
-
-BINARY_DIALECTS: Final = ("mysql", "mariadb", "mssql")
-"""Databases that compare texts without case or trailing spaces, so that names must be bytes."""
-
-
-_MYSQL_TEXT: Final = LONGTEXT(charset="utf8mb4", collation="utf8mb4_bin")
-
-
-def _text() -> Any:
-    # SQL Server's TEXT and VARCHAR have the characters of the database's code page only.
-    text = Text().with_variant(_MYSQL_TEXT, "mysql", "mariadb")
-    return text.with_variant(NVARCHAR(), "mssql")
-
-
-class Name(TypeDecorator[str]):
-    """A text in an index: compared and sorted by the bytes of its UTF-8."""
-
-    impl = String
-    cache_ok = True
-
-    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """Return the type of a database."""
-        if dialect.name in BINARY_DIALECTS:
-            return dialect.type_descriptor(VARBINARY(NAME_BYTES))
-        if dialect.name == "postgresql":
-            return dialect.type_descriptor(String(NAME_BYTES, collation="C"))
-        return dialect.type_descriptor(String(NAME_BYTES))
-
-    def bind_processor(self, dialect: Dialect) -> Callable[[Any], Any] | None:
-        """Return the function that encodes a parameter, if the column holds bytes."""
-        # MySQL accepts text for bytes. Its drivers escape text for each sql_mode, but not bytes.
-        return _encoded if dialect.name == "mssql" else None
-
-    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any] | None:
-        """Return the function that decodes a value, if the column holds bytes."""
-        return _decoded if dialect.name in BINARY_DIALECTS else None
-
-
-def _encoded(value: str | None) -> bytes | None:
-    return None if value is None else value.encode()
-
-
-def _decoded(value: Any) -> str | None:
-    return None if value is None else value.decode() if isinstance(value, bytes) else str(value)
-
-
-class OwnerDigest(TypeDecorator[str]):
-    """An owner's digest, empty for no owner. Oracle has no empty text."""
-
-    impl = String
-    cache_ok = True
-
-    def process_bind_param(self, value: str | None, dialect: Dialect) -> str:
-        """Return what the column holds."""
-        return value or _NO_OWNER
-
-    def process_result_value(self, value: Any | None, dialect: Dialect) -> str:
-        """Return the digest."""
-        return "" if value == _NO_OWNER else str(value)
-
-
-class Hashes(TypeDecorator[bytes]):
-    """Bytes as text (base64), because MySQL's drivers do not escape bytes for each sql_mode."""
-
-    impl = _text()
-    cache_ok = True
-
-    def process_bind_param(self, value: bytes | None, dialect: Dialect) -> str | None:
-        """Return what the column holds."""
-        return None if value is None else hashes_text(value)
-
-    def process_result_value(self, value: Any | None, dialect: Dialect) -> bytes:
-        """Return the bytes; for a damaged text, no bytes, which callers notice by the length."""
-        try:
-            return base64.b64decode(value or "", validate=True)
-        except (binascii.Error, ValueError):
-            return b""
-
-
-def hashes_text(value: bytes) -> str:
-    """Return bytes as a column of `Hashes` stores them."""
-    return base64.b64encode(value).decode()
-
-
-_NO_OWNER: Final = "none"
-
-
-def _number() -> Any:
-    return BigInteger().with_variant(Integer(), "sqlite")
-
-
-def _name(name: str, *, nullable: bool = True) -> Column[Any]:
-    return Column(name, Name(), nullable=nullable)
-
 
 _OPTIONS: Final[dict[str, Any]] = {
     f"{name}_{option}": value
@@ -144,7 +49,7 @@ _OPTIONS: Final[dict[str, Any]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Tables:
     """The tables in one schema.
 
@@ -182,36 +87,68 @@ class Tables:
     state: Table
 
 
+NewTable = Callable[..., Table]
+"""A function that makes a table from its name, columns and indexes."""
+
+
 @lru_cache(64)
 def tables_in(schema: str | None) -> Tables:
     """Return the tables in a schema; None is the connection's own.
 
     The same objects each time, because SQLAlchemy caches compiled statements by their tables.
     """
-    metadata, ledger = MetaData(schema=schema), MetaData(schema=schema)
+    metadata, ledger_metadata = MetaData(schema=schema), MetaData(schema=schema)
+    table = partial(_table, metadata)
+    history, marks, spans, messages = _record_tables(table)
+    owners, erased, operations, state = _state_tables(table)
+    wrapping_keys, data_keys, encryption = _key_tables(table)
+    ledger, ledger_tiles, ledger_names = _ledger_tables(partial(_table, ledger_metadata))
+    return Tables(
+        metadata=metadata,
+        ledger_metadata=ledger_metadata,
+        history=history,
+        marks=marks,
+        spans=spans,
+        messages=messages,
+        owners=owners,
+        erased=erased,
+        operations=operations,
+        wrapping_keys=wrapping_keys,
+        data_keys=data_keys,
+        encryption=encryption,
+        ledger=ledger,
+        ledger_tiles=ledger_tiles,
+        ledger_names=ledger_names,
+        state=state,
+    )
 
-    def table(name: str, *columns: Any, among: MetaData = metadata) -> Table:
-        return Table(f"{PREFIX}{name}", among, *columns, **_OPTIONS)
 
+def _table(metadata: MetaData, name: str, *columns: Any) -> Table:
+    return Table(f"{PREFIX}{name}", metadata, *columns, **_OPTIONS)
+
+
+def _record_columns() -> Iterator[Column[Any]]:
     texts = {"old_memory", "new_memory", "created_at", "updated_at"}
     required = {"id", "memory_id", "event"}
-    history: list[Any] = [Column("seq", _number(), primary_key=True, autoincrement=False)]
+    yield Column("seq", number_type(), primary_key=True, autoincrement=False)
     for name in COLUMNS:
         if name == "is_deleted":
-            history.append(Column(name, SmallInteger(), nullable=False))
+            yield Column(name, SmallInteger(), nullable=False)
         elif name in texts:
-            history.append(Column(name, _text()))
+            yield Column(name, text_type())
         else:
-            history.append(_name(name, nullable=name not in required))
-    history.append(Column("occurred_at", BigInteger()))
-    history += map(_name, SCOPES)
-    history += [Column(name, _text()) for name in ("context", "cause", "long_names")]
-    return Tables(
-        metadata,
-        ledger,
+            yield name_column(name, nullable=name not in required)
+    yield Column("occurred_at", BigInteger())
+    yield from map(name_column, SCOPES)
+    for name in ("context", "cause", "long_names"):
+        yield Column(name, text_type())
+
+
+def _record_tables(table: NewTable) -> tuple[Table, Table, Table, Table]:
+    return (
         table(
             "records",
-            *history,
+            *_record_columns(),
             Index(f"{PREFIX}records_id", "id", unique=True),
             Index(f"{PREFIX}records_memory", "memory_id", "seq"),
         ),
@@ -222,7 +159,7 @@ def tables_in(schema: str | None) -> Tables:
         ),
         table(
             "spans",
-            Column("span", _number(), primary_key=True, autoincrement=False),
+            Column("span", number_type(), primary_key=True, autoincrement=False),
             Column("first_time", BigInteger()),
             Column("last_time", BigInteger()),
             Column("events", SmallInteger(), nullable=False),
@@ -230,18 +167,23 @@ def tables_in(schema: str | None) -> Tables:
         ),
         table(
             "messages",
-            Column("seq", _number(), primary_key=True, autoincrement=False),
-            _name("id", nullable=False),
-            _name("session_scope", nullable=False),
-            *(Column(name, _text()) for name in ("role", "content", "name", "created_at")),
-            Column("long_scope", _text()),
+            Column("seq", number_type(), primary_key=True, autoincrement=False),
+            name_column("id", nullable=False),
+            name_column("session_scope", nullable=False),
+            *(Column(name, text_type()) for name in ("role", "content", "name", "created_at")),
+            Column("long_scope", text_type()),
             Index(f"{PREFIX}messages_scope", "session_scope", "seq"),
         ),
+    )
+
+
+def _state_tables(table: NewTable) -> tuple[Table, Table, Table, Table]:
+    return (
         table(
             "owners",
             Column("memory_id", Name(), primary_key=True),
-            *map(_name, SCOPES),
-            Column("long_names", _text()),
+            *map(name_column, SCOPES),
+            Column("long_names", text_type()),
         ),
         table(
             "erased",
@@ -255,62 +197,13 @@ def tables_in(schema: str | None) -> Tables:
             Column("begun_at", BigInteger(), nullable=False),
             Column("ended_at", BigInteger()),
             Column("error", String(255)),
-            Column("actor_id", _text()),
+            Column("actor_id", text_type()),
             Column("process_id", BigInteger()),
-            Column("host", _text()),
-            Column("database_role", _text()),
-            Column("arguments", _text()),
+            Column("host", text_type()),
+            Column("database_role", text_type()),
+            Column("arguments", text_type()),
             Column("records", BigInteger(), nullable=False),
             Column("messages", BigInteger(), nullable=False),
-        ),
-        table(
-            "wrapping_keys",
-            Column("id", String(64), primary_key=True),
-            Column("master", _text(), nullable=False),
-            Column("wrapped", _text(), nullable=False),
-        ),
-        table(
-            "data_keys",
-            Column("id", String(64), primary_key=True),
-            Column("owner", OwnerDigest(64), nullable=False),
-            *(Column(name, String(64)) for name in SCOPES),
-            Column("wrapping_key", String(64), nullable=False),
-            Column("wrapped", _text(), nullable=False),
-            Column("uses", BigInteger(), nullable=False),
-            Column("erased", SmallInteger(), nullable=False),
-            Index(f"{PREFIX}data_keys_owner", "owner"),
-        ),
-        table(
-            "encryption",
-            Column("id", Integer(), primary_key=True, autoincrement=False),
-            Column("is_whole", SmallInteger(), nullable=False),
-            Column("clear_until", BigInteger(), nullable=False),
-        ),
-        table(
-            "ledger",
-            Column("number", _number(), Identity(), primary_key=True),
-            Column("first", BigInteger()),  # the place of its first leaf; NULL until it has one
-            Column("kind", String(16), nullable=False),
-            Column("size", BigInteger(), nullable=False),
-            Column("hashes", Hashes(), nullable=False),
-            Column("is_keyed", SmallInteger(), nullable=False),
-            Column("names", _text(), nullable=False),
-            Index(f"{PREFIX}ledger_places", "first"),
-            Index(f"{PREFIX}ledger_kinds", "kind", "first"),
-            among=ledger,
-        ),
-        table(
-            "ledger_tiles",
-            Column("level", BigInteger(), primary_key=True, autoincrement=False),
-            Column("number", BigInteger(), primary_key=True, autoincrement=False),
-            Column("hashes", Hashes(), nullable=False),
-            among=ledger,
-        ),
-        table(
-            "ledger_names",
-            Column("key", BigInteger(), primary_key=True, autoincrement=False),
-            Column("place", BigInteger(), primary_key=True, autoincrement=False),
-            among=ledger,
         ),
         table(
             "state",
@@ -321,6 +214,62 @@ def tables_in(schema: str | None) -> Tables:
             Column("version", BigInteger(), nullable=False),
             Column("last_version", BigInteger(), nullable=False),
             Column("erased_at", BigInteger()),
+        ),
+    )
+
+
+def _key_tables(table: NewTable) -> tuple[Table, Table, Table]:
+    return (
+        table(
+            "wrapping_keys",
+            Column("id", String(64), primary_key=True),
+            Column("master", text_type(), nullable=False),
+            Column("wrapped", text_type(), nullable=False),
+        ),
+        table(
+            "data_keys",
+            Column("id", String(64), primary_key=True),
+            Column("owner", OwnerDigest(64), nullable=False),
+            *(Column(name, String(64)) for name in SCOPES),
+            Column("wrapping_key", String(64), nullable=False),
+            Column("wrapped", text_type(), nullable=False),
+            Column("uses", BigInteger(), nullable=False),
+            Column("erased", SmallInteger(), nullable=False),
+            Index(f"{PREFIX}data_keys_owner", "owner"),
+        ),
+        table(
+            "encryption",
+            Column("id", Integer(), primary_key=True, autoincrement=False),
+            Column("is_whole", SmallInteger(), nullable=False),
+            Column("clear_until", BigInteger(), nullable=False),
+        ),
+    )
+
+
+def _ledger_tables(table: NewTable) -> tuple[Table, Table, Table]:
+    return (
+        table(
+            "ledger",
+            Column("number", number_type(), Identity(), primary_key=True),
+            Column("first", BigInteger()),  # the place of its first leaf; NULL until it has one
+            Column("kind", String(16), nullable=False),
+            Column("size", BigInteger(), nullable=False),
+            Column("hashes", Hashes(), nullable=False),
+            Column("is_keyed", SmallInteger(), nullable=False),
+            Column("names", text_type(), nullable=False),
+            Index(f"{PREFIX}ledger_places", "first"),
+            Index(f"{PREFIX}ledger_kinds", "kind", "first"),
+        ),
+        table(
+            "ledger_tiles",
+            Column("level", BigInteger(), primary_key=True, autoincrement=False),
+            Column("number", BigInteger(), primary_key=True, autoincrement=False),
+            Column("hashes", Hashes(), nullable=False),
+        ),
+        table(
+            "ledger_names",
+            Column("key", BigInteger(), primary_key=True, autoincrement=False),
+            Column("place", BigInteger(), primary_key=True, autoincrement=False),
         ),
     )
 
