@@ -16,10 +16,10 @@ from async_history._core.options import HistoryOptions
 from async_history._core.telemetry import memory_operation
 from async_history._core.validation import check_flag
 from async_history._opening import without_secrets
+from async_history.mem0._assigned import DELETED, OWN_RECORDER, is_made_by_mem0, without_history
 from async_history.mem0._config import check_config
 from async_history.mem0._history_operations import HistoryOperations
 from async_history.mem0._loop_states import LoopStates, Where
-from async_history.mem0._memory import DELETED, OWN_RECORDER, is_made_by_mem0, without_history
 from async_history.mem0._operation import current
 from async_history.mem0._payloads import WatchedStore, unwatched
 from async_history.mem0._recorder import Recorder, read_history, read_last_messages

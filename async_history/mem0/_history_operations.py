@@ -11,7 +11,7 @@ from async_history._core.requests import takes
 from async_history._core.rollback import RollbackReport
 from async_history._core.rollback_request import RollbackRequest, rollback_request, undo_request
 from async_history._core.timeline import Moment, check_moment
-from async_history.errors import InvalidInput
+from async_history.mem0._assigned import OWN_RECORDER, require_own_history
 from async_history.mem0._check import check_memory, check_request
 from async_history.mem0._differences import MemoryCheck
 from async_history.mem0._forget import forget
@@ -20,7 +20,6 @@ from async_history.mem0._hosted_history import ask
 from async_history.mem0._learning import LearnedOwners, learn, unowned
 from async_history.mem0._loop_state import LoopState
 from async_history.mem0._loop_states import LoopStates
-from async_history.mem0._memory import OWN_RECORDER
 from async_history.mem0._operation import Operation
 from async_history.mem0._recorder import Recorder
 from async_history.mem0._repair import CheckRequest
@@ -76,7 +75,7 @@ class HistoryOperations:
         """
         check_moment("to", to)
         given = check_metadata(metadata)
-        self._require_own_history("restore")
+        require_own_history(self._assigned, "restore")
 
         async def restored(operation: Operation) -> HistoryRecord:
             return await restore_memory(
@@ -123,7 +122,7 @@ class HistoryOperations:
         return await self._take_back("undo", asked)
 
     async def _take_back(self, name: str, asked: RollbackRequest) -> RollbackReport:
-        self._require_own_history(name)
+        require_own_history(self._assigned, name)
         with using(self._workers):
             return await take_back(self, asked, self._ask, functools.partial(self._in_turn, name))
 
@@ -151,7 +150,7 @@ class HistoryOperations:
             CursorGone: records were removed during the check. Call it again.
             HistoryError: as for every call. Completed repairs are kept. Call it again.
         """
-        self._require_own_history("check")
+        require_own_history(self._assigned, "check")
         in_turn = functools.partial(self._in_turn, "check")
         return await check_memory(self, asked, self._ask, in_turn, self._state().resetting)
 
@@ -165,7 +164,7 @@ class HistoryOperations:
         Raises:
             InvalidInput: the history is not one of this library.
         """
-        self._require_own_history("learn_owners")
+        require_own_history(self._assigned, "learn_owners")
 
         async def learned() -> LearnedOwners:
             store = self._recorder.require_operation().manager
@@ -198,7 +197,7 @@ class HistoryOperations:
                 library, or a graph (mem0 1.0) cannot forget such an owner. Nothing was removed.
             HistoryError: removals so far are kept. Call it again.
         """
-        self._require_own_history("forget")
+        require_own_history(self._assigned, "forget")
         return await self._run(
             lambda: forget(self, self._recorder.require_operation(), asked), "forget"
         )
@@ -237,13 +236,6 @@ class HistoryOperations:
     async def _ask(self, function: Callable[[HistoryManager], Awaitable[T]]) -> T:
         """Call a function with the history manager, on its loop."""
         return await ask(await self._state().open_store(), function)
-
-    def _require_own_history(self, name: str) -> None:
-        if self._assigned is not OWN_RECORDER:
-            raise InvalidInput(
-                f"{name} needs a history of this library; a {type(self._assigned).__name__} was "
-                "assigned to db"
-            )
 
     def _state(self) -> LoopState:
         """Return the state for the running loop."""

@@ -9,7 +9,6 @@ from typing import Any, Final, Self, TypeVar, Unpack
 
 from mem0.configs.base import MemoryConfig
 from mem0.memory import main as mem0_main
-from mem0.memory.storage import SQLiteManager
 
 from async_history._core.manager import HistoryManager
 from async_history._core.options import HistoryOptions
@@ -19,8 +18,14 @@ from async_history._core.rollback import RollbackReport
 from async_history._core.rollback_request import RollbackRequest, rollback_request, undo_request
 from async_history._core.telemetry import memory_operation
 from async_history._core.timeline import Moment, check_moment
-from async_history.blocking import BlockingHistoryManager
 from async_history.errors import InvalidInput
+from async_history.mem0._assigned import (
+    DELETED,
+    OWN_RECORDER,
+    is_made_by_mem0,
+    require_own_history,
+    without_history,
+)
 from async_history.mem0._blocking_operations import BlockingRecorder
 from async_history.mem0._check import check_memory_blocking, check_request
 from async_history.mem0._config import check_config
@@ -35,26 +40,10 @@ from async_history.mem0._rollback import take_back_blocking
 
 T = TypeVar("T")
 
-OWN_RECORDER: Final = object()
-"""Marks this library's own recorder, while no other object is assigned to `db`."""
-DELETED: Final = object()
-"""Marks no history, after `del memory.db`."""
 _from_config_arguments: Final = ContextVar[
     tuple[str | os.PathLike[str] | None, bool, HistoryOptions]
 ]("async_history_memory", default=(None, True, {}))
 """The arguments of `Memory.from_config`, for the constructor that mem0 calls in it."""
-_IN_MEMORY: Final = ":memory:"
-"""The path for mem0's own code, which would open and migrate a real one."""
-
-
-def without_history(config: MemoryConfig) -> MemoryConfig:
-    """Return mem0's configuration with a history in memory, which touches no file."""
-    return config.model_copy(update={"history_db_path": _IN_MEMORY})
-
-
-def is_made_by_mem0(value: object) -> bool:
-    """Return whether mem0 created this from a configuration of `without_history`."""
-    return isinstance(value, SQLiteManager | BlockingHistoryManager) and value.db_path == _IN_MEMORY
 
 
 class _FunctionOf:
@@ -302,7 +291,7 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
         """Restore a memory as it was at a moment; see `AsyncMemory.restore`."""
         check_moment("to", to)
         given = check_metadata(metadata)
-        self._require_own_history("restore")
+        require_own_history(self._assigned, "restore")
         history = self._history
         record: HistoryRecord = self._change(
             "restore",
@@ -331,7 +320,7 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
         return self._take_back("undo", asked)
 
     def _take_back(self, name: str, asked: RollbackRequest) -> RollbackReport:
-        self._require_own_history(name)
+        require_own_history(self._assigned, name)
         history = self._history
         in_turn = functools.partial(self._change, name)
         return take_back_blocking(self, asked, history.ask, in_turn, history.begin_change)
@@ -339,21 +328,21 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
     @takes(check_request)
     def check(self, asked: CheckRequest) -> MemoryCheck:
         """Compare the vector store with the history; see `AsyncMemory.check`."""
-        self._require_own_history("check")
+        require_own_history(self._assigned, "check")
         history = self._history
         in_turn = functools.partial(self._change, "check")
         return check_memory_blocking(self, asked, history.ask, in_turn, history.begin_change)
 
     def learn_owners(self) -> LearnedOwners:
         """Learn unknown owners of the history's memories; see `AsyncMemory.learn_owners`."""
-        self._require_own_history("learn_owners")
+        require_own_history(self._assigned, "learn_owners")
         learned: LearnedOwners = self._run("learn_owners", learn_blocking, self, self._history.ask)
         return learned
 
     @takes(new_forget_request)
     def forget(self, asked: ForgetRequest) -> ForgetReport:
         """Forget an owner: in the vector store and in the history; see `AsyncMemory.forget`."""
-        self._require_own_history("forget")
+        require_own_history(self._assigned, "forget")
         report: ForgetReport = self._run("forget", forget_blocking, self, self._history, asked)
         return report
 
@@ -387,13 +376,6 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
         finally:
             self.config = given
             self._is_set_up_by_mem0 = False
-
-    def _require_own_history(self, name: str) -> None:
-        if self._assigned is not OWN_RECORDER:
-            raise InvalidInput(
-                f"{name} needs a history of this library; a {type(self._assigned).__name__} was "
-                "assigned to db"
-            )
 
     def close(self) -> None:
         """Refuse new calls, wait for those in other threads, and close the history. Idempotent."""

@@ -35,7 +35,7 @@ from async_history import (
 )
 from async_history.blocking._sanitize import Sanitizer, message_as_given
 from async_history.mem0 import AsyncMemory, HistoryNotWritten, Memory
-from async_history.mem0._memory import OWN_RECORDER
+from async_history.mem0._assigned import OWN_RECORDER
 from async_history.mem0._operation import Operation
 from async_history.mem0._recorder import Recorder
 from tests.conftest import stores, url_of
