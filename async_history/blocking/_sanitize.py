@@ -1,4 +1,4 @@
-"""Converts mem0's values to values that can be stored, and back.
+"""Conversion of mem0's values to values that can be stored, and back.
 
 A change of the vector store must always get its record. So values that the core would reject are
 replaced here, with one warning.

@@ -1,4 +1,4 @@
-"""Shows errors as one line on stderr, and sets the exit status."""
+"""Errors as one line on stderr, and the exit status."""
 
 import errno
 import logging

@@ -1,4 +1,4 @@
-"""Reads the lines of a file or pipe in a separate thread.
+"""Reading the lines of a file or pipe in a separate thread.
 
 The thread is a daemon: reading a terminal or pipe cannot be interrupted, and neither the event
 loop, nor its executor, nor the program's exit may wait for it.

@@ -1,4 +1,4 @@
-"""Reads small files given to a command: tokens, keys, checkpoints, configurations."""
+"""Small files given to a command: tokens, keys, checkpoints, configurations."""
 
 from pathlib import Path
 

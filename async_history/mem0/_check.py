@@ -1,4 +1,4 @@
-"""Checks mem0's vector store against the history, and repairs one from the other.
+"""The check of mem0's vector store against the history, and repairs of one from the other.
 
 All memories are compared while other operations run. A memory with a difference is compared again
 in its turn: the difference may have been a running operation.

@@ -1,4 +1,4 @@
-"""Compares all memories of the vector store and of the history, while operations run."""
+"""Comparison of the vector store's memories with the history's, while operations run."""
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Resets objects in a forked child, where the parent's threads and loops do not run."""
+"""Objects that are reset in a forked child, where the parent's threads and loops do not run."""
 
 import os
 import weakref

@@ -1,5 +1,5 @@
 # mypy: disable-error-code=import-untyped
-"""Replaces mem0's classes with this library's, for programs that build mem0's themselves."""
+"""Replacement of mem0's classes with this library's, for programs that build mem0's themselves."""
 
 import logging
 import sys

@@ -1,4 +1,4 @@
-"""Takes back late changes: their owner, or their memory, was erased after they began.
+"""Late changes, which are taken back: their owner, or their memory, was erased after they began.
 
 The history has refused their records, so the vector store must not keep them either.
 """

@@ -1,4 +1,4 @@
-"""Learns unknown owners of a history's memories from mem0's vector store.
+"""Learning unknown owners of a history's memories from mem0's vector store.
 
 Each memory is read from the vector store by id. A list would be faster, but every store limits its
 length, mostly to 100 or 10,000 rows, and mem0 cannot read the rest.

@@ -1,4 +1,4 @@
-"""Forgets an owner: in the vector store, in the entities, in the history; then checks.
+"""Forgetting an owner: in the vector store, in the entities, in the history, and checking that.
 
 The vector store is the list of work: whatever remains in it is found when `forget` is called again.
 Each memory is removed in its turn, with a DELETE in the history that has its owner. So the

@@ -1,4 +1,4 @@
-"""Checks one memory closely, in its turn, and repairs it if requested."""
+"""The close check of one memory, in its turn, and its repair if requested."""
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager

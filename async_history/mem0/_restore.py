@@ -1,4 +1,4 @@
-"""Restores a memory of mem0.
+"""Restoring a memory of mem0.
 
 The history is written first. If the memory has changed meanwhile, that write is refused and nothing
 else has changed. Then the vector store is updated. If that fails, restoring again does only what is

@@ -1,5 +1,5 @@
 # mypy: disable-error-code=import-untyped
-"""Replaces `asyncio.to_thread` in mem0's module.
+"""The replacement of `asyncio.to_thread` in mem0's module.
 
 mem0 expects its history to block, and awaits `asyncio.to_thread(self.db.…)`. Calls of the
 `Recorder` do not block, and a switch to a thread and back takes longer than the rest of an

@@ -1,4 +1,4 @@
-"""Lists the memories of a vector store, up to the store's limit."""
+"""A list of a vector store's memories, up to the store's limit."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Checks that the installed mem0 is a supported version.
+"""The check that the installed mem0 is a supported version.
 
 Differences within that range are detected by feature where they matter, not by version.
 """

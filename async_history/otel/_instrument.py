@@ -1,4 +1,4 @@
-"""Switches telemetry on and off."""
+"""Switching telemetry on and off."""
 
 from collections.abc import Collection
 from contextlib import AbstractContextManager

@@ -1,4 +1,4 @@
-"""Tries a store with random examples."""
+"""Trying a store with random examples."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
