@@ -365,7 +365,7 @@ def _count(file: Path) -> int:
 
 
 async def _record_until_full(source: io.FileIO) -> Recording:
-    """Record into a history that has room for two records."""
+    """Record into a history that has space for two records."""
     async with open_history("memory://") as history:
         add_history = history.add_history
         calls = 0
@@ -374,7 +374,7 @@ async def _record_until_full(source: io.FileIO) -> Recording:
             nonlocal calls
             calls += 1
             if calls > 2:
-                raise StorageFull("no room left")
+                raise StorageFull("no space left")
             return await add_history(**fields)
 
         history.add_history = add_or_fail  # type: ignore[method-assign, assignment]
@@ -384,7 +384,7 @@ async def _record_until_full(source: io.FileIO) -> Recording:
         return recording
 
 
-ENDED = "async-history: lines: recording ended at line 3: no room left\n"
+ENDED = "async-history: lines: recording ended at line 3: no space left\n"
 
 
 async def test_a_storage_failure_ends_recording_from_an_open_pipe(
@@ -412,7 +412,7 @@ async def test_after_a_storage_failure_no_further_line_is_read(
 
 
 async def test_a_file_that_is_closed_while_it_is_read_ends_there(tmp_path: Path) -> None:
-    """The reading thread waits for room meanwhile. The lines that it had read are returned."""
+    """The reading thread waits for space meanwhile. The lines that it had read are returned."""
     file = tmp_path / "many.jsonl"
     file.write_bytes(b"\n" * 256 * 1024 * 6)
     with io.FileIO(file) as source:

@@ -469,7 +469,7 @@ class TestBytes:
             assert report.remains == ()
             assert found_in(tmp_path, ANNS_TEXT) == []
 
-    async def test_the_report_says_that_vacuum_has_no_room(
+    async def test_the_report_says_that_vacuum_has_no_space(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         usage = shutil.disk_usage(tmp_path)

@@ -106,7 +106,7 @@ async def test_another_programs_cause_that_looks_like_an_undo_is_a_change(undo_o
         assert len(report.conflicts) == 1
 
 
-async def test_a_cause_without_room_for_the_calls_own_is_refused_before_it_is_logged() -> None:
+async def test_a_cause_without_space_for_the_calls_own_is_refused_before_it_is_logged() -> None:
     async with open_history("memory://") as history:
         await history.add_history("m", None, "x", "ADD", cause={"request_id": "a"})
         with recording(cause={f"k{n}": "x" for n in range(32)}):

@@ -346,7 +346,7 @@ class TestCancellation:
         self, store: Store, make_writer: MakeWriter, caplog: pytest.LogCaptureFixture
     ) -> None:
         store.gate.clear()
-        store.script = [StorageFull("no room")]
+        store.script = [StorageFull("no space")]
         writer = make_writer()
         (task,) = submit(writer, Item("a"))
         await store.begun.wait()
@@ -356,7 +356,7 @@ class TestCancellation:
         with caplog.at_level(logging.ERROR, "async_history"):
             await writer.submit(Item("b"))
         assert "was cancelled was not written" in caplog.text
-        assert "no room" in caplog.text
+        assert "no space" in caplog.text
 
     async def test_a_cancelled_waiting_caller_leaves_the_queue(
         self, store: Store, make_writer: MakeWriter
@@ -372,7 +372,7 @@ class TestCancellation:
         await asyncio.gather(*tasks, return_exceptions=True)
         assert store.log == ["0", "1", "3"]
 
-    async def test_a_withdrawn_submission_makes_room(
+    async def test_a_withdrawn_submission_makes_space(
         self, store: Store, make_writer: MakeWriter
     ) -> None:
         store.gate.clear()
@@ -455,7 +455,7 @@ class TestBackpressure:
             except Overloaded:
                 pass
             else:
-                pytest.fail("there was room")
+                pytest.fail("there was space")
             del item
             await asyncio.sleep(0)
             assert alive() is None
@@ -542,7 +542,7 @@ class TestReservedPlaces:
             await slow
         assert writer.stats().queued_records == writer.stats().waiting_callers == 0
 
-    async def test_it_waits_for_room_like_any_other(
+    async def test_it_waits_for_space_like_any_other(
         self, store: Store, make_writer: MakeWriter, ready: asyncio.Event
     ) -> None:
         store.gate.clear()
@@ -576,7 +576,7 @@ class TestReservedPlaces:
         await asyncio.gather(*tasks)
         assert store.log == ["a", "b"]
 
-    async def test_callers_behind_it_are_not_overloaded_while_there_is_room(
+    async def test_callers_after_it_are_not_overloaded_while_there_is_space(
         self, store: Store, make_writer: MakeWriter, ready: asyncio.Event
     ) -> None:
         writer = make_writer(queue_timeout_s=0.0)
@@ -669,7 +669,7 @@ class TestTurns:
         self, store: Store, make_writer: MakeWriter
     ) -> None:
         async def fail() -> None:
-            raise StorageFull("no room")
+            raise StorageFull("no space")
 
         writer = make_writer()
         with pytest.raises(StorageFull):

@@ -106,7 +106,7 @@ async def test_each_warning_is_a_series(instrumented: Instrumented, tmp_path: Pa
     ] == expected
 
 
-async def test_calls_that_found_no_room_in_the_queue_are_counted(
+async def test_calls_that_found_no_space_in_the_queue_are_counted(
     instrumented: Instrumented,
 ) -> None:
     exported = instrumented()

@@ -250,7 +250,7 @@ def full_disk(server: PostgresServer) -> Iterator[None]:
 
 @pytest.mark.skipif(compiler() is None, reason="there is no C compiler")
 async def test_a_full_disk(url: str, server: PostgresServer) -> None:
-    """Acked records stay, every caller gets an error, and writes resume once there is room."""
+    """Acked records stay, every caller gets an error, and writes resume once there is space."""
     acked: list[str | None] = []
 
     async def add_until_it_fails() -> None:

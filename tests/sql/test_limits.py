@@ -179,7 +179,7 @@ async def test_a_commit_without_an_answer_has_an_unknown_outcome(new_database: N
         await other.rollback()
 
 
-# A disk without room
+# A disk without space
 
 
 @pytest.fixture
@@ -203,8 +203,8 @@ def small_server() -> Iterator[MariaDBServer]:
         server.remove()
 
 
-async def test_a_disk_without_room(small_server: MariaDBServer) -> None:
-    """A server waits for room, refuses, or dies; then every acknowledged record is there."""
+async def test_a_disk_without_space(small_server: MariaDBServer) -> None:
+    """A server waits for space, refuses, or dies; then every acknowledged record is there."""
     run_sql(small_server.url(), "CREATE DATABASE h")
     ballast = small_server.folder / "ballast"
     async with SqlHistoryManager(small_server.url("h"), retry_timeout_s=2) as history:

@@ -511,7 +511,7 @@ def test_a_lock_is_waited_for_no_longer_than_lock_timeout_s(tmp_path: Path) -> N
     assert not backups(tmp_path)
 
 
-# The copy, the room, the report
+# The copy, the space, the report
 
 
 @pytest.mark.parametrize("mode", ["DELETE", "WAL"])
@@ -578,7 +578,7 @@ def test_the_backup_can_be_turned_off(tmp_path: Path) -> None:
     assert [row[1:] for row in as_is(path)] == list(V0_0_2.today)
 
 
-def test_too_little_room_is_an_error_before_any_change(
+def test_too_little_space_is_an_error_before_any_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = build(tmp_path / "history.db", "", V0_0_2)
@@ -593,7 +593,7 @@ def test_too_little_room_is_an_error_before_any_change(
     adopt(path, backup=False)
 
 
-def test_the_required_room_is_enough(tmp_path: Path) -> None:
+def test_the_required_space_is_enough(tmp_path: Path) -> None:
     path = build(tmp_path / "history.db", "", CONVERSATION)
     with opened(path) as connection:
         connection.execute(

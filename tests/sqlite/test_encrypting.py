@@ -145,7 +145,7 @@ async def test_the_report_names_copies_from_an_adoption(path: Path) -> None:
         assert (await history.encryption.encrypt()).remains == ()
 
 
-async def test_without_room_to_rewrite_the_file_the_report_says_so(
+async def test_without_space_to_rewrite_the_file_the_report_says_so(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Causes are found even without a rebuilt index."""

@@ -74,7 +74,7 @@ async def while_ticking(work: Awaitable[T]) -> T:
 @pytest.mark.subprocess
 class TestFullDisk:
     @pytest.fixture(params=["disk", "pages"])
-    def room(self, request: pytest.FixtureRequest, tmp_path: Path) -> "Iterator[Disk | Pages]":
+    def space(self, request: pytest.FixtureRequest, tmp_path: Path) -> "Iterator[Disk | Pages]":
         """Something to fill: a small disk or, if none can be mounted, a file."""
         disk = Disk(tmp_path / "disk")
         if request.param == "pages" or not disk.is_mounted:
@@ -84,11 +84,11 @@ class TestFullDisk:
             yield disk
             disk.unmount()
 
-    async def test_acked_records_are_kept_and_work_resumes(self, room: "Disk | Pages") -> None:
-        path = room.folder / "history.db"
+    async def test_acked_records_are_kept_and_work_resumes(self, space: "Disk | Pages") -> None:
+        path = space.folder / "history.db"
         acked: list[str | None] = []
         async with open_history(path) as history:
-            await room.fill(history)
+            await space.fill(history)
             with pytest.raises(StorageFull, match=r"history\.db has no free disk space left"):
                 await add_until_it_fails(history, acked)
             results = await asyncio.gather(
@@ -98,7 +98,7 @@ class TestFullDisk:
             with pytest.raises(StorageFull):
                 await history.save_messages([{"content": "x" * 100_000}], "s")
             assert await texts(history) == acked
-            await room.free(history)
+            await space.free(history)
             await add(history, "again")
             await history.save_messages([{"content": "again"}], "s")
             assert await texts(history) == [*acked, "again"]
@@ -108,7 +108,7 @@ class TestFullDisk:
         with looking(path, "rw") as connection:
             check_sound(connection)
 
-    async def test_a_new_file_without_room(self, tmp_path: Path) -> None:
+    async def test_a_new_file_without_space(self, tmp_path: Path) -> None:
         disk = Disk(tmp_path / "disk")
         if not disk.is_mounted:
             pytest.skip("may not mount; TestEveryWrite covers this")

@@ -305,7 +305,7 @@ def killed(folder: Path, faults: Faults, skips: Iterable[int]) -> Counter[str]:
 
 
 def opening(folder: Path, faults: Faults, start: int, stride: int) -> Counter[str]:
-    """Fail each call of an opening in turn; with a full disk, each call that needs room."""
+    """Fail each call of an opening in turn; with a full disk, each call that needs space."""
     counts: Counter[str] = Counter()
     for error, kinds in ((errno.EIO, ALL), (errno.ENOSPC, WRITES | SIZES)):
         skip, first = start, ""

@@ -206,7 +206,7 @@ class TestViews:
         self, history: HistoryManager, caller: Caller, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         await history.erase(memory_ids=["tea"], reason="asked in a letter", vacuum=False)
-        warning = StoreWarning("disk-full", "critical", "no <b>room</b>")
+        warning = StoreWarning("disk-full", "critical", "no <b>space</b>")
         warned = replace(await history.stats(), warnings=(warning,))
 
         async def stats() -> HistoryStats:
@@ -216,7 +216,7 @@ class TestViews:
         async with caller() as page:
             text = await shown(page, "/stats")
             assert '<li class="notice bad"><strong>critical: disk-full</strong>' in text
-            assert "no &lt;b&gt;room&lt;/b&gt;" in text
+            assert "no &lt;b&gt;space&lt;/b&gt;" in text
             operations = await shown(page, "/operations")
             assert "erase" in operations
             assert "asked in a letter" in operations
