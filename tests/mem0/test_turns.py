@@ -74,7 +74,7 @@ class TestWithinAProcess:
             thread.start()
         await of_loop()
         for thread in threads:
-            await asyncio.to_thread(thread.join, 60)
+            await asyncio.to_thread(thread.join, LONG_S)
         assert (together.most, len(done)) == (1, 160)
         assert turns.queues.is_idle
 

@@ -146,7 +146,7 @@ async def test_a_clear_record_that_stays_on_its_way(url: str, connect: Any) -> N
         await make(admin, schema, CLEAR_INDEX)
         await other_session.execute("BEGIN")
         await add_look_alikes(clear, other_session)
-        async with PostgresHistoryManager(url, keys=ring("one"), retry_timeout_s=0.6) as history:
+        async with PostgresHistoryManager(url, keys=ring("one"), retry_timeout_s=3) as history:
             await write(history)
             with pytest.raises(StorageLocked, match=f"process {other_session.get_server_pid()}"):
                 await history.encryption.encrypt()
