@@ -1,9 +1,16 @@
 """The records of a batch's submissions, and what they need."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
-from async_history._core.records import DETAILS, Fields, HistoryRecord, fields_in_order
+from async_history._core.owners import Owner
+from async_history._core.records import (
+    DETAILS,
+    MEMORY_ID,
+    Fields,
+    HistoryRecord,
+    fields_in_order,
+)
 from async_history._core.submissions import AddFields, AddRecords, Submission
 
 
@@ -25,6 +32,20 @@ def fields_of(additions: Iterable[AddRecords]) -> Iterator[Fields]:
             yield submission.fields
         else:
             yield from map(fields_in_order, submission.records)
+
+
+def give_owners(additions: Iterable[AddRecords], owners: Mapping[str, Owner | None]) -> None:
+    """Set the owners of new records, which were not yet returned to callers, by their memories."""
+    for one in additions:
+        if type(one) is AddFields:
+            one.give_owners((owners[one.fields[MEMORY_ID]],))
+        else:
+            one.give_owners([owners[record.memory_id] for record in one.records])
+
+
+def are_detailed(fields: Iterable[Fields]) -> bool:
+    """Return whether any record has values outside mem0's columns."""
+    return any(one[-len(DETAILS) :] != _NO_DETAILS for one in fields)
 
 
 def have_details(additions: Iterable[AddRecords]) -> bool:

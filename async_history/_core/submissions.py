@@ -319,7 +319,7 @@ class AddFields(AddRecords):
 
     def give_owners(self, owners: Sequence[Owner | None]) -> None:
         (owner,) = owners
-        if owner is not None:
+        if owner is not None and owner is not self.fields[OWNER]:
             self.fields = (*self.fields[:OWNER], owner, *self.fields[OWNER + 1 :])
         if self._made is not None:
             super().give_owners(owners)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any, Final
 
+from async_history._core.additions import are_detailed
 from async_history._core.key_statements import MOST_USES
 from async_history._core.ledger.leaves import Bundle
 from async_history._core.owners import SCOPES
@@ -18,8 +19,6 @@ from async_history._core.records import (
     COLUMN_LIST,
     COLUMNS,
     Fields,
-    HistoryRecord,
-    fields_in_order,
 )
 from async_history._core.sealed_records import SealedTexts
 from async_history._postgres.erased_names import IS_ERASED
@@ -29,7 +28,6 @@ from async_history._postgres.owners import (
     OwnerByMemory,
     OwnersPlan,
     detail_columns,
-    have_details,
     scope_columns,
 )
 from async_history._postgres.rows import (
@@ -177,9 +175,9 @@ def _columns(owners: OwnerByMemory) -> list[Sequence[str | None]]:
     return [list(owners), *scope_columns(owners.values())]
 
 
-def _has_details(records: Sequence[HistoryRecord], plan: OwnersPlan) -> bool:
+def _has_details(fields: Sequence[Fields], plan: OwnersPlan) -> bool:
     """Return whether records need the statements with owners, context and cause."""
-    return bool(plan.number) or have_details(records)
+    return bool(plan.number) or are_detailed(fields)
 
 
 @cache
@@ -231,7 +229,7 @@ def lone(fields: Fields) -> Statement | None:
 
 
 def alone(
-    records: Sequence[HistoryRecord],
+    fields: Sequence[Fields],
     texts: SealedTexts | None,
     plan: OwnersPlan,
     key_ids: Sequence[str],
@@ -245,20 +243,19 @@ def alone(
         leaves: the leaves of the records and the new owners.
     """
     keys = (",".join(key_ids), len(key_ids)) if key_ids else ()
-    fields = list(map(fields_in_order, records))
-    if not _has_details(records, plan):
+    if not _has_details(fields, plan):
         sql = _ADD_SEALED_ALL_OR_NONE if keys else _ADD_ALL_OR_NONE
-        return with_leaves((sql, (*joined_columns(fields, texts), len(records), *keys)), leaves)
-    details = detail_columns(records, texts, plan.owners)
+        return with_leaves((sql, (*joined_columns(fields, texts), len(fields), *keys)), leaves)
+    details = detail_columns(fields, texts, plan.owners)
     *columns, separator, null = joined_columns(fields, texts, *details, *_columns(plan.new))
     own, new = columns[: len(_WITH_DETAILS)], columns[len(_WITH_DETAILS) :]
-    arguments = (*own, separator, null, plan.number, plan.digests, *new, len(records), *keys)
+    arguments = (*own, separator, null, plan.number, plan.digests, *new, len(fields), *keys)
     sql = _ADD_SEALED_DETAILED_ALL_OR_NONE if keys else _ADD_DETAILED_ALL_OR_NONE
     return with_leaves((sql, arguments), leaves)
 
 
 def within_transaction(
-    records: Sequence[HistoryRecord],
+    fields: Sequence[Fields],
     texts: SealedTexts | None,
     plan: OwnersPlan,
     leaves: Sequence[Bundle],
@@ -276,16 +273,15 @@ def within_transaction(
         checks_number: whether to compare the number of `owners_state`. On a Citus cluster a
             statement can't do that, and the transaction has locked the number.
     """
-    fields = list(map(fields_in_order, records))
-    if not _has_details(records, plan):
+    if not _has_details(fields, plan):
         known = _WITHOUT_OWNERS if checks_number else ""
-        if len(records) == 1 and texts is None:
+        if len(fields) == 1 and texts is None:
             return [with_leaves((f"{_ADD_ONE}{known}", values_of(fields[0])), leaves)]
         return [with_leaves((f"{_ADD_RECORDS}{known}", joined_columns(fields, texts)), leaves)]
     statements: list[Statement] = []
     if plan.new:
         statements.append((ADD_OWNERS, owner_rows(plan.new)))
-    details = detail_columns(records, texts, plan.owners)
+    details = detail_columns(fields, texts, plan.owners)
     *columns, separator, null = joined_columns(fields, texts, *details, list(plan.new))
     arguments: list[Any] = [*columns[: len(_WITH_DETAILS)], separator, null]
     sql = _ADD_DETAILED

@@ -15,9 +15,9 @@ import asyncpg
 
 from async_history._core.additions import (
     fields_of,
+    give_owners,
     have_details,
     only_new_records,
-    records_of,
 )
 from async_history._core.batch import commit_in_steps
 from async_history._core.erased_names import Name, earliest_begin
@@ -25,7 +25,16 @@ from async_history._core.ledger.leaves import Bundle
 from async_history._core.message_buffers import Buffer, message_rows
 from async_history._core.operations import LogEntries
 from async_history._core.owners import Owner
-from async_history._core.records import Event, Fields, HistoryRecord, MemoryState, fields_in_order
+from async_history._core.records import (
+    COLUMNS,
+    MEMORY_ID,
+    OWNER,
+    Event,
+    Fields,
+    HistoryRecord,
+    MemoryState,
+    fields_in_order,
+)
 from async_history._core.sealed_records import SealedTexts
 from async_history._core.submissions import AddRecords, RestoreMemory, SaveMessages, Submission
 from async_history._core.timed import unreported
@@ -50,7 +59,7 @@ from async_history._postgres.keys import (
 from async_history._postgres.ledger import Attestation, tables_of
 from async_history._postgres.messages import add_messages, evict_messages, find_buffers
 from async_history._postgres.owner_steps import OwnerSteps
-from async_history._postgres.owners import KnownOwners, OwnersPlan, give_owners
+from async_history._postgres.owners import KnownOwners, OwnersPlan
 from async_history._postgres.plain_statements import Ahead, PlainStatements, plain_statement
 from async_history._postgres.schema import in_schema
 from async_history._postgres.transaction import (
@@ -68,6 +77,7 @@ _ONE_CONNECTION_A_NODE: Final = "SET LOCAL citus.multi_shard_modify_mode TO 'seq
 """Otherwise a batch uses a connection, and a prepared transaction, for each shard: 500 random
 memories on two workers and 32 shards took 310 ms instead of 17 (Citus 13.2)."""
 
+_EVENT: Final = COLUMNS.index("event")
 _MOST_IN_VAIN: Final = 40
 """Refusals before the first success after which an error counts as one of the whole batch."""
 
@@ -231,20 +241,18 @@ class BatchCommitter:
 
         Return False, and write nothing, if a memory's owner has to be decided first.
         """
+        fields = list(fields_of(additions))
         if self._are_plain(additions):
-            fields = list(fields_of(additions))
             leaves = await self._leaves(fields, {})
             statement = None
             if len(fields) == 1 and not (leaves or self._has_standbys):
                 statement = lone(fields[0])
             await self._run_alone(statement or plain_statement(ahead, fields, leaves), fields)
             return True
-        records = records_of(additions)
-        plan = await self._plan(records)
+        plan = await self._plan(fields)
         if plan is None or self._may_be_erased(additions):
             return False
         before = partial(keys_before, self._connection, self._schema, self._settings)
-        fields = list(fields_of(additions))
         texts, key_ids = await self._seal.records(fields, plan.owners, plan.number, before)
         leaves = await self._leaves(fields, plan.new)
         if self._settings:
@@ -254,12 +262,12 @@ class BatchCommitter:
                 if key_ids and await keys_within(self._connection, self._schema).lack(key_ids):
                     raise _LeftOut("a data key is not there")
                 self._sent()
-                await self._add(records, texts, plan, leaves, checks_new=True)
+                await self._add(fields, texts, plan, leaves, checks_new=True)
         else:
-            await self._run_alone(alone(records, texts, plan, key_ids, leaves), records)
+            await self._run_alone(alone(fields, texts, plan, key_ids, leaves), fields)
         if plan.number:
             self._known.learn(plan.number, plan.new, self._known.erased_at)
-            give_owners(records, plan.owners)
+            give_owners(additions, plan.owners)
         return True
 
     def _are_plain(self, additions: Sequence[AddRecords]) -> bool:
@@ -278,18 +286,21 @@ class BatchCommitter:
         if done.startswith("INSERT"):
             _require_all(done, records)
 
-    async def _plan(self, records: Sequence[HistoryRecord]) -> OwnersPlan | None:
+    async def _plan(self, fields: Sequence[Fields]) -> OwnersPlan | None:
         """Return the owners of the records' memories; None if they have to be looked up first."""
         known = self._known
         if known.number:
-            unknown = known.unknown(records)
+            unknown = known.unknown(fields)
             if self._is_distributed and unknown:
                 return None
-            if any(record.event != Event.ADD for record in unknown):
+            if any(one[_EVENT] != Event.ADD for one in unknown):
                 async with self._transaction(_BY_INDEX):
-                    found = await self._owners.find(unknown)
+                    found = await self._owners.find(
+                        [one[MEMORY_ID] for one in unknown],
+                        gives_owners=any(one[OWNER] is not None for one in unknown),
+                    )
                 known.learn(found.number, found.rows, found.erased_at)
-        return known.plan(records)
+        return known.plan(fields)
 
     def _may_be_erased(self, additions: Sequence[AddRecords]) -> bool:
         """Return whether the owners of records may have been erased since the calls began."""
@@ -310,7 +321,7 @@ class BatchCommitter:
 
     async def _add(
         self,
-        records: Sequence[HistoryRecord],
+        fields: Sequence[Fields],
         texts: SealedTexts | None,
         plan: OwnersPlan,
         leaves: Sequence[Bundle],
@@ -318,7 +329,7 @@ class BatchCommitter:
         checks_new: bool,
     ) -> None:
         statements = within_transaction(
-            records,
+            fields,
             texts,
             plan,
             leaves,
@@ -327,7 +338,7 @@ class BatchCommitter:
         )
         for sql, arguments in statements:
             done = await self._connection.execute(self._sql(sql), *arguments)
-        _require_all(done, records)
+        _require_all(done, fields)
 
     # The steps of `commit_in_steps`
 
@@ -345,7 +356,11 @@ class BatchCommitter:
 
     async def owners(self, records: Sequence[HistoryRecord]) -> dict[str, Owner]:
         """Return the owners of these records' memories, where they have one."""
-        return (await self._owners.find(records)).owners()
+        found = await self._owners.find(
+            [one.memory_id for one in records],
+            gives_owners=any(one.owner is not None for one in records),
+        )
+        return found.owners()
 
     async def erased(self, batch: Sequence[Submission]) -> Mapping[Name, datetime]:
         """Return the erased names of a batch, each with the instant of its erasure."""
@@ -410,7 +425,7 @@ class BatchCommitter:
         if records:
             texts, _ = await self._seal.records(fields, plan.owners, plan.number, self._keys)
             try:
-                await self._add(records, texts, plan, leaves, checks_new=False)
+                await self._add(fields, texts, plan, leaves, checks_new=False)
             except _LeftOut:
                 await self._owners.require_unchanged()
                 raise

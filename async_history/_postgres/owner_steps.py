@@ -7,7 +7,7 @@ tenth of a second for each of two tables, and is retried. Owners of new memories
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
@@ -213,13 +213,17 @@ class OwnerSteps:
         self.has_looked = True
         return found_erased(rows, digests)
 
-    async def find(self, records: Sequence[HistoryRecord]) -> OwnersFound:
-        """Return the stored owners of these records' memories."""
-        names = list(dict.fromkeys([record.memory_id for record in records]))
+    async def find(self, memory_ids: Iterable[str], *, gives_owners: bool) -> OwnersFound:
+        """Return the stored owners of memories.
+
+        Args:
+            gives_owners: whether a record to write gives its memory an owner.
+        """
+        names = list(dict.fromkeys(memory_ids))
         if self._is_read_committed is None:
             ((isolation,),) = await self._fetch(_ISOLATION)
             self._is_read_committed = isolation == _READ_COMMITTED
-        self.found = await self._find(names, any(record.owner is not None for record in records))
+        self.found = await self._find(names, gives_owners)
         self.has_looked = True
         return self.found
 

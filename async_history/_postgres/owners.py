@@ -20,11 +20,11 @@ from async_history._core.json_object import JsonObject, json_text
 from async_history._core.owners import SCOPES, Owner
 from async_history._core.recording import INDEXED_CAUSES
 from async_history._core.records import (
+    CAUSE,
+    CONTEXT,
     MEMORY_ID,
     OWNER,
     Fields,
-    HistoryRecord,
-    give_owner,
 )
 from async_history._core.sealed_records import SealedTexts
 from async_history._postgres.erased_names import memory_digests
@@ -81,16 +81,16 @@ def cause_hash_columns(causes: Sequence[Mapping[str, Any] | None]) -> list[Seque
 
 
 def detail_columns(
-    records: Sequence[HistoryRecord], texts: SealedTexts | None, owners: OwnerByMemory
+    fields: Sequence[Fields], texts: SealedTexts | None, owners: OwnerByMemory
 ) -> list[Sequence[str | None]]:
     """Return the columns `DETAIL_COLUMNS` of records, one list for each column."""
-    scopes = scope_columns([owners.get(record.memory_id) for record in records])
+    scopes = scope_columns([owners.get(one[MEMORY_ID]) for one in fields])
     if texts is not None:
         return [*scopes, texts.context, texts.cause, *cause_hash_columns(texts.tokens)]
-    causes = [record.cause for record in records]
+    causes = [one[CAUSE] for one in fields]
     return [
         *scopes,
-        [None if (context := one.context) is None else json_text(context) for one in records],
+        [None if (context := one[CONTEXT]) is None else json_text(context) for one in fields],
         [None if cause is None else json_text(cause) for cause in causes],
         *cause_hash_columns(causes),
     ]
@@ -99,17 +99,6 @@ def detail_columns(
 def scope_columns(owners: Iterable[Owner | None]) -> list[Sequence[str | None]]:
     """Return the scopes of owners, one list for each scope."""
     return list(zip(*map(scopes_of, owners), strict=True)) or [()] * len(SCOPES)
-
-
-def have_details(records: Sequence[HistoryRecord]) -> bool:
-    """Return whether any record has an owner, a context or a cause."""
-    return bool(
-        [
-            True
-            for record in records
-            if record.context is not None or record.cause is not None or record.owner is not None
-        ]
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,9 +170,9 @@ class KnownOwners:
         given: Owner | None = fields[OWNER]
         return given if owner is None else owner
 
-    def unknown(self, records: Iterable[HistoryRecord]) -> list[HistoryRecord]:
+    def unknown(self, fields: Iterable[Fields]) -> list[Fields]:
         """Return the records whose memories are not in the cache."""
-        return [record for record in records if record.memory_id not in self._known]
+        return [one for one in fields if one[MEMORY_ID] not in self._known]
 
     def found(self, names: Sequence[str], *, gives_owners: bool) -> OwnersFound | None:
         """Return the owners of memories as of `number`; None if one has to be looked up."""
@@ -195,19 +184,19 @@ class KnownOwners:
             return None
         return OwnersFound(self.number, rows, erased_at=self.erased_at)
 
-    def plan(self, records: Sequence[HistoryRecord]) -> "OwnersPlan | None":
+    def plan(self, fields: Sequence[Fields]) -> "OwnersPlan | None":
         """Return the owners of these records' memories, if that needs no look-up.
 
         None if a record gives the store its first owner, or a memory an owner that it lacks, or a
         different one.
         """
         if not self.number:
-            return None if [one for one in records if one.owner is not None] else _NO_OWNERS
+            return None if [one for one in fields if one[OWNER] is not None] else _NO_OWNERS
         owners: dict[str, Owner | None] = {}
         new: dict[str, Owner | None] = {}
         known = self._known
-        for record in records:
-            name, given = record.memory_id, record.owner
+        for one in fields:
+            name, given = one[MEMORY_ID], one[OWNER]
             if name in owners:
                 owner = owners[name]
             elif name in known:
@@ -243,11 +232,3 @@ class OwnersPlan:
 
 
 _NO_OWNERS: Final = OwnersPlan(0, {}, {})
-
-
-def give_owners(records: Iterable[HistoryRecord], owners: OwnerByMemory) -> None:
-    """Set the owners of new records, which were not yet returned to callers."""
-    for record in records:
-        owner = owners[record.memory_id]
-        if owner is not None and record.owner is not owner:
-            give_owner(record, owner)
