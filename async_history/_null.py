@@ -89,6 +89,10 @@ class NullStore:
     def primary_reader(self) -> "_NullReader":
         return self.reader
 
+    @property
+    def name_reader(self) -> "_NullReader":
+        return self.reader
+
     async def prune_step(self, asked: PruneRequest, reached: PruneCursor | None) -> PruneStep:
         await self._calls.done()
         return PruneStep(0, 0, None)

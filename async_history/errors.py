@@ -42,7 +42,9 @@ class IdConflict(HistoryError):
 
 
 class HistoryConflict(HistoryError):
-    """The record given as `if_latest` is not its memory's latest. Nothing was written."""
+    """The record given as `if_latest` is not its memory's latest, or a text that was read has been
+    erased since. Nothing was written.
+    """
 
 
 class OwnerConflict(HistoryError):

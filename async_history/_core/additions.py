@@ -75,9 +75,16 @@ def ids_of(additions: Iterable[AddRecords]) -> list[str]:
 def ids_to_find(additions: Iterable[AddRecords], *, is_repeated: bool) -> list[str]:
     """Return the ids of submissions' records that may be stored.
 
-    An id that was generated for a submission is only stored if an earlier try has written it.
+    An id that was generated for a submission is only stored if an earlier try has written it. The
+    records whose texts they repeat are among them.
 
     Args:
         is_repeated: whether an earlier try of the batch may have been committed.
     """
-    return ids_of(one for one in additions if is_repeated or one.names_ids)
+    ids: list[str] = []
+    for one in additions:
+        if is_repeated or one.names_ids:
+            ids += one.ids
+        if one.repeats is not None:
+            ids.append(one.repeats.record_id)
+    return ids

@@ -113,10 +113,14 @@ class Store(Protocol):
 
     @property
     def primary_reader(self) -> Reader:
-        """The reader of all that is committed. `reader` may read a replica, which lags behind.
+        """The reader of all that is committed, for changes that depend on what they read.
 
-        It is used for names only: texts may be sealed.
+        `reader` may read a replica, which lags behind.
         """
+
+    @property
+    def name_reader(self) -> Reader:
+        """As `primary_reader`, for names only: its texts may be sealed, so it needs no keys."""
 
     @property
     def follower(self) -> FollowReader[Any]: ...

@@ -92,10 +92,15 @@ async def commit_in_steps(
             messages.append(submission)
         else:
             gifts |= submission.owners
+    restored = [one for one in additions if isinstance(one, RestoreMemory)]
+    for one in restored:
+        one.forget_text()
     existing = await steps.existing(additions) if additions else ()
     known = {record.id: record for record in existing}
-    restored = [one for one in additions if isinstance(one, RestoreMemory)]
     states = await steps.find_texts(restored) if restored else {}
+    for one in restored:
+        if one.repeats is not None and not one.is_found:
+            one.find_in(known.get(one.repeats.record_id))
     deciding = [
         name
         for one in additions

@@ -14,6 +14,7 @@ from async_history._core.erased_names import (
 )
 from async_history._core.operations import LogEntries, entries_at_their_end
 from async_history._core.owners import Owner
+from async_history._core.recording import RepeatedText
 from async_history._core.records import HistoryRecord, Latest, MemoryState
 from async_history._core.submissions import (
     AddRecords,
@@ -56,7 +57,9 @@ class Plan:
 
     def add(self, index: int, submission: AddRecords) -> None:
         """Plan to write the missing records of a submission, or refuse it."""
-        if isinstance(submission, RestoreMemory) and not submission.is_found:
+        if isinstance(submission, RestoreMemory) and not (
+            submission.is_found or submission.new.id in self.known
+        ):
             return
         try:
             if isinstance(submission, UpdateMemory):
@@ -65,6 +68,8 @@ class Plan:
                 outcome, missing = self._outcome(submission)
             if missing and submission.if_latest is not None:
                 self._require_latest(submission.if_latest)
+                if submission.repeats is not None:
+                    self._require_kept(submission.repeats)
             if self._erased:
                 require_not_erased(submission, missing, self._erased)
             giving = [record for record in missing if record.owner is not None]
@@ -216,6 +221,20 @@ class Plan:
                 f"{'which has none' if latest is None else latest.id + ' is'}; nothing was "
                 "written, read again and decide"
             )
+        if expected.text is not None and latest.new_memory is None:
+            raise _lost_text(expected.id)
+
+    def _require_kept(self, repeated: RepeatedText) -> None:
+        there = self.known.get(repeated.record_id)
+        if there is None or repeated.text not in (there.old_memory, there.new_memory):
+            raise _lost_text(repeated.record_id)
+
+
+def _lost_text(record_id: str) -> HistoryConflict:
+    return HistoryConflict(
+        f"the text of record {record_id} was erased, or the record was removed, after it was read; "
+        "nothing was written, read again and decide"
+    )
 
 
 def _require_same(submission: AddRecords, index: int, there: HistoryRecord) -> None:

@@ -38,8 +38,8 @@ class EraseLimits:
         records: most records read in one transaction, for which writers wait.
         names: most small memories, or session scopes, erased in one transaction. In separate
             transactions each took thirty times as long as a write.
-        noted: most memories noted as erased in one transaction, which on a server waits for running
-            writes.
+        noted: most memories and session scopes noted as erased in one transaction, which on a
+            server waits for running writes.
     """
 
     records: int = 300

@@ -28,7 +28,7 @@ from async_history._core.erase_transaction import (
     look_up,
     note,
 )
-from async_history._core.erased_names import MEMORY, TEXTS
+from async_history._core.erased_names import MEMORY, SESSION, TEXTS
 
 T = TypeVar("T")
 
@@ -60,8 +60,10 @@ class ErasureWalks:
         forgotten = None if asked.dry_run else asked.owner
         if not asked.dry_run:
             kind, most = TEXTS if forgotten is None else MEMORY, asked.limits.noted
-            for at in range(0, len(asked.memory_ids), most):
-                names = [(kind, name) for name in asked.memory_ids[at : at + most]]
+            all_names = [(kind, name) for name in asked.memory_ids]
+            all_names += [(SESSION, scope) for scope in asked.session_scopes]
+            for at in range(0, len(all_names), most):
+                names = all_names[at : at + most]
                 await self._in_transaction(partial(note, names, self._begun_at))
         for memory_ids in self._parts(asked.memory_ids):
             await self._memories(memory_ids)

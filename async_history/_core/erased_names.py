@@ -14,9 +14,10 @@ then on, changes are refused:
   (`recorded_at`) or else its own time. Changes that begin after an erasure are accepted: the same
   user may come back.
 
-Messages are refused by the second rule. The clocks of programs that share a store are assumed to
-agree. Names are stored as digests: a given name can be checked, but names cannot be read. The
-digests have no salt, because anyone who reads the store could read the salt too.
+Messages are refused by the second rule if an owner whom their session scope names, or the session
+scope itself, was erased after they were given. The clocks of programs that share a store are
+assumed to agree. Names are stored as digests: a given name can be checked, but names cannot be
+read. The digests have no salt, because anyone who reads the store could read the salt too.
 """
 
 import asyncio
@@ -35,11 +36,14 @@ from async_history._core.values import parse_time
 from async_history.errors import Erased
 
 Name = tuple[str, str]
-"""A memory, its texts, or an owner: "memory_id", "text" or a scope, and the id."""
+"""A memory, its texts, a session scope, or an owner: "memory_id", "text", "session_scope" or a
+scope, and the id."""
 MEMORY: Final = "memory_id"
 """The prefix of a memory's name that was erased with its owner."""
 TEXTS: Final = "text"
 """The prefix of a memory's name whose texts were erased."""
+SESSION: Final = "session_scope"
+"""The prefix of a session scope's name whose messages were erased."""
 
 
 def name_digest(name: Name) -> bytes:
@@ -60,6 +64,7 @@ def names_in(batch: Iterable[Submission]) -> Sequence[Name]:
     names: dict[Name, None] = {}
     for submission in batch:
         if isinstance(submission, SaveMessages):
+            names[SESSION, submission.session_scope] = None
             names.update(dict.fromkeys(names_of_session(submission.session_scope)))
             continue
         if isinstance(submission, GiveOwners):
@@ -138,12 +143,13 @@ def require_session_not_erased(submission: SaveMessages, erased: Mapping[Name, d
     """Refuse messages that would bring back erased texts.
 
     Raises:
-        Erased: their session scope names an owner who was erased since they were given.
+        Erased: their session scope, or an owner whom it names, was erased since they were given.
     """
     made = min((message.created_at or "" for message in submission.messages), default="")
     began = _earlier(submission.begun_at, parse_time(made) if made else None)
-    for name in names_of_session(submission.session_scope):
-        _require_later(submission.session_scope, name, began, erased)
+    scope = submission.session_scope
+    for name in ((SESSION, scope), *names_of_session(scope)):
+        _require_later(scope, name, began, erased)
 
 
 def names_of_session(session_scope: str) -> Sequence[Name]:

@@ -9,7 +9,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 from async_history._core.backend import Backend, CallReader, Reader, Store
 from async_history._core.check import check_store
@@ -45,6 +45,7 @@ from async_history._core.progress import Progress
 from async_history._core.prune import PruneCursor, PruneReport, PruneStep, prune_in_steps
 from async_history._core.prune_request import PruneRequest, new_prune_request
 from async_history._core.query import PAGE_SIZE, HistoryQuery, PageRead, new_query
+from async_history._core.recording import begun_at, operation
 from async_history._core.records import CONTEXT, Event, HistoryRecord, is_alive
 from async_history._core.requests import takes
 from async_history._core.rollback import (
@@ -71,7 +72,10 @@ from async_history._core.timeline import (
 from async_history._core.validation import check_count, check_function, check_seconds
 from async_history._core.values import check_text
 from async_history._core.yielding import CooperativeCalls
-from async_history.errors import InvalidInput
+from async_history.errors import HistoryConflict, InvalidInput
+
+_RESTORE_READS: Final = 5
+"""Most reads of a memory for its restoration: each is repeated if an erasure comes in between."""
 
 
 class HistoryManager(LoopBound[Store]):
@@ -103,6 +107,7 @@ class HistoryManager(LoopBound[Store]):
         self._followers: FollowerGroup[Any] = FollowerGroup(self._committed, self._follower)
         self._reported: ReportedStore | None = None
         self._traced_reader: CallReader | None = None
+        self._traced_primary_reader: CallReader | None = None
 
     def __repr__(self) -> str:
         state = self._state()
@@ -117,7 +122,9 @@ class HistoryManager(LoopBound[Store]):
 
     def _reader(self) -> CallReader:
         store = self._require_open()
-        return self._traced_reader or store.reader
+        if begun_at() is None:
+            return self._traced_reader or store.reader
+        return self._traced_primary_reader or store.primary_reader
 
     async def _opening(self) -> Store:
         store = await self._backend.open(self._committed, self._end)
@@ -132,13 +139,14 @@ class HistoryManager(LoopBound[Store]):
         if current is not None:
             current.opened(reported)
             self._traced_reader = current.reader(reported, store.reader)
+            self._traced_primary_reader = current.reader(reported, store.primary_reader)
         return store
 
     async def _close(self, opened: Store) -> None:
         await opened.aclose(self._close_timeout_s)
 
     def _close_task(self, opened: Store) -> "asyncio.Task[None]":
-        self._reported = self._traced_reader = None
+        self._reported = self._traced_reader = self._traced_primary_reader = None
         self._measurements.close()
         self._followers.close()  # notifies followers
         return super()._close_task(opened)
@@ -249,7 +257,8 @@ class HistoryManager(LoopBound[Store]):
                 is still the latest of its memory.
 
         Raises:
-            HistoryConflict: `if_latest` is not its memory's latest record; nothing was written.
+            HistoryConflict: `if_latest` is not its memory's latest record, or is a record whose
+                text was erased after it was read; nothing was written.
             InvalidInput: a value can't be stored as given; nothing was queued.
             IdConflict: a record with this id has other content. (If its content is the same, it is
                 returned.)
@@ -365,7 +374,7 @@ class HistoryManager(LoopBound[Store]):
                 changes are written only if that record is still the latest of its memory.
 
         Raises:
-            HistoryConflict: `if_latest` is not its memory's latest record; nothing was written.
+            HistoryConflict: as `add_history`.
             InvalidInput, IdConflict, OwnerConflict, Overloaded, CommitUnknown, StorageError: as
                 `add_history`.
         """
@@ -790,16 +799,26 @@ class HistoryManager(LoopBound[Store]):
 
         Raises:
             InvalidInput: the memory is unknown, did not exist then, or its text is not known.
+            HistoryConflict: its records changed each time that they were read.
             Overloaded, CommitUnknown, StorageError: as `add_history`.
         """
         store = self._require_open()
         submission = earlier_text(memory_id, to, actor_id=actor_id, role=role)
         await store.writer.submit(submission)
-        if not submission.is_found:
-            records = await self._reader().history(memory_id)
-            submission.find_in(restoration_of(memory_id, records, to).wanted)
+        reads = 0
+        while not submission.is_decided and reads < _RESTORE_READS:
+            with operation():
+                records = await self._reader().history(memory_id)
+            submission.look_in(restoration_of(memory_id, records, to).wanted)
             await store.writer.submit(submission)
-        return submission.records[0]
+            reads += 1
+        if submission.is_decided:
+            return submission.records[0]
+        raise HistoryConflict(
+            f"the record of {memory_id!r} to restore was erased or removed each of "
+            f"{_RESTORE_READS} times after it was read, or cannot be found by its id (`check` "
+            "reports that); nothing was written"
+        )
 
     @takes(rollback_request)
     async def rollback(self, asked: RollbackRequest) -> RollbackReport:
@@ -855,13 +874,14 @@ class HistoryManager(LoopBound[Store]):
     async def _take_back(self, asked: RollbackRequest) -> RollbackReport:
         store = self._require_open()
         asked = replace(asked, limits=self._limits.rollback)
-        if asked.dry_run:
-            return await take_back(self, asked)
-        self.require_writable()
-        async with logged(store.operations, asked.operation()) as tally:
-            report = await take_back(self, asked)
-            tally.records = records_written(report)
-        return report
+        with operation():
+            if asked.dry_run:
+                return await take_back(self, asked)
+            self.require_writable()
+            async with logged(store.operations, asked.operation()) as tally:
+                report = await take_back(self, asked)
+                tally.records = records_written(report)
+            return report
 
     # Retention
 
@@ -931,8 +951,9 @@ class HistoryManager(LoopBound[Store]):
         itself is recorded: see `erasures`.
 
         A repeated `add_history` of an erased record raises `IdConflict`: the text stays erased. A
-        call that began before the erasure and brings a text of a named memory later raises
-        `Erased`.
+        call that began before the erasure and brings a text of a named memory, or messages of a
+        named session scope, later raises `Erased`. Calls that repeat texts of the history, such as
+        `restore`, read them again when they write.
 
         To forget an owner removes the texts, contexts and causes of all records of the owner's
         memories, deleted ones too; the buffered messages of each session scope that names the owner
@@ -972,7 +993,7 @@ class HistoryManager(LoopBound[Store]):
             record_ids=record_ids,
         )
         check_vacuuming(vacuum)
-        owned = _OwnedReader(store.primary_reader)
+        owned = _OwnedReader(store.name_reader)
         return await erase_in_steps(store.eraser, store.operations, asked, owned, vacuum=vacuum)
 
     async def check(self) -> CheckReport:

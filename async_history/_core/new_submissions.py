@@ -263,7 +263,7 @@ def _expected(if_latest: object, records: Sequence[HistoryRecord]) -> ExpectedLa
     memory.
     """
     if isinstance(if_latest, HistoryRecord):
-        return ExpectedLatest(if_latest.memory_id, if_latest.id)
+        return ExpectedLatest(if_latest.memory_id, if_latest.id, if_latest.new_memory)
     if not isinstance(if_latest, str):
         raise InvalidInput(
             "if_latest must be a HistoryRecord that was read, or its id, not "

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from async_history._core.json_object import JsonObject, json_object, object_of_texts
 from async_history._core.owners import Owner, new_owner
@@ -21,6 +21,13 @@ _MOST_KEY_CHARACTERS: Final = 64
 _MOST_CHARACTERS: Final = 1_024
 
 
+class RepeatedText(NamedTuple):
+    """A stored record, and its text that a change records again."""
+
+    record_id: str
+    text: str | None
+
+
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """Values that apply to all records of a part of a program."""
@@ -28,6 +35,7 @@ class Surroundings:
     owner: Owner | None = None
     cause: JsonObject | None = None
     begun_at: datetime | None = None
+    repeats: RepeatedText | None = None
 
 
 _surroundings: ContextVar[Surroundings | None] = ContextVar("async_history_recording", default=None)
@@ -58,7 +66,19 @@ def recording(
     whose, why = with_surroundings(
         None if owner is None else new_owner(owner), None if cause is None else new_cause(cause)
     )
-    with _surrounded(Surroundings(whose, why, begun_at())):
+    around = _surroundings.get() or Surroundings()
+    with _surrounded(replace(around, owner=whose, cause=why)):
+        yield
+
+
+@contextmanager
+def repeating(record_id: str, text: str | None) -> Iterator[None]:
+    """Note the record whose text the changes made inside record again, with `if_latest`.
+
+    They are refused with `HistoryConflict` if the record has lost this text.
+    """
+    around = _surroundings.get() or Surroundings()
+    with _surrounded(replace(around, repeats=RepeatedText(record_id, text))):
         yield
 
 
@@ -66,7 +86,8 @@ class operation:  # noqa: N801 - used like a function: `with operation():`
     """Note the begin of an operation that records changes later.
 
     Changes recorded inside count as begun now, also in tasks and threads started inside. So they
-    cannot undo an erasure that begins later. Of nested operations the outer one counts.
+    cannot undo an erasure that begins later. Of nested operations the outer one counts. What is
+    read inside may decide a change, so it is read where it was written, not from a replica.
 
     It is a class because each operation of mem0 enters it, and a generator takes three times as
     long.
@@ -107,6 +128,12 @@ def begun_at() -> datetime | None:
     """Return when the current operation began; None if none is noted."""
     around = surroundings()
     return None if around is None else around.begun_at
+
+
+def repeated_text() -> RepeatedText | None:
+    """Return the text that changes made here record again; None if none is noted."""
+    around = surroundings()
+    return None if around is None else around.repeats
 
 
 def with_surroundings(

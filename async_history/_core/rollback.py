@@ -196,7 +196,8 @@ async def _carry_out(
     if fields is None:
         return step_of(plan)
     try:
-        (record,) = await history.batch_add_history([fields], if_latest=plan.latest)
+        with plan.repeating():
+            (record,) = await history.batch_add_history([fields], if_latest=plan.latest)
     except HistoryConflict:
         return None
     except (Erased, OwnerConflict, StorageRefused) as error:  # of this memory only

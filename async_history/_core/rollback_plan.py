@@ -1,6 +1,7 @@
 """Plans that take memories back to an earlier state, from their records, the last one first."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -8,6 +9,7 @@ from typing import Any, Protocol
 
 from async_history._core.filters import Order
 from async_history._core.query import HistoryQuery
+from async_history._core.recording import repeating
 from async_history._core.records import Event, HistoryRecord, is_alive, made_at
 from async_history._core.timeline import Restoration
 
@@ -59,6 +61,14 @@ class MemoryPlan:
                 "cause": cause,
             }
         return None
+
+    def repeating(self) -> AbstractContextManager[None]:
+        """Return a context in which the plan's record is refused if its text was erased."""
+        return (
+            nullcontext()
+            if self.wanted is None
+            else repeating(self.wanted.id, self.wanted.new_memory)
+        )
 
 
 class Walk(Protocol):

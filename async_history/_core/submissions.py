@@ -8,7 +8,7 @@ from typing import Any, Final
 from async_history._core.messages import Message
 from async_history._core.operations import LogEntry, actor_of
 from async_history._core.owners import Owner
-from async_history._core.recording import begun_at
+from async_history._core.recording import RepeatedText, begun_at, repeated_text
 from async_history._core.records import (
     OWNER,
     Event,
@@ -43,10 +43,14 @@ _COMPARED_IF_GIVEN: Final = (
 
 @dataclass(frozen=True, slots=True)
 class ExpectedLatest:
-    """The record that must be its memory's latest for a submission to be written."""
+    """The record that must be its memory's latest for a submission to be written.
+
+    `text` is its new text as read, if the caller has read it: it must not have been erased since.
+    """
 
     memory_id: str
     id: str
+    text: str | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -68,6 +72,8 @@ class AddRecords:
     must_match_owner: bool = field(default=True, kw_only=True)
     begun_at: datetime | None = field(default_factory=begun_at, kw_only=True)
     """When its operation began, if known."""
+    repeats: RepeatedText | None = field(default_factory=repeated_text, kw_only=True)
+    """The text that it records again, with `if_latest`: it must not have been erased since."""
 
     @property
     def wanted(self) -> Sequence[HistoryRecord]:
@@ -209,7 +215,8 @@ class UpdateMemory(AddRecords):
 class RestoreMemory(UpdateMemory):
     """A memory's text of a moment, to be restored.
 
-    `new` has no text until the transaction finds it. If it does not, nothing is written. If a
+    `new` has no text until the transaction finds it. Each try of a transaction finds it again,
+    because it may have been erased since the last one. If it is not found, nothing is written. If a
     record is written, `log_entry` is added to the store's log.
     """
 
@@ -231,6 +238,11 @@ class RestoreMemory(UpdateMemory):
         return state is None or (not state.is_deleted and self.is_text_of(state))
 
     @property
+    def is_decided(self) -> bool:
+        """Whether the transaction found what to do, or an earlier try has done it."""
+        return self.is_found or self.records[0] is not self.new
+
+    @property
     def log_entry(self) -> LogEntry:
         """The log entry, after its record was written. It has the record's id and time."""
         new = self.new
@@ -238,6 +250,12 @@ class RestoreMemory(UpdateMemory):
         assert begun_at is not None  # noqa: S101 - a new text is an ADD, which has a time
         arguments = restore_arguments(new.memory_id, self.to)
         return new.id, begun_at, actor_of(new.actor_id, new.cause), arguments
+
+    def forget_text(self) -> None:
+        """Forget the text that an earlier try has found, if any."""
+        if self.is_found:
+            give_text(self.new, None, None)
+            self.records[:] = [self.new]
 
     def find(self, text: str | None, context: Mapping[str, Any] | None) -> None:
         """Use the memory's text and context of the moment."""
@@ -247,6 +265,12 @@ class RestoreMemory(UpdateMemory):
         """Use the text and context of the memory's last record as of the moment, if possible."""
         if can_be_restored(then):
             self.find(then.new_memory, then.context)
+
+    def look_in(self, record: HistoryRecord) -> None:
+        """Let the transaction read the text from a record, which the memory's records have shown
+        to be its last one as of the moment.
+        """
+        self.repeats = RepeatedText(record.id, record.new_memory)
 
 
 @dataclass(slots=True, eq=False)
@@ -303,6 +327,7 @@ class AddFields(AddRecords):
     if_latest = None
     record_count = 1
     must_match_owner = True
+    repeats = None
 
     def __init__(self, fields: Fields) -> None:
         self._made: list[HistoryRecord] | None = None

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Protocol, TypeGuard
@@ -10,6 +11,7 @@ from async_history._core.filters import Pairs, has_details
 from async_history._core.json_object import quoted
 from async_history._core.operations import StoreOperation, new_operation
 from async_history._core.owners import Owner
+from async_history._core.recording import repeating
 from async_history._core.records import Event, HistoryRecord, is_alive, made_at
 from async_history._core.validation import check_count, shown
 from async_history._core.values import in_utc, is_aware
@@ -78,6 +80,10 @@ class Restoration:
             or latest.new_memory != wanted.new_memory
             or wanted.context not in (None, latest.context)
         )
+
+    def repeating(self) -> AbstractContextManager[None]:
+        """Return a context in which the new record is refused if the wanted text was erased."""
+        return repeating(self.wanted.id, self.wanted.new_memory)
 
     def record(self, actor_id: str | None, role: str | None) -> dict[str, Any]:
         """Return the columns of the new record: an UPDATE, or an ADD if the memory is deleted."""
@@ -223,13 +229,14 @@ async def append_restoration(
     """Append the record of a restoration; if none is needed, return the memory's latest record.
 
     Raises:
-        HistoryConflict: the memory changed since its history was read.
+        HistoryConflict: the memory changed, or its text was erased, since its history was read.
     """
     if not plan.is_needed:
         return plan.latest
-    (record,) = await history.batch_add_history(
-        [plan.record(actor_id, role)], if_latest=plan.latest
-    )
+    with plan.repeating():
+        (record,) = await history.batch_add_history(
+            [plan.record(actor_id, role)], if_latest=plan.latest
+        )
     return record
 
 

@@ -24,6 +24,7 @@ from async_history._core.erased_names import Name
 from async_history._core.filters import Filter
 from async_history._core.ledger import changes
 from async_history._core.ledger.tables import LedgerTables, place_all
+from async_history._postgres.batch_locks import LOCK_MEMORIES
 from async_history._postgres.erase_keys import DIGESTS, STORED_TEXTS, EraseKeys, Rows
 from async_history._postgres.erased_names import STILL_OWNED, disown_statements, note_statements
 from async_history._postgres.filters import Search
@@ -32,6 +33,7 @@ from async_history._postgres.ledger import ServerLedger, locks, require_no_ledge
 from async_history._postgres.open_writers import OpenWriters
 from async_history._postgres.owner_steps import NUMBER, require_one
 from async_history._postgres.owners import CAUSE_COLUMNS
+from async_history._postgres.rows import joined_names
 from async_history._postgres.transaction import (
     BY_INDEX,
     RECORDS,
@@ -171,6 +173,7 @@ class _EraseTransaction(SchemaSteps):
     async def with_text(
         self, memory_ids: Sequence[str], after: RecordRef | None, limit: int
     ) -> list[RecordRef]:
+        await self._lock(memory_ids)
         if len(memory_ids) == 1:
             rows = await self._fetch(_WITH_TEXT, memory_ids[0], _beyond(after), limit)
         else:
@@ -193,15 +196,21 @@ class _EraseTransaction(SchemaSteps):
         return {name: int(size) for name, size in rows}
 
     async def texts(self, actor_id: str, memory_ids: Sequence[str]) -> list[Texts]:
+        await self._lock(memory_ids)
         sql = _TEXTS[self._keys.text_columns]
         return await self._digests(partial(self._fetch, sql, actor_id, list(memory_ids)))
 
     async def next_texts(
         self, actor_id: str, memory_id: str, after: RecordRef | None, limit: int
     ) -> list[Texts]:
+        await self._lock([memory_id])
         sql = _NEXT_TEXTS[self._keys.text_columns]
         read = partial(self._fetch, sql, actor_id, memory_id, _beyond(after), limit)
         return await self._digests(read)
+
+    async def _lock(self, memory_ids: Sequence[str]) -> None:
+        """Wait for transactions that repeat texts of memories which they have read."""
+        await self._execute(LOCK_MEMORIES, *joined_names(memory_ids), self._schema)
 
     async def _digests(self, read: Callable[[], Awaitable[Rows]]) -> list[Texts]:
         return [_texts(*row) for row in await self._keys.digests(read, self._key_table)]

@@ -160,12 +160,14 @@ class PostgresStore:
         )
         follower = FollowReader(fetch, self.schema, where=where, is_distributed=is_distributed)
         self.reader: Reader = reader
-        self.primary_reader: Reader = HistoryReader(
+        primary = HistoryReader(
             self.connections.fetch_where_written,
             self.schema,
             is_distributed=is_distributed,
             at_once=pool.size,
         )
+        self.primary_reader: Reader = primary
+        self.name_reader: Reader = primary
         self.follower: FollowReaderOf[Any] = follower
         self._attestation = Attestation(self.schema, self._seal, ahead) if has_ledger else None
         self.ledger: ServerLedger | None = None
@@ -190,6 +192,7 @@ class PostgresStore:
                 ServerTexts(self.run_exclusively, writers, vacuum, side, self.schema, sealing),
             )
             self.reader = SealedReader(reader, self.encryption)
+            self.primary_reader = SealedReader(primary, self.encryption)
             self.follower = SealedFollowReader(follower, self.encryption)
         self.operations: OperationLog = OperationLogInTurn(
             self._change_log, StatementOperationLog(OPERATIONS, self._read_log)

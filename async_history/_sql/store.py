@@ -116,7 +116,7 @@ class SqlStore:
         )
         reader, follower = HistoryReader(connections, tables), SqlFollowReader(connections, tables)
         self.reader: Reader = reader
-        self.primary_reader: Reader = reader
+        self.name_reader: Reader = reader
         self.follower: FollowReader[Any] = follower
         if keys is not None:
             data_keys = DataKeys(keys)
@@ -387,6 +387,11 @@ class SqlStore:
         return await self._with_state(step)
 
     # Reading
+
+    @property
+    def primary_reader(self) -> Reader:
+        """The reader: there are no replicas."""
+        return self.reader
 
     async def measure(self) -> Measured:
         """Return the size of the tables and the warnings, if the database reports them."""

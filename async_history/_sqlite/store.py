@@ -128,7 +128,7 @@ class SQLiteStore:
         lookup = WITHOUT_INDEX if writer_options is None else THROUGH_INDEX
         self.stored_reader = reader = HistoryReader(self.fetch, lookup, READERS)
         self.reader: Reader = reader
-        self.primary_reader: Reader = reader
+        self.name_reader: Reader = reader
         self.follower: FollowReaderOf[Any] = FollowReader(self.fetch, reader, self._recent)
         self.operations: OperationLog = OperationLogInTurn(
             self._change_log, StatementOperationLog(OPERATIONS, self._read_log)
@@ -245,6 +245,11 @@ class SQLiteStore:
         return await self.run_exclusively(lambda connection: connection.run(step))
 
     # Reading
+
+    @property
+    def primary_reader(self) -> Reader:
+        """The reader: there are no replicas."""
+        return self.reader
 
     async def _read_log(self, sql: str, *parameters: Any) -> Sequence[Sequence[Any]]:
         numbered = {str(number): value for number, value in enumerate(parameters, 1)}

@@ -21,6 +21,7 @@ from async_history._core.new_submissions import messages_to_copy, records_to_cop
 from async_history._core.operation_log import logged
 from async_history._core.operations import new_operation, system_name
 from async_history._core.progress import OpenProgress
+from async_history._core.recording import operation
 from async_history._core.rows import Row
 from async_history._core.validation import check_function
 from async_history._transfer.sources import PAGE_RECORDS, HistorySource, RecordSource, checked_size
@@ -79,8 +80,8 @@ async def copy_history(
     twice, and checks all records. Other records of the target are not changed. Records written to
     the source during the copy may be copied or not: call again for the rest.
 
-    Each record is compared, in all columns and in its position, with the target's record. A target
-    that reads from a replica (`read_url`) may not have it yet.
+    Each record is compared, in all columns and in its position, with the target's record. Neither
+    store is read from a replica (`read_url`), which may not have all records yet.
 
     Args:
         source: an open history, which may be open with `migrate=False`; or `JsonLines`, or a
@@ -121,8 +122,8 @@ async def copy_within(
         _ = source.store
     records = source if isinstance(source, RecordSource) else HistorySource(source)
     copy = _Copy(records, target, on_progress, limits.compared)
-    operation = new_operation("copy", {"source": _named(source)})
-    async with logged(target.store.operations, operation) as tally:
+    entry = new_operation("copy", {"source": _named(source)})
+    async with logged(target.store.operations, entry) as tally:
         try:
             await copy.begin()
             async with aclosing(_one_ahead(records.pages(limits.records))) as pages:
@@ -133,7 +134,8 @@ async def copy_within(
             await copy.withdraw()
             tally.records = copy.written
         if isinstance(source, HistoryManager):
-            scopes, scopes_left = await _copy_buffers(source, target)
+            with operation():
+                scopes, scopes_left = await _copy_buffers(source, target)
     return CopyReport(
         records=copy.records,
         written=copy.written,
@@ -266,7 +268,7 @@ async def _copy_buffers(source: HistoryManager, target: HistoryManager) -> tuple
     """Copy the message buffers; return their number, and how many were left unchanged."""
     after = ""
     scopes = left = 0
-    while names := await source.store.reader.scopes(after, _SCOPES_AT_ONCE):
+    while names := await source.store.primary_reader.scopes(after, _SCOPES_AT_ONCE):
         done = await asyncio.gather(
             *(_copy_buffer(source, target, name) for name in names), return_exceptions=True
         )

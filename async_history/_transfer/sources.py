@@ -58,11 +58,11 @@ class HistorySource(RecordSource):
         return await self._history.count_history()
 
     async def pages(self, records: int = PAGE_RECORDS) -> AsyncIterator[Sequence[Row]]:
-        newest = await self._history.store.reader.newest()
+        newest = await self._history.store.primary_reader.newest()
         after: Cursor | None = None
         limit = records
         while newest is not None and (after is None or after.position < newest):
-            read = await self._history.store.reader.rows(after, limit)
+            read = await self._history.store.primary_reader.rows(after, limit)
             after = read.cursor
             if read.rows:
                 yield read.rows
@@ -79,7 +79,7 @@ class HistorySource(RecordSource):
             if time is None or parse_time(time) is None:
                 undated[record.id] = index
         if undated:
-            known = await self._history.store.reader.times_before(list(undated))
+            known = await self._history.store.primary_reader.times_before(list(undated))
             for record_id, moment in known.items():
                 index = undated[record_id]
                 records[index] = replace(records[index], time_before=moment)

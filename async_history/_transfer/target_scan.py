@@ -39,7 +39,7 @@ class TargetScan:
         while matched < len(wanted) and self._out_of_order is None:
             if self._at == len(self._page):
                 # Other programs may write faster than this reads.
-                newest = newest or await self._target.store.reader.newest()
+                newest = newest or await self._target.store.primary_reader.newest()
                 if newest is None or (self._after and self._after.position >= newest):
                     break
                 if not await self._next_page():
@@ -89,7 +89,7 @@ class TargetScan:
 
     async def _next_page(self) -> bool:
         """Read the next page; return whether there is one."""
-        read = await self._target.store.reader.rows(self._after, self._compared)
+        read = await self._target.store.primary_reader.rows(self._after, self._compared)
         self._before_page, self._after = self._after, read.cursor or self._after
         self._page = read.rows
         self._at = 0

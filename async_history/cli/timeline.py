@@ -7,6 +7,7 @@ from typing import Any
 import typer
 
 from async_history import HistoryRecord, InvalidInput, MemoryDiff
+from async_history._core.recording import operation
 from async_history._core.rows import fields_of
 from async_history._core.timeline import Moment, Restoration, append_restoration, restoration_of
 from async_history._core.values import parse_time
@@ -144,7 +145,9 @@ def restore(
 
     async def look() -> Restoration:
         async with stores.open_to_read(url) as history:
-            return restoration_of(memory_id, await history.get_history(memory_id), moment)
+            with operation():
+                records = await history.get_history(memory_id)
+            return restoration_of(memory_id, records, moment)
 
     async def record_it() -> HistoryRecord:
         # Writes only what was shown: a change since then is a conflict.

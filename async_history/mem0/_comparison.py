@@ -9,6 +9,7 @@ from async_history._core.chains import broken_records
 from async_history._core.check import BrokenChains, CheckLimits, by_memory
 from async_history._core.check_report import CheckReport
 from async_history._core.manager import HistoryManager
+from async_history._core.recording import operation
 from async_history._core.records import HistoryRecord
 from async_history._core.values import parse_time
 from async_history.mem0._differences import (
@@ -51,8 +52,9 @@ def look_into_history(
     async def look(history: HistoryManager) -> InHistory:
         scopes: dict[str, Any] = dict(asked.owner)
         found: dict[str, None] = {}
-        async for page in history.query_history(**scopes, page_size=_PAGE).pages():
-            found.update((record.memory_id, None) for record in page.records)
+        with operation():
+            async for page in history.query_history(**scopes, page_size=_PAGE).pages():
+                found.update((record.memory_id, None) for record in page.records)
         return InHistory(history.backend.where, list(found))
 
     return look
@@ -62,7 +64,8 @@ def histories_of(memory_ids: Sequence[str]) -> Callable[[HistoryManager], Awaita
     """Return a function that reads the records of some memories."""
 
     async def read(history: HistoryManager) -> Histories:
-        return await by_memory(history.query_history(memory_id=memory_ids, page_size=_PAGE))
+        with operation():
+            return await by_memory(history.query_history(memory_id=memory_ids, page_size=_PAGE))
 
     return read
 

@@ -96,7 +96,8 @@ class _Prepared:
         if self.unrecorded is None:
             return await append_restoration(history, self.change.plan, actor_id, role)
         records = [fields_of(self.unrecorded), self.change.plan.record(actor_id, role)]
-        *_, record = await history.batch_add_history(records, if_latest=self.latest)
+        with self.change.plan.repeating():
+            *_, record = await history.batch_add_history(records, if_latest=self.latest)
         return record
 
 

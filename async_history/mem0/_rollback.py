@@ -17,6 +17,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from async_history._core.manager import HistoryManager
 from async_history._core.operation_log import Tally, logged
+from async_history._core.recording import operation
 from async_history._core.records import HistoryRecord, is_alive
 from async_history._core.rollback import (
     RollbackParts,
@@ -86,9 +87,11 @@ async def take_back(
 async def _take_back(
     memory: Any, asked: RollbackRequest, ask: Ask, in_turn: InTurn, tally: Tally
 ) -> RollbackReport:
-    taken = _TakenBack(asked, await ask(partial(memories_asked, asked=asked)))
+    with operation():
+        taken = _TakenBack(asked, await ask(partial(memories_asked, asked=asked)))
     while part := taken.next_part():
-        plans = await ask(partial(plan_part, asked=asked, memory_ids=part))
+        with operation():
+            plans = await ask(partial(plan_part, asked=asked, memory_ids=part))
         embeddings = Embeddings(memory.embedding_model)
         await in_thread(embeddings.prepare, _texts_wanted(asked, plans))
         all_of_part = [_MemoryTakenBack(memory, asked, embeddings, name) for name in part]
@@ -129,9 +132,11 @@ def _take_back_blocking(
     begin_change: Callable[[], None],
     tally: Tally,
 ) -> RollbackReport:
-    taken = _TakenBack(asked, ask(partial(memories_asked, asked=asked)))
+    with operation():
+        taken = _TakenBack(asked, ask(partial(memories_asked, asked=asked)))
     while part := taken.next_part():
-        plans = ask(partial(plan_part, asked=asked, memory_ids=part))
+        with operation():
+            plans = ask(partial(plan_part, asked=asked, memory_ids=part))
         embeddings = Embeddings(memory.embedding_model)
         embeddings.prepare(_texts_wanted(asked, plans))
         steps = []
@@ -223,9 +228,10 @@ class _MemoryTakenBack:
             return
         operation.begin_change()
         if records := self._records():
-            *_, self._written = await operation.manager.batch_add_history(
-                records, if_latest=history[-1]
-            )
+            with self._plan.repeating():
+                *_, self._written = await operation.manager.batch_add_history(
+                    records, if_latest=history[-1]
+                )
             self.records_written = len(records)
         record = self._written or history[-1]
         async with kept(self._memory, record, operation.manager.get_history):
@@ -244,9 +250,10 @@ class _MemoryTakenBack:
             return
         begin_change()
         if records := self._records():
-            *_, self._written = ask(
-                lambda manager: manager.batch_add_history(records, if_latest=history[-1])
-            )
+            with self._plan.repeating():
+                *_, self._written = ask(
+                    lambda manager: manager.batch_add_history(records, if_latest=history[-1])
+                )
             self.records_written = len(records)
         record = self._written or history[-1]
         with (

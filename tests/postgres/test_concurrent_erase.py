@@ -303,6 +303,37 @@ async def test_a_text_of_an_erased_memory(
         assert [one.new_memory for one in records] == [None, None]
 
 
+@pytest.mark.parametrize("named", [{"record_ids": ["first"]}, {"actor_id": "eve"}])
+@pytest.mark.parametrize("name", ["restore", "update", "add"])
+async def test_a_text_that_was_read_before_it_is_erased(
+    url: str, schema: str, admin: Any, name: str, named: dict[str, Any]
+) -> None:
+    """The erasure waits for a transaction that has read the text and writes it again."""
+    async with open_history(url) as history, open_history(url) as other:
+        first = await other.add_history("m", None, "secret", "ADD", id="first", actor_id="eve")
+        if name == "restore":
+            await other.update_history("m", "b")
+        async with shut(admin, schema):
+            if name == "restore":
+                began = other.restore("m", to=1, role="late")
+            elif name == "update":
+                began = other.update_history("m", "b", role="late")
+            else:
+                began = other.add_history(
+                    "m", "secret", "b", "UPDATE", role="late", if_latest=first
+                )
+            task = asyncio.ensure_future(began)
+            await until_more_wait(admin)
+            begun = asyncio.ensure_future(history.erase(**named, reason="asked", vacuum=False))
+            await until_more_wait(admin, 1)
+            assert not begun.done()
+        await task
+        async with asyncio.timeout(LONG_S):
+            await begun
+        assert len(await history.get_history("m")) == (3 if name == "restore" else 2)
+        assert [r async for r in history.query_history(text="secret")] == []
+
+
 async def test_a_record_with_the_owner_while_it_is_removed(
     url: str, schema: str, admin: Any
 ) -> None:

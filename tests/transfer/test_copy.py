@@ -297,7 +297,7 @@ class TestUnchanged:
 def cut_calls(history: HistoryManager) -> Iterator[tuple[Any, str]]:
     """Yield every method of a store that a copy calls."""
     for name in ("rows", "scopes", "newest"):
-        yield history.store.reader, name
+        yield history.store.primary_reader, name
     yield history.store.writer, "submit"
     yield history, "get_last_messages"
 
@@ -518,7 +518,7 @@ class TestWhileOthersWrite:
                 """
             )
             await gate.execute("SELECT pg_advisory_lock(hashtext($1))", schema)
-            submit, read = target.store.writer.submit, target.store.reader.rows
+            submit, read = target.store.writer.submit, target.store.primary_reader.rows
             submitted = 0
 
             def counted(submission: Any) -> "asyncio.Future[None]":
@@ -542,7 +542,7 @@ class TestWhileOthersWrite:
                 return found
 
             monkeypatch.setattr(target.store.writer, "submit", counted)
-            monkeypatch.setattr(target.store.reader, "rows", held)
+            monkeypatch.setattr(target.store.primary_reader, "rows", held)
             assert (await copy_in_small_pages(source, target)).written == 12
             there = await all_of(target)
             assert there[place].memory_id == "late"

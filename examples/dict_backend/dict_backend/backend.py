@@ -46,6 +46,10 @@ class DictStore:
     def primary_reader(self) -> DictReader:
         return self.reader
 
+    @property
+    def name_reader(self) -> DictReader:
+        return self.reader
+
     async def _commit(
         self, batch: Sequence[api.Submission], this: api.CommitTry
     ) -> Mapping[int, HistoryError]:

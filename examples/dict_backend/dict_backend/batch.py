@@ -17,8 +17,9 @@ class DictBatch:
         self._kept = kept
 
     async def existing(self, submissions: Sequence[api.AddRecords]) -> list[HistoryRecord]:
-        ids = [name for name in api.ids_of(submissions) if name in self._kept.positions]
-        return [self._kept.records[self._kept.positions[name]] for name in ids]
+        ids = api.ids_to_find(submissions, is_repeated=True)
+        positions = [self._kept.positions[name] for name in ids if name in self._kept.positions]
+        return [self._kept.records[position] for position in positions]
 
     async def latest(self, memory_ids: Sequence[str]) -> list[HistoryRecord]:
         latest = {record.memory_id: record for record in self._kept.records.values()}
