@@ -10,15 +10,12 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from functools import partial
-from typing import Any
 
-from sqlalchemy import Column, func, insert, select, update
+from sqlalchemy import insert, select, update
 from sqlalchemy.exc import DBAPIError
 
 from async_history._core.additions import (
     fields_of,
-    ids_to_find,
     only_new_records,
     records_of,
 )
@@ -28,10 +25,10 @@ from async_history._core.ledger.leaves import Bundle
 from async_history._core.message_buffers import Buffer, message_rows
 from async_history._core.operations import LogEntries
 from async_history._core.owners import Owner
-from async_history._core.records import Fields, HistoryRecord, MemoryState, fields_in_order
-from async_history._core.submissions import AddRecords, RestoreMemory, SaveMessages, Submission
-from async_history._core.timeline import MemoryMoment
+from async_history._core.records import Fields, HistoryRecord, fields_in_order
+from async_history._core.submissions import AddRecords, SaveMessages, Submission
 from async_history._core.undated import dated, has_undated
+from async_history._sql.batch_reads import BatchReads
 from async_history._sql.dialects import in_parts
 from async_history._sql.errors import RowsLeftOut, is_refusal, refused
 from async_history._sql.inserts import BulkInserts, Inserts
@@ -39,13 +36,10 @@ from async_history._sql.keys import Seal, StoredRecords
 from async_history._sql.known import Known, Span
 from async_history._sql.ledger import Attestation, tables_of
 from async_history._sql.messages import find_buffers, save_messages
-from async_history._sql.names import keys_of
 from async_history._sql.numbered import numbered
 from async_history._sql.operations import log_within
 from async_history._sql.owners import find_owners, give_owners
-from async_history._sql.rows import columns_read, record_from_row
 from async_history._sql.single_statement import SingleStatement
-from async_history._sql.timeline import is_certain, last_changes
 from async_history._sql.transaction import Transaction
 from async_history.errors import HistoryError
 
@@ -93,6 +87,10 @@ class BatchCommitter:
         self._erased_memories: set[str] = set()
         self._spans: dict[int, Span] = {}
         self._numbers = (0, 0)
+        reads = BatchReads(transaction, seal, is_repeated=is_repeated)
+        self.existing = reads.existing
+        self.latest = reads.latest
+        self.find_texts = reads.find_texts
 
     # A batch of new records
 
@@ -235,76 +233,6 @@ class BatchCommitter:
         self._known.learn_spans(self._spans)
 
     # The steps of `commit_in_steps`
-
-    async def existing(self, submissions: Sequence[AddRecords]) -> Sequence[HistoryRecord]:
-        """Return the stored records that have an id of these submissions."""
-        ids = ids_to_find(submissions, is_repeated=self._is_repeated)
-        read = partial(self._read, self._tables.history.c.id, keys_of(ids))
-        return await self._seal.opened(read, self._transaction)
-
-    async def latest(self, memory_ids: Sequence[str]) -> Sequence[HistoryRecord]:
-        """Return the latest record of each of these memories that has one."""
-        newest = await self._newest(keys_of(memory_ids))
-        read = partial(self._read, self._tables.history.c.seq, newest)
-        return await self._seal.opened(read, self._transaction)
-
-    async def find_texts(self, restored: Sequence[RestoreMemory]) -> Mapping[str, MemoryState]:
-        """Find the texts to restore, and return no state."""
-        then = await self._last_changes([(one.decided_by, one.to) for one in restored])
-        for one in restored:
-            one.find_in(then.get((one.decided_by, one.to)))
-        return {}
-
-    async def _last_changes(
-        self, asked: Sequence[MemoryMoment]
-    ) -> dict[MemoryMoment, HistoryRecord]:
-        """Return memories' last records as of moments, without those that need a whole memory."""
-        certain: list[MemoryMoment] = []
-
-        async def read() -> list[HistoryRecord]:
-            dialect = self._transaction.connection.dialect
-            found = await last_changes(self._transaction.fetch, dialect, self._tables, asked)
-            there = {one: then for one, then in found.items() if then and is_certain(then, one[1])}
-            certain[:] = there
-            return list(there.values())
-
-        opened = await self._seal.opened(read, self._transaction)
-        return dict(zip(certain, opened, strict=True))
-
-    async def _read(self, column: Column[Any], values: Sequence[Any]) -> list[HistoryRecord]:
-        """Return the records that have one of these values in a column; a memory's in order."""
-        found: list[HistoryRecord] = []
-        for part in in_parts(values):
-            rows = await self._transaction.fetch(
-                select(*columns_read(self._tables))
-                .where(column.in_(part))
-                .order_by(self._tables.history.c.seq)
-            )
-            found += map(record_from_row, rows)
-        return found
-
-    async def _newest(self, keys: Sequence[str]) -> list[int]:
-        """Return the numbers of memories' latest records."""
-        history = self._tables.history
-        newest: list[int] = []
-        if self._transaction.is_ours:
-            for part in in_parts(keys):
-                of_part = (
-                    select(func.max(history.c.seq))
-                    .where(history.c.memory_id.in_(part))
-                    .group_by(history.c.memory_id)
-                )
-                newest += [seq for (seq,) in await self._transaction.fetch(of_part)]
-            return newest
-        for key in keys:  # rows of a GROUP BY can't be locked
-            last = (
-                select(history.c.seq)
-                .where(history.c.memory_id == key)
-                .order_by(history.c.seq.desc())
-                .limit(1)
-            )
-            newest += [seq for (seq,) in await self._transaction.fetch(last)]
-        return newest
 
     async def owners(self, records: Sequence[HistoryRecord]) -> dict[str, Owner]:
         """Return the owners of these records' memories, where they have one."""
