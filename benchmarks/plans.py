@@ -1,23 +1,25 @@
-"""What does PostgreSQL do for a page of each query, in a small and in a large history?
+"""What does PostgreSQL do for each query and look-up, in a small and in a large history?
 
     python -m benchmarks.plans [--quick] [--rows 3000000] [--nodes] [--url postgresql://…]
 
-For each query, it counts the buffers of a page of ten records, in a small and a large history:
-before the tables have statistics, with them, and after two fifths of the records were removed but
-not vacuumed. It also shows the server's shortest time of a few tries. `--nodes` also shows which
-indexes the plans use in the large history. The server is the dev extra's, or that of `--url`.
+For a page of ten records of each query, and for each look-up of a batch's transaction, it counts
+the buffers in a small and a large history: before the tables have statistics, with them, and after
+two fifths of the records were removed but not vacuumed. It also shows the server's shortest time of
+a few tries. `--nodes` also shows which indexes the plans use in the large history. The server is
+the dev extra's, or that of `--url`.
 """
 
 import asyncio
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, Final
 
 from async_history import open_history
 from benchmarks._postgres_peers import connected, fresh_schema
 from benchmarks._report import options_parser, print_table, results_folder, work_folder, write_json
 from benchmarks.postgres import server_url
-from tests.support.postgres_plans import Explainer, fill
+from tests.support.postgres_plans import Explainer, fill, look_ups
 from tests.support.questions import questions
 
 _FEW_ROWS: Final = 10_000
@@ -46,6 +48,19 @@ Measured = tuple[int, float]
 """Buffers and milliseconds."""
 
 
+def _asked(rows: int, each: int) -> dict[str, Callable[[Explainer], Awaitable[int]]]:
+    """Return what is asked of a history of so many rows; each returns the buffers."""
+    pages = {
+        f"a page of {question.name}": partial(Explainer.page, question=question)
+        for question in list(questions(rows))[::each]
+    }
+    found = {
+        name: partial(Explainer.look_up, look_up=look_up)
+        for name, look_up in look_ups(rows).items()
+    }
+    return {**pages, **found}
+
+
 async def measure(
     url: str, rows: int, each: int, *, shows_nodes: bool
 ) -> dict[str, dict[str, tuple[Measured, Measured]]]:
@@ -59,31 +74,31 @@ async def measure(
     ):
         schemas = {_FEW_ROWS: f'"{small}"', rows: f'"{large}"'}
         for count, schema in schemas.items():
-            async with open_history(url, schema=schema.strip('"')):
-                """Opening creates the tables."""
+            async with open_history(url, schema=schema.strip('"')) as history:
+                await history.add_history("owned", None, "tea", "ADD", owner={"user_id": "ann"})
             await fill(connection, schema, count)
         for state, statement in _STATES.items():
             for count, schema in schemas.items():
                 if statement:
                     await connection.execute(statement.format(schema=schema, rows=count))
-            pairs = zip(*(list(questions(count))[::each] for count in schemas), strict=True)
-            for pair in pairs:
+            asked = {schema: _asked(count, each) for count, schema in schemas.items()}
+            for name in _asked(rows, each):
                 found: list[Measured] = []
-                for schema, question in zip(schemas.values(), pair, strict=True):
+                for schema in schemas.values():
                     explainer = Explainer(connection, schema)
                     times = []
                     for _ in range(_TRIES):
-                        buffers = await explainer.page(question)
+                        buffers = await asked[schema][name](explainer)
                         times.append(explainer.milliseconds)
                     found.append((buffers, min(times)))
                 few, many = found
-                taken[state][question.name] = (few, many)
+                taken[state][name] = (few, many)
                 found_by = dict.fromkeys(n for p in explainer.plans for n in _nodes(p["Plan"]))
-                nodes[question.name] = ", ".join(found_by)
+                nodes[name] = ", ".join(found_by)
     for state, by_question in taken.items():
         print(f"\n{state}")
         print_table(
-            ["a page of", *(f"{count:,}: {unit}" for count in schemas for unit in _UNITS)],
+            ["what", *(f"{count:,}: {unit}" for count in schemas for unit in _UNITS)],
             [
                 [name, *(f"{value:.4g}" for each_size in sizes for value in each_size)]
                 for name, sizes in by_question.items()

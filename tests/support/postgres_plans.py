@@ -4,15 +4,20 @@ No time is measured. The server itself fills the tables, with times in order or 
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from async_history._core.cursors import Cursor
-from async_history._core.timeline import states_at
-from async_history._postgres.owners import cause_hash
+from async_history._core.new_records import new_fields
+from async_history._core.submissions import AddFields
+from async_history._core.timeline import Moment, states_at
+from async_history._postgres.batch_reads import BatchReads
+from async_history._postgres.keys import InClear
+from async_history._postgres.owner_steps import OwnerSteps
+from async_history._postgres.owners import KnownOwners, cause_hash
 from async_history._postgres.read import HistoryReader
-from async_history._postgres.timeline import ServerStates
+from async_history._postgres.timeline import ServerStates, states_and_then
 from tests.support.questions import PAGE, START, Question
 
 IN_ORDER: Final = "n"
@@ -79,10 +84,11 @@ class Explainer:
         self._connection = connection
         self._schema = schema
         self._is_generic = is_generic
-        self.reader = HistoryReader(self._fetch, schema, is_distributed=False, at_once=2)
+        self.reader = HistoryReader(self.fetch, schema, is_distributed=False, at_once=2)
         self.plans: list[Mapping[str, Any]] = []
 
-    async def _fetch(self, sql: str, *arguments: Any) -> Sequence[Sequence[Any]]:
+    async def fetch(self, sql: str, *arguments: Any) -> Sequence[Sequence[Any]]:
+        """Explain and run a SELECT."""
         mode = "force_generic_plan" if self._is_generic else "force_custom_plan"
         await self._connection.execute(f"SET plan_cache_mode = {mode}; PREPARE asked AS {sql}")
         given = f"({', '.join(map(_literal, arguments))})" if arguments else ""
@@ -120,12 +126,64 @@ class Explainer:
         await self.reader.page(question.wanted, after, records, records)
         return self.buffers
 
+    async def execute(self, sql: str) -> None:
+        """Run a statement that is not explained."""
+        await self._connection.execute(sql)
+
+    async def look_up(self, look_up: "LookUp") -> int:
+        """Look something up as a batch's transaction does; return the buffers touched."""
+        self.plans = []
+        await look_up(self, self._schema)
+        return self.buffers
+
     async def memories_at(self, when: datetime) -> None:
         """Read all memories as they were at an instant."""
         self.plans = []
-        states = states_at(ServerStates(self._fetch, self._schema, is_distributed=False), when)
+        states = states_at(ServerStates(self.fetch, self._schema, is_distributed=False), when)
         async for _page in states:
             """It is read."""
+
+
+LookUp = Callable[[Explainer, str], Awaitable[object]]
+"""Looks something up in a quoted schema."""
+_MEMORIES: Final = ("large", *(f"m{n * 7}" for n in range(9)))
+
+
+def look_ups(rows: int) -> dict[str, LookUp]:
+    """Return the look-ups of a batch in a history of so many rows, by what they find."""
+    records = [
+        AddFields(new_fields(name, None, "tea", "ADD", id=f"id-{rows - n}"))
+        for n, name in enumerate(_MEMORIES)
+    ]
+    early, middle = START + timedelta(seconds=rows / 10), START + timedelta(seconds=rows / 2)
+
+    def reads(explainer: Explainer, schema: str) -> BatchReads:
+        return BatchReads(
+            explainer, schema, InClear(), _no_keys, is_distributed=False, is_repeated=True
+        )
+
+    def owners(explainer: Explainer, schema: str) -> OwnerSteps:
+        known = KnownOwners()
+        return OwnerSteps(explainer, schema, "", known, is_distributed=False, owns_transaction=True)
+
+    def texts(*moments: Moment) -> LookUp:
+        asked = [(name, when) for name in _MEMORIES[1:] for when in moments]
+        return lambda explainer, schema: states_and_then(explainer.fetch, schema, asked)
+
+    return {
+        "records by id": lambda *at: reads(*at).existing(records),
+        "latest records": lambda *at: reads(*at).latest(_MEMORIES),
+        "texts of versions": texts(1, 3),
+        "texts of instants": texts(early, middle),
+        "an early text of a large memory": lambda explainer, schema: states_and_then(
+            explainer.fetch, schema, [("large", 3)]
+        ),
+        "owners": lambda *at: owners(*at).find(_MEMORIES, gives_owners=False),
+    }
+
+
+def _no_keys() -> Any:
+    raise AssertionError("texts are in clear")
 
 
 def _rows_read(plan: Mapping[str, Any]) -> int:
