@@ -36,7 +36,13 @@ from async_history._core.records import (
     fields_in_order,
 )
 from async_history._core.sealed_records import SealedTexts
-from async_history._core.submissions import AddRecords, RestoreMemory, SaveMessages, Submission
+from async_history._core.submissions import (
+    AddFields,
+    AddRecords,
+    RestoreMemory,
+    SaveMessages,
+    Submission,
+)
 from async_history._core.timed import unreported
 from async_history._core.undated import dated, has_undated
 from async_history._postgres.add import Statement, alone, lone, within_transaction
@@ -190,19 +196,16 @@ class BatchCommitter:
             The driver's errors: nothing was written, or the outcome is unknown.
         """
         ahead = self._plain.take()
-        self._has_undated = has_undated(batch)
-        additions = only_new_records(batch)
-        if additions is not None and not self._has_undated:
-            try:
-                if not self._locks_ids(additions) and await self._add_at_once(additions, ahead):
-                    return {}
-            except (_LeftOut, asyncpg.DivisionByZeroError):
-                pass  # a trigger or rule left out records, or owners have changed: look at each
-            except asyncpg.FeatureNotSupportedError:
-                pass  # a rule that rewrites statements does not allow RETURNING
-            except asyncpg.PostgresError as error:
-                if not self._may_be_of_one(error, len(batch)):
-                    raise
+        try:
+            if await self._add_at_once(batch, ahead):
+                return {}
+        except (_LeftOut, asyncpg.DivisionByZeroError):
+            pass  # a trigger or rule left out records, or owners have changed: look at each
+        except asyncpg.FeatureNotSupportedError:
+            pass  # a rule that rewrites statements does not allow RETURNING
+        except asyncpg.PostgresError as error:
+            if not self._may_be_of_one(error, len(batch)):
+                raise
         try:
             async with self._transaction(_BY_INDEX):
                 refused = await self.commit_in_transaction(batch)
@@ -236,18 +239,23 @@ class BatchCommitter:
             await locks.lock_ids(additions)
         return await commit_in_steps(batch, self)
 
-    async def _add_at_once(self, additions: Sequence[AddRecords], ahead: Ahead) -> bool:
+    async def _add_at_once(self, batch: Sequence[Submission], ahead: Ahead) -> bool:
         """Write new records; if one can't be written, the server rolls all of them back.
 
-        Return False, and write nothing, if a memory's owner has to be decided first.
+        Return False, and write nothing, if more has to be looked up first.
         """
+        statement = self._lone_statement(batch)
+        if statement is not None:
+            await self._run_alone(statement, batch)
+            return True
+        self._has_undated = has_undated(batch)
+        additions = only_new_records(batch)
+        if additions is None or self._has_undated or self._locks_ids(additions):
+            return False
         fields = list(fields_of(additions))
-        if self._are_plain(additions):
+        if self._are_plain() and not have_details(additions):
             leaves = await self._leaves(fields, {})
-            statement = None
-            if len(fields) == 1 and not (leaves or self._has_standbys):
-                statement = lone(fields[0])
-            await self._run_alone(statement or plain_statement(ahead, fields, leaves), fields)
+            await self._run_alone(plain_statement(ahead, fields, leaves), fields)
             return True
         plan = await self._plan(fields)
         if plan is None or self._may_be_erased(additions):
@@ -270,13 +278,18 @@ class BatchCommitter:
             give_owners(additions, plan.owners)
         return True
 
-    def _are_plain(self, additions: Sequence[AddRecords]) -> bool:
-        """Return whether the statement for records is `plain`: it needs no record objects."""
-        return (
-            not (self._settings or self._known.number)
-            and isinstance(self._seal, InClear)
-            and not have_details(additions)
-        )
+    def _lone_statement(self, batch: Sequence[Submission]) -> Statement | None:
+        """Return the statement `lone` for a batch of one plain record, if it can be used."""
+        if len(batch) > 1 or self._has_standbys or self._attestation is not None:
+            return None
+        (one,) = batch
+        if type(one) is AddFields and self._are_plain() and not have_details((one,)):
+            return lone(one.fields)
+        return None
+
+    def _are_plain(self) -> bool:
+        """Return whether the statement for records without details is `plain`."""
+        return not (self._settings or self._known.number) and isinstance(self._seal, InClear)
 
     async def _run_alone(self, statement: Statement, records: Sequence[object]) -> None:
         """Run a statement that adds all records or none, without a transaction."""
