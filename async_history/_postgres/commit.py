@@ -6,8 +6,7 @@ take a transaction of several statements.
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any, Final
 
@@ -20,40 +19,19 @@ from async_history._core.additions import (
     only_new_records,
 )
 from async_history._core.batch import commit_in_steps
-from async_history._core.erased_names import Name, earliest_begin
-from async_history._core.ledger.leaves import Bundle
-from async_history._core.message_buffers import Buffer, message_rows
-from async_history._core.operations import LogEntries
-from async_history._core.owners import Owner
-from async_history._core.records import (
-    COLUMNS,
-    MEMORY_ID,
-    OWNER,
-    Event,
-    Fields,
-    HistoryRecord,
-    MemoryState,
-    fields_in_order,
-)
-from async_history._core.sealed_records import SealedTexts
-from async_history._core.submissions import (
-    AddFields,
-    AddRecords,
-    RestoreMemory,
-    SaveMessages,
-    Submission,
-)
+from async_history._core.erased_names import earliest_begin
+from async_history._core.records import COLUMNS, MEMORY_ID, OWNER, Event, Fields
+from async_history._core.submissions import AddFields, AddRecords, Submission
 from async_history._core.timed import unreported
-from async_history._core.undated import dated, has_undated
-from async_history._postgres.add import Statement, alone, lone, within_transaction
+from async_history._core.undated import has_undated
+from async_history._postgres.add import Statement, alone, lone
 from async_history._postgres.batch_locks import BatchLocks
-from async_history._postgres.batch_reads import BatchReads
+from async_history._postgres.batch_steps import BatchSteps, LeftOut, add_records, require_all
 from async_history._postgres.errors import (
     concerns_all,
     is_connection_lost,
     is_refusal,
     may_work_later,
-    storage_error,
 )
 from async_history._postgres.keys import (
     Access,
@@ -62,19 +40,13 @@ from async_history._postgres.keys import (
     keys_before,
     keys_within,
 )
-from async_history._postgres.ledger import Attestation, tables_of
-from async_history._postgres.messages import add_messages, evict_messages, find_buffers
+from async_history._postgres.ledger import Attestation, leaves_of
 from async_history._postgres.owner_steps import OwnerSteps
 from async_history._postgres.owners import KnownOwners, OwnersPlan
 from async_history._postgres.plain_statements import Ahead, PlainStatements, plain_statement
 from async_history._postgres.schema import in_schema
-from async_history._postgres.transaction import (
-    WAIT_FOR_REPLICAS_TOO,
-    log_within,
-    savepoint,
-    transaction,
-)
-from async_history.errors import HistoryError, StorageError, StorageRefused
+from async_history._postgres.transaction import transaction
+from async_history.errors import HistoryError
 
 _BY_INDEX: Final = "SET LOCAL enable_seqscan TO off"
 """PostgreSQL caches the plan of a lookup, and one made while the table was small reads the whole
@@ -84,22 +56,6 @@ _ONE_CONNECTION_A_NODE: Final = "SET LOCAL citus.multi_shard_modify_mode TO 'seq
 memories on two workers and 32 shards took 310 ms instead of 17 (Citus 13.2)."""
 
 _EVENT: Final = COLUMNS.index("event")
-_MOST_IN_VAIN: Final = 40
-"""Refusals before the first success after which an error counts as one of the whole batch."""
-
-
-def _refused(reason: Exception) -> StorageRefused:
-    return StorageRefused(f"a constraint or trigger of the database refused this: {reason}")
-
-
-class _LeftOut(Exception):
-    """A trigger or rule in the database left out rows without an error."""
-
-
-def _require_all(done: str, rows: Sequence[object]) -> None:
-    """Check by the status of an INSERT that it wrote all rows; if not, the caller rolls back."""
-    if done != f"INSERT 0 {len(rows)}":
-        raise _LeftOut(f"a trigger or rule left out rows ({done} of {len(rows)})")
 
 
 class BatchCommitter:
@@ -161,8 +117,6 @@ class BatchCommitter:
         self._where = where
         self._sent = sent
         self._waited = waited
-        self._has_undated = False
-        self._in_vain: int | None = 0  # None once something was written
 
     @cached_property
     def _owners(self) -> OwnerSteps:
@@ -173,17 +127,6 @@ class BatchCommitter:
             self._known,
             is_distributed=self._is_distributed,
             owns_transaction=self._owns_transaction,
-        )
-
-    @cached_property
-    def _reads(self) -> BatchReads:
-        return BatchReads(
-            self._connection,
-            self._schema,
-            self._seal,
-            self._keys,
-            is_distributed=self._is_distributed,
-            is_repeated=self._is_repeated,
         )
 
     def _sql(self, statement: str) -> str:
@@ -199,7 +142,7 @@ class BatchCommitter:
         try:
             if await self._add_at_once(batch, ahead):
                 return {}
-        except (_LeftOut, asyncpg.DivisionByZeroError):
+        except (LeftOut, asyncpg.DivisionByZeroError):
             pass  # a trigger or rule left out records, or owners have changed: look at each
         except asyncpg.FeatureNotSupportedError:
             pass  # a rule that rewrites statements does not allow RETURNING
@@ -237,7 +180,21 @@ class BatchCommitter:
         await locks.lock_memories(additions)
         if self._locks_ids(additions):
             await locks.lock_ids(additions)
-        return await commit_in_steps(batch, self)
+        steps = BatchSteps(
+            self._connection,
+            self._schema,
+            self._owners,
+            seal=self._seal,
+            attestation=self._attestation,
+            keys=self._keys,
+            where=self._where,
+            is_distributed=self._is_distributed,
+            owns_transaction=self._owns_transaction,
+            is_repeated=self._is_repeated,
+            leaves_out_late=self._leaves_out_late,
+            has_undated=has_undated(batch),
+        )
+        return await commit_in_steps(batch, steps)
 
     async def _add_at_once(self, batch: Sequence[Submission], ahead: Ahead) -> bool:
         """Write new records; if one can't be written, the server rolls all of them back.
@@ -248,13 +205,12 @@ class BatchCommitter:
         if statement is not None:
             await self._run_alone(statement, batch)
             return True
-        self._has_undated = has_undated(batch)
         additions = only_new_records(batch)
-        if additions is None or self._has_undated or self._locks_ids(additions):
+        if additions is None or has_undated(batch) or self._locks_ids(additions):
             return False
         fields = list(fields_of(additions))
         if self._are_plain() and not have_details(additions):
-            leaves = await self._leaves(fields, {})
+            leaves = await leaves_of(self._attestation, fields, {})
             await self._run_alone(plain_statement(ahead, fields, leaves), fields)
             return True
         plan = await self._plan(fields)
@@ -262,15 +218,24 @@ class BatchCommitter:
             return False
         before = partial(keys_before, self._connection, self._schema, self._settings)
         texts, key_ids = await self._seal.records(fields, plan.owners, plan.number, before)
-        leaves = await self._leaves(fields, plan.new)
+        leaves = await leaves_of(self._attestation, fields, plan.new)
         if self._settings:
             async with self._transaction():
                 if self._is_distributed and await self._owners.locked_number() != plan.number:
-                    raise _LeftOut("the owners have changed")
+                    raise LeftOut("the owners have changed")
                 if key_ids and await keys_within(self._connection, self._schema).lack(key_ids):
-                    raise _LeftOut("a data key is not there")
+                    raise LeftOut("a data key is not there")
                 self._sent()
-                await self._add(fields, texts, plan, leaves, checks_new=True)
+                await add_records(
+                    self._connection,
+                    self._schema,
+                    fields,
+                    texts,
+                    plan,
+                    leaves,
+                    checks_new=True,
+                    checks_number=not self._is_distributed,
+                )
         else:
             await self._run_alone(alone(fields, texts, plan, key_ids, leaves), fields)
         if plan.number:
@@ -297,7 +262,7 @@ class BatchCommitter:
         sql, arguments = statement
         done = await self._connection.execute(self._sql(sql), *arguments)
         if done.startswith("INSERT"):
-            _require_all(done, records)
+            require_all(done, records)
 
     async def _plan(self, fields: Sequence[Fields]) -> OwnersPlan | None:
         """Return the owners of the records' memories; None if they have to be looked up first."""
@@ -324,141 +289,3 @@ class BatchCommitter:
 
     def _locks_ids(self, additions: Sequence[AddRecords]) -> bool:
         return self._is_distributed and any(one.names_ids for one in additions)
-
-    async def _leaves(
-        self, fields: Sequence[Fields], owners: Mapping[str, Owner | None]
-    ) -> Sequence[Bundle]:
-        if self._attestation is None:
-            return ()
-        return await self._attestation.leaves(fields, owners)
-
-    async def _add(
-        self,
-        fields: Sequence[Fields],
-        texts: SealedTexts | None,
-        plan: OwnersPlan,
-        leaves: Sequence[Bundle],
-        *,
-        checks_new: bool,
-    ) -> None:
-        statements = within_transaction(
-            fields,
-            texts,
-            plan,
-            leaves,
-            checks_new=checks_new,
-            checks_number=not self._is_distributed,
-        )
-        for sql, arguments in statements:
-            done = await self._connection.execute(self._sql(sql), *arguments)
-        _require_all(done, fields)
-
-    # The steps of `commit_in_steps`
-
-    async def existing(self, submissions: Sequence[AddRecords]) -> Sequence[HistoryRecord]:
-        """Return the stored records that have an id of these submissions."""
-        return await self._reads.existing(submissions)
-
-    async def latest(self, memory_ids: Sequence[str]) -> Sequence[HistoryRecord]:
-        """Return the latest record of each of these memories that has one."""
-        return await self._reads.latest(memory_ids)
-
-    async def find_texts(self, restored: Sequence[RestoreMemory]) -> Mapping[str, MemoryState]:
-        """Find the texts to restore, and return the states of these memories that are known."""
-        return await self._reads.find_texts(restored)
-
-    async def owners(self, records: Sequence[HistoryRecord]) -> dict[str, Owner]:
-        """Return the owners of these records' memories, where they have one."""
-        found = await self._owners.find(
-            [one.memory_id for one in records],
-            gives_owners=any(one.owner is not None for one in records),
-        )
-        return found.owners()
-
-    async def erased(self, batch: Sequence[Submission]) -> Mapping[Name, datetime]:
-        """Return the erased names of a batch, each with the instant of its erasure."""
-        return await self._owners.erased(batch)
-
-    async def buffers(self, submissions: Sequence[SaveMessages]) -> dict[str, Buffer]:
-        """Return the stored message buffers of these submissions' scopes."""
-        found = await find_buffers(self._connection, self._schema, submissions)
-        if any(buffer.there for buffer in found.values()):
-            await self._connection.execute(WAIT_FOR_REPLICAS_TOO)
-        return found
-
-    @contextlib.asynccontextmanager
-    async def undone_if_refused(self) -> AsyncIterator[None]:
-        """Provide a savepoint, rolled back if the database refuses a write of the body."""
-        try:
-            async with (
-                self._owners.undone_if_refused(),
-                savepoint(self._connection, checks_constraints=self._owns_transaction),
-            ):
-                yield
-        except _LeftOut as error:
-            self._seal.undone()
-            raise _refused(error) from error
-        except asyncpg.PostgresError as error:
-            self._seal.undone()
-            raise self._refusal(error) from error
-        self._in_vain = None
-
-    def _refusal(self, error: asyncpg.PostgresError) -> StorageError:
-        """Return the error for the submissions that were just tried.
-
-        Raises:
-            asyncpg.PostgresError: the error concerns the whole batch.
-        """
-        is_late = may_work_later(error)
-        if is_refusal(error) and not is_late:
-            return _refused(error)
-        if is_connection_lost(error) or concerns_all(error):
-            raise error
-        if is_late and not self._leaves_out_late:
-            raise error
-        if self._in_vain is not None:
-            self._in_vain += 1
-            if self._in_vain > _MOST_IN_VAIN:
-                raise error
-        return storage_error(error, self._where)
-
-    async def write(
-        self,
-        records: Sequence[HistoryRecord],
-        messages: Sequence[SaveMessages],
-        owners: Mapping[str, Owner],
-    ) -> None:
-        """Write records and messages, in order, and the owners of memories."""
-        if records and self._has_undated:
-            records = await dated(records, self.latest)
-        fields = list(map(fields_in_order, records))
-        if records or owners:
-            plan = await self._owners.give(records, owners)
-            leaves = await self._leaves(fields, {**plan.new, **owners})
-        if records:
-            texts, _ = await self._seal.records(fields, plan.owners, plan.number, self._keys)
-            try:
-                await self._add(fields, texts, plan, leaves, checks_new=False)
-            except _LeftOut:
-                await self._owners.require_unchanged()
-                raise
-        elif owners and self._attestation is not None:
-            for bundle in leaves:
-                await self._attestation.tables(self._connection.fetch).append(bundle)
-        if messages:
-            await self._save_messages(messages)
-
-    async def enter(self, entries: LogEntries) -> None:
-        """Add operations to the log."""
-        ledger = tables_of(self._attestation, self._connection)
-        await log_within(self._connection, self._schema, ledger).enter(entries)
-
-    async def _save_messages(self, submissions: Sequence[SaveMessages]) -> None:
-        number = self._owners.found.number if self._owners.has_looked else None
-        rows = await self._seal.messages(message_rows(submissions), number, self._keys)
-        known = None if self._is_distributed else number
-        done = await add_messages(self._connection, self._schema, rows, known)
-        if known is not None and done != f"INSERT 0 {len(rows)}":
-            await self._owners.require_unchanged()
-        _require_all(done, rows)
-        await evict_messages(self._connection, self._schema, submissions)

@@ -98,6 +98,15 @@ async def require_no_ledger(connection: Any, schema: str) -> None:
         raise MigrationError(GIVEN_A_LEDGER)
 
 
+async def leaves_of(
+    attestation: Attestation | None,
+    fields: Sequence[Fields],
+    owners: Mapping[str, Owner | None],
+) -> Sequence[Bundle]:
+    """Return the leaves of new records and owners; none if the store has no ledger."""
+    return () if attestation is None else await attestation.leaves(fields, owners)
+
+
 def tables_of(attestation: Attestation | None, connection: Any) -> LedgerTables | None:
     """Return the ledger's tables in the transaction of a connection; None if there are none."""
     return None if attestation is None else attestation.tables(connection.fetch)
