@@ -78,8 +78,19 @@ def in_threads(work: Callable[[int], None], count: int) -> None:
             done.result(LONG_S)
 
 
-def loop_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == THREAD]
+LoopThreads = Callable[[], list[threading.Thread]]
+
+
+@pytest.fixture
+def loop_threads() -> LoopThreads:
+    """A function that returns the loops' threads that the test has started.
+
+    That of a manager that an earlier test dropped may be about to end.
+    """
+    before = set(threading.enumerate())
+    return lambda: [
+        thread for thread in threading.enumerate() if thread.name == THREAD and thread not in before
+    ]
 
 
 def texts(history: BlockingHistoryManager, memory_id: str) -> list[str]:
@@ -602,7 +613,9 @@ class TestExit:
 
 
 class TestClosing:
-    def test_closing_twice_and_from_many_threads(self, url: str, opened: Open) -> None:
+    def test_closing_twice_and_from_many_threads(
+        self, url: str, opened: Open, loop_threads: LoopThreads
+    ) -> None:
         history = opened(url)
         history.add_history("m", None, "x", "ADD")
         in_threads(lambda _: history.close(), 10)
@@ -745,7 +758,7 @@ class TestClosing:
             history.add_history("m", None, "x", "ADD")
         assert time.monotonic() - began < LONG_S
 
-    def test_a_dropped_manager_closes_itself(self, path: Path) -> None:
+    def test_a_dropped_manager_closes_itself(self, path: Path, loop_threads: LoopThreads) -> None:
         history = BlockingHistoryManager(path)
         history.add_history("m", None, "x", "ADD")
         connection = history.connection
@@ -761,14 +774,16 @@ class TestClosing:
 
 
 class TestOpening:
-    def test_bad_urls_and_options_are_refused(self) -> None:
+    def test_bad_urls_and_options_are_refused(self, loop_threads: LoopThreads) -> None:
         with pytest.raises(InvalidInput):
             BlockingHistoryManager("oracle://somewhere")
         with pytest.raises(InvalidInput):
             BlockingHistoryManager(":memory:", no_such_option=1)  # type: ignore[call-arg]
         assert loop_threads() == []
 
-    def test_a_file_that_is_not_a_database_is_refused(self, path: Path) -> None:
+    def test_a_file_that_is_not_a_database_is_refused(
+        self, path: Path, loop_threads: LoopThreads
+    ) -> None:
         path.write_text("not a database, but longer than a header of one hundred bytes" * 5)
         with pytest.raises(StorageCorrupt):
             BlockingHistoryManager(path)
