@@ -22,7 +22,7 @@ from async_history._postgres.codecs import (
 )
 from async_history._postgres.connect import in_time
 from async_history._postgres.encryption_sql import HAS_CLEAR_INDEX, IS_ENCRYPTED
-from async_history._postgres.keys import CLEAR_INDEX
+from async_history._postgres.key_statements import CLEAR_INDEX
 from async_history._postgres.lock_connection import LockConnection
 from async_history._postgres.pool import ConnectionPool, Prepare
 from async_history._postgres.pool_limits import PoolLimits

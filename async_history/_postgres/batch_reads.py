@@ -8,7 +8,8 @@ from async_history._core.additions import ids_to_find
 from async_history._core.records import HistoryRecord, MemoryState
 from async_history._core.restored_texts import RestoredTexts
 from async_history._core.submissions import AddRecords, RestoreMemory
-from async_history._postgres.keys import Access, Seal
+from async_history._postgres.key_statements import Access
+from async_history._postgres.keys import Seal
 from async_history._postgres.read import HistoryReader
 from async_history._postgres.rows import NAMES, RECORD_COLUMNS, joined_names, record_from_row
 from async_history._postgres.schema import in_schema

@@ -26,7 +26,8 @@ from async_history._postgres.errors import (
     may_work_later,
     storage_error,
 )
-from async_history._postgres.keys import Access, Seal
+from async_history._postgres.key_statements import Access
+from async_history._postgres.keys import Seal
 from async_history._postgres.ledger import Attestation, leaves_of, tables_of
 from async_history._postgres.messages import add_messages, evict_messages, find_buffers
 from async_history._postgres.owner_steps import OwnerSteps

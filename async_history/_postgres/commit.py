@@ -33,13 +33,8 @@ from async_history._postgres.errors import (
     is_refusal,
     may_work_later,
 )
-from async_history._postgres.keys import (
-    Access,
-    InClear,
-    Seal,
-    keys_before,
-    keys_within,
-)
+from async_history._postgres.key_statements import Access, keys_before, keys_within
+from async_history._postgres.keys import InClear, Seal
 from async_history._postgres.ledger import Attestation, leaves_of
 from async_history._postgres.owner_steps import OwnerSteps
 from async_history._postgres.owners import KnownOwners, OwnersPlan

@@ -22,17 +22,17 @@ from async_history._core.stored_texts import (
 )
 from async_history._core.threads import computed
 from async_history._postgres.erase import LOGS_HAVE_TEXTS
-from async_history._postgres.keys import (
+from async_history._postgres.key_statements import (
     CLEAR,
     CLEAR_INDEX,
     COUNT_CLEAR,
     LOCK_KEYS,
     LOCK_WRITES,
     NOTE_WHOLE,
-    Sealing,
     key_table,
     keys_within,
 )
+from async_history._postgres.keys import Sealing
 from async_history._postgres.open_writers import OpenWriters
 from async_history._postgres.owner_steps import NUMBER, require_one
 from async_history._postgres.owners import (

@@ -28,7 +28,7 @@ from async_history._postgres.batch_locks import LOCK_MEMORIES
 from async_history._postgres.erase_keys import DIGESTS, STORED_TEXTS, EraseKeys, Rows
 from async_history._postgres.erased_names import STILL_OWNED, disown_statements, note_statements
 from async_history._postgres.filters import Search
-from async_history._postgres.keys import KeyChange, change_keys, key_table, keys_within
+from async_history._postgres.key_statements import KeyChange, change_keys, key_table, keys_within
 from async_history._postgres.ledger import ServerLedger, locks, require_no_ledger, tables_of
 from async_history._postgres.open_writers import OpenWriters
 from async_history._postgres.owner_steps import NUMBER, require_one

@@ -12,7 +12,7 @@ from async_history._core.key_statements import KeyTable
 from async_history._core.sealed_reader import with_keys
 from async_history._core.sealed_records import opened_text
 from async_history._core.sealing import Keys, key_ids
-from async_history._postgres.keys import KeyChange
+from async_history._postgres.key_statements import KeyChange
 
 Rows = Sequence[Sequence[Any]]
 

@@ -1,8 +1,4 @@
-"""The keys of an encrypted history in PostgreSQL: their statements, and sealing in a batch.
-
-Transactions that change the tables of keys take one advisory lock. So two processes that need an
-owner's first data key agree on one. No key is made under a wrapping key that is being removed, nor
-for an owner who is being noted as erased.
+"""Sealing and opening of texts in a batch on PostgreSQL, with the keys of an encrypted history.
 
 Records are sealed on a thread, while they wait or before their batch is sent. The statement that
 writes them checks that its keys are in the store: they may be lost by a failover or a restored
@@ -10,25 +6,17 @@ backup.
 """
 
 import asyncio
-import json
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from threading import Lock
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 from async_history._core.batch_sealing import NewTexts, keys_in_store
 from async_history._core.data_keys import DataKeys
 from async_history._core.encryption import OPEN_WITH_KEYS
-from async_history._core.key_statements import (
-    KEY_COLUMNS,
-    MOST_USES,
-    KeyStatements,
-    KeyTable,
-    Run,
-    StoredKey,
-)
+from async_history._core.key_statements import KeyTable
 from async_history._core.message_buffers import MessageRow
-from async_history._core.owners import SCOPES, Owner
+from async_history._core.owners import Owner
 from async_history._core.records import MEMORY_ID, Fields, HistoryRecord
 from async_history._core.rows import ReadRows, Row
 from async_history._core.sealed_reader import ReadRecords, read_opened, read_rows_opened
@@ -39,203 +27,9 @@ from async_history._core.sealed_records import (
     owner_of_session,
     sealed_messages,
 )
-from async_history._core.sealing import BEGIN, JSON_BEGIN, DataKey
-from async_history._postgres.schema import in_schema
-from async_history._postgres.schema.indexes import Index
-from async_history._postgres.transaction import transaction
+from async_history._core.sealing import DataKey
+from async_history._postgres.key_statements import Access, KeyAccess
 from async_history.errors import KeyMissing
-
-_STORED: Final = f"SELECT {', '.join(KEY_COLUMNS)} FROM {{schema}}.data_keys"
-CLEAR: Final = f"""
-    NOT pg_catalog.starts_with(old_memory, '{BEGIN}'::pg_catalog.text)
-    OR NOT pg_catalog.starts_with(new_memory, '{BEGIN}'::pg_catalog.text)
-    OR pg_catalog.strpos(context, '{JSON_BEGIN}'::pg_catalog.text) = 0
-    OR pg_catalog.strpos(cause, '{JSON_BEGIN}'::pg_catalog.text) = 0
-"""
-"""SQL condition: a record has a text, a context or a cause in clear."""
-CLEAR_INDEX: Final = Index("INDEX", "history_clear", "history", f"(seq) WHERE {CLEAR}")
-"""Only an encrypted history has this index. Sealed records have no entry, so counting is fast."""
-COUNT_CLEAR: Final = f"SELECT pg_catalog.count(*) FROM {{schema}}.history WHERE {CLEAR}"
-_NO_CLEAR_CAUSE: Final = f"""(
-    SELECT pg_catalog.count(*) FROM {{schema}}.history
-    WHERE ({CLEAR}) AND pg_catalog.strpos(cause, '{JSON_BEGIN}'::pg_catalog.text) = 0
-) = 0"""
-"""SQL condition: every cause is sealed. The index counts the others, which is fast if none is."""
-_MARKED: Final = "erased AND {} = $1::pg_catalog.text"
-NOTE_WHOLE: Final = f"UPDATE {{schema}}.encryption SET is_whole = {_NO_CLEAR_CAUSE}"
-LOCK_WRITES: Final = "LOCK TABLE {schema}.history IN ROW EXCLUSIVE MODE"
-"""The lock that an INSERT takes. Whoever ends the use of keys waits for its holders. So what is
-looked up under it is true until the transaction ends, or the transaction is waited for."""
-LOCK_KEYS: Final = """
-SELECT pg_catalog.pg_advisory_xact_lock(
-    pg_catalog.hashtextextended('async_history keys ' || $1::pg_catalog.text, 0)
-)
-"""
-_GIVEN: Final = (
-    "pg_catalog.json_array_elements($1::pg_catalog.text::pg_catalog.json) AS given (key)"
-)
-"""The elements of a list, which are lists: a key to `add`, or an id and its uses to `reserve`."""
-_USES: Final = KEY_COLUMNS.index("uses")
-
-
-def _element(at: int) -> str:
-    """Return SQL for an element of a list of `_GIVEN`, as text."""
-    return f"pg_catalog.json_array_element_text(given.key, {at})"
-
-
-STATEMENTS: Final = KeyStatements(
-    wrapping="SELECT id, master, wrapped FROM {schema}.wrapping_keys ORDER BY id",
-    add_wrapping="""
-    INSERT INTO {schema}.wrapping_keys (id, master, wrapped) VALUES ($1, $2, $3)
-    ON CONFLICT (id) DO NOTHING
-    """,
-    remove_wrapping="""
-    DELETE FROM {schema}.wrapping_keys
-    WHERE id <> $1::pg_catalog.text AND NOT EXISTS (
-        SELECT FROM {schema}.data_keys WHERE data_keys.wrapping_key = wrapping_keys.id
-    )
-    """,
-    count_usable=f"""
-    SELECT pg_catalog.count(*) FROM {{schema}}.data_keys
-    WHERE id = ANY($1::pg_catalog.text[]) AND uses < {MOST_USES}::pg_catalog.int8
-    """,
-    keys=f"{_STORED} WHERE id = ANY($1::pg_catalog.text[])",
-    of_owners=f"{_STORED} WHERE owner = ANY($1::pg_catalog.text[]) AND NOT erased ORDER BY uses",
-    wrapped_by_others=f"""
-    {_STORED} WHERE wrapping_key <> $1::pg_catalog.text AND id > $2::pg_catalog.text
-    ORDER BY id LIMIT $3::pg_catalog.int8
-    """,
-    count_wrapped_by_others="""
-    SELECT pg_catalog.count(*) FROM {schema}.data_keys WHERE wrapping_key <> $1::pg_catalog.text
-    """,
-    add=f"""
-    INSERT INTO {{schema}}.data_keys ({", ".join(KEY_COLUMNS)})
-    SELECT {", ".join(_element(at) for at in range(_USES))}, {_element(_USES)}::pg_catalog.int8
-    FROM {_GIVEN}
-    """,
-    reserve=f"""
-    UPDATE {{schema}}.data_keys SET uses = uses + {_element(1)}::pg_catalog.int8
-    FROM {_GIVEN} WHERE id = {_element(0)}
-    """,
-    rewrap="""
-    UPDATE {schema}.data_keys SET wrapping_key = $1, wrapped = $2 WHERE id = $3::pg_catalog.text
-    """,
-    remove="""
-    DELETE FROM {schema}.data_keys WHERE id = ANY($1::pg_catalog.text[]) AND NOT erased
-    """,
-    begin="""
-    INSERT INTO {schema}.encryption (id, is_whole)
-    SELECT 1, NOT EXISTS (SELECT FROM {schema}.history WHERE cause IS NOT NULL)
-    ON CONFLICT (id) DO NOTHING
-    """,
-    is_whole=f"""
-    SELECT CASE WHEN is_whole THEN {_NO_CLEAR_CAUSE} ELSE false END FROM {{schema}}.encryption
-    """,
-    mark={
-        scope: (
-            "UPDATE {schema}.data_keys SET erased = true"
-            f" WHERE {scope} = $1::pg_catalog.text AND NOT erased"
-        )
-        for scope in SCOPES
-    },
-    count_marked={
-        scope: f"SELECT pg_catalog.count(*) FROM {{schema}}.data_keys WHERE {_MARKED.format(scope)}"
-        for scope in SCOPES
-    },
-    destroy={
-        scope: f"DELETE FROM {{schema}}.data_keys WHERE {_MARKED.format(scope)}" for scope in SCOPES
-    },
-)
-
-
-class ServerKeyTable(KeyTable):
-    """The tables of keys, with one round trip for all keys of a batch."""
-
-    async def add(self, keys: Sequence[StoredKey]) -> None:
-        """Add data keys."""
-        if keys:
-            await self._run(self._sql.add, json.dumps(keys))
-
-    async def reserve(self, uses: Sequence[tuple[str, int]]) -> None:
-        """Count uses of data keys, by their ids, before they happen."""
-        if uses:
-            await self._run(self._sql.reserve, json.dumps(uses))
-
-
-def key_table(fetch: Run, schema: str) -> KeyTable:
-    """Return the tables of keys in a quoted schema; `fetch` runs one statement."""
-
-    async def run(sql: str, *parameters: Any) -> Sequence[Sequence[Any]]:
-        return await fetch(in_schema(sql, schema), *parameters)
-
-    return ServerKeyTable(STATEMENTS, run)
-
-
-KeyChange = Callable[[KeyTable], Coroutine[Any, Any, Any]]
-"""A function that changes the tables of keys inside a transaction."""
-
-
-class KeyAccess(NamedTuple):
-    """A batch's access to the tables of keys: reading them, and changing them under their lock.
-
-    `lack` returns whether one of some keys is missing or retired. The answer is valid until the
-    writing transaction ends. It is used if the statement that writes does not check the keys.
-    """
-
-    table: KeyTable
-    change: Callable[[KeyChange], Awaitable[Any]]
-    lack: Callable[[Sequence[str]], Awaitable[bool]]
-
-
-Access = Callable[[], KeyAccess]
-"""Creates the access when it is needed: only if texts are sealed."""
-
-
-def keys_within(connection: Any, schema: str) -> KeyAccess:
-    """Return the access inside the connection's transaction."""
-    table = key_table(connection.fetch, schema)
-
-    async def change(work: KeyChange) -> Any:
-        await connection.execute(LOCK_KEYS, schema)
-        return await work(table)
-
-    return KeyAccess(table, change, partial(keys_lack, connection, schema, table))
-
-
-def keys_before(connection: Any, schema: str, settings: Sequence[str]) -> KeyAccess:
-    """Return the access before a statement that checks its keys.
-
-    Args:
-        settings: the first statements of its transactions.
-    """
-    table = key_table(connection.fetch, schema)
-
-    async def change(work: KeyChange) -> Any:
-        return await change_keys(connection, schema, settings, work)
-
-    return KeyAccess(table, change, _checked_later)
-
-
-async def change_keys(
-    connection: Any, schema: str, settings: Sequence[str], work: KeyChange
-) -> Any:
-    """Change the tables of keys in a transaction that begins with `settings`."""
-    async with transaction(connection, *settings):
-        return await keys_within(connection, schema).change(work)
-
-
-async def keys_lack(connection: Any, schema: str, table: KeyTable, ids: Sequence[str]) -> bool:
-    """Return whether one of some keys is missing or retired. The answer is valid until the
-    connection's transaction ends."""
-    if not ids:
-        return False
-    await connection.execute(in_schema(LOCK_WRITES, schema))
-    return await table.lacks(ids)
-
-
-async def _checked_later(ids: Sequence[str]) -> bool:
-    return False
-
 
 ExpectedOwner = Callable[[Fields], Owner | None]
 """Returns the owner that the memory of a new record is likely to have."""

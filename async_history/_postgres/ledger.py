@@ -20,7 +20,8 @@ from async_history._core.ledger.tables import GIVEN_A_LEDGER, LedgerTables, plac
 from async_history._core.owners import Owner
 from async_history._core.records import Fields
 from async_history._core.threads import computed_with_calls
-from async_history._postgres.keys import Seal, key_table
+from async_history._postgres.key_statements import key_table
+from async_history._postgres.keys import Seal
 from async_history._postgres.ledger_sql import STATEMENTS
 from async_history._postgres.schema import in_schema
 from async_history._postgres.transaction import BY_INDEX, transaction

@@ -39,17 +39,15 @@ from async_history._postgres.encrypting import ServerTexts
 from async_history._postgres.erase import ServerErasure
 from async_history._postgres.erase_keys import EncryptedEraseKeys, EraseKeys
 from async_history._postgres.follow import FollowReader
-from async_history._postgres.keys import (
+from async_history._postgres.key_statements import (
     COUNT_CLEAR,
-    InClear,
     KeyAccess,
     KeyChange,
-    Seal,
-    Sealing,
     change_keys,
     key_table,
     keys_lack,
 )
+from async_history._postgres.keys import InClear, Seal, Sealing
 from async_history._postgres.ledger import (
     Attestation,
     ServerLedger,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from async_history import HistoryManager, StorageLocked, open_history
-from async_history._postgres.keys import CLEAR_INDEX
+from async_history._postgres.key_statements import CLEAR_INDEX
 from async_history._postgres.schema.indexes import make
 from async_history.postgres import PostgresHistoryManager
 from tests.support.encrypted_stores import until_turned_off

@@ -16,7 +16,7 @@ from async_history._core.key_statements import KEY_COLUMNS
 from async_history._core.sealing import BEGIN
 from async_history._postgres import schema as migrations
 from async_history._postgres.grants import Grants, grant
-from async_history._postgres.keys import LOCK_KEYS
+from async_history._postgres.key_statements import LOCK_KEYS
 from async_history.errors import (
     HistoryError,
     IdConflict,
