@@ -973,8 +973,9 @@ class HistoryManager(LoopBound[Store]):
                 earlier changes; writers wait meanwhile. On PostgreSQL: VACUUM the tables while
                 writes continue, for as long as the server takes. If the call is cancelled, the
                 VACUUM ends too; behind a pooler it continues, and a warning is logged. "full":
-                VACUUM FULL, which rewrites the tables and locks them for reads and writes. Without
-                it the bytes stay in the tables' files until other rows are written there.
+                VACUUM FULL, which rewrites the tables and locks them for reads and writes; the
+                report names a table that others keep locked. Without it the bytes stay in the
+                tables' files until other rows are written there.
 
         Raises:
             InvalidInput: an argument is not valid; nothing was erased.

@@ -5,20 +5,16 @@ A level includes the one below it. Row-level security limits roles that may see 
 one owner: see `Grants.only`.
 """
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from time import monotonic
 from typing import Any, Final, Literal, get_args
-
-import asyncpg
 
 from async_history._core.owners import SCOPES
 from async_history._postgres.connect import connected
-from async_history._postgres.schema import SWITCH_WITHIN_S, limit_lock_wait, quoted
-from async_history._postgres.schema.indexes import ASK_AGAIN_S
+from async_history._postgres.schema import SWITCH_WITHIN_S, quoted
+from async_history._postgres.short_waits import in_short_waits
 from async_history._postgres.url import server_url
-from async_history.errors import InvalidInput, StorageLocked, StorageMissing
+from async_history.errors import InvalidInput, StorageMissing
 
 Level = Literal["reader", "writer", "operator"]
 """A reader reads. A writer also records, saves messages, gives owners and undoes changes. An
@@ -204,24 +200,20 @@ async def grant(
     """
     async with connected(server_url(url)) as connection:
         statements = await _statements(connection, schema, grants)
-        deadline = monotonic() + switch_within_s
-        is_done = is_dry_run
-        while not is_done:
-            is_last = monotonic() > deadline
-            try:
-                async with connection.transaction():
-                    await connection.execute(limit_lock_wait(is_last=is_last))
-                    for sql in statements:
-                        await connection.execute(sql)
-                is_done = True
-            except asyncpg.LockNotAvailableError as error:
-                if is_last:
-                    raise StorageLocked(
-                        f"other transactions keep the tables of schema {schema!r} locked, so that "
-                        "no policy can be created; nothing was changed. End them "
-                        "(pg_stat_activity), and grant again"
-                    ) from error
-                await asyncio.sleep(ASK_AGAIN_S)
+
+        async def run() -> None:
+            for sql in statements:
+                await connection.execute(sql)
+
+        if not is_dry_run:
+            await in_short_waits(
+                connection,
+                run,
+                within_s=switch_within_s,
+                is_locked=f"other transactions keep the tables of schema {schema!r} locked, so "
+                "that no policy can be created; nothing was changed. End them (pg_stat_activity), "
+                "and grant again",
+            )
         return statements
 
 

@@ -180,6 +180,7 @@ class PostgresStore:
             where,
             self.schema,
             ask_every_s=retry_timeout_s,
+            lock_timeout_s=retry_timeout_s,
         )
         self.encryption: StoreEncryption | None = None
         if keys is not None:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from time import monotonic
 from typing import Any, Final
 
 from async_history._core.cancellation import to_the_end
@@ -11,7 +12,7 @@ from async_history._core.writer import OutcomeUnknown, TryAgain
 from async_history._postgres.side_connections import SideConnections
 from async_history._postgres.transaction import transaction
 from async_history._postgres.writing_connection import Write
-from async_history.errors import CommitUnknown, Overloaded, StorageError
+from async_history.errors import CommitUnknown, Overloaded, StorageError, StorageLocked
 
 _log = logging.getLogger("async_history")
 
@@ -46,6 +47,12 @@ _HAS_MAINTAIN: Final = 17
 _MISSES: Final = 2
 """Consecutive checks that must find no such process. A single one may fall between vacuuming and
 analyzing, or before the answer arrives."""
+_FILE: Final = """
+SELECT relfilenode::pg_catalog.int8 FROM pg_catalog.pg_class
+WHERE oid = pg_catalog.to_regclass($1::pg_catalog.text)::pg_catalog.oid
+"""
+_PAUSE_S: Final = 0.05
+"""Seconds between two tries of VACUUM FULL."""
 _NO_END_S: Final = 1e8
 """A timeout for asyncpg, because a user's pool may have a shorter default."""
 
@@ -63,6 +70,7 @@ class Vacuum:
         where: the server, for messages.
         schema: the quoted schema.
         ask_every_s: seconds between questions to the server.
+        lock_timeout_s: seconds to try VACUUM FULL while others have locked a table.
     """
 
     def __init__(
@@ -73,17 +81,20 @@ class Vacuum:
         schema: str,
         *,
         ask_every_s: float,
+        lock_timeout_s: float,
     ) -> None:
         self._side = side
         self._run_exclusively = run_exclusively
         self._where = where
         self._schema = schema
         self._ask_every_s = ask_every_s
+        self._lock_timeout_s = lock_timeout_s
 
     async def run(self, tables: Sequence[str], *, full: bool = False) -> list[str]:
         """Vacuum tables; return a sentence for each that could not be vacuumed.
 
-        With `full` the server rewrites them, and locks them meanwhile.
+        With `full` the server rewrites them, and locks them meanwhile. It does not wait for the
+        locks, but is tried again.
 
         If the caller is cancelled, the server ends its VACUUM. Behind a pooler it continues,
         because a cancel request could hit another client of the server process.
@@ -102,8 +113,10 @@ class Vacuum:
     async def _vacuum(self, table: str, *, full: bool) -> None:
         begun = asyncio.Event()
         try:
-            options = "FULL, ANALYZE" if full else "ANALYZE"
-            await self._side.use(partial(self._vacuum_on, table, options, begun))
+            if full:
+                await self._side.use(partial(self._rewrite_on, table, begun))
+            else:
+                await self._side.use(partial(self._vacuum_on, table, "ANALYZE", begun))
         except asyncio.CancelledError:
             if begun.is_set() and self._side.is_behind_pooler:
                 _log.warning(
@@ -113,6 +126,35 @@ class Vacuum:
                     self._where,
                 )
             raise
+
+    async def _rewrite_on(self, table: str, begun: asyncio.Event, connection: Any) -> None:
+        """Let the server write a table's files again, once it gets the lock without waiting.
+
+        Everybody else would wait for a session that waits for this lock.
+
+        Raises:
+            StorageLocked: others keep the table locked.
+            StorageError, OutcomeUnknown: as `_vacuum_on`.
+        """
+        deadline = monotonic() + self._lock_timeout_s
+        file = await self._file_of(table, connection)
+        while True:
+            await self._vacuum_on(table, "FULL, ANALYZE, SKIP_LOCKED", begun, connection)
+            if await self._file_of(table, connection) != file:
+                return
+            if monotonic() > deadline:
+                raise StorageLocked(
+                    f"others have kept it locked for {self._lock_timeout_s:g} s, and VACUUM FULL "
+                    "does not wait for that; end their transactions (pg_stat_activity) and erase "
+                    f"again, or run VACUUM (FULL, ANALYZE) {table}"
+                )
+            await asyncio.sleep(_PAUSE_S)
+
+    async def _file_of(self, table: str, connection: Any) -> int | None:
+        """Return the number of a table's file, which a rewrite changes."""
+        async with transaction(connection):
+            number: int | None = await connection.fetchval(_FILE, table)
+        return number
 
     async def _vacuum_on(
         self, table: str, options: str, begun: asyncio.Event, connection: Any

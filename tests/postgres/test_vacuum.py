@@ -49,9 +49,9 @@ def often(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Make the erasure ask the server often; return the usual interval."""
     asked_every: list[float] = []
 
-    def vacuum(*arguments: Any, ask_every_s: float) -> Vacuum:
+    def vacuum(*arguments: Any, ask_every_s: float, lock_timeout_s: float) -> Vacuum:
         asked_every.append(ask_every_s)
-        return Vacuum(*arguments, ask_every_s=_ASK_EVERY_S)
+        return Vacuum(*arguments, ask_every_s=_ASK_EVERY_S, lock_timeout_s=lock_timeout_s)
 
     monkeypatch.setattr(store, "Vacuum", vacuum)
     return asked_every
@@ -98,11 +98,13 @@ async def _leave_as_it_is(_: Any) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _held_up(server: PostgresServer, schema: str, table: str) -> AsyncIterator[Any]:
+async def _held_up(
+    server: PostgresServer, schema: str, table: str, mode: str = "SHARE UPDATE EXCLUSIVE"
+) -> AsyncIterator[Any]:
     """Yield the connection that delays VACUUM until it is closed."""
     other = await asyncpg.connect(server.url())
     try:
-        await other.execute(f"BEGIN; LOCK TABLE {schema}.{table} IN SHARE UPDATE EXCLUSIVE MODE")
+        await other.execute(f"BEGIN; LOCK TABLE {schema}.{table} IN {mode} MODE")
         yield other
     finally:
         await other.close()
@@ -167,6 +169,69 @@ async def test_vacuum_is_waited_for_while_the_server_works_on_it(
         (erasure,) = await history.erasures()
         assert erasure.finished_at is not None
     assert asked_every == [manager.RETRY_TIMEOUT_S]
+
+
+@pytest.mark.parametrize("how", stores("own", "pool", "pooler"))
+async def test_a_table_that_others_use_is_not_rewritten(
+    how: str,
+    server: PostgresServer,
+    schema: str,
+    role: str,
+    admin: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """VACUUM FULL never waits for the lock, so nobody waits behind it."""
+    monkeypatch.setattr(
+        store, "Vacuum", lambda *parts, **limits: Vacuum(*parts, **limits | {"lock_timeout_s": 0.3})
+    )
+    async with _opened(how, server, schema, role) as history:
+        async with _held_up(server, schema, "history", "ACCESS SHARE"):
+            task = asyncio.ensure_future(
+                history.erase(memory_ids=["m"], reason="asked", vacuum="full")
+            )
+            async with asyncio.timeout(LONG_S):
+                while not task.done():
+                    await history.add_history("n", None, "y", "ADD")
+                    assert await history.get_history("n")
+                report = await task
+        (sentence,) = _not_vacuumed(report)
+        assert "history was not vacuumed: others have kept it locked for 0.3 s" in sentence
+        assert await _was_rewritten(admin, schema, "messages")
+        assert not await _was_rewritten(admin, schema, "history")
+
+
+async def test_a_table_is_rewritten_once_others_have_ended(
+    server: PostgresServer, schema: str, role: str, admin: Any
+) -> None:
+    tried = """
+    SELECT EXISTS (
+        SELECT FROM pg_stat_activity WHERE query LIKE '%relfilenode%' AND pid <> pg_backend_pid()
+    )
+    """
+
+    async def is_tried() -> bool:
+        return bool(await admin.fetchval(tried))
+
+    async with _opened("own", server, schema, role) as history:
+        async with _held_up(server, schema, "history", "ACCESS SHARE") as other:
+            task = asyncio.ensure_future(
+                history.erase(memory_ids=["m"], reason="asked", vacuum="full")
+            )
+            await until(is_tried)
+            await other.close()
+            report = await asyncio.wait_for(task, LONG_S)
+        assert _not_vacuumed(report) == []
+        assert await _was_rewritten(admin, schema, "history")
+
+
+async def _was_rewritten(admin: Any, schema: str, table: str) -> bool:
+    """Return whether a table has another file than the one it was created with."""
+    return bool(
+        await admin.fetchval(
+            "SELECT relfilenode <> oid FROM pg_class WHERE oid = to_regclass($1)",
+            f"{schema}.{table}",
+        )
+    )
 
 
 @pytest.mark.parametrize("how", ["pg_cancel_backend", "pg_terminate_backend"])

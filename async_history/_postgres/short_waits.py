@@ -1,0 +1,43 @@
+# mypy: disable-error-code=import-untyped
+"""Transactions that lock whole tables, without keeping others from them for long."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from time import monotonic
+from typing import Any, TypeVar
+
+import asyncpg
+
+from async_history._postgres.schema import limit_lock_wait
+from async_history._postgres.schema.indexes import ASK_AGAIN_S
+from async_history.errors import StorageLocked
+
+T = TypeVar("T")
+
+
+async def in_short_waits(
+    connection: Any, work: Callable[[], Awaitable[T]], *, within_s: float, is_locked: str
+) -> T:
+    """Do work in a transaction that waits a tenth of a second for the lock of a table.
+
+    Others wait for a session that waits for such a lock. If it does not get it, the transaction is
+    rolled back, and tried again after them.
+
+    Args:
+        within_s: seconds to try; the last try waits longer.
+        is_locked: the message if others keep a table locked.
+
+    Raises:
+        StorageLocked: they do; nothing was changed.
+    """
+    deadline = monotonic() + within_s
+    while True:
+        is_last = monotonic() > deadline
+        try:
+            async with connection.transaction():
+                await connection.execute(limit_lock_wait(is_last=is_last))
+                return await work()
+        except asyncpg.LockNotAvailableError as error:
+            if is_last:
+                raise StorageLocked(is_locked) from error
+        await asyncio.sleep(ASK_AGAIN_S)
