@@ -96,7 +96,7 @@ class BoundedQueue(Generic[S]):
     Args:
         records, size_bytes: the bound.
         timeout_s: seconds for which a call may wait for space before it raises `Overloaded`.
-        on_admitted: called when a call is admitted to an empty queue.
+        on_admitted: called when a call is admitted to an empty queue, or waits behind an empty one.
     """
 
     def __init__(
@@ -154,6 +154,8 @@ class BoundedQueue(Generic[S]):
             )
         ):
             self._start_timer(call)
+            if not self._in:
+                self._on_admitted()
             self._waiting[call] = None
             return call
         if not self._in:
@@ -181,7 +183,7 @@ class BoundedQueue(Generic[S]):
         self._start_timer(call)
         call.submission = submission
         call.count, call.size = submission.record_count, submission.size_bytes
-        self._admit_waiting()
+        self.admit_waiting()
 
     def _start_timer(self, call: PendingCall[S]) -> None:
         if self._timeout_s is not None:
@@ -194,7 +196,7 @@ class BoundedQueue(Generic[S]):
             self._remove(call)
         else:
             self._waiting.pop(call, None)
-        self._admit_waiting()
+        self.admit_waiting()
 
     def take(self, records: int, size_bytes: int) -> list[PendingCall[S]]:
         """Take the next batch: calls in order up to these bounds, or one larger call alone.
@@ -206,7 +208,7 @@ class BoundedQueue(Generic[S]):
             calls = [call for call in self._in if not call.done()]
             if not [call for call in calls if call.operation is not None]:
                 self._remove_all()
-                self._admit_waiting()
+                self.admit_waiting()
                 return calls
         batch: list[PendingCall[S]] = []
         taken: list[PendingCall[S]] = []
@@ -223,7 +225,7 @@ class BoundedQueue(Generic[S]):
                 break
         for call in taken:
             self._remove(call)
-        self._admit_waiting()
+        self.admit_waiting()
         return batch
 
     def next_submissions(self, records: int, size_bytes: int) -> list[S]:
@@ -270,13 +272,15 @@ class BoundedQueue(Generic[S]):
         self.records += call.count
         self.size_bytes += call.size
 
-    def _admit_waiting(self) -> None:
+    def admit_waiting(self) -> int:
+        """Admit the calls that wait, as long as there is space; return how many calls are in."""
         while self._waiting:
             call = next(iter(self._waiting))
             if call.is_reserved or not self._has_room(call):
-                return
+                break
             self._admit(call)
             del self._waiting[call]
+        return len(self._in)
 
     def _remove_all(self) -> None:
         self._in.clear()
@@ -302,4 +306,4 @@ class BoundedQueue(Generic[S]):
                 "queue_bytes or queue_timeout_s"
             )
         )
-        self._admit_waiting()
+        self.admit_waiting()

@@ -15,6 +15,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from async_history._core.observer import WriterObserver
 from async_history._core.queue import BoundedQueue, PendingCall, S
+from async_history._core.wake import Wake
 from async_history._core.wakeups import FIRST_SLICE, HEAD_START_S, SLICE, WakeupScheduler
 from async_history._core.writer_options import DEFAULT_OPTIONS, WriterOptions
 from async_history._core.writer_stats import WriterCounters, WriterStats
@@ -123,7 +124,7 @@ class GroupCommitWriter(Generic[S]):
         )
         self._closing = False
         self._died: BaseException | None = None
-        self._wake: asyncio.Future[None] | None = None
+        self._wake: Wake | None = None
         self._counters = WriterCounters()
         self._observer: WriterObserver | None = None
         self._called: Callable[[PendingCall[S]], None] | None = None
@@ -202,8 +203,8 @@ class GroupCommitWriter(Generic[S]):
             raise HistoryClosed("the manager is closed; open another")
 
     def _wake_up(self) -> None:
-        if self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)
+        if self._wake is not None:
+            self._wake.wake()
 
     # Run in the task
 
@@ -226,9 +227,11 @@ class GroupCommitWriter(Generic[S]):
             except asyncio.CancelledError:
                 self.begin_close()
         while not self._queue:
+            if self._queue.admit_waiting():  # a caller's stack may have had no room for it
+                return True
             if self._closing:
                 return False
-            self._wake = self._loop.create_future()
+            self._wake = Wake(loop=self._loop)
             try:
                 await self._wake
             except asyncio.CancelledError:

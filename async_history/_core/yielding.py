@@ -38,8 +38,8 @@ class OnceATurn:
             return
         self._check()
         if is_in_loop:
+            self._loop.call_soon(self._begin_turn)  # first: it may raise
             self._has_passed = True
-            self._loop.call_soon(self._begin_turn)
 
     def _begin_turn(self) -> None:
         self._has_passed = False

@@ -3,6 +3,7 @@
 import logging
 from typing import Any
 
+from async_history._core.stack import require_stack
 from async_history._postgres.errors import DriverError
 from async_history.errors import HistoryError, StorageError
 
@@ -15,7 +16,9 @@ async def acquire_from(pool: Any, where: str, timeout_s: float) -> Any:
     Raises:
         TimeoutError, the driver's errors: there is none.
         StorageError: the pool's `connect`, `init` or `setup` failed.
+        RecursionError: the stack has no room to give a connection back.
     """
+    require_stack()
     try:
         return await pool.acquire(timeout=timeout_s)
     except (HistoryError, *DriverError):

@@ -9,7 +9,6 @@ import sqlite3
 import threading
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import AbstractAsyncContextManager, closing
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from tests.support.patience import LONG_S
 from tests.support.postgres_faults import until
 from tests.support.postgres_server import with_query
 from tests.support.reads import READS
+from tests.support.writes import WRITES
 
 _MOST_AWAITS = 300
 
@@ -85,16 +85,6 @@ async def _by_scope(call: Awaitable[object], nth: int) -> bool:
 
 
 CANCELS = {"task": _by_task, "scope": _by_scope}
-
-
-WRITES: dict[str, Call] = {
-    "add": lambda history: history.add_history("m", None, "x", "ADD"),
-    "update": lambda history: history.update_history("m", "y"),
-    "batch": lambda history: history.batch_add_history([{"memory_id": "n", "event": "ADD"}] * 3),
-    "messages": lambda history: history.save_messages([{"role": "user", "content": "x"}], "s"),
-    "prune": lambda history: history.prune(older_than=datetime(2001, 1, 1, tzinfo=UTC)),
-    "erase": lambda history: history.erase(memory_ids=["none"], reason="test"),
-}
 
 
 async def _try_all(open_: Open, calls: dict[str, Call], how: str) -> None:

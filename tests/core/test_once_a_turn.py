@@ -34,3 +34,20 @@ async def test_it_runs_once_a_turn_and_on_every_call_while_it_fails() -> None:
     once()
     once()
     assert checks == 5
+
+
+async def test_it_runs_again_if_the_end_of_the_turn_could_not_be_scheduled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    checks: list[bool] = []
+    once = OnceATurn(lambda: checks.append(True))
+
+    def fail(*_: object) -> None:
+        raise RecursionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(asyncio.get_running_loop(), "call_soon", fail)
+        with pytest.raises(RecursionError):
+            once()
+    once()
+    assert len(checks) == 2

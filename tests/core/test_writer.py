@@ -5,6 +5,7 @@ import gc
 import logging
 import weakref
 from collections.abc import Awaitable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 
 import pytest
@@ -641,6 +642,51 @@ class TestErrorsWhileEntering:
         assert len(queue) == queue.records == queue.size_bytes == queue.waiting == 0
 
 
+class TestStackEnds:
+    """A caller near the recursion limit cannot schedule anything. Later calls are not affected."""
+
+    async def test_the_writer_cannot_be_woken(
+        self, store: Store, make_writer: MakeWriter, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        writer = make_writer()
+        await turn()
+        with takes_no_callback(monkeypatch), pytest.raises(RecursionError):
+            writer.submit(Item("a"))
+        await writer.submit(Item("b"))
+        assert store.log == ["b"]
+
+    async def test_a_reserved_call_cannot_be_admitted(
+        self, store: Store, make_writer: MakeWriter, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def prepare() -> Item:
+            await asyncio.sleep(0)
+            return Item("a")
+
+        writer = make_writer()
+        await turn()
+        reserved = writer.submit_when_ready(prepare)
+        reserved.send(None)
+        behind = submit(writer, Item("b"))
+        await turn()
+        with takes_no_callback(monkeypatch), pytest.raises(RecursionError):
+            reserved.send(None)
+        await writer.submit(Item("c"))
+        await asyncio.gather(*behind)
+        assert store.log == ["b", "c"]
+
+
+@contextmanager
+def takes_no_callback(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let the running loop refuse to schedule anything."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise RecursionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(asyncio.get_running_loop(), "call_soon", fail)
+        yield
+
+
 class TestTurns:
     async def test_an_operation_runs_alone_in_its_turn(
         self, store: Store, make_writer: MakeWriter
@@ -720,6 +766,16 @@ class TestClosing:
         writer = make_writer()
         await asyncio.gather(writer.aclose(5), writer.aclose(5))
         await writer.aclose(5)
+        assert store.finished == 1
+
+    async def test_cancelling_an_idle_writer_closes_it(
+        self, store: Store, make_writer: MakeWriter
+    ) -> None:
+        writer = make_writer()
+        await turn()
+        writer.task.cancel()
+        done, _ = await asyncio.wait([writer.task], timeout=LONG_S)
+        assert done
         assert store.finished == 1
 
     async def test_stats_show_the_oldest_wait(self, store: Store, make_writer: MakeWriter) -> None:

@@ -1,0 +1,41 @@
+"""A future for one waiting task, whose waking has either happened or changed nothing."""
+
+import asyncio
+from collections.abc import Callable
+from contextvars import Context
+from typing import Any, Self
+
+
+class Wake(asyncio.Future[None]):
+    """A future that one task awaits.
+
+    An ordinary future is done first, and then asks the loop to resume the task. If that raises, as
+    in a call near the interpreter's recursion limit, the task is never resumed. This one asks
+    first.
+    """
+
+    _resume: Callable[..., object]
+    _context: Context | None
+
+    def add_done_callback(
+        self, fn: Callable[[Self], object], /, *, context: Context | None = None
+    ) -> None:
+        """Store what resumes the task. Called by the task, once."""
+        self._resume = fn
+        self._context = context
+
+    def wake(self) -> None:
+        """Resume the task, unless it already is.
+
+        Raises what the loop raises; then nothing has changed.
+        """
+        if not self.done():
+            self.get_loop().call_soon(self._resume, self, context=self._context)
+            self.set_result(None)
+
+    def cancel(self, msg: Any = None) -> bool:
+        """Cancel the task's wait, unless it is over."""
+        if self.done():
+            return False
+        self.get_loop().call_soon(self._resume, self, context=self._context)
+        return super().cancel(msg)
