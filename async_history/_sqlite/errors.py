@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, Literal, TypeVar
 
 from async_history._sqlite import fork
+from async_history._sqlite.temporary import use_temporary_folder
 from async_history._sqlite.worker_thread import interrupt_when_stopping, is_stopping
 from async_history.errors import (
     StorageCorrupt,
@@ -177,6 +178,7 @@ def connect(path: Path | None, mode: Literal["ro", "rw"], how: str = "") -> fork
         factory=fork.Connection,
     )
     fork.register(connection)
+    use_temporary_folder(connection)
     interrupt_when_stopping(connection)
     return connection
 

@@ -51,6 +51,11 @@ def test_a_file_on_a_read_only_mount(state: str, open_folder: Path) -> None:
     in_own_mounts("read_only", open_folder, state)
 
 
+@needs_mounts
+def test_batches_need_no_folder_for_temporary_files(tmp_path: Path) -> None:
+    in_own_mounts("no_temporary_folder", tmp_path)
+
+
 TABLE = r"""22 27 0:21 / /proc rw,relatime - proc proc rw
 27 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
 30 27 0:30 / /data rw - nfs4 server:/data rw

@@ -1,6 +1,6 @@
 """Files in separate mounts, and files that other users read. For root only.
 
-    python -m tests.subprocesses.mounts (alone | taken | looks | read_only) FOLDER [...]
+    python -m tests.subprocesses.mounts (alone | taken | looks | …) FOLDER [...]
 
 Run by `in_own_mounts`, which hides the mounts from other processes. A failed assertion ends it.
 """
@@ -14,7 +14,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -313,8 +313,49 @@ def written(path: Path) -> None:
     asyncio.run(write(path))
 
 
+_TEMPORARY: Final = ("/var/tmp", "/usr/tmp", "/tmp")  # noqa: S108 - where SQLite looks for one
+
+
+def no_temporary_folder(folder: Path) -> None:
+    """SQLite may write in none of its folders for temporary files, as in a read-only container."""
+    for variable in ("SQLITE_TMPDIR", "TMPDIR"):
+        os.environ.pop(variable, None)
+    there = Path("/mnt")
+    with ExitStack() as stack:
+        stack.enter_context(mounted("--bind", folder, there))
+        for hidden in filter(os.path.isdir, _TEMPORARY):
+            stack.enter_context(mounted("-t", "tmpfs", "-o", "ro", "none", hidden))
+        os.chdir("/tmp")  # noqa: S108 - SQLite's last choice is the current folder
+        asyncio.run(_without_temporary_files(there / "history.db"))
+        with closing(sqlite3.connect(there / "mem0.db")) as plain, plain:
+            plain.execute("CREATE TABLE history (id TEXT PRIMARY KEY, memory_id TEXT, event TEXT)")
+            rows = ((str(number), f"memory {number % 999}") for number in range(60_000))
+            plain.executemany("INSERT INTO history VALUES (?, ?, 'ADD')", rows)
+        assert asyncio.run(write(there / "mem0.db")) == "written"
+        os.chdir("/")
+
+
+async def _without_temporary_files(path: Path) -> None:
+    """Write large batches, and run VACUUM between them."""
+    async with open_history(path, lock_timeout_s=0.3) as history:
+        changes = [
+            {"memory_id": f"m{number}", "event": "ADD", "new_memory": "x" * 1_000}
+            for number in range(3_000)
+        ]
+        await history.batch_add_history(changes)
+        await asyncio.gather(
+            *(history.update_history(f"m{number}", "y" * 1_000) for number in range(3_000))
+        )
+        report = await history.erase(memory_ids=["m1"], reason="test")
+        assert (report.records, report.remains) == (2, ())
+        await history.batch_add_history(changes[2:])
+        assert await history.count_history() == 8_998
+        assert not (await history.check()).problems
+
+
 _PROGRAMS: dict[str, Callable[..., None]] = {
-    program.__name__: program for program in (alone, taken, looks, read_only, written)
+    program.__name__: program
+    for program in (alone, taken, looks, read_only, written, no_temporary_folder)
 }
 
 if __name__ == "__main__":
