@@ -72,13 +72,18 @@ class Plan:
                     self._require_kept(submission.repeats)
             if self._erased:
                 require_not_erased(submission, missing, self._erased)
-            giving = [record for record in missing if record.owner is not None]
-            owners, left_out = self._owners_given(giving, submission) if giving else _NO_OWNERS
+            owners, left_out = _NO_OWNERS
+            for record in missing:
+                if record.owner is not None:
+                    owners, left_out = self._owners_given(missing, submission)
+                    break
         except (IdConflict, HistoryConflict, OwnerConflict, Erased) as error:
             self.refused[index] = error
             return
-        self.new_owners |= owners
-        self.left_out += left_out
+        if owners:
+            self.new_owners |= owners
+        if left_out:
+            self.left_out += left_out
         self.outcomes[submission] = outcome
         self.records += missing
         if missing and isinstance(submission, RestoreMemory):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from async_history._core.json_object import json_from_text
+from async_history._core.json_object import JsonObject
 from async_history._core.records import HistoryRecord, MemoryState
 from async_history._core.sealed_records import text_record
 from async_history._core.sealing import is_json_sealed, is_sealed
@@ -25,19 +25,20 @@ class RestoredTexts:
         """Add what was read for a restoration.
 
         Args:
-            row: the values of a `MemoryState`, and the id, text and context of the record of the
-                moment; contexts are JSON. That text is None if there is none to restore.
+            row: begins with the values of a `MemoryState`, and the id, text and context of the
+                record of the moment; contexts are JSON. That text is None if there is none to
+                restore.
         """
-        is_deleted, text, created_at, context, then_id, then_text, then_context = row
+        is_deleted, text, created_at, context, then_id, then_text, then_context, *_ = row
         if not (is_sealed(text) or (context is not None and is_json_sealed(context))):
-            state = MemoryState(is_deleted, text, created_at, json_from_text(context))
-            self.states[one.decided_by] = state
+            what = None if context is None else JsonObject(context)
+            self.states[one.decided_by] = MemoryState(is_deleted, text, created_at, what)
         if then_text is None:
             return
         if is_sealed(then_text) or (then_context is not None and is_json_sealed(then_context)):
             self._sealed[one] = text_record(then_id, then_text, then_context)
         else:
-            one.find(then_text, json_from_text(then_context))
+            one.find(then_text, None if then_context is None else JsonObject(then_context))
 
     @property
     def sealed(self) -> Sequence[HistoryRecord]:

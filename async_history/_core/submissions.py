@@ -224,7 +224,7 @@ class RestoreMemory(UpdateMemory):
 
     @property
     def wanted(self) -> Sequence[HistoryRecord]:
-        return [self.new] if self.is_found else ()
+        return () if self.new.new_memory is None else [self.new]
 
     @property
     def is_found(self) -> bool:

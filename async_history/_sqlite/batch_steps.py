@@ -314,7 +314,9 @@ class _CommitSteps:
     def _add(self, records: Sequence[HistoryRecord]) -> None:
         self._require_ready()
         found = self._found
-        owners = [found.owners.get(record.memory_id) for record in records]
+        owners: list[StoredOwner | None] = [None] * len(records)
+        if found.owners:
+            owners = [found.owners.get(record.memory_id) for record in records]
         expected = None
         if found.last_number or found.noted or any(map(has_details, records)):
             expected = ExpectedOwners(owners, set(), set(), found.noted)

@@ -85,13 +85,13 @@ class BatchCommitter:
         if found.added is not None:
             self._recent.keep(found.added)
             return {}
-        records = [
+        records = (
             record
             for index, submission in enumerate(batch)
             if isinstance(submission, AddRecords) and index not in refused
             for record in submission.records
             if record.memory_id not in found.erased
-        ]
+        )
         if found.was_looked_for:
             self._owners.note(found.noted, has_erased_memory=found.has_erased_memory)
             self._owners.learn(records, found.owners, found.last_number)

@@ -183,7 +183,6 @@ class LastChanges:
 
 _STATE: Final = ("is_gone", "new_memory", "created_at", "context")
 _THEN: Final = ("then_id", "then_text", "then_context")
-_VALUES: Final = slice(len(_STATE) + len(_THEN))
 _NO_TEXT: Final = (None,) * len(_THEN)
 _STATE_AND_THEN: Final = (*_STATE, *_THEN, "memory_id")
 _MEMORY_ID: Final = len(_STATE_AND_THEN) - 1
@@ -193,9 +192,9 @@ _THEN_TIME: Final = len(_STATE_AND_THEN)
 class StatesAndThen:
     """A reader of memories' states, each with the memory's text of a moment.
 
-    A row has the values of a `MemoryState` with the context as JSON, and then the id, text and
-    context of the record of the moment. The text is None if the memory had none, or if finding it
-    needs all its records.
+    A row begins with the values of a `MemoryState` with the context as JSON, and then the id, text
+    and context of the record of the moment. The text is None if the memory had none, or if finding
+    it needs all its records.
     """
 
     def __init__(self) -> None:
@@ -212,17 +211,17 @@ class StatesAndThen:
         """Return a row for each memory and its moment; None for a memory without records."""
         rows = await self._at_moments.rows(fetch, asked)
         return [
-            row and (row[_VALUES] if _is_of_moment(row, when) else (*row[: len(_STATE)], *_NO_TEXT))
-            for row, (_, when) in zip(rows, asked, strict=True)
+            _without_uncertain_text(row, when) for row, (_, when) in zip(rows, asked, strict=True)
         ]
 
 
-def _is_of_moment(row: Sequence[Any], when: Moment) -> bool:
-    """Return whether the earlier record of a row is certainly the memory's last as of a moment."""
-    if type(when) is int:
-        return True
+def _without_uncertain_text(row: Sequence[Any] | None, when: Moment) -> Sequence[Any] | None:
+    """Return a row, without a text that is not certainly of the moment."""
+    if row is None or type(when) is int:
+        return row
     time = row[_THEN_TIME]
-    return time is not None and parse_time(time) is not None and can_be_asked(when)
+    is_certain = time is not None and parse_time(time) is not None and can_be_asked(when)
+    return row if is_certain else (*row[: len(_STATE)], *_NO_TEXT)
 
 
 def _state_and_then(then: str, given: str, more: str = "") -> str:
