@@ -59,8 +59,8 @@ _COLUMNS: Final = (
     f"{COLUMNS_OF_HISTORY}, {THROUGH_INDEX.details.besides('history', 'NULL')} AS besides"
 )
 _EXISTING: Final = f"SELECT {_COLUMNS} FROM history WHERE id IN (SELECT value FROM json_each(?))"
-_LATEST: Final = PackedSelect(one_each(_COLUMNS, "DESC", "LIMIT 1"))
-"""The latest records of memories. Nearly all rows must be indexed."""
+_LATEST: Final = PackedSelect(one_each(_COLUMNS, "DESC", "LIMIT 1", through_strays=False))
+"""The latest records of memories."""
 _STATES_AND_THEN: Final = StatesAndThen()
 _BUFFERS: Final = """
 SELECT session_scope, count(*), min(rowid), max(rowid),
@@ -214,14 +214,14 @@ class _CommitSteps:
 
     async def latest(self, memory_ids: Sequence[str]) -> Sequence[HistoryRecord]:
         """Return the latest record of each of these memories that has one."""
-        self._prepare()
+        self._require_ready()
         given = {"memories": keys_by_memory(memory_ids)}
         rows = await _LATEST.rows(self._fetch, given, len(memory_ids))
         return self._opened([record_from_row(row) for row in rows])
 
     async def find_texts(self, restored: Sequence[RestoreMemory]) -> Mapping[str, MemoryState]:
         """Find the texts to restore, and return the states of these memories that are known."""
-        self._prepare()
+        self._require_ready()
         found = RestoredTexts()
         asked = [(one.decided_by, one.to) for one in restored]
         rows = await _STATES_AND_THEN.read(self._fetch, asked)
@@ -350,6 +350,11 @@ class _CommitSteps:
             self._look()
 
     def _require_ready(self) -> None:
+        """Prepare the transaction.
+
+        Raises:
+            IndexOutdated: nearly all rows must be indexed, and are not.
+        """
         self._prepare()
         if not self._is_ready:
             raise IndexOutdated

@@ -22,8 +22,9 @@ from async_history._sqlite.index import (
     ordered_positions,
 )
 from async_history._sqlite.rows import (
-    RECORD_COLUMNS,
+    RECORD,
     Fetch,
+    PackedColumns,
     PackedSelect,
     record_from_row,
 )
@@ -67,7 +68,13 @@ def fetch_sql(columns: str) -> str:
 
 
 def one_each(
-    columns: str, direction: Direction, wanted: str, given: str = KEYS_BY_MEMORY, number: str = ""
+    columns: str,
+    direction: Direction,
+    wanted: str,
+    given: str = KEYS_BY_MEMORY,
+    number: str = "",
+    *,
+    through_strays: bool = True,
 ) -> str:
     """Return the SELECT of one record of each memory.
 
@@ -79,18 +86,25 @@ def one_each(
         given: the memories, as an SQL table `given` with a `memory`, which is the key, and a
             `memory_id`. The default has the parameter of `keys_by_memory`.
         number: a column of `given` to return after a record's columns.
+        through_strays: see `ordered_positions`.
     """
+    position = _position(direction, wanted, through_strays=through_strays)
     return f"""
     SELECT {columns}{number and f", found.{number}"} FROM (
-        SELECT {number and f"{number}, "}{_position(direction, wanted)} AS position
+        SELECT {number and f"{number}, "}{position} AS position
         FROM {given} AS given
     ) AS found CROSS JOIN main.history AS history ON history.rowid = found.position
     """
 
 
-def _position(direction: Direction, wanted: str) -> str:
+def _position(direction: Direction, wanted: str, *, through_strays: bool) -> str:
     """Return an SQL value: the position of one record of a memory in `given`; see `one_each`."""
-    entries = ordered_positions(direction, key="given.memory", memory_id="given.memory_id")
+    entries = ordered_positions(
+        direction,
+        key="given.memory",
+        memory_id="given.memory_id",
+        through_strays=through_strays,
+    )
     return f"""(
             SELECT entry.position FROM {entries} AS entry
             CROSS JOIN main.history AS history ON history.rowid = entry.position
@@ -161,7 +175,7 @@ class LastChanges:
             PackedSelect(one_each(columns, "ASC", _AT_VERSION)),
             PackedSelect(
                 one_each(columns, "DESC", _AT_INSTANT, _MOMENTS, "number"),
-                (*RECORD_COLUMNS, "number"),
+                RECORD.and_also("number"),
             ),
             MEMORY_ID,
         )
@@ -184,13 +198,19 @@ class LastChanges:
 _STATE: Final = ("is_gone", "new_memory", "created_at", "context")
 _THEN: Final = ("then_id", "then_text", "then_context")
 _NO_TEXT: Final = (None,) * len(_THEN)
-_STATE_AND_THEN: Final = (*_STATE, *_THEN, "memory_id")
-_MEMORY_ID: Final = len(_STATE_AND_THEN) - 1
-_THEN_TIME: Final = len(_STATE_AND_THEN)
+_STATE_AND_THEN: Final = PackedColumns(
+    (*_STATE, *_THEN, "memory_id"),
+    ("new_memory", "context", *_THEN),
+    ("new_memory", "context", "then_text", "then_context"),
+)
+_MEMORY_ID: Final = len(_STATE) + len(_THEN)
+_THEN_TIME: Final = _MEMORY_ID + 1
 
 
 class StatesAndThen:
     """A reader of memories' states, each with the memory's text of a moment.
+
+    `NEARLY_COMPLETE` must be true in the transaction.
 
     A row begins with the values of a `MemoryState` with the context as JSON, and then the id, text
     and context of the record of the moment. The text is None if the memory had none, or if finding
@@ -198,12 +218,12 @@ class StatesAndThen:
     """
 
     def __init__(self) -> None:
-        at_version = _state_and_then(_position("ASC", _AT_VERSION), KEYS_BY_MEMORY)
+        at_version = _state_and_then("ASC", _AT_VERSION, KEYS_BY_MEMORY)
         time = f", CAST({times.own_time('earlier')} AS TEXT) AS then_time, found.number"
-        at_instant = _state_and_then(_position("DESC", _AT_INSTANT), _MOMENTS, time)
+        at_instant = _state_and_then("DESC", _AT_INSTANT, _MOMENTS, time)
         self._at_moments = _AtMoments(
             PackedSelect(at_version, _STATE_AND_THEN),
-            PackedSelect(at_instant, (*_STATE_AND_THEN, "then_time", "number")),
+            PackedSelect(at_instant, _STATE_AND_THEN.and_also("then_time", "number")),
             _MEMORY_ID,
         )
 
@@ -224,18 +244,19 @@ def _without_uncertain_text(row: Sequence[Any] | None, when: Moment) -> Sequence
     return row if is_certain else (*row[: len(_STATE)], *_NO_TEXT)
 
 
-def _state_and_then(then: str, given: str, more: str = "") -> str:
+def _state_and_then(direction: Direction, wanted: str, given: str, more: str = "") -> str:
     """Return a SELECT of `StatesAndThen`.
 
     Args:
-        then: SQL for the position of a memory's record of the moment.
-        given: as in `one_each`.
+        direction, wanted, given: as in `one_each`, for the record of the moment.
         more: further columns.
     """
     context, then_context = (
         f"CASE WHEN {HAS_DETAILS} THEN {THROUGH_INDEX.details.context(row)} END"
         for row in ("history", "earlier")
     )
+    latest = _position("DESC", "LIMIT 1", through_strays=False)
+    then = _position(direction, wanted, through_strays=False)
     return f"""
     SELECT {_is_gone("history")} IS 1 AS is_gone, history.new_memory,
         CASE WHEN typeof(history.created_at) <> 'blob'
@@ -244,7 +265,7 @@ def _state_and_then(then: str, given: str, more: str = "") -> str:
         CASE WHEN {_is_gone("earlier")} IS NOT 1 THEN earlier.new_memory END AS then_text,
         {then_context} AS then_context, found.memory_id{more}
     FROM (
-        SELECT {_position("DESC", "LIMIT 1")} AS position, {then} AS then_position, given.*
+        SELECT {latest} AS position, {then} AS then_position, given.*
         FROM {given} AS given
     ) AS found CROSS JOIN main.history AS history ON history.rowid = found.position
     LEFT JOIN main.history AS earlier ON earlier.rowid = found.then_position

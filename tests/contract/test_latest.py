@@ -427,6 +427,33 @@ class TestInAFile:
             assert old[2:102] == ["theirs"] * 100
             assert old[102:] == [f"3.{2_500 + k}" for k in range(102, 500)]
 
+    @pytest.mark.parametrize("how", ["update", "restore"])
+    async def test_a_row_that_another_program_gave_to_the_memory_is_its_latest(
+        self, tmp_path: Path, how: str
+    ) -> None:
+        path = tmp_path / "h.db"
+        async with open_history(path) as history:
+            await asyncio.gather(
+                *(history.add_history(f"m{n}", None, f"old {n}", "ADD") for n in range(20))
+            )
+            for n in range(20):
+                await history.add_history(f"other {n}", None, f"theirs {n}", "ADD", id=f"id {n}")
+            await asyncio.gather(
+                *(history.add_history(f"later {n}", None, "x", "ADD") for n in range(100))
+            )
+            with contextlib.closing(sqlite3.connect(path)) as other, other:
+                other.execute(
+                    "UPDATE history SET memory_id = replace(memory_id, 'other ', 'm') "
+                    "WHERE id GLOB 'id *'"
+                )
+            calls = [
+                CONDITIONAL[how](history, HistoryRecord("", f"m{n}", None, None, "ADD"))
+                for n in range(20)
+            ]
+            for n, record in enumerate(await asyncio.gather(*calls)):
+                assert record.old_memory == f"theirs {n}"
+                check_chain((await history.get_history(record.memory_id))[-2:])
+
     async def test_rows_that_json_cannot_hold_do_not_disturb(self, tmp_path: Path) -> None:
         path = tmp_path / "h.db"
         async with open_history(path) as history:
