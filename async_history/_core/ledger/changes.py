@@ -6,6 +6,7 @@ Each is written within the transaction of the change.
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 
+from async_history._core.ledger.entries import Removed, entry_bundle, ranges_of
 from async_history._core.ledger.leaves import (
     BEGUN,
     ENDED,
@@ -13,11 +14,8 @@ from async_history._core.ledger.leaves import (
     RECORD,
     REST,
     Leaf,
-    Removed,
-    entry_bundle,
     owner_bundle,
     owner_values,
-    ranges_of,
     values_bundle,
 )
 from async_history._core.ledger.tables import LedgerTables

@@ -12,7 +12,6 @@ is ignored where it can't be true.
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from hashlib import blake2b, sha256
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
@@ -179,50 +178,6 @@ class Leaf(NamedTuple):
         return commitment_of(self.kind, self.salt(key), values) == self.commitment
 
 
-@dataclass(frozen=True, slots=True)
-class Removed:
-    """The content of an entry: how leaves were removed ("erased", "pruned" or "reset"), and their
-    places."""
-
-    how: str
-    places: Sequence[tuple[int, int]]
-    """Ranges of places, with exclusive ends."""
-    at: str
-
-    def text(self) -> str:
-        """Return the text of the entry."""
-        return _encode_names({"how": self.how, "places": self.places, "at": self.at})
-
-
-def removed_from(text: str) -> Removed:
-    """Return the content of an entry's text.
-
-    Raises:
-        StorageCorrupt: it is not the text of an entry.
-    """
-    try:
-        given = json.loads(text)
-        return Removed(given["how"], [(int(a), int(b)) for a, b in given["places"]], given["at"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise StorageCorrupt("an entry of the ledger is damaged") from error
-
-
-def ranges_of(places: Iterable[int]) -> list[tuple[int, int]]:
-    """Return places as ranges."""
-    return joined((place, place + 1) for place in sorted(set(places)))
-
-
-def joined(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return ordered ranges, with adjacent ones joined."""
-    found: list[tuple[int, int]] = []
-    for first, end in ranges:
-        if found and found[-1][1] == first:
-            found[-1] = (found[-1][0], end)
-        else:
-            found.append((first, end))
-    return found
-
-
 def record_values(fields: Fields) -> list[Any]:
     """Return the values of a record's leaf: mem0's ten columns, its context and its cause."""
     id_, memory_id, old, new, event, created, updated, deleted, actor, role, _, _, *why = fields
@@ -277,12 +232,6 @@ def bundle_of_records(ids: Sequence[str], leaves: Iterable[bytes], key: bytes | 
 def owner_bundle(owners: Mapping[str, Owner]) -> Bundle:
     """Return the leaves of new owners of memories."""
     return values_bundle(OWNER, list(owners), [owner_values(*each) for each in owners.items()])
-
-
-def entry_bundle(removed: Removed) -> Bundle:
-    """Return the leaf of an entry."""
-    text = removed.text()
-    return values_bundle(ENTRY, [text], [[text]])
 
 
 def values_bundle(

@@ -4,7 +4,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import pairwise
 
-from async_history._core.ledger.leaves import removed_from
+from async_history._core.ledger.entries import removed_from
 from async_history._core.ledger.tables import LedgerTables
 
 

@@ -21,16 +21,8 @@ from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
 from async_history._core.encryption import OPEN_WITH_KEYS
 from async_history._core.ledger.asked import Answer, Run, ask_ahead
-from async_history._core.ledger.leaves import (
-    ENTRY,
-    OWNER,
-    RECORD,
-    REST,
-    Bundle,
-    Leaf,
-    joined,
-    rewritten,
-)
+from async_history._core.ledger.entries import joined
+from async_history._core.ledger.leaves import ENTRY, OWNER, RECORD, REST, Bundle, Leaf, rewritten
 from async_history._core.ledger.statements import LedgerStatements
 from async_history._core.ledger.stored import (
     BYTES,
