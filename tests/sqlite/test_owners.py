@@ -23,6 +23,7 @@ from async_history import (
     check_history,
     open_history,
 )
+from async_history._core.erased_names import until_later
 from async_history._core.filters import Filter
 from async_history._sqlite.filters import in_order, parameters, select, sources
 from async_history._sqlite.index import THROUGH_INDEX, levels, owners
@@ -291,6 +292,37 @@ async def test_a_writers_remembered_owners_may_be_outdated(path: Path) -> None:
         written = await history.batch_add_history(records)
         assert {record.owner for record in written} == {None}
         assert await everything(history, user_id="alice") == []
+
+
+@pytest.mark.parametrize("is_erased", [False, True])
+@pytest.mark.parametrize("others", range(1, 4))
+async def test_a_removed_owners_number_is_given_again(
+    path: Path, others: int, *, is_erased: bool
+) -> None:
+    """By a writer that has not seen the owners with higher numbers: all are found afterwards."""
+    async with open_history(path) as one, open_history(path) as other:
+        await one.add_history("first", None, "tea", "ADD", owner={"user_id": "ann"})
+        for number in range(others + 1):
+            user = {"user_id": f"u{number}"}
+            await other.add_history(f"m{number}", None, "tea", "ADD", owner=user, created_at=START)
+        await other.batch_add_history(  # so that all are indexed
+            [{"memory_id": "plain", "new_memory": f"{n}", "event": "ADD"} for n in range(ROWS)]
+        )
+        if is_erased:
+            await other.erase(user_id="u0", reason="asked", vacuum=False)
+        else:
+            await other.add_history("m0", "tea", None, "DELETE", updated_at=START)
+            await other.prune(older_than=START + timedelta(days=1), keep_last=1)
+        await until_later(datetime.now(UTC))
+        await one.add_history("new", None, "mate", "ADD", owner={"user_id": "ann"})
+        later = await other.add_history("new", "mate", "milk", "UPDATE")
+        assert later.owner == Owner(user_id="ann")
+        with pytest.raises(OwnerConflict):
+            await other.add_history("new", "milk", "rum", "UPDATE", owner={"user_id": "eve"})
+        assert await one.count_history(user_id="ann") == 3
+        assert not (await one.check()).problems
+        report = await other.erase(user_id="ann", reason="asked", vacuum=False)
+        assert report.records == 3
 
 
 @pytest.fixture

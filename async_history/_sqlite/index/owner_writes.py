@@ -46,11 +46,13 @@ GIVE_OWNER: Final = f"""{_check(_HAS_ENTRY)}{_ADD_OWNER}
     INSERT OR REPLACE INTO async_history_recent (memory, position)
     VALUES (new.memory, {LOWEST_ROW} - new.number);
 """
+_IS_COVERED: Final = "new.number <= (SELECT owned_through FROM main.async_history_state)"
 GIVE_OWNER_LATER: Final = f"""{
-    _check(f"{_HAS_ENTRY} OR {_IS_IN_TAIL} OR {_has_owner(through_tail=True)}")
+    _check(f"{_HAS_ENTRY} OR {_IS_IN_TAIL} OR {_has_owner(through_tail=True)} OR {_IS_COVERED}")
 }{_ADD_OWNER}
 """
-"""Gives an owner to a memory without records."""
+"""Gives an owner to a memory without records. The numbers of removed owners are free again, but the
+second variant's owner is found only if its number is above all that are indexed."""
 
 
 def _add_keys(position: str) -> str:
