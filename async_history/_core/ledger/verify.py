@@ -1,5 +1,6 @@
 """Verification of a store against its ledger: every leaf, every record, every node of the tree."""
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from async_history._core.ledger.checkpoint import Checkpoint
 from async_history._core.ledger.computed_tree import ComputedTree
 from async_history._core.ledger.leaves import (
     BEGUN,
+    ENDED,
     ENTRY,
     OWNER,
     RECORD,
@@ -25,6 +27,8 @@ from async_history._core.progress import Progress
 from async_history.errors import StorageCorrupt
 
 _IDS_AT_ONCE: Final = 2_000
+_LOCKED_AT_ONCE: Final = 300
+"""Leaves or records that are looked at again in one transaction, for which writers may wait."""
 _ADDED_AT_ONCE: Final = 256
 """Leaves that are added to the tree at once, while a server reads the next records."""
 
@@ -41,6 +45,8 @@ class _Pass:
     faults: list[LedgerFault] = field(default_factory=list)
     marked: list[int] = field(default_factory=list)
     """Places of bundles whose salts are marked as keyed but can't be."""
+    unowned: list[int] = field(default_factory=list)
+    """Places of owners whose memory has neither an owner nor a record."""
 
     def count(self, what: str, many: int = 1) -> None:
         self.counts[what] = self.counts.get(what, 0) + many
@@ -117,7 +123,8 @@ class _Pass:
         elif name in page.memories:
             text = f"the owner of memory {name} is gone"
             self._found("lost", place, text, memory_id=name)
-        # Otherwise it was removed with the memory's last record, whose own leaf shows that.
+        else:  # it was removed with the memory's last record, whose own leaf shows that
+            self.unowned.append(place)
 
     def _check_operation(self, place: int, leaf: Leaf, page: SeenLeaves) -> None:
         name = leaf.name or ""
@@ -170,17 +177,21 @@ async def verify(
     on_progress: Progress | None,
 ) -> LedgerReport:
     """Verify a store; see `Ledger.verify`."""
-    # Counted first, so that the leaves of all of them are below the size.
-    records, owners = await ledger.read(LedgerTables.counts)
-    begun, ended = await ledger.read(LedgerTables.operation_counts)
-    size = await size_when_placed(ledger)
     order = RecordingOrder()
     found = _Pass(Removals(), order)
     tree = ComputedTree(checkpoints)
     faults: list[LedgerFault] = []
     unattested: tuple[str, ...] = ()
+    dismissed = _Dismissed()
+    records = owners = begun = ended = 0
+    await place_all(ledger)
     try:
         await ledger.read(found.removals.read)
+        # Counted before the size, so that the leaves of all of them are below it; and after the
+        # removals, so that what is removed later looks wrong first, and is dismissed then.
+        records, owners = await ledger.read(LedgerTables.counts)
+        begun, ended = await ledger.read(LedgerTables.operation_counts)
+        size = await size_when_placed(ledger)
         while tree.size < size:
             begin = tree.size
             await ledger.read(partial(_check_next, found, order, tree))
@@ -190,12 +201,15 @@ async def verify(
                 on_progress(min(tree.size, size), size)
         tree.reach_checkpoints()
         tree.end()
-        faults += await _confirmed(ledger, found.faults)
+        dismissed = await _look_again(ledger, found)
+        faults += [
+            one for one in found.faults if one.kind == "moved" or one.place not in dismissed.places
+        ]
         if faults or records > found.counts.get("live", 0):
             unattested = await _unattested(ledger)
     except StorageCorrupt as error:
         faults += found.faults
-        faults.append(damaged(tree.size, f"the ledger can't be read from here on: {error}"))
+        faults.append(_unreadable(tree.size, error))
     faults += [*found.damage(), *tree.faults]
     return LedgerReport(
         size=tree.size,
@@ -208,9 +222,17 @@ async def verify(
         reset=found.counts.get("reset", 0),
         faults=tuple(sorted(faults, key=lambda one: one.place or 0)),
         unattested=unattested,
-        unattested_owners=max(0, owners - found.counts.get("owners", 0)),
-        unattested_operations=max(0, begun - len(found.begun), ended - len(found.ended)),
+        unattested_owners=max(0, owners - found.counts.get("owners", 0) - dismissed.kinds[OWNER]),
+        unattested_operations=max(
+            0,
+            begun - len(found.begun) - dismissed.kinds[BEGUN],
+            ended - len(found.ended) - dismissed.kinds[ENDED],
+        ),
     )
+
+
+def _unreadable(place: int, error: StorageCorrupt) -> LedgerFault:
+    return damaged(place, f"the ledger can't be read from here on: {error}")
 
 
 async def _check_next(
@@ -252,32 +274,43 @@ async def size_when_placed(ledger: LedgerStore) -> int:
     return await ledger.read(LedgerTables.size)
 
 
-async def _confirmed(ledger: LedgerStore, faults: Sequence[LedgerFault]) -> list[LedgerFault]:
-    """Return the faults that remain, without what others removed meanwhile: that has an entry."""
-    if not faults:
-        return []
-    await place_all(ledger)
+@dataclass(slots=True)
+class _Dismissed:
+    """What looked wrong, and is not: others removed it meanwhile, which has an entry.
+
+    Attributes:
+        places: of the leaves.
+        kinds: how many leaves of each kind the pass did not count therefore.
+    """
+
+    places: set[int] = field(default_factory=set)
+    kinds: Counter[str] = field(default_factory=Counter)
+
+
+async def _look_again(ledger: LedgerStore, found: _Pass) -> _Dismissed:
+    """Look again at what looked wrong, while nothing can be removed."""
+    dismissed = _Dismissed()
+    places = {one.place for one in found.faults if one.place is not None and one.kind != "moved"}
+    seen_once = sorted(places.union(found.unowned))
+    if seen_once:
+        await place_all(ledger)
+    for start in range(0, len(seen_once), _LOCKED_AT_ONCE):
+        part = seen_once[start : start + _LOCKED_AT_ONCE]
+        await ledger.write(partial(_dismiss, dismissed, part))
+    return dismissed
+
+
+async def _dismiss(dismissed: _Dismissed, places: Sequence[int], tables: LedgerTables) -> None:
+    """Dismiss leaves, in a transaction that removals wait for."""
+    await tables.grow_completely()
     removals = Removals()
-    await ledger.read(removals.read)
-    confirmed: list[LedgerFault] = []
-    for start in range(0, len(faults), _IDS_AT_ONCE):
-        part = faults[start : start + _IDS_AT_ONCE]
-        still = await ledger.read(partial(_still_wrong, removals, part))
-        confirmed += [one for one in part if one.kind == "moved" or one.place in still]
-    return confirmed
-
-
-async def _still_wrong(
-    removals: Removals, faults: Sequence[LedgerFault], tables: LedgerTables
-) -> set[int]:
-    still: set[int] = set()
-    places = [one.place for one in faults if one.place is not None]
+    await removals.read(tables)
     for place, leaf in (await tables.leaves(places)).items():
         alone = _Pass(removals, order=None)
         alone.check(await seen(place, [leaf], tables))
-        if alone.faults:
-            still.add(place)
-    return still
+        if not alone.faults and not alone.unowned and place not in dismissed.places:
+            dismissed.places.add(place)
+            dismissed.kinds[leaf.kind] += 1
 
 
 async def _unattested(ledger: LedgerStore) -> tuple[str, ...]:
@@ -289,9 +322,9 @@ async def _unattested(ledger: LedgerStore) -> tuple[str, ...]:
         found += bare
     await place_all(ledger)
     confirmed: list[str] = []
-    for start in range(0, len(found), _IDS_AT_ONCE):
-        part = found[start : start + _IDS_AT_ONCE]
-        confirmed += await ledger.read(partial(_without_leaf, part))
+    for start in range(0, len(found), _LOCKED_AT_ONCE):
+        part = found[start : start + _LOCKED_AT_ONCE]
+        confirmed += await ledger.write(partial(_still_without_leaf, part))
     return tuple(confirmed)
 
 
@@ -299,6 +332,11 @@ async def _next_without_leaf(after: int, tables: LedgerTables) -> tuple[int | No
     rows = await tables.record_ids(after, _IDS_AT_ONCE)
     ids = [record_id for _, record_id in rows]
     return rows[-1][0] if rows else None, await _without_leaf(ids, tables)
+
+
+async def _still_without_leaf(ids: Sequence[str], tables: LedgerTables) -> list[str]:
+    await tables.grow_completely()  # nothing can be erased until this transaction ends
+    return await _without_leaf(ids, tables)
 
 
 async def _without_leaf(ids: Sequence[str], tables: LedgerTables) -> list[str]:
