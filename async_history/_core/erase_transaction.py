@@ -184,10 +184,11 @@ async def look(
 
 
 async def look_up(
-    record_ids: Sequence[str], seen: Set[str], limit: int, steps: EraseTransaction
-) -> Found:
-    """Find the memories of records, except those already seen."""
-    return await _found(await steps.with_ids(record_ids), seen, limit, steps)
+    record_ids: Sequence[str], limit: int, steps: EraseTransaction
+) -> tuple[Set[str], Found]:
+    """Find the memories of records; return also the ids of those records that are not erased."""
+    refs = await steps.with_ids(record_ids)
+    return {ref.id for ref in refs}, await _found(refs, frozenset(), limit, steps)
 
 
 async def _found(

@@ -108,8 +108,7 @@ class ErasureWalks:
                 return
 
     async def _chosen_records(self, record_ids: Sequence[str]) -> None:
-        ids = frozenset(record_ids)
-        found = await self._in_transaction(partial(look_up, record_ids, set(), self._records))
+        ids, found = await self._in_transaction(partial(look_up, record_ids, self._records))
         await self._found(Chosen(None, ids, WHOLE), found)
 
     async def _found(self, chosen: Chosen, found: Found) -> None:

@@ -223,6 +223,9 @@ class EraseOwnerCases(Cases):
             assert (await history.update_history("m", "c")).new_memory == "c"
             again = await history.erase(record_ids=wanted, reason="x", vacuum=False)
             assert again.matches_nothing
+            first, *_ = await history.get_history("m")
+            both = await history.erase(record_ids=[*wanted, first.id], reason="x", vacuum=False)
+            assert both.records == 1  # not those that were erased before
 
     async def test_single_records_of_a_long_memory_are_erased(self, open_store: OpenStore) -> None:
         async with open_store() as history:
