@@ -242,7 +242,7 @@ class _BufferErasure:
         await self._calls.done()
         return await work(_BufferTransaction(self._buffers, self._calls))
 
-    async def clean(self, *, owner: Name | None, vacuum: Vacuuming) -> Residue:
+    async def clean(self, *, key_ids: Sequence[str], vacuum: Vacuuming) -> Residue:
         return Residue()
 
     async def residue(self) -> Residue:
@@ -283,7 +283,8 @@ class _BufferTransaction:
     async def redact(self, columns: Columns, refs: Sequence[RecordRef]) -> int:
         return len(refs)
 
-    async def note(self, names: Sequence[Name], at: datetime) -> None: ...
+    async def note(self, names: Sequence[Name], at: datetime) -> Sequence[str]:
+        return ()
 
     async def disown(self, scope: str, memory_ids: Sequence[str]) -> None: ...
 

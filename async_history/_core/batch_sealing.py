@@ -46,10 +46,7 @@ async def keys_in_store(
         StorageCorrupt: the store does not keep new keys.
     """
     for _ in range(_MOST_TRIES):
-        used = keys.taken(owners, each)
-        if used is None:
-            await lease(keys.lacking(uses_of(owners)))
-            used = [keys.use(owner, each) for owner in owners]
+        used = await _leased(keys, owners, each, lease)
         if not await lack(keys.needed(used)):
             return used
         keys.forget()
@@ -57,6 +54,23 @@ async def keys_in_store(
         "data keys that were just made are not in the store; a trigger, rule or policy of the "
         "table data_keys keeps them out"
     )
+
+
+async def _leased(
+    keys: DataKeys,
+    owners: Sequence[Owner | None],
+    each: int,
+    lease: Callable[[Mapping[Owner | None, int]], Awaitable[None]],
+) -> list[DataKey | None]:
+    """Return each owner's key, leased; None if encryption is off.
+
+    An erasure, or a transaction that was rolled back, may end a lease while it is made.
+    """
+    while (used := keys.taken(owners, each)) is None:
+        await lease(keys.lacking(uses_of(owners)))
+        if keys.is_off:
+            return [None] * len(owners)
+    return used
 
 
 async def sealed_records(

@@ -87,11 +87,11 @@ class EraseBackend(Protocol):
     async def in_transaction(self, work: Callable[[EraseTransaction], Coroutine[Any, Any, T]]) -> T:
         """Do work in one transaction, queued with the writes."""
 
-    async def clean(self, *, owner: Name | None, vacuum: Vacuuming) -> Residue:
+    async def clean(self, *, key_ids: Sequence[str], vacuum: Vacuuming) -> Residue:
         """Overwrite the texts outside the tables; return where they can't be overwritten.
 
         Args:
-            owner: the erased owner, whose data keys are destroyed.
+            key_ids: the data keys of an erased owner, to destroy.
             vacuum: see `Vacuuming`.
         """
 
@@ -122,9 +122,10 @@ async def erase_in_steps(
     An owner is noted first, so that later commits are found or refused.
     """
     begun_at = datetime.now(UTC)
+    key_ids: Sequence[str] = ()
     if asked.owner is not None:
         if not asked.dry_run:
-            await backend.in_transaction(partial(note, [asked.owner], begun_at))
+            key_ids = await backend.in_transaction(partial(note, [asked.owner], begun_at))
         asked = replace(
             asked,
             memory_ids=tuple(await owned.memories(asked.owner)),
@@ -138,7 +139,7 @@ async def erase_in_steps(
     operation = new_operation(ERASE, _arguments(asked, vacuum), operation_id=asked.id)
     async with logged(log, operation) as tally:
         await walks.run()
-        residue = await backend.clean(owner=asked.owner, vacuum=vacuum)
+        residue = await backend.clean(key_ids=key_ids, vacuum=vacuum)
     await until_later(begun_at)
     # If a commit's answer is lost, the step is repeated and finds nothing: the log has counted it.
     return _report(asked, residue, *(tally.total or (walks.records, walks.messages)))

@@ -80,10 +80,11 @@ class EraseTransaction(Protocol):
         `columns` are one of `LOST`.
         """
 
-    async def note(self, names: Sequence[Name], at: datetime) -> None:
+    async def note(self, names: Sequence[Name], at: datetime) -> Sequence[str]:
         """Store that names were erased at an instant, unless a later instant is already stored.
 
-        They are stored as digests (`name_digest`) and kept after a reset.
+        They are stored as digests (`name_digest`) and kept after a reset. The data keys of owners
+        among them seal nothing more. Returns the ids of these keys, to be destroyed in the end.
         """
 
     async def disown(self, scope: str, memory_ids: Sequence[str]) -> None:
@@ -284,9 +285,9 @@ async def disown(scope: str, memory_ids: Sequence[str], steps: EraseTransaction)
     await steps.disown(scope, memory_ids)
 
 
-async def note(names: Sequence[Name], at: datetime, steps: EraseTransaction) -> None:
-    """Store that names were erased: see `erased_names`."""
-    await steps.note(names, at)
+async def note(names: Sequence[Name], at: datetime, steps: EraseTransaction) -> Sequence[str]:
+    """Store that names were erased: see `EraseTransaction.note`."""
+    return await steps.note(names, at)
 
 
 async def forget_actor(actor_id: str, steps: EraseTransaction) -> None:

@@ -91,8 +91,8 @@ class KeyStatements:
             without keys has added clear ones since.
         begin: notes, as the first statement, whether every cause so far is sealed.
         mark: by scope, marks an owner's keys as erased: takes a digest of the scope's id.
-        count_marked: by scope, the number of an owner's marked keys.
-        destroy: by scope, removes an owner's marked keys.
+        marked: by scope, the ids of an owner's marked keys.
+        destroy: removes the marked keys with some ids.
     """
 
     wrapping: Statement
@@ -110,8 +110,8 @@ class KeyStatements:
     begin: Statement
     is_whole: Statement
     mark: dict[str, Statement]
-    count_marked: dict[str, Statement]
-    destroy: dict[str, Statement]
+    marked: dict[str, Statement]
+    destroy: Statement
 
 
 Run = Callable[..., Awaitable[Sequence[Sequence[Any]]]]
@@ -191,22 +191,23 @@ class KeyTable:
         counts = await self._run(self._sql.count_usable, list(ids))
         return sum(int(count) for (count,) in counts) < len(ids)
 
-    async def mark(self, names: Sequence[Name]) -> None:
-        """Mark the data keys of owners as erased, in the transaction that notes the erasure."""
+    async def mark(self, names: Sequence[Name]) -> list[str]:
+        """Mark the data keys of owners as erased, in the transaction that notes the erasure.
+
+        Returns the ids of their marked keys: the erasure destroys these. Keys that are marked later
+        belong to other erasures, which have their own texts to erase before.
+        """
+        marked: list[str] = []
         for name in names:
             if name[0] in self._sql.mark:
-                await self._run(self._sql.mark[name[0]], name_digest(name).hex())
+                digest = name_digest(name).hex()
+                await self._run(self._sql.mark[name[0]], digest)
+                marked += [key for (key,) in await self._run(self._sql.marked[name[0]], digest)]
+        return marked
 
-    async def destroy(self, owner: Name) -> int:
-        """Remove an owner's marked data keys; return their number.
-
-        Marked keys of other owners belong to running or interrupted erasures.
-        """
-        scope, digest = owner[0], name_digest(owner).hex()
-        ((count,),) = await self._run(self._sql.count_marked[scope], digest)
-        if count:
-            await self._run(self._sql.destroy[scope], digest)
-        return int(count)
+    async def destroy(self, key_ids: Sequence[str]) -> None:
+        """Remove data keys that `mark` returned."""
+        await self._run(self._sql.destroy, list(key_ids))
 
 
 def owner_digests(owner: Owner | None) -> OwnerDigests:

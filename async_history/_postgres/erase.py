@@ -226,13 +226,13 @@ class _EraseTransaction(SchemaSteps):
             await changes.erase(self._ledger, ids, held)
         return redacted
 
-    async def note(self, names: Sequence[Name], at: datetime) -> None:
+    async def note(self, names: Sequence[Name], at: datetime) -> Sequence[str]:
         done = [await self._execute(sql, *args) for sql, args in note_statements(names, at)]
         if done != ["UPDATE 1", f"INSERT 0 {len(set(names))}"]:
             require_one(await self._fetch(NUMBER))
             raise _refusal("erased or owners_state")
-        await self._keys.mark(names, keys_within(self._connection, self._schema).change)
         self.has_changed_owners = True
+        return await self._keys.mark(names, keys_within(self._connection, self._schema).change)
 
     async def disown(self, scope: str, memory_ids: Sequence[str]) -> None:
         named = list(memory_ids)
@@ -389,20 +389,20 @@ class ServerErasure:
     async def residue(self) -> Residue:
         return Residue(sentences=_OUT_OF_REACH)
 
-    async def _change_keys(self, work: KeyChange) -> int:
-        changed: int = await self._run_exclusively(
+    async def _change_keys(self, work: KeyChange) -> None:
+        await self._run_exclusively(
             lambda connection, settings: change_keys(connection, self._schema, settings, work)
         )
-        return changed
 
-    async def clean(self, *, owner: Name | None, vacuum: Vacuuming) -> Residue:
-        destroyed = await self._keys.destroy(owner, self._change_keys) if owner else 0
+    async def clean(self, *, key_ids: Sequence[str], vacuum: Vacuuming) -> Residue:
+        if key_ids:
+            await self._keys.destroy(key_ids, self._change_keys)
         if vacuum:
             tables = [*self._keys.tables, *(() if self._ledger is None else ("history_ledger",))]
             refusals = await self._vacuum.run(tables, full=vacuum == "full")
         else:
             refusals = ["the tables were not vacuumed (vacuum=False)"]
         is_rewritten = vacuum == "full" and not refusals
-        keys = (KEYS_DESTROYED,) if destroyed else ()
+        keys = (KEYS_DESTROYED,) if key_ids else ()
         left = _OUT_OF_REACH[: 1 if is_rewritten else None]
         return Residue(sentences=(*refusals, *keys, *left))

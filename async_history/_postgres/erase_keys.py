@@ -40,14 +40,16 @@ class EraseKeys:
         return await read()
 
     async def mark(
-        self, names: Sequence[Name], change: Callable[[KeyChange], Awaitable[None]]
-    ) -> None:
-        """Mark the data keys of owners that are erased, in the transaction that notes them."""
+        self, names: Sequence[Name], change: Callable[[KeyChange], Awaitable[Sequence[str]]]
+    ) -> Sequence[str]:
+        """Mark the data keys of owners that are erased, in the transaction that notes them; return
+        their ids."""
+        return ()
 
-    async def destroy(self, owner: Name, change: Callable[[KeyChange], Awaitable[int]]) -> int:
-        """Destroy the data keys of an owner that are marked, in a transaction; return how many they
-        were."""
-        return 0
+    async def destroy(
+        self, key_ids: Sequence[str], change: Callable[[KeyChange], Awaitable[None]]
+    ) -> None:
+        """Destroy data keys that `mark` returned, in a transaction."""
 
 
 class EncryptedEraseKeys(EraseKeys):
@@ -79,16 +81,18 @@ class EncryptedEraseKeys(EraseKeys):
         ]
 
     async def mark(
-        self, names: Sequence[Name], change: Callable[[KeyChange], Awaitable[None]]
-    ) -> None:
-        """Mark the data keys of owners that are erased, in the transaction that notes them."""
-        await change(lambda table: table.mark(names))
+        self, names: Sequence[Name], change: Callable[[KeyChange], Awaitable[Sequence[str]]]
+    ) -> Sequence[str]:
+        """Mark the data keys of owners that are erased, in the transaction that notes them; return
+        their ids."""
+        return await change(lambda table: table.mark(names))
 
-    async def destroy(self, owner: Name, change: Callable[[KeyChange], Awaitable[int]]) -> int:
-        """Destroy the data keys of an owner that are marked, in a transaction; return how many they
-        were."""
+    async def destroy(
+        self, key_ids: Sequence[str], change: Callable[[KeyChange], Awaitable[None]]
+    ) -> None:
+        """Destroy data keys that `mark` returned, in a transaction."""
         self._keys.forget()
-        return await change(lambda table: table.destroy(owner))
+        await change(lambda table: table.destroy(key_ids))
 
 
 def _ids_of_keys(rows: Rows) -> set[str]:

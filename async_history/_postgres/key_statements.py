@@ -40,7 +40,6 @@ _NO_CLEAR_CAUSE: Final = f"""(
     WHERE ({CLEAR}) AND pg_catalog.strpos(cause, '{JSON_BEGIN}'::pg_catalog.text) = 0
 ) = 0"""
 """SQL condition: every cause is sealed. The index counts the others, which is fast if none is."""
-_MARKED: Final = "erased AND {} = $1::pg_catalog.text"
 NOTE_WHOLE: Final = f"UPDATE {{schema}}.encryption SET is_whole = {_NO_CLEAR_CAUSE}"
 LOCK_WRITES: Final = "LOCK TABLE {schema}.history IN ROW EXCLUSIVE MODE"
 """The lock that an INSERT takes. Whoever ends the use of keys waits for its holders. So what is
@@ -117,13 +116,11 @@ STATEMENTS: Final = KeyStatements(
         )
         for scope in SCOPES
     },
-    count_marked={
-        scope: f"SELECT pg_catalog.count(*) FROM {{schema}}.data_keys WHERE {_MARKED.format(scope)}"
+    marked={
+        scope: f"SELECT id FROM {{schema}}.data_keys WHERE erased AND {scope} = $1::pg_catalog.text"
         for scope in SCOPES
     },
-    destroy={
-        scope: f"DELETE FROM {{schema}}.data_keys WHERE {_MARKED.format(scope)}" for scope in SCOPES
-    },
+    destroy="DELETE FROM {schema}.data_keys WHERE id = ANY($1::pg_catalog.text[]) AND erased",
 )
 
 

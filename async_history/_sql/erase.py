@@ -209,7 +209,7 @@ class EraseSteps:
             lost += len(rows)
         return lost
 
-    async def note(self, names: Sequence[Name], at: datetime) -> None:
+    async def note(self, names: Sequence[Name], at: datetime) -> Sequence[str]:
         erased = self._tables.erased
         instant = microseconds(at)
         digests = [name_digest(name).hex() for name in names]
@@ -229,7 +229,7 @@ class EraseSteps:
             if rows:
                 await self._connection.execute(insert(erased), rows)
         self._transaction.next_version(instant)
-        await self._seal.mark(names, self._transaction)
+        return await self._seal.mark(names, self._transaction)
 
     async def disown(self, scope: str, memory_ids: Sequence[str]) -> None:
         if self._ledger is None:
@@ -333,14 +333,14 @@ class SqlErasure:
     Args:
         run: does steps in one transaction, in its turn among the writes.
         out_of_reach: where texts remain outside the tables.
-        destroy_keys: destroys an owner's marked data keys; returns their number.
+        destroy_keys: destroys data keys that `note` returned.
     """
 
     def __init__(
         self,
         run: Callable[[Callable[[EraseTransaction], Coroutine[Any, Any, Any]]], Awaitable[Any]],
         out_of_reach: tuple[str, ...],
-        destroy_keys: Callable[[Name], Awaitable[int]],
+        destroy_keys: Callable[[Sequence[str]], Awaitable[None]],
     ) -> None:
         self._run = run
         self._out_of_reach = out_of_reach
@@ -353,6 +353,8 @@ class SqlErasure:
     async def residue(self) -> Residue:
         return Residue(sentences=self._out_of_reach)
 
-    async def clean(self, *, owner: Name | None, vacuum: Vacuuming) -> Residue:
-        keys = (KEYS_DESTROYED,) if owner and await self._destroy_keys(owner) else ()
-        return Residue(sentences=(*keys, *self._out_of_reach))
+    async def clean(self, *, key_ids: Sequence[str], vacuum: Vacuuming) -> Residue:
+        if not key_ids:
+            return Residue(sentences=self._out_of_reach)
+        await self._destroy_keys(key_ids)
+        return Residue(sentences=(KEYS_DESTROYED, *self._out_of_reach))

@@ -6,7 +6,6 @@ from typing import Any
 
 from sqlalchemy import (
     Executable,
-    and_,
     bindparam,
     case,
     delete,
@@ -43,7 +42,6 @@ def statements_in(tables: Tables) -> KeyStatements:
     new_wrapping = [
         bindparam(f"p{place}", type_=column.type) for place, column in enumerate(wrapping.c, 1)
     ]
-    marked_of = {scope: and_(keys.c.erased == 1, keys.c[scope] == p1) for scope in SCOPES}
     is_whole = case((exists().where(history.c.cause.is_not(None)), 0), else_=1)
     return KeyStatements(
         wrapping=select(*wrapping.c).order_by(wrapping.c.id),
@@ -74,11 +72,11 @@ def statements_in(tables: Tables) -> KeyStatements:
         ),
         is_whole=select(encryption.c.is_whole),
         mark={scope: update(keys).where(keys.c[scope] == p1).values(erased=1) for scope in SCOPES},
-        count_marked={
-            scope: select(func.count()).select_from(keys).where(marked)
-            for scope, marked in marked_of.items()
+        marked={
+            scope: select(keys.c.id).where(keys.c.erased == 1, keys.c[scope] == p1)
+            for scope in SCOPES
         },
-        destroy={scope: delete(keys).where(marked) for scope, marked in marked_of.items()},
+        destroy=delete(keys).where(keys.c.id.in_(several), keys.c.erased == 1),
     )
 
 

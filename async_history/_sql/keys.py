@@ -93,11 +93,11 @@ class Seal(Protocol):
             KeyMissing: it was opened without keys, and the history has been encrypted since.
         """
 
-    async def mark(self, names: Sequence[Name], transaction: Transaction) -> None:
-        """Mark the data keys of owners that are being erased."""
+    async def mark(self, names: Sequence[Name], transaction: Transaction) -> Sequence[str]:
+        """Mark the data keys of owners that are being erased; return their ids."""
 
-    async def destroy(self, owner: Name, transaction: Transaction) -> int:
-        """Destroy an owner's marked data keys; return their number."""
+    async def destroy(self, key_ids: Sequence[str], transaction: Transaction) -> None:
+        """Destroy data keys that `mark` returned."""
 
     def apart(self) -> "Seal":
         """Return a copy for the program's own transaction, whose rollback is not seen here."""
@@ -150,10 +150,10 @@ class InClear:
         if await transaction.fetch(select(transaction.tables.wrapping_keys.c.id).limit(1)):
             raise KeyMissing("", f"{self._where} {OPEN_WITH_KEYS}")
 
-    async def mark(self, names: Sequence[Name], transaction: Transaction) -> None: ...
+    async def mark(self, names: Sequence[Name], transaction: Transaction) -> Sequence[str]:
+        return ()
 
-    async def destroy(self, owner: Name, transaction: Transaction) -> int:
-        return 0
+    async def destroy(self, key_ids: Sequence[str], transaction: Transaction) -> None: ...
 
     def apart(self) -> "InClear":
         return self
@@ -217,12 +217,12 @@ class Sealing:
 
     async def check(self, transaction: Transaction) -> None: ...
 
-    async def mark(self, names: Sequence[Name], transaction: Transaction) -> None:
-        await WrittenKeyTable(transaction).mark(names)
+    async def mark(self, names: Sequence[Name], transaction: Transaction) -> Sequence[str]:
+        return await WrittenKeyTable(transaction).mark(names)
 
-    async def destroy(self, owner: Name, transaction: Transaction) -> int:
+    async def destroy(self, key_ids: Sequence[str], transaction: Transaction) -> None:
         self._keys.forget()
-        return await WrittenKeyTable(transaction).destroy(owner)
+        await WrittenKeyTable(transaction).destroy(key_ids)
 
     def apart(self) -> "Sealing":
         return Sealing(self._keys.apart())

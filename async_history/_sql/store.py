@@ -13,7 +13,6 @@ from async_history._core.commit_signal import CommitSignal
 from async_history._core.data_keys import DataKeys
 from async_history._core.encryption import StoreEncryption
 from async_history._core.erase_transaction import EraseTransaction
-from async_history._core.erased_names import Name
 from async_history._core.follow_reads import FollowReader
 from async_history._core.key_ring import KeyRing
 from async_history._core.key_statements import KeyTable
@@ -305,10 +304,8 @@ class SqlStore:
 
         return await self._connections.read(fetch)
 
-    async def _destroy_keys(self, owner: Name) -> int:
-        if self.encryption is None:
-            return 0
-        return await self._with_state(partial(self._seal.destroy, owner))
+    async def _destroy_keys(self, key_ids: Sequence[str]) -> None:
+        await self._with_state(partial(self._seal.destroy, key_ids))
 
     async def add_in_transaction(
         self, connection: AsyncConnection, submission: AddRecords

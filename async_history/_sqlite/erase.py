@@ -193,9 +193,9 @@ class _EraseTransaction:
             self._attest(lambda ledger: changes.erase(ledger, ids, held))
         return redacted
 
-    async def note(self, names: Sequence[Name], at: datetime) -> None:
+    async def note(self, names: Sequence[Name], at: datetime) -> Sequence[str]:
         note_erased(self._connection, names, at)
-        await self._keys.mark(self._connection, names)
+        return await self._keys.mark(self._connection, names)
 
     async def disown(self, scope: str, memory_ids: Sequence[str]) -> None:
         owned = self._attest(lambda ledger: changes.owned(ledger, memory_ids))
@@ -262,8 +262,12 @@ class FileErasure:
         copies = await self._copies()
         return Residue(copies, _copies_notice(copies))
 
-    async def clean(self, *, owner: Name | None, vacuum: Vacuuming) -> Residue:
-        sentences = [KEYS_DESTROYED] if owner and await self._destroy_keys(owner) else []
+    async def clean(self, *, key_ids: Sequence[str], vacuum: Vacuuming) -> Residue:
+        sentences: list[str] = []
+        if key_ids:
+            destroy = partial(_destroy_keys, self._keys, key_ids)
+            await self._run_exclusively(lambda connection: connection.run(destroy))
+            sentences.append(KEYS_DESTROYED)
         if self._path is None:
             return Residue(sentences=tuple(sentences))
         copies = await self._copies()
@@ -276,11 +280,6 @@ class FileErasure:
         else:
             sentences += await self._overwrite(self._path)
         return Residue(copies, (*sentences, *_copies_notice(copies)))
-
-    async def _destroy_keys(self, owner: Name) -> int:
-        destroy = partial(_destroy_keys, self._keys, owner)
-        destroyed: int = await self._run_exclusively(lambda connection: connection.run(destroy))
-        return destroyed
 
     async def overwrite(self) -> Sequence[str]:
         """Rewrite the file without free space, and empty its log; return where texts remain."""
@@ -341,9 +340,9 @@ def _erase(
         return run_to_completion(work(_EraseTransaction(connection, keys)))
 
 
-def _destroy_keys(keys: FileKeys, owner: Name, connection: sqlite3.Connection) -> int:
+def _destroy_keys(keys: FileKeys, key_ids: Sequence[str], connection: sqlite3.Connection) -> None:
     with _overwriting(connection), transaction(connection):
-        return run_to_completion(keys.destroy(connection, owner))
+        run_to_completion(keys.destroy(connection, key_ids))
 
 
 @contextlib.contextmanager

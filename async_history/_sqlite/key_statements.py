@@ -105,14 +105,11 @@ STATEMENTS: Final = KeyStatements(
         scope: f"UPDATE async_history_data_keys SET erased = 1 WHERE {scope} = :p1"
         for scope in SCOPES
     },
-    count_marked={
-        scope: f"SELECT count(*) FROM async_history_data_keys WHERE erased AND {scope} = :p1"
+    marked={
+        scope: f"SELECT id FROM async_history_data_keys WHERE erased AND {scope} = :p1"
         for scope in SCOPES
     },
-    destroy={
-        scope: f"DELETE FROM async_history_data_keys WHERE erased AND {scope} = :p1"
-        for scope in SCOPES
-    },
+    destroy=f"DELETE FROM async_history_data_keys WHERE id IN {_IDS} AND erased",
 )
 
 

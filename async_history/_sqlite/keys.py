@@ -263,12 +263,12 @@ class FileKeys:
 
     seal: Seal = InClear()
 
-    async def mark(self, connection: sqlite3.Connection, names: Sequence[Name]) -> None:
-        """Mark the data keys of owners that are erased."""
+    async def mark(self, connection: sqlite3.Connection, names: Sequence[Name]) -> Sequence[str]:
+        """Mark the data keys of owners that are erased; return their ids."""
+        return ()
 
-    async def destroy(self, connection: sqlite3.Connection, owner: Name) -> int:
-        """Destroy the data keys of an owner that are marked; return how many they were."""
-        return 0
+    async def destroy(self, connection: sqlite3.Connection, key_ids: Sequence[str]) -> None:
+        """Destroy data keys that `mark` returned."""
 
     def created(self, connection: sqlite3.Connection) -> None:
         """Create the tables of keys, if the file is encrypted."""
@@ -285,14 +285,14 @@ class EncryptedFileKeys(FileKeys):
         self._keys = keys
         self.seal = Sealing(keys)
 
-    async def mark(self, connection: sqlite3.Connection, names: Sequence[Name]) -> None:
-        """Mark the data keys of owners that are erased."""
-        await table_in(connection).mark(names)
+    async def mark(self, connection: sqlite3.Connection, names: Sequence[Name]) -> Sequence[str]:
+        """Mark the data keys of owners that are erased; return their ids."""
+        return await table_in(connection).mark(names)
 
-    async def destroy(self, connection: sqlite3.Connection, owner: Name) -> int:
-        """Destroy the data keys of an owner that are marked; return how many they were."""
+    async def destroy(self, connection: sqlite3.Connection, key_ids: Sequence[str]) -> None:
+        """Destroy data keys that `mark` returned."""
         self._keys.forget()
-        return await table_in(connection).destroy(owner)
+        await table_in(connection).destroy(key_ids)
 
     def created(self, connection: sqlite3.Connection) -> None:
         """Create the tables of keys."""

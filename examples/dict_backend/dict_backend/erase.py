@@ -27,7 +27,7 @@ class DictErasure:
     ) -> T:
         return await self._writer.run_alone(lambda: work(self))
 
-    async def clean(self, *, owner: api.Name | None, vacuum: api.Vacuuming) -> api.Residue:
+    async def clean(self, *, key_ids: Sequence[str], vacuum: api.Vacuuming) -> api.Residue:
         return api.Residue()
 
     async def residue(self) -> api.Residue:
@@ -97,10 +97,11 @@ class DictErasure:
             self._kept.records[ref.position] = replace(record, **nothing)
         return lost
 
-    async def note(self, names: Sequence[api.Name], at: datetime) -> None:
+    async def note(self, names: Sequence[api.Name], at: datetime) -> Sequence[str]:
         erased = self._kept.erased
         for digest in map(api.name_digest, names):
             erased[digest] = max(at, erased.get(digest, at))
+        return ()
 
     async def disown(self, scope: str, memory_ids: Sequence[str]) -> None:
         for memory_id in memory_ids:
