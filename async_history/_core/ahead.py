@@ -50,6 +50,10 @@ class ComputedAhead(Generic[T]):
         """Begin to compute a value for each record. Call it only if `has_begun` is false."""
         self._begun = _Computation(fields, compute, self._turn)
 
+    def drop(self) -> None:
+        """Forget what was begun: one of its records may not be written any more."""
+        self._begun = None
+
     async def of(self, fields: Sequence[Fields]) -> list[T | None]:
         """Return the values for a batch; None for a record that was not among those that waited.
 

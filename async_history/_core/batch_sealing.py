@@ -110,6 +110,10 @@ class NewTexts:
             keys = [key for _, key in keyed if key is not None]
             self._ahead.begin(fields, partial(_sealed_under, keys, index_key))
 
+    def drop(self) -> None:
+        """Forget what was sealed before its batch."""
+        self._ahead.drop()
+
     async def of(
         self, fields: Sequence[Fields], keys: Sequence[DataKey | None], index_key: bytes
     ) -> SealedTexts:

@@ -97,6 +97,7 @@ class BoundedQueue(Generic[S]):
         records, size_bytes: the bound.
         timeout_s: seconds for which a call may wait for space before it raises `Overloaded`.
         on_admitted: called when a call is admitted to an empty queue, or waits behind an empty one.
+        on_withdrawn: called when an admitted call is withdrawn.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class BoundedQueue(Generic[S]):
         size_bytes: int,
         timeout_s: float | None,
         on_admitted: Callable[[], None],
+        on_withdrawn: Callable[[], None],
     ) -> None:
         self.records = 0
         self.size_bytes = 0
@@ -114,6 +116,7 @@ class BoundedQueue(Generic[S]):
         self._most_bytes = size_bytes
         self._timeout_s = timeout_s
         self._on_admitted = on_admitted
+        self._on_withdrawn = on_withdrawn
         self._loop = asyncio.get_running_loop()
         # Dictionaries, because a call in the middle must be removable at once. From an ordered one
         # the first of many is removed in constant time; from the other they are removed together.
@@ -193,6 +196,7 @@ class BoundedQueue(Generic[S]):
         """Remove a call, unless it is in a batch and has left the queue."""
         call.stop_waiting()
         if call in self._in:
+            self._on_withdrawn()  # first: if it raises, nothing has changed
             self._remove(call)
         else:
             self._waiting.pop(call, None)

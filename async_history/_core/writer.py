@@ -78,6 +78,9 @@ class TryAgain(Exception):
         super().__init__(str(reason))
 
 
+def _do_nothing() -> None: ...
+
+
 class GroupCommitWriter(Generic[S]):
     """A writer that commits submissions in batches and acks each when its batch is durable.
 
@@ -90,6 +93,8 @@ class GroupCommitWriter(Generic[S]):
         prepare: called with the submissions that wait, while a batch is committed and once the
             callers of the previous one are woken. They may still be withdrawn. This only affects
             speed.
+        unwritten: called when a submission was withdrawn, refused, or in a batch that failed, so
+            that nothing that was prepared from it is kept.
         check_storage: raises the error that every commit would raise, if that can be told without
             committing. Only `require_writable` calls it.
     """
@@ -103,6 +108,7 @@ class GroupCommitWriter(Generic[S]):
         commit_timeout_s: float = 30.0,
         head_start_s: float = HEAD_START_S,
         prepare: Callable[[Sequence[S]], None] | None = None,
+        unwritten: Callable[[], None] = _do_nothing,
         check_storage: Callable[[], None] | None = None,
     ) -> None:
         self._commit = commit
@@ -116,9 +122,11 @@ class GroupCommitWriter(Generic[S]):
             size_bytes=options.queue_bytes,
             timeout_s=options.queue_timeout_s,
             on_admitted=self._wake_up,
+            on_withdrawn=unwritten,
         )
         self._in_batch: list[PendingCall[S]] = []
         self._prepare = prepare
+        self._forget_prepared = unwritten
         self._wakeups = WakeupScheduler(
             self._settle_calls, head_start_s, woken=prepare and self._prepare_next
         )
@@ -248,17 +256,18 @@ class GroupCommitWriter(Generic[S]):
             elif batch:
                 await self._commit_batch(batch, begun)
         except OutcomeUnknown as error:
-            self._count_failed(batch, error, begun)
+            self._note_failed(batch, error, begun)
             for call in batch:
                 unknown = CommitUnknown(f"the outcome is unknown: {error}", call.ids)
                 self._refuse(call, unknown, error)
         except Exception as error:  # every caller of the batch gets the store's error
-            self._count_failed(batch, error, begun)
+            self._note_failed(batch, error, begun)
             for call in batch:
                 self._refuse(call, _own_copy(error), error)
         self._in_batch = []
 
-    def _count_failed(self, batch: list[PendingCall[S]], error: Exception, begun: float) -> None:
+    def _note_failed(self, batch: list[PendingCall[S]], error: Exception, begun: float) -> None:
+        self._forget_prepared()
         self._counters.failed_batches += 1
         if self._observer is not None:
             self._observer.failed(batch, error, begun, monotonic())
@@ -274,6 +283,8 @@ class GroupCommitWriter(Generic[S]):
             return self._commit(submissions, this)
 
         refused = await self._run_until_settled(commit)
+        if refused:
+            self._forget_prepared()
         ended = monotonic()
         self._counters.count_batch(batch, begun, ended)
         if self._observer is not None:

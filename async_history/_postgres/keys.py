@@ -45,6 +45,9 @@ class Seal(Protocol):
     def begin(self, submissions: Iterable[object], owner_of: ExpectedOwner) -> None:
         """Begin to seal records that wait for the next batch."""
 
+    def drop(self) -> None:
+        """Forget what was sealed of records that wait."""
+
     async def records(
         self,
         fields: Sequence[Fields],
@@ -86,6 +89,8 @@ class InClear:
     salt_key: Final = None
 
     def begin(self, submissions: Iterable[object], owner_of: ExpectedOwner) -> None: ...
+
+    def drop(self) -> None: ...
 
     async def records(
         self,
@@ -133,6 +138,9 @@ class Sealing:
     def begin(self, submissions: Iterable[object], owner_of: ExpectedOwner) -> None:
         keys = self._keys
         self._new.begin(submissions, lambda one: keys.expected(owner_of(one)), keys.index_key)
+
+    def drop(self) -> None:
+        self._new.drop()
 
     async def records(
         self,

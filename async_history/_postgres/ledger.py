@@ -64,6 +64,10 @@ class Attestation:
         """Begin to compute the leaves of submissions that wait for the next batch."""
         self._new.begin(submissions, self._seal.salt_key)
 
+    def drop_leaves(self) -> None:
+        """Forget the leaves of submissions that wait."""
+        self._new.drop()
+
     async def leaves(
         self, fields: Sequence[Fields], owners: Mapping[str, Owner | None]
     ) -> Sequence[Bundle]:

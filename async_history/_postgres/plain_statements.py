@@ -31,6 +31,10 @@ class PlainStatements:
             fields = list(fields_of(waiting))
             self._ahead = fields, plain(fields, ())
 
+    def drop(self) -> None:
+        """Forget what was made: one of its records may not be written any more."""
+        self._ahead = None
+
     def take(self) -> Ahead:
         """Return what was made for the next batch."""
         ahead, self._ahead = self._ahead, None

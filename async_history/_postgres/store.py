@@ -151,6 +151,7 @@ class PostgresStore:
             options=writer_options,
             commit_timeout_s=retry_timeout_s,
             prepare=prepare,
+            unwritten=self._drop_prepared,
         )
         fetch = self.connections.fetch
         self._stored_reader = reader = HistoryReader(
@@ -282,6 +283,13 @@ class PostgresStore:
         self._seal.begin(submissions, self._known_owners.expected)
         if self._attestation is not None:
             self._attestation.begin_leaves(submissions)
+
+    def _drop_prepared(self) -> None:
+        """Keep nothing of calls that are not written, whose texts may be erased."""
+        self._plain.drop()
+        self._seal.drop()
+        if self._attestation is not None:
+            self._attestation.drop_leaves()
 
     async def _commit(
         self, batch: Sequence[Submission], this: CommitTry

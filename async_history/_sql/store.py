@@ -112,6 +112,7 @@ class SqlStore:
             options=writer_options,
             commit_timeout_s=retry_timeout_s,
             prepare=self._prepare if has_ledger else None,
+            unwritten=self._drop_prepared,
         )
         reader, follower = HistoryReader(connections, tables), SqlFollowReader(connections, tables)
         self.reader: Reader = reader
@@ -165,6 +166,11 @@ class SqlStore:
     def _prepare(self, submissions: Sequence[Submission]) -> None:
         if self._attestation is not None:
             self._attestation.begin_leaves(submissions)
+
+    def _drop_prepared(self) -> None:
+        """Keep nothing of calls that are not written, whose texts may be erased."""
+        if self._attestation is not None:
+            self._attestation.drop_leaves()
 
     async def _commit(
         self, batch: Sequence[Submission], this: CommitTry

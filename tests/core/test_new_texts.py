@@ -1,5 +1,6 @@
 """Sealing of new records, of which some are sealed before their batch."""
 
+import asyncio
 import json
 from collections.abc import Iterator, Sequence
 from threading import Lock
@@ -11,6 +12,7 @@ from async_history._core.new_records import fields_from_mapping
 from async_history._core.sealed_records import SealedTexts, opened_json, opened_text
 from async_history._core.sealing import DataKey, Keys, token_under
 from async_history._core.submissions import AddFields
+from tests.support.patience import LONG_S
 
 pytestmark = pytest.mark.once
 
@@ -78,6 +80,18 @@ async def test_what_was_sealed_before_is_not_sealed_again() -> None:
     keys = [key] * len(batch)
     check(batch, await sealed(batch, new, keys), keys)
     assert key.sealed == 2 * (MANY + 1)
+
+
+async def test_what_was_dropped_is_sealed_with_its_batch() -> None:
+    new, key, waiting = NewTexts(Lock()), Key("a"), [added(n) for n in range(MANY)]
+    new.begin(waiting, lambda _: key, INDEX_KEY)
+    async with asyncio.timeout(LONG_S):
+        while key.sealed < 2 * MANY:  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0.001)
+    new.drop()
+    keys = [key] * MANY
+    check(waiting, await sealed(waiting, new, keys), keys)
+    assert key.sealed == 4 * MANY
 
 
 async def test_a_record_that_gets_another_key_is_sealed_under_that() -> None:

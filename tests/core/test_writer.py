@@ -17,6 +17,7 @@ from async_history import (
     Overloaded,
     StorageError,
     StorageFull,
+    StorageRefused,
 )
 from async_history._core.queue import BoundedQueue
 from async_history._core.wakeups import FIRST_SLICE, SLICE, WakeupScheduler
@@ -155,6 +156,32 @@ class TestBatches:
             await writer.submit(Item(str(n)))
             await turn()
         assert prepared == []
+
+    async def test_what_is_not_written_is_reported(
+        self, store: Store, make_writer: MakeWriter
+    ) -> None:
+        """Withdrawn, refused or failed; not what was withdrawn too late."""
+        reports: list[None] = []
+        store.gate.clear()
+        writer = make_writer(unwritten=lambda: reports.append(None))
+        store.script += [{}, {0: StorageRefused("no")}, StorageFull("no")]
+        (in_batch,) = submit(writer, Item("in a batch"))
+        await store.begun.wait()
+        waits, stays = submit(writer, Item("waits"), Item("stays"))
+        await turn()
+        in_batch.cancel()
+        await turn()
+        assert reports == []
+        waits.cancel()
+        await turn()
+        assert len(reports) == 1
+        store.gate.set()
+        with pytest.raises(StorageRefused):
+            await stays
+        assert len(reports) == 2
+        with pytest.raises(StorageFull):
+            await writer.submit(Item("fails"))
+        assert len(reports) == 3
 
     async def test_many_callers_are_woken_in_slices(
         self, store: Store, make_writer: MakeWriter
@@ -636,7 +663,9 @@ class TestErrorsWhileEntering:
         def fail() -> None:
             raise StorageFull("no")
 
-        queue = BoundedQueue[Item](records=1, size_bytes=9, timeout_s=None, on_admitted=fail)
+        queue = BoundedQueue[Item](
+            records=1, size_bytes=9, timeout_s=None, on_admitted=fail, on_withdrawn=fail
+        )
         with pytest.raises(StorageFull):
             queue.enter(Item("a"), None)
         assert len(queue) == queue.records == queue.size_bytes == queue.waiting == 0

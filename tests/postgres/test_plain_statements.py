@@ -1,7 +1,10 @@
 """A statement that was made before its batch is used for exactly these records."""
 
 import asyncio
+import gc
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import pytest
 
@@ -10,11 +13,16 @@ from async_history._core.ledger.leaves import record_bundle
 from async_history._core.new_records import new_fields
 from async_history._core.new_submissions import new_text
 from async_history._core.submissions import AddFields, Submission
+from async_history._core.writer import GroupCommitWriter
 from async_history._postgres.add import plain
 from async_history._postgres.commit import BatchCommitter
 from async_history._postgres.keys import InClear
 from async_history._postgres.owners import KnownOwners
 from async_history._postgres.plain_statements import PlainStatements, plain_statement
+from tests.support.keys import ring
+from tests.support.patience import LONG_S
+from tests.support.postgres_gate import shut
+from tests.support.postgres_schemas import schema_of
 
 
 def waiting(*names: str) -> list[AddFields]:
@@ -85,6 +93,48 @@ async def test_no_text_outlives_the_next_batch(next_batch: Submission) -> None:
     statements.begin(waiting("a", "b"))
     assert await committer.commit([next_batch]) == {}
     assert statements.take() is None
+
+
+def kept_by(part: object, text: str) -> bool:
+    """Return whether an object of the library holds a text, itself or through others."""
+    seen: set[int] = set()
+    left = [part]
+    while left:
+        one = left.pop()
+        if isinstance(one, str) and text in one:
+            return True
+        ours = type(one).__module__.startswith("async_history")
+        if id(one) in seen or not (ours or isinstance(one, (dict, list, tuple))):
+            continue
+        seen.add(id(one))
+        if not isinstance(one, GroupCommitWriter):  # its queue has the calls that wait
+            left += gc.get_referents(one)
+    return False
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("options", [{}, {"keys": ring("one")}, {"ledger": True}])
+async def test_nothing_made_from_calls_that_are_withdrawn_is_kept(
+    new_schema: Callable[[], str], connect: Any, options: dict[str, Any]
+) -> None:
+    url, admin, text, many = new_schema(), await connect(), "a text in clear", 100
+
+    async def record(number: int) -> None:
+        role = "late" if number > many else None
+        while True:
+            await history.add_history(f"m{number}", None, text, "ADD", role=role)
+
+    async with open_history(url, batch_records=many, **options) as history:
+        store: Any = history.store
+        async with shut(admin, schema_of(url)), asyncio.timeout(LONG_S):
+            calls = [asyncio.ensure_future(record(number)) for number in range(3 * many)]
+            while not kept_by(store, text):  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0.001)
+            for call in calls:
+                call.cancel()
+            await asyncio.wait(calls)
+        await store.writer.run_alone(partial(asyncio.sleep, 0))  # after those in a batch
+        assert not kept_by(store, text)
 
 
 @pytest.mark.postgres

@@ -48,6 +48,10 @@ class NewLeaves:
             if len(fields) > _HASHED_HERE:
                 self._ahead.begin(fields, partial(_under, key))
 
+    def drop(self) -> None:
+        """Forget what was computed before its batch."""
+        self._ahead.drop()
+
     async def of(
         self, fields: Sequence[Fields], owners: Mapping[str, Owner | None], key: bytes | None
     ) -> Sequence[Bundle]:
