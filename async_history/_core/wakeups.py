@@ -17,7 +17,7 @@ takes half of it.
 """
 SLICE: Final = 128
 """Callers woken in one iteration of the event loop; they keep it busy for about 2 ms."""
-FIRST_SLICE: Final = 16
+FIRST_SLICE: Final = 4
 """Callers of the first slice; each further one has twice as many, up to `SLICE`.
 
 A socket's buffer may not take a large batch at once. The rest is sent in the next iterations of the

@@ -193,7 +193,7 @@ class TestBatches:
             await asyncio.sleep(0)
             woken.append(sum(task.done() for task in tasks))
         steps = [b - a for a, b in pairwise(woken) if b > a]
-        assert steps == [FIRST_SLICE, 32, 64, SLICE, SLICE, FIRST_SLICE]
+        assert steps == [FIRST_SLICE, 8, 16, 32, 64, SLICE, SLICE, FIRST_SLICE]
 
     async def test_callers_that_call_again_form_one_batch_again(
         self, store: Store, make_writer: MakeWriter
