@@ -16,7 +16,7 @@ from async_history._core.check import check_store
 from async_history._core.check_report import CheckReport
 from async_history._core.commit_signal import CommitSignal
 from async_history._core.cursors import Cursor
-from async_history._core.encryption import EncryptedStore, Encryption
+from async_history._core.encryption import Encryption
 from async_history._core.erase import ErasureReport, erase_in_steps
 from async_history._core.erase_request import Vacuuming, check_vacuuming, new_erase_request
 from async_history._core.erased_names import Name
@@ -56,6 +56,7 @@ from async_history._core.rollback import (
 )
 from async_history._core.rollback_request import RollbackRequest, rollback_request, undo_request
 from async_history._core.stats import HistoryStats, Measured, Measurements, history_stats
+from async_history._core.store_encryption import EncryptedStore
 from async_history._core.telemetry import ReportedStore, telemetry
 from async_history._core.timeline import (
     MemoryDiff,

@@ -7,12 +7,12 @@ from typing import Any, TypeVar
 
 from async_history._core.cancellation import to_the_end
 from async_history._core.commit_signal import CommitSignal
-from async_history._core.encryption import OPEN_WITH_KEYS
 from async_history._core.key_ring import KeyRing
 from async_history._core.lifecycle import CLOSE_TIMEOUT_S
 from async_history._core.lock_session import SessionOptions
 from async_history._core.locks import ProcessLocks
 from async_history._core.session_locks import SessionLocks
+from async_history._core.store_encryption import OPEN_WITH_KEYS
 from async_history._core.writer_options import WriterOptions
 from async_history._postgres import schema as migrations
 from async_history._postgres.codecs import (

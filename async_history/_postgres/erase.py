@@ -10,7 +10,6 @@ from typing import Any, Final, TypeVar
 
 import asyncpg
 
-from async_history._core.encryption import KEYS_DESTROYED
 from async_history._core.erase import Residue
 from async_history._core.erase_request import Vacuuming
 from async_history._core.erase_transaction import (
@@ -24,6 +23,7 @@ from async_history._core.erased_names import Name
 from async_history._core.filters import Filter
 from async_history._core.ledger import changes
 from async_history._core.ledger.tables import LedgerTables, place_all
+from async_history._core.store_encryption import KEYS_DESTROYED
 from async_history._postgres.batch_locks import LOCK_MEMORIES
 from async_history._postgres.erase_keys import DIGESTS, STORED_TEXTS, EraseKeys, Rows
 from async_history._postgres.erased_names import STILL_OWNED, disown_statements, note_statements

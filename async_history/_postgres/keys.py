@@ -13,7 +13,6 @@ from typing import Final, Protocol
 
 from async_history._core.batch_sealing import NewTexts, keys_in_store
 from async_history._core.data_keys import DataKeys
-from async_history._core.encryption import OPEN_WITH_KEYS
 from async_history._core.key_statements import KeyTable
 from async_history._core.message_buffers import MessageRow
 from async_history._core.owners import Owner
@@ -28,6 +27,7 @@ from async_history._core.sealed_records import (
     sealed_messages,
 )
 from async_history._core.sealing import DataKey
+from async_history._core.store_encryption import OPEN_WITH_KEYS
 from async_history._postgres.key_statements import Access, KeyAccess
 from async_history.errors import KeyMissing
 

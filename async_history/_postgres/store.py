@@ -10,7 +10,6 @@ from typing import Any, Final, TypeVar
 from async_history._core.backend import Reader
 from async_history._core.commit_signal import CommitSignal
 from async_history._core.data_keys import DataKeys
-from async_history._core.encryption import StoreEncryption
 from async_history._core.follow_reads import FollowReader as FollowReaderOf
 from async_history._core.key_ring import KeyRing
 from async_history._core.ledger import changes
@@ -27,6 +26,7 @@ from async_history._core.prune_request import PruneRequest
 from async_history._core.prune_transaction import PruneTries
 from async_history._core.sealed_reader import SealedFollowReader, SealedReader
 from async_history._core.stats import Measured, clear_warning
+from async_history._core.store_encryption import StoreEncryption
 from async_history._core.submissions import AddRecords, Submission
 from async_history._core.writer import CommitTry, GroupCommitWriter
 from async_history._core.writer_options import WriterOptions

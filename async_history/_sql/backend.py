@@ -10,10 +10,10 @@ from sqlalchemy.pool import NullPool
 
 from async_history._core.cancellation import to_the_end
 from async_history._core.commit_signal import CommitSignal
-from async_history._core.encryption import OPEN_WITH_KEYS
 from async_history._core.key_ring import KeyRing
 from async_history._core.lifecycle import CLOSE_TIMEOUT_S
 from async_history._core.locks import ProcessLocks
+from async_history._core.store_encryption import OPEN_WITH_KEYS
 from async_history._core.writer_options import WriterOptions
 from async_history._sql import schema
 from async_history._sql.connections import Connections

@@ -9,7 +9,6 @@ from typing import Any, Final, TypeVar
 from sqlalchemy import Select, Table, delete, func, insert, or_, select, update
 from sqlalchemy.engine import Dialect
 
-from async_history._core.encryption import KEYS_DESTROYED
 from async_history._core.erase import Residue
 from async_history._core.erase_request import Vacuuming
 from async_history._core.erase_transaction import (
@@ -29,6 +28,7 @@ from async_history._core.ledger.operation_log import LedgeredOperationLog
 from async_history._core.ledger.tables import LedgerTables
 from async_history._core.owners import SCOPES, without_scope
 from async_history._core.records import HistoryRecord
+from async_history._core.store_encryption import KEYS_DESTROYED
 from async_history._sql.dialects import in_parts, is_mysql
 from async_history._sql.keys import Seal
 from async_history._sql.marks import mark_of, marks_of, remove_marks

@@ -16,7 +16,6 @@ from sqlalchemy import select
 
 from async_history._core.batch_sealing import keys_in_store, sealed_records
 from async_history._core.data_keys import DataKeys
-from async_history._core.encryption import OPEN_WITH_KEYS
 from async_history._core.erased_names import Name
 from async_history._core.key_statements import KeyTable
 from async_history._core.message_buffers import MessageRow
@@ -31,6 +30,7 @@ from async_history._core.sealed_records import (
     uses_of,
 )
 from async_history._core.sealing import DataKey
+from async_history._core.store_encryption import OPEN_WITH_KEYS
 from async_history._sql.key_statements import WrittenKeyTable
 from async_history._sql.transaction import Transaction
 from async_history.errors import KeyMissing

@@ -11,7 +11,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from async_history._core.backend import Reader
 from async_history._core.commit_signal import CommitSignal
 from async_history._core.data_keys import DataKeys
-from async_history._core.encryption import StoreEncryption
 from async_history._core.erase_transaction import EraseTransaction
 from async_history._core.follow_reads import FollowReader
 from async_history._core.key_ring import KeyRing
@@ -25,6 +24,7 @@ from async_history._core.prune_request import PruneRequest
 from async_history._core.prune_transaction import PruneTries
 from async_history._core.sealed_reader import SealedFollowReader, SealedReader
 from async_history._core.stats import Measured, StoreWarning, clear_warning
+from async_history._core.store_encryption import StoreEncryption
 from async_history._core.submissions import AddRecords, Submission
 from async_history._core.writer import CommitTry, GroupCommitWriter
 from async_history._core.writer_options import WriterOptions

@@ -7,9 +7,9 @@ from typing import Final, TypeVar
 
 from async_history._core.cancellation import to_the_end
 from async_history._core.commit_signal import CommitSignal
-from async_history._core.encryption import OPEN_WITH_KEYS
 from async_history._core.key_ring import KeyRing
 from async_history._core.options import Durability, Journal
+from async_history._core.store_encryption import OPEN_WITH_KEYS
 from async_history._core.writer_options import WriterOptions
 from async_history._sqlite.errors import (
     typed_errors,

@@ -15,7 +15,6 @@ from time import monotonic
 from typing import Any, Final, TypeVar
 
 from async_history._core.cursors import Cursor
-from async_history._core.encryption import KEYS_DESTROYED
 from async_history._core.erase import Residue
 from async_history._core.erase_request import Vacuuming
 from async_history._core.erase_transaction import LOST, Columns, EraseTransaction, RecordRef, Texts
@@ -23,6 +22,7 @@ from async_history._core.erased_names import Name
 from async_history._core.filters import Filter
 from async_history._core.ledger import changes
 from async_history._core.ledger.tables import LedgerStore, LedgerTables, place_all
+from async_history._core.store_encryption import KEYS_DESTROYED
 from async_history._core.threads import run_to_completion
 from async_history._sqlite.connection import ThreadConnection, fetch_rows, transaction
 from async_history._sqlite.errors import LOCK_PAUSE_S, typed_errors

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from async_history._core.data_keys import DataKeys
-from async_history._core.encryption import OPEN_WITH_KEYS
 from async_history._core.erased_names import Name
 from async_history._core.message_buffers import MessageRow
 from async_history._core.owners import Owner
@@ -26,6 +25,7 @@ from async_history._core.sealed_records import (
     uses_of,
 )
 from async_history._core.sealing import DataKey, key_ids
+from async_history._core.store_encryption import OPEN_WITH_KEYS
 from async_history._core.threads import run_to_completion
 from async_history._sqlite.connection import transaction
 from async_history._sqlite.index import StoredOwner

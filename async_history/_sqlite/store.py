@@ -13,7 +13,6 @@ from async_history._core.backend import Reader, Writer
 from async_history._core.cancellation import to_the_end
 from async_history._core.commit_signal import CommitSignal
 from async_history._core.data_keys import DataKeys
-from async_history._core.encryption import StoreEncryption
 from async_history._core.follow_reads import FollowReader as FollowReaderOf
 from async_history._core.key_ring import KeyRing
 from async_history._core.key_statements import KeyTable
@@ -31,6 +30,7 @@ from async_history._core.prune_transaction import PruneTries
 from async_history._core.recent import RecentCommits
 from async_history._core.sealed_reader import SealedFollowReader, SealedReader
 from async_history._core.stats import Measured, StoreWarning, clear_warning
+from async_history._core.store_encryption import StoreEncryption
 from async_history._core.submissions import Submission
 from async_history._core.threads import run_to_completion
 from async_history._core.writer import CommitTry, GroupCommitWriter

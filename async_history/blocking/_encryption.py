@@ -5,10 +5,10 @@ from typing import Any
 
 from async_history._core.decrypting import DecryptionReport
 from async_history._core.encrypting import EncryptionReport
-from async_history._core.encryption import KeyRotation
 from async_history._core.manager import HistoryManager
 from async_history._core.progress import Progress
 from async_history._core.replacing import DataKeyReplacement
+from async_history._core.store_encryption import KeyRotation
 
 Call = Callable[[HistoryManager], Awaitable[Any]]
 

@@ -15,9 +15,9 @@ import pytest
 
 from async_history import HistoryError, NotProven, open_history
 from async_history._core.data_keys import DataKeys, KeysChanged
-from async_history._core.encryption import EncryptedStore
 from async_history._core.ledger.changes import prune
 from async_history._core.records import COLUMN_LIST, COLUMNS
+from async_history._core.store_encryption import EncryptedStore
 from async_history._core.threads import run_to_completion
 from async_history._core.values import plain
 from async_history._sqlite.keys import Seal, Sealing
