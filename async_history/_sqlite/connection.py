@@ -58,6 +58,11 @@ class ThreadConnection(aiosqlite.Connection):
         await self._connect()
         return self
 
+    async def _execute(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Queue a function for the thread. The driver logs the function, but not its arguments."""
+        work = _Work(partial(fn, *args, **kwargs))
+        return await super()._execute(work)  # type: ignore[no-untyped-call]
+
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Call a function on the connection's thread and return its result.
 
@@ -66,7 +71,7 @@ class ThreadConnection(aiosqlite.Connection):
         """
         if self.check is not None:
             work = partial(_check_and_run, self.check, work)
-        result: T = await self._execute(work, self._conn)  # type: ignore[no-untyped-call]
+        result: T = await self._execute(work, self._conn)
         return result
 
     async def read(self, read: Callable[[sqlite3.Connection], T]) -> T:
@@ -82,7 +87,7 @@ class ThreadConnection(aiosqlite.Connection):
             self._pending_reads += 1
         try:
             run_read = partial(self._run_read, queued, read)
-            result: T = await self._execute(run_read, self._conn)  # type: ignore[no-untyped-call]
+            result: T = await self._execute(run_read, self._conn)
             return result
         except asyncio.CancelledError:
             queued.is_cancelled = True
@@ -145,6 +150,16 @@ class ThreadConnection(aiosqlite.Connection):
     def has_thread(self) -> bool:
         """Return whether the thread still runs."""
         return self._thread.is_alive()
+
+
+class _Work:
+    """A call whose `repr` shows no arguments: they contain recorded texts."""
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        self._call = call
+
+    def __call__(self) -> Any:
+        return self._call()
 
 
 class _Read:
