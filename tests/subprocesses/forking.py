@@ -26,7 +26,7 @@ from async_history import open_history as opened
 from async_history._sqlite import fork
 from async_history.blocking import BlockingHistoryManager
 from tests.subprocesses.processes import ending
-from tests.support.patience import LONG_S, PATIENCE
+from tests.support.patience import LONG_S
 
 CHILDREN = 4
 RECORDS = 25
@@ -224,7 +224,7 @@ async def plain(path: str) -> None:
 
 async def in_use(path: str) -> None:
     """Another thread runs a statement: its connection is refused, and nothing hangs."""
-    fork.RESPONSE_S = 2 * PATIENCE
+    fork.RESPONSE_S = 2.0
     await own(path, "parent")
     history = BlockingHistoryManager(path)
     connection = history.connection
@@ -255,7 +255,7 @@ async def in_use(path: str) -> None:
 
 async def mutex(path: str) -> None:
     """SQLite does not answer in the child: the child raises instead of waiting for ever."""
-    fork.RESPONSE_S = 2 * PATIENCE
+    fork.RESPONSE_S = 2.0
 
     def child() -> None:
         asyncio.events._set_running_loop(None)
@@ -270,7 +270,7 @@ async def mutex(path: str) -> None:
 
 async def mutex_of_what_is_open(path: str) -> None:
     """The same with an open history: it is not closed in the child, and the fork ends."""
-    fork.RESPONSE_S = 2 * PATIENCE
+    fork.RESPONSE_S = 2.0
     parent = os.getpid()
 
     def held(call: Callable[..., Any]) -> Callable[..., Any]:
