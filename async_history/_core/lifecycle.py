@@ -1,7 +1,10 @@
 """Opening, closing, and the loop and process that a manager belongs to."""
 
 import asyncio
+import contextlib
 import os
+import sys
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Generator
 from threading import get_ident
@@ -34,14 +37,19 @@ CLOSE_TIMEOUT_S = 10.0
 
 
 class LoopBound(ABC, Generic[Opened]):
-    """An object that is opened once, on one event loop of one process, and closed."""
+    """An object that is opened once, on one event loop of one process, and closed.
+
+    If it is still open when it is garbage-collected, a `ResourceWarning` names it, and it is
+    closed.
+    """
+
+    _open: Opened | None = None  # also if a subclass refuses its arguments
 
     def __init__(self, *, close_timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         self._close_timeout_s = check_seconds("close_timeout_s", close_timeout_s)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
         self._process = _process
-        self._open: Opened | None = None
         self._closed = False
         self._closing: asyncio.Task[None] | None = None
 
@@ -102,6 +110,30 @@ class LoopBound(ABC, Generic[Opened]):
             asyncio.run_coroutine_threadsafe(self.aclose(), loop).result(
                 self._close_timeout_s + CLOSE_TIMEOUT_S
             )
+        else:
+            self._abandon(opened)
+
+    def __del__(self) -> None:
+        opened, loop = self._open, self._loop if self._open is not None else None
+        if opened is None or loop is None or self._closed or self._process is not _process:
+            return
+        try:
+            warnings.warn(
+                f"unclosed {self!r}: use `async with`, or await `aclose()`",
+                ResourceWarning,
+                stacklevel=1,
+                source=self,
+            )
+        finally:  # a filter may make an error of the warning
+            self._closed = True
+            if not sys.is_finalizing():
+                self._close_without_caller(opened, loop)
+
+    def _close_without_caller(self, opened: Opened, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin to close; from any thread."""
+        if loop.is_running():
+            with contextlib.suppress(RuntimeError):  # it has been closed meanwhile
+                loop.call_soon_threadsafe(self._close_task, opened)
         else:
             self._abandon(opened)
 

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mappi
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final
+from weakref import WeakMethod
 
 from async_history._core.backend import Backend, CallReader, Reader, Store
 from async_history._core.check import check_store
@@ -84,7 +85,8 @@ class HistoryManager(LoopBound[Store]):
 
     Use it as `async with manager:`, or `await manager` and later `await manager.aclose()`. Every
     call except `close` raises `WrongLoop` from another loop or a forked process, and
-    `HistoryClosed` before opening and after closing.
+    `HistoryClosed` before opening and after closing. One that is garbage-collected while it is open
+    raises a `ResourceWarning` that names it, and closes in its loop.
 
     Args:
         backend: the database of the history.
@@ -128,7 +130,7 @@ class HistoryManager(LoopBound[Store]):
         return self._traced_primary_reader or store.primary_reader
 
     async def _opening(self) -> Store:
-        store = await self._backend.open(self._committed, self._end)
+        store = await self._backend.open(self._committed, _weakly(WeakMethod(self._end)))
         self._reported = reported = ReportedStore(
             self._backend.system,
             self._backend.where,
@@ -1053,6 +1055,16 @@ class HistoryManager(LoopBound[Store]):
         if not found:
             raise InvalidInput("this store has no operation of the id that was given")
         return list(found[:-1])
+
+
+def _weakly(method: "WeakMethod[Callable[[], None]]") -> Callable[[], None]:
+    """Return a function that calls a method while its object exists, and does not keep it."""
+
+    def call() -> None:
+        if (there := method()) is not None:
+            there()
+
+    return call
 
 
 class _OwnedReader:

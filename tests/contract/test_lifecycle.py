@@ -1,6 +1,7 @@
 """A manager and its loop, threads, forks, exits and cancellation."""
 
 import asyncio
+import gc
 import os
 import threading
 import time
@@ -17,6 +18,7 @@ from async_history import (
 from async_history._core.writer import GroupCommitWriter
 from async_history.sqlite import SQLiteHistoryManager
 from async_history.testing import InterruptionCases, LifecycleCases, NewStore
+from tests.conftest import OpenStore, new_stores, stores
 from tests.subprocesses.processes import run_source
 from tests.support.patience import LONG_S, SOON_S
 
@@ -59,6 +61,106 @@ class TestLoops:
         assert set(counts) <= {0, 30}
         assert 30 in counts
         assert not path.with_name("history.db-wal").exists(), "the last connection copied the log"
+
+
+class TestUnclosed:
+    """A manager that nobody closed is named in a warning, and closed."""
+
+    @pytest.mark.parametrize("is_in_cycle", [True, False])
+    @pytest.mark.parametrize(
+        "store", stores("file", "memory", "postgres", "sqlalchemy", "sqlalchemy postgres")
+    )
+    async def test_while_its_loop_runs(
+        self,
+        store: str,
+        request: pytest.FixtureRequest,
+        tmp_path: Path,
+        caplog: pytest.LogCaptureFixture,
+        *,
+        is_in_cycle: bool,
+    ) -> None:
+        open_store: OpenStore = new_stores(store, request, tmp_path)()
+        history = await open_store()
+        await history.add_history("m", None, "x", "ADD")
+        keeps_store = history.backend.store_name is not None
+        where, ended = history.backend.where, history.store.writer.task  # type: ignore[attr-defined]
+        if is_in_cycle:
+            history.itself = history  # type: ignore[attr-defined]
+        kept = [history]
+        del history
+        with pytest.warns(ResourceWarning, match="unclosed <.* open>: use `async with`") as warned:
+            self._forget(kept)
+        assert [where in str(one.message) for one in warned] == [True]
+        async with asyncio.timeout(LONG_S):
+            await ended
+        gc.collect()
+        assert caplog.records == []
+        if keeps_store:
+            async with open_store() as history:
+                assert await history.count_history() == 1
+
+    @staticmethod
+    def _forget(kept: list[HistoryManager]) -> None:
+        kept.clear()
+        gc.collect()
+
+    async def test_one_that_was_closed(self, tmp_path: Path) -> None:
+        """It warns of nothing: warnings are errors here."""
+        for way in ("async with", "aclose", "close", "refused"):
+            history = open_history(tmp_path / "history.db")
+            if way == "async with":
+                async with history:
+                    pass
+            elif way == "aclose":
+                await (await history).aclose()
+            elif way == "close":
+                (await history).close()
+                await history.aclose()
+            del history
+            gc.collect()
+
+    @pytest.mark.subprocess
+    @pytest.mark.parametrize("name", ["history.db", "memory://"])
+    @pytest.mark.parametrize("last", ["pass", "history.itself = history", "del history"])
+    def test_at_the_end_of_the_program(self, tmp_path: Path, name: str, last: str) -> None:
+        done = run_source(
+            f"""
+            import asyncio, sys, warnings
+            from async_history import open_history
+
+            warnings.simplefilter("always", ResourceWarning)
+            loop = asyncio.new_event_loop()
+            history = loop.run_until_complete(open_history(sys.argv[1])._opened())
+            loop.run_until_complete(history.add_history("m", None, "x", "ADD"))
+            {last}
+            """,
+            name if "://" in name else str(tmp_path / name),
+        )
+        assert done.returncode == 0
+        assert done.stderr.count("ResourceWarning: unclosed <SQLiteHistoryManager") == 1
+        assert "Traceback (most" not in done.stderr
+        assert "Exception ignored" not in done.stderr
+        assert "was destroyed" not in done.stderr
+
+    @pytest.mark.subprocess
+    def test_one_whose_loop_has_closed_it(self, tmp_path: Path) -> None:
+        """`asyncio.run` ends the manager with its tasks: nothing is left open."""
+        done = run_source(
+            """
+            import asyncio, sys, warnings
+            from async_history import open_history
+
+            async def main():
+                global history
+                history = await open_history(sys.argv[1])
+                await history.add_history("m", None, "x", "ADD")
+
+            warnings.simplefilter("always", ResourceWarning)
+            asyncio.run(main())
+            """,
+            str(tmp_path / "history.db"),
+        )
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.subprocess
