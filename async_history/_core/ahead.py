@@ -5,7 +5,8 @@ one. So what the next batch needs is computed meanwhile.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from operator import is_
 from threading import Lock
 from time import monotonic, sleep
 from typing import Final, Generic, TypeVar
@@ -62,7 +63,12 @@ class ComputedAhead(Generic[T]):
         if self._begun is None:
             return [None] * len(fields)
         begun, self._begun = self._begun, None
-        found = await begun.values()
+        values = await begun.values()
+        if not values:
+            return [None] * len(fields)
+        if len(begun.fields) == len(fields) and all(map(is_, begun.fields, fields)):
+            return values
+        found = {one[0]: (one, value) for one, value in zip(begun.fields, values, strict=True)}
         return [
             value[1] if (value := found.get(one[0])) is not None and value[0] is one else None
             for one in fields
@@ -78,30 +84,28 @@ class _Computation(Generic[T]):
         compute: Callable[[Sequence[Fields]], Iterable[T]],
         turn: Lock,
     ) -> None:
-        self._fields = fields
+        self.fields: Final = fields
         self._compute = compute
         self._turn = turn
         self._is_needed = False
         self._task = asyncio.create_task(computed(self._in_turn))
 
-    async def values(self) -> Mapping[str, tuple[Fields, T]]:
-        """Return the records and their values, by id; none if the computation failed."""
+    async def values(self) -> list[T | None]:
+        """Return the values in the order of the records; none if the computation failed."""
         self._is_needed = True
-        await asyncio.wait([self._task])
+        if not self._task.done():
+            await asyncio.wait([self._task])
         if self._task.cancelled() or self._task.exception() is not None:
-            return {}
+            return []
         return self._task.result()
 
-    def _in_turn(self) -> Mapping[str, tuple[Fields, T]]:
+    def _in_turn(self) -> list[T | None]:
         with self._turn:
-            return self._by_id()
-
-    def _by_id(self) -> Mapping[str, tuple[Fields, T]]:
-        found: dict[str, tuple[Fields, T]] = {}
-        pause_at = monotonic() + _AT_ONCE_S
-        for one, value in zip(self._fields, self._compute(self._fields), strict=True):
-            found[one[0]] = one, value
-            if not self._is_needed and monotonic() > pause_at:
-                sleep(_PAUSE_S)
-                pause_at = monotonic() + _AT_ONCE_S
-        return found
+            values: list[T | None] = []
+            pause_at = monotonic() + _AT_ONCE_S
+            for value in self._compute(self.fields):
+                values.append(value)
+                if not self._is_needed and monotonic() > pause_at:
+                    sleep(_PAUSE_S)
+                    pause_at = monotonic() + _AT_ONCE_S
+            return values

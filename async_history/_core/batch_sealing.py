@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from threading import Lock
-from typing import Final, NamedTuple
+from typing import Final
 
 from async_history._core.ahead import ComputedAhead, fields_waiting
 from async_history._core.data_keys import DataKeys
@@ -120,28 +120,22 @@ class NewTexts:
         """Return the values of a batch's records sealed, each under its key; in clear if its key is
         None."""
         known = [
-            one.values
-            if one is not None and one.key is key and one.index_key == index_key
-            else None
+            one[2] if one is not None and one[0] is key and one[1] == index_key else None
             for one, key in zip(await self._ahead.of(fields), keys, strict=True)
         ]
         seal = partial(_texts, fields, keys, index_key, known)
         return seal() if known.count(None) <= _SEALED_HERE else await computed(seal)
 
 
-class _Sealed(NamedTuple):
-    """A record's values, sealed under these keys."""
-
-    key: DataKey
-    index_key: bytes
-    values: SealedValues
+_Sealed = tuple[DataKey, bytes, SealedValues]
+"""A record's key, the key of the tokens, and the values sealed under them."""
 
 
 def _sealed_under(
     keys: Sequence[DataKey], index_key: bytes, fields: Sequence[Fields]
 ) -> Iterator[_Sealed]:
     for key, values in zip(keys, sealed_values(fields, keys, index_key), strict=True):
-        yield _Sealed(key, index_key, values)
+        yield key, index_key, values
 
 
 def _texts(

@@ -89,11 +89,11 @@ def sealed_values(
     """Yield the values of records sealed, each record under its key; in clear without a key."""
     nonces, token = new_nonces(USES * len(keys)), token_under(index_key)
     for record, key in zip(records, keys, strict=True):
-        record_id, _, old, new, *_, context, cause = record
         if key is None:
-            yield old, new, json_text(context), json_text(cause), cause
+            cause = record[CAUSE]
+            yield record[_OLD], record[_NEW], json_text(record[CONTEXT]), json_text(cause), cause
         else:
-            yield _sealed_values(record_id, old, new, context, cause, key, nonces, token)
+            yield _sealed_values(record, key, nonces, token)
 
 
 def texts_of_values(values: Iterable[SealedValues]) -> SealedTexts:
@@ -110,42 +110,40 @@ def texts_of_values(values: Iterable[SealedValues]) -> SealedTexts:
 
 
 def _sealed_fields(record: Fields, key: DataKey, nonces: Iterator[bytes], token: Token) -> Fields:
-    record_id, memory_id, old, new, *middle, owner, context, cause = record
-    old, new, context, cause, tokens = _sealed_values(
-        record_id, old, new, context, cause, key, nonces, token
+    record_id, memory_id, _, _, *middle, owner, _, _ = record
+    old, new, context, cause, tokens = _sealed_values(record, key, nonces, token)
+    return (
+        record_id,
+        memory_id,
+        old,
+        new,
+        *middle,
+        owner,
+        None if context is None else JsonObject(context),
+        None if cause is None else JsonObject(cause, tokens),
     )
-    if context is not None:
-        context = JsonObject(context)
-    if cause is not None:
-        cause = JsonObject(cause, tokens)
-    return record_id, memory_id, old, new, *middle, owner, context, cause
 
 
 def _sealed_values(
-    record_id: str,
-    old: str | None,
-    new: str | None,
-    context: Mapping[str, Any] | None,
-    cause: Mapping[str, Any] | None,
-    key: DataKey,
-    nonces: Iterator[bytes],
-    token: Token,
+    record: Fields, key: DataKey, nonces: Iterator[bytes], token: Token
 ) -> SealedValues:
-    seal, named = key.seal, record_id.encode()
-    context_text = cause_text = content = None
+    seal, record_id = key.seal, record[_ID]
+    old, new, context, cause = record[_OLD], record[_NEW], record[CONTEXT], record[CAUSE]
+    content: dict[str, Any] | None = None
     if old is not None:
-        old = seal(old, b"old_memory\0" + named, nonces)
+        old = seal(old, f"old_memory\0{record_id}".encode(), nonces)
     if new is not None:
-        new = seal(new, b"new_memory\0" + named, nonces)
+        new = seal(new, f"new_memory\0{record_id}".encode(), nonces)
     if context is not None:
-        text = seal(json_text(context) or "", b"context\0%b\0" % named, nonces)
-        context_text = json_of(text)
+        place = f"context\0{record_id}\0".encode()
+        context = json_of(seal(json_text(context) or "", place, nonces))
     if cause is not None:
-        tokens = tokens_of(token, cause)
-        joined = "".join([f'"{name}":"{found}",' for name, found in tokens.items()])
-        text = seal(json_text(cause) or "", b"cause\0%b\0%b" % (named, joined.encode()), nonces)
-        cause_text, content = json_of(text, joined), {**tokens, "sealed": text}
-    return old, new, context_text, cause_text, content
+        content = {**tokens_of(token, cause)}
+        tokens = "".join([f'"{name}":"{found}",' for name, found in content.items()])
+        place = f"cause\0{record_id}\0{tokens}".encode()
+        text = seal(json_text(cause) or "", place, nonces)
+        cause, content["sealed"] = json_of(text, tokens), text
+    return old, new, context, cause, content
 
 
 def sealed_columns(
