@@ -94,7 +94,8 @@ async def commit_in_steps(
             gifts |= submission.owners
     restored = [one for one in additions if isinstance(one, RestoreMemory)]
     for one in restored:
-        one.forget_text()
+        if one.is_found:
+            one.forget_text()
     existing = await steps.existing(additions) if additions else ()
     known = {record.id: record for record in existing}
     states = await steps.find_texts(restored) if restored else {}

@@ -252,10 +252,9 @@ class RestoreMemory(UpdateMemory):
         return new.id, begun_at, actor_of(new.actor_id, new.cause), arguments
 
     def forget_text(self) -> None:
-        """Forget the text that an earlier try has found, if any."""
-        if self.is_found:
-            give_text(self.new, None, None)
-            self.records[:] = [self.new]
+        """Forget the text that an earlier try has found."""
+        give_text(self.new, None, None)
+        self.records[:] = [self.new]
 
     def find(self, text: str | None, context: Mapping[str, Any] | None) -> None:
         """Use the memory's text and context of the moment."""

@@ -231,14 +231,13 @@ class StatesAndThen:
         """Return a row for each memory and its moment; None for a memory without records."""
         rows = await self._at_moments.rows(fetch, asked)
         return [
-            _without_uncertain_text(row, when) for row, (_, when) in zip(rows, asked, strict=True)
+            row if row is None or isinstance(when, int) else _without_uncertain_text(row, when)
+            for row, (_, when) in zip(rows, asked, strict=True)
         ]
 
 
-def _without_uncertain_text(row: Sequence[Any] | None, when: Moment) -> Sequence[Any] | None:
-    """Return a row, without a text that is not certainly of the moment."""
-    if row is None or type(when) is int:
-        return row
+def _without_uncertain_text(row: Sequence[Any], when: datetime) -> Sequence[Any]:
+    """Return a row, without a text that is not certainly of the instant."""
     time = row[_THEN_TIME]
     is_certain = time is not None and parse_time(time) is not None and can_be_asked(when)
     return row if is_certain else (*row[: len(_STATE)], *_NO_TEXT)
