@@ -31,8 +31,8 @@ WHERE name = ANY ('{lock_timeout,statement_timeout,client_connection_check_inter
 """
 
 _HAS_STANDBYS: Final = (
-    "SELECT pg_catalog.current_setting('synchronous_standby_names'::pg_catalog.text)"
-    " <> ''::pg_catalog.text"
+    "SELECT pg_catalog.current_setting('synchronous_standby_names'::pg_catalog.text, true)"
+    " IS DISTINCT FROM ''::pg_catalog.text"
 )
 
 Settings = Mapping[str, int]
@@ -60,7 +60,7 @@ async def settings_of(connection: Any) -> Settings:
 
 
 async def has_standbys(connection: Any) -> bool:
-    """Return whether the server's commits wait for synchronous standbys."""
+    """Return whether the server's commits may wait for synchronous standbys."""
     return bool(await connection.fetchval(_HAS_STANDBYS))
 
 
