@@ -84,14 +84,14 @@ async def commit_in_steps(
     """Write a batch in the caller's transaction; return the refused submissions by index."""
     additions: list[AddRecords] = []
     messages: list[SaveMessages] = []
-    gifts: dict[str, Owner] = {}
+    given_owners: dict[str, Owner] = {}
     for submission in batch:
         if isinstance(submission, AddRecords):
             additions.append(submission)
         elif isinstance(submission, SaveMessages):
             messages.append(submission)
         else:
-            gifts |= submission.owners
+            given_owners |= submission.owners
     restored = [one for one in additions if isinstance(one, RestoreMemory)]
     for one in restored:
         if one.is_found:
@@ -107,12 +107,16 @@ async def commit_in_steps(
         for one in additions
         if (name := one.decided_by) is not None and one.needs_record(states.get(name))
     ]
-    unread = list(dict.fromkeys([*deciding, *gifts]))
+    unread = list(dict.fromkeys([*deciding, *given_owners]))
     records = await steps.latest(unread) if unread else ()
     whole = {record.memory_id: record for record in records}
     latest = {**states, **dict.fromkeys(unread), **whole}
     wanted = [record for submission in additions for record in submission.wanted]
-    wanted += [replace(one, owner=gifts[name]) for name, one in whole.items() if name in gifts]
+    wanted += [
+        replace(one, owner=given_owners[name])
+        for name, one in whole.items()
+        if name in given_owners
+    ]
     owners = await steps.owners(wanted) if wanted else {}
     to_save = unsaved(messages, await steps.buffers(messages)) if messages else set()
     erased = await steps.erased(batch)

@@ -47,7 +47,7 @@ _ROW: Final = f"{COLUMN_LIST}, occurred_at"
 _NUMBER: Final = "(SELECT number FROM {schema}.owners_state)"
 """NULL if the row is lost. Then nothing is added, and the look-ups that follow raise the error."""
 _WITHOUT_OWNERS: Final = f" AND {_NUMBER} = 0::pg_catalog.int8"
-_HEAR_WARNINGS: Final = "pg_catalog.set_config('client_min_messages', 'warning', true)"
+_SEND_WARNINGS: Final = "pg_catalog.set_config('client_min_messages', 'warning', true)"
 """For a statement without a transaction: see `transaction`."""
 
 
@@ -76,7 +76,7 @@ def _all_or_none(statement: str, count: int, before: str = "") -> str:
     """
     return f"""
 WITH {before}added AS ({statement} RETURNING 1)
-SELECT 1 / (pg_catalog.count(*) = ${count}::bigint)::integer, {_HEAR_WARNINGS} FROM added
+SELECT 1 / (pg_catalog.count(*) = ${count}::bigint)::integer, {_SEND_WARNINGS} FROM added
 """
 
 
