@@ -23,7 +23,6 @@ from async_history.errors import (
     CommitUnknown,
     HistoryClosed,
     HistoryError,
-    StorageError,
 )
 
 _RETRY_DELAY_S = 0.01
@@ -255,15 +254,18 @@ class GroupCommitWriter(Generic[S]):
                 batch[0].ack(result)
             elif batch:
                 await self._commit_batch(batch, begun)
-        except OutcomeUnknown as error:
+        except HistoryError as error:  # every caller of the batch gets the store's error
             self._note_failed(batch, error, begun)
             for call in batch:
-                unknown = CommitUnknown(f"the outcome is unknown: {error}", call.ids)
+                # A copy: each raise of an error extends its traceback.
+                self._refuse(call, copy.copy(error), error)
+        except Exception as error:
+            # Any other error, such as one that a signal handler raises, can come after the commit.
+            self._note_failed(batch, error, begun)
+            reason = error if isinstance(error, OutcomeUnknown) else repr(error)
+            for call in batch:
+                unknown = CommitUnknown(f"the outcome is unknown: {reason}", call.ids)
                 self._refuse(call, unknown, error)
-        except Exception as error:  # every caller of the batch gets the store's error
-            self._note_failed(batch, error, begun)
-            for call in batch:
-                self._refuse(call, _own_copy(error), error)
         self._in_batch = []
 
     def _note_failed(self, batch: list[PendingCall[S]], error: Exception, begun: float) -> None:
@@ -419,10 +421,3 @@ class GroupCommitWriter(Generic[S]):
             oldest_wait_s=now - oldest.since if oldest is not None else 0.0,
             overloaded_submissions=self._queue.overloaded,
         )
-
-
-def _own_copy(error: Exception) -> HistoryError:
-    """Return a copy of an error for one caller: each raise of an error extends its traceback."""
-    if isinstance(error, HistoryError):
-        return copy.copy(error)
-    return StorageError(f"the commit failed: {error!r}")

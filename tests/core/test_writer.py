@@ -13,9 +13,9 @@ import pytest
 from async_history import (
     CommitUnknown,
     HistoryClosed,
+    HistoryError,
     IdConflict,
     Overloaded,
-    StorageError,
     StorageFull,
     StorageRefused,
 )
@@ -261,9 +261,12 @@ class TestFaults:
         assert writer.stats().refused_submissions == 1
         assert writer.stats().acked_records == 2
 
-    @pytest.mark.parametrize("error", [StorageFull("full"), RuntimeError("a bug")])
+    @pytest.mark.parametrize(
+        ("error", "kind"),
+        [(StorageFull("full"), StorageFull), (RuntimeError("raised in between"), CommitUnknown)],
+    )
     async def test_a_failing_store_fails_the_batch_once(
-        self, store: Store, make_writer: MakeWriter, error: Exception
+        self, store: Store, make_writer: MakeWriter, error: Exception, kind: type[HistoryError]
     ) -> None:
         store.script = [error]
         writer = make_writer()
@@ -271,7 +274,7 @@ class TestFaults:
             *submit(writer, Item("a"), Item("b")), return_exceptions=True
         )
         assert store.calls == 1, "never one by one"
-        assert all(isinstance(result, StorageError) for result in results)
+        assert all(type(result) is kind for result in results)
         assert results[0] is not results[1], "each caller gets its own error object"
         assert all(isinstance(r, BaseException) and r.__cause__ is error for r in results)
         await writer.submit(Item("later"))
