@@ -97,7 +97,9 @@ def storage_error(error: sqlite3.Error, where: str) -> StorageError:
         )
     if code == sqlite3.SQLITE_CANTOPEN:
         return StorageMissing(
-            f"{where} cannot be opened: check that it and its folder exist and may be read"
+            f"{where} cannot be opened: check that it and its folder exist and may be read, that "
+            "the path has at most 504 bytes and the file's name 247, and that this process may "
+            "open more files (ulimit -n)"
         )
     if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_READONLY_ROLLBACK:
         return StorageReadOnly(
