@@ -2,6 +2,8 @@
 
 import sys
 
+import typer
+
 from async_history import InvalidInput
 
 
@@ -21,3 +23,15 @@ def require_an_answer(done: str, *, is_dry_run: bool, is_sure: bool) -> None:
             f"stdin is not a terminal, so nothing was asked or {done}: give --yes, or "
             f"--dry-run to see what would be {done}"
         )
+
+
+def is_confirmed(question: str) -> bool:
+    """Ask on stderr, and read the answer from stdin, which need not be a terminal.
+
+    Raises:
+        InvalidInput: stdin is closed.
+        typer.Abort: stdin ended.
+    """
+    if sys.stdin is None:
+        raise InvalidInput("stdin is closed, so nothing was asked or changed: give --yes")
+    return typer.confirm(question, err=True)

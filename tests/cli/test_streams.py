@@ -83,13 +83,16 @@ def test_a_change_whose_report_is_not_read_ends_with_status_141(tmp_path: Path) 
 def test_closed_or_full_stdin_and_stderr(tmp_path: Path) -> None:
     """The exit status is the same as with open streams. A closed stdin is not read."""
     fill(tmp_path, 101)
+    shell(f"""echo '{{"memory_id":"m","event":"DELETE"}}' | {COMMAND} record""", tmp_path)
     is_closed = "async-history: stdin: stdin is closed\n"
+    not_asked = "async-history: stdin is closed, so nothing was asked or changed: give --yes\n"
     for arguments, status, said in (
         ("query 2>/dev/full", 0, ""),  # stderr says that there are more
         ("query 2>&-", 0, ""),
         ("undo --run r <&- 2>&-", 2, ""),
         ("record <&-", 1, is_closed),
         ("copy - new.db <&-", 1, is_closed),
+        ("restore m --to 1 <&-", 2, not_asked),
     ):
         done = shell(f"{COMMAND} {arguments}", tmp_path)
         assert (done.returncode, done.stderr) == (status, said), arguments
