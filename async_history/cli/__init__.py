@@ -1,5 +1,6 @@
 """The `async-history` command: one module for each command, and `main`, its entry point."""
 
+import io
 import os
 import sys
 from typing import Final
@@ -24,6 +25,8 @@ def main() -> None:
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # ? for characters that the encoding lacks
     try:
         app(prog_name="async-history")
     except OSError as error:  # of help and the version; commands report their own

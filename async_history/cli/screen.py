@@ -1,6 +1,5 @@
 """Prints results on stdout: on a terminal with colours and wrapped between words."""
 
-import io
 import math
 import os
 import shutil
@@ -34,8 +33,6 @@ class Screen:
     """
 
     def __init__(self) -> None:
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="replace")  # ? for characters that the encoding lacks
         self._console = _Stdout(highlight=False, markup=False, emoji=False)
         self._width = math.inf
         if not self._console.width:  # COLUMNS=0, as where a container has no terminal

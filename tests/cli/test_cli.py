@@ -587,6 +587,13 @@ def test_json_has_no_character_that_controls_a_terminal(run: Run) -> None:
     assert whole >= 5
 
 
+@pytest.mark.parametrize("command", [[], ["serve"], ["demo"]])
+def test_help_where_the_encoding_lacks_characters(command: list[str], run: Run) -> None:
+    done = run(*command, "--help", PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Usage" in done.stdout
+
+
 def test_log_where_the_encoding_lacks_characters(run: Run) -> None:
     run("record", stdin=lines_of(add("m", "grün 茶")))
     assert "gr?n ?" in run("log", "m", PYTHONIOENCODING="ascii").stdout
