@@ -23,23 +23,23 @@ _PAUSE_S: Final = 60.0
 """The least pause, as autovacuum_naptime: a table that keeps growing is always due."""
 _MOST_AT_CLOSE_S: Final = 5.0
 _KNOWN: Final = """
-SELECT greatest(reltuples, 0::pg_catalog.float4), coalesce(
-    greatest(
+SELECT greatest(reltuples, 0::pg_catalog.float4),
+    pg_catalog.date_part('epoch'::pg_catalog.text, pg_catalog.clock_timestamp() - greatest(
         pg_catalog.pg_stat_get_last_analyze_time(oid),
         pg_catalog.pg_stat_get_last_autoanalyze_time(oid)
-    ) > pg_catalog.clock_timestamp() - $2::pg_catalog.text::pg_catalog.interval,
-    false
-), coalesce(
-    greatest(
+    )),
+    pg_catalog.date_part('epoch'::pg_catalog.text, pg_catalog.clock_timestamp() - greatest(
         pg_catalog.pg_stat_get_last_vacuum_time(oid),
         pg_catalog.pg_stat_get_last_autovacuum_time(oid)
-    ) > pg_catalog.clock_timestamp() - $3::pg_catalog.text::pg_catalog.interval,
-    false
-)
+    ))
 FROM pg_catalog.pg_class WHERE oid = pg_catalog.to_regclass($1::pg_catalog.text)::pg_catalog.oid
 """
-"""The number of rows by the statistics, whether these were made within the interval $2, and whether
-the table was vacuumed within the interval $3."""
+"""The number of rows by the statistics, the seconds since these were made, and the seconds since
+the table was vacuumed; NULL if neither was done."""
+
+
+def _is_within(age_s: float | None, period_s: float) -> bool:
+    return age_s is not None and age_s < period_s
 
 
 class Statistics:
@@ -124,17 +124,19 @@ class Statistics:
             self._task = None
 
     async def _analyze_if_due(self, connection: Any) -> None:
-        changed, since_s = self._changed, monotonic() - self._began_at
-        removed, since_removal_s = self._removed, monotonic() - self._removed_at
+        changed, began_at = self._changed, self._began_at
+        removed, removed_at = self._removed, self._removed_at
         async with transaction(connection):
             may = await may_vacuum(connection, self._table)
-            known = await connection.fetchrow(
-                _KNOWN, self._table, f"{since_s} seconds", f"{since_removal_s} seconds"
-            )
+            known = await connection.fetchrow(_KNOWN, self._table)
         if not may or known is None:
             self._is_left_out = True
             return
-        rows, is_new, is_vacuumed = known
+        rows, analyzed_s, vacuumed_s = known
+        # Read after the server's clock: a wait for the answer must not make statistics look older.
+        now = monotonic()
+        is_new = _is_within(analyzed_s, now - began_at)
+        is_vacuumed = _is_within(vacuumed_s, now - removed_at)
         self._due = _LEAST + int(rows * _PART)
         if not self._is_due and not is_new:
             return

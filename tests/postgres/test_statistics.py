@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from secrets import token_hex
+from time import monotonic
 from types import SimpleNamespace
 from typing import Any
 
@@ -169,8 +170,8 @@ class Recorder:
     async def fetchval(self, *_: Any) -> bool:
         return True
 
-    async def fetchrow(self, *_: Any) -> tuple[float, bool, bool]:
-        return 20_000.0, False, False
+    async def fetchrow(self, *_: Any) -> tuple[float, float | None, float | None]:
+        return 20_000.0, None, None
 
 
 async def test_a_growing_table_is_not_analyzed_all_the_time() -> None:
@@ -183,6 +184,34 @@ async def test_a_growing_table_is_not_analyzed_all_the_time() -> None:
     assert server.analyzed == 1
     await statistics.aclose()
     assert server.analyzed == 2
+
+
+class LateRecorder(Recorder):
+    """A server whose table was analyzed after the changes began, and whose answers take longer than
+    the time from one to the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before_changes = monotonic()
+
+    async def use(self, work: Callable[[Any], Awaitable[None]]) -> None:
+        self.analyzed_at = monotonic()
+        await super().use(work)
+
+    async def fetchval(self, *_: Any) -> bool:
+        await asyncio.sleep(2 * (self.analyzed_at - self.before_changes))
+        return True
+
+    async def fetchrow(self, *_: Any) -> tuple[float, float | None, float | None]:
+        return 20_000.0, monotonic() - self.analyzed_at, None
+
+
+async def test_a_late_answer_does_not_make_statistics_look_older() -> None:
+    server: Any = LateRecorder()
+    statistics = Statistics(server, '"a"', is_distributed=False)
+    statistics.add_changes(20_000)
+    await statistics.aclose()
+    assert server.analyzed == 0
 
 
 @pytest.mark.parametrize(("is_pooler", "is_distributed"), [(True, False), (False, True)])
