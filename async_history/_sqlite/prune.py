@@ -21,8 +21,8 @@ from async_history._core.threads import run_to_completion
 from async_history._sqlite.connection import fetch_rows
 from async_history._sqlite.index import (
     POSITIONS,
-    entries_of_details,
     indexed_transaction,
+    keys_of_rows,
     memory_key,
     nth_position,
     remove_entries,
@@ -129,8 +129,8 @@ class _PruneTransaction:
 
     async def remove(self, records: Sequence[Candidate]) -> set[RecordRef]:
         positions = [one.position for one in records]
-        entries = [(memory_key(one.memory_id), one.position) for one in records]
-        entries += entries_of_details(self._connection, positions)
+        rows = keys_of_rows(self._connection, positions)
+        entries = [(key, row.position) for row in rows for key in row.all()]
         removed = self._connection.execute(_REMOVE, (json.dumps(positions),)).rowcount
         remove_entries(self._connection, entries)
         remove_lost_owners(self._connection)

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from async_history import (
 )
 from async_history._core.erased_names import until_later
 from async_history._core.filters import Filter
+from async_history._core.recording import INDEXED_CAUSES
 from async_history._sqlite.filters import in_order, parameters, select, sources
 from async_history._sqlite.index import THROUGH_INDEX, levels, owners
 from async_history._sqlite.index.levels import TAIL_ROWS
@@ -333,6 +335,8 @@ def colliding_keys(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         cache.cache_clear()
     key = levels._key
     monkeypatch.setattr(levels, "_key", lambda stored: key(stored) % 3 << 40)
+    for name in INDEXED_CAUSES:  # whose keys are computed without `_key`
+        monkeypatch.setitem(owners._CAUSE_KEYS, name, partial(levels.value_key, f"cause {name}"))
     yield
     for cache in caches:
         cache.cache_clear()
@@ -351,6 +355,41 @@ async def test_memories_and_owners_that_share_a_key(path: Path) -> None:
         seen = await check_reads(history)
         assert [r.id for r in seen] == [str(ROWS - 3 + n) for n in range(3)]
         assert (await history.add_history("m1", None, "x", "ADD")).owner is None
+
+
+ERASURES: dict[str, dict[str, Any]] = {
+    "owner": {"user_id": "u1"},
+    "owner's scope": {"run_id": "r"},
+    "memories": {"memory_ids": ["m0", "m3", "m4"]},
+    "actor": {"actor_id": "a"},
+    "records": {"record_ids": [str(n) for n in range(0, ROWS, 9)]},
+}
+
+
+@pytest.mark.parametrize("kind", ERASURES)
+@pytest.mark.usefixtures("colliding_keys")
+async def test_an_erasure_keeps_entries_that_share_a_key(kind: str, path: Path) -> None:
+    """A record's memory, scopes and causes may have the same key, and so one entry for all."""
+    async with open_history(path) as history:
+        changes = [{**change(n), "actor_id": "ab"[n % 2]} for n in range(ROWS)]
+        for one in changes:
+            one["owner"] = OWNERS[one["memory_id"]]
+        await history.batch_add_history(changes)
+        report = await history.erase(**ERASURES[kind], reason="asked", vacuum=False)
+        assert report.records > 0
+        seen = await check_reads(history)
+        assert [r.id for r in seen] == [str(n) for n in range(ROWS)]
+        for user_id in ("u0", "u1", "u2"):
+            owned = [r async for r in history.query_history(user_id=user_id, page_size=7)]
+            assert owned == [r for r in seen if r.owner is not None and r.owner.user_id == user_id]
+        for memory_id in OWNERS:
+            last = await history.memory_at(memory_id, START + timedelta(days=1))
+            assert last == [r for r in seen if r.memory_id == memory_id][-1]
+        assert not (await history.check()).problems
+        await history.erase(**ERASURES[kind], reason="again", vacuum=False)
+        await history.erase(user_id="u2", reason="asked", vacuum=False)
+        assert len(await check_reads(history)) == ROWS
+        assert not (await history.check()).problems
 
 
 async def test_an_owner_given_late_holds_for_many_records(path: Path) -> None:

@@ -3,8 +3,8 @@
 Other packages import only the names listed here, and no other module names the tables.
 
 - `levels`: the positions of each memory's records. `owners`, `owner_writes`, `owner_upkeep`: the
-  owners of records, and the positions of the records of each owner and cause. `unindexed_tail`:
-  indexing rows.
+  owners of records, and the positions of the records of each owner and cause. `row_keys`: the keys
+  of a row's entries. `unindexed_tail`: indexing rows.
 - `blocks`, `block_notes`: the times and actors in each block of rows. `undated`: the time of
   records without one.
 - `erased`: erased names, which are checked when records are added.
@@ -61,7 +61,6 @@ from async_history._sqlite.index.owner_upkeep import (
     add_owners,
     create_missing_views,
     disown,
-    entries_of_details,
     erase_details,
     is_same_history,
     owners_of,
@@ -89,6 +88,7 @@ from async_history._sqlite.index.owners import (
     owner_entry,
     owner_number,
 )
+from async_history._sqlite.index.row_keys import keys_of_rows
 from async_history._sqlite.index.transaction import IndexOutdated, indexed_transaction
 from async_history._sqlite.index.unindexed_tail import (
     INDEX_NO_ROWS,
@@ -168,7 +168,6 @@ __all__ = [
     "create_missing_views",
     "disown",
     "drop_statements",
-    "entries_of_details",
     "erase_details",
     "erased_names",
     "has_index",
@@ -179,6 +178,7 @@ __all__ = [
     "is_ready",
     "is_same_history",
     "keys_by_memory",
+    "keys_of_rows",
     "mark_copied",
     "memory_key",
     "named",

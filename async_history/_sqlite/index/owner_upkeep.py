@@ -22,12 +22,12 @@ from async_history._sqlite.index.owners import (
     HAS_OWNERS,
     LAST_OWNER,
     StoredOwner,
-    cause_keys,
     key_of,
     of_details,
     owner_entry,
     owner_number,
 )
+from async_history._sqlite.index.row_keys import keys_of_rows
 from async_history._sqlite.index.validity import LOWEST_ROW, stamped
 
 
@@ -186,9 +186,12 @@ def disown(connection: sqlite3.Connection, scope: str, memory_ids: Sequence[str]
         "memories": json.dumps([memory_key(memory_id) for memory_id in owners]),
     }
     rows = connection.execute(_ROWS, asked).fetchall()
+    keys = keys_of_rows(connection, [place for place, _, _ in rows])
+    kept = {row.position: row.except_scope(scope) for row in keys}
     entries = [
-        (value_key(scope, getattr(owners[memory_id][0], scope)), place)
+        (key, place)
         for place, memory_id, _ in rows
+        if (key := value_key(scope, getattr(owners[memory_id][0], scope))) not in kept[place]
     ]
     gone = [number for memory_id, (_, number) in owners.items() if left[memory_id] is None]
     entries += [
@@ -248,25 +251,13 @@ def remove_lost_owners(connection: sqlite3.Connection) -> None:
     connection.execute("DELETE FROM async_history_bereft")
 
 
-_DETAILS_OF: Final = """
-SELECT history.rowid, owned.owner, detail.cause FROM main.history AS history
-CROSS JOIN main.async_history_details AS detail ON detail.id = history.id
-LEFT JOIN main.async_history_owners AS owned ON owned.number = detail.owner
-WHERE history.rowid IN (SELECT value FROM json_each(?))
-"""
-
-
-def entries_of_details(
-    connection: sqlite3.Connection, places: Sequence[int], *, with_owners: bool = True
-) -> list[tuple[int, int]]:
-    """Return the entries of records by their causes, and with `with_owners` by their scopes."""
-    entries = []
-    for place, owner, cause in connection.execute(_DETAILS_OF, (json.dumps(places),)).fetchall():
-        keys = [] if cause is None else cause_keys(json.loads(cause))
-        if with_owners and owner is not None:
-            keys += [value_key(*scope) for scope in json.loads(owner).items()]
-        entries += [(key, place) for key in keys]
-    return entries
+def _remove_causes(connection: sqlite3.Connection, places: Sequence[int]) -> None:
+    """Remove the entries of records by their causes."""
+    rows = keys_of_rows(connection, places)
+    remove_entries(
+        connection,
+        [(key, row.position) for row in rows for key in row.causes - row.except_causes()],
+    )
 
 
 _ERASE: Final = (
@@ -283,7 +274,7 @@ _ERASE: Final = (
 
 def erase_details(connection: sqlite3.Connection, places: Sequence[int]) -> None:
     """Remove the contexts and causes of records, and their entries by cause."""
-    remove_entries(connection, entries_of_details(connection, places, with_owners=False))
+    _remove_causes(connection, places)
     for statement in _ERASE:
         connection.execute(statement, (json.dumps(places),))
 
@@ -309,9 +300,10 @@ def replace_details(
     if not details:
         return
     places = list(details)
-    remove_entries(connection, entries_of_details(connection, places, with_owners=False))
+    _remove_causes(connection, places)
     connection.executemany(_SET_DETAILS, [(*new, place) for place, new in details.items()])
-    entries = entries_of_details(connection, places, with_owners=False)
+    rows = keys_of_rows(connection, places)
+    entries = [(key, row.position) for row in rows for key in row.causes]
     add, note = _ADD_ENTRIES
     connection.execute(add, (json.dumps(entries),))
     connection.execute(note)

@@ -1,0 +1,55 @@
+"""The keys of a row's entries in the levels."""
+
+import json
+import sqlite3
+from collections.abc import Mapping, Sequence, Set
+from typing import Final, NamedTuple
+
+from async_history._sqlite.index.levels import value_key
+from async_history._sqlite.index.owners import cause_keys, key_of
+
+_KEYS_OF: Final = f"""
+SELECT history.rowid, {key_of("history")}, owned.owner, detail.cause FROM main.history AS history
+LEFT JOIN main.async_history_details AS detail ON detail.id = history.id
+LEFT JOIN main.async_history_owners AS owned ON owned.number = detail.owner
+WHERE history.rowid IN (SELECT value FROM json_each(?))
+"""
+
+
+class RowKeys(NamedTuple):
+    """The keys of a row's entries: of its memory, its owner's scopes, and its causes.
+
+    Two of them may be equal. Then one entry is for both, and stays while one of them is needed.
+    """
+
+    position: int
+    memory: int
+    scopes: Mapping[str, int]
+    causes: Set[int]
+
+    def all(self) -> Set[int]:
+        """Return every key of the row."""
+        return {self.memory, *self.scopes.values(), *self.causes}
+
+    def except_causes(self) -> Set[int]:
+        """Return the keys that a row without causes has."""
+        return {self.memory, *self.scopes.values()}
+
+    def except_scope(self, scope: str) -> Set[int]:
+        """Return the keys that the row has if its owner loses a scope."""
+        others = (key for name, key in self.scopes.items() if name != scope)
+        return {self.memory, *others, *self.causes}
+
+
+def keys_of_rows(connection: sqlite3.Connection, places: Sequence[int]) -> list[RowKeys]:
+    """Return the keys of rows, given by position."""
+    rows = connection.execute(_KEYS_OF, (json.dumps(places),)).fetchall()
+    return [
+        RowKeys(
+            place,
+            memory,
+            {} if owner is None else {s: value_key(s, v) for s, v in json.loads(owner).items()},
+            frozenset() if cause is None else frozenset(cause_keys(json.loads(cause))),
+        )
+        for place, memory, owner, cause in rows
+    ]
