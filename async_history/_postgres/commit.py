@@ -154,6 +154,14 @@ class BatchCommitter:
         self._known.learn(found.number, found.rows, found.erased_at)
         return refused
 
+    async def lock_owners(self) -> None:
+        """Lock what gives owners late, in the user's transaction, before anything is looked up.
+
+        Raises:
+            asyncpg.PostgresError: it is in use, or the role may not lock it.
+        """
+        await self._owners.lock()
+
     def _transaction(self, *settings: str) -> contextlib.AbstractAsyncContextManager[None]:
         return transaction(self._connection, *self._settings, *settings)
 
@@ -168,8 +176,11 @@ class BatchCommitter:
     async def commit_in_transaction(
         self, batch: Sequence[Submission]
     ) -> Mapping[int, HistoryError]:
-        """Write a batch inside the caller's transaction; return the refused submissions by
-        index."""
+        """Write a batch inside the caller's transaction; return the refused submissions by index.
+
+        Raises:
+            OwnersUnlocked: in a transaction of the user: roll back, and begin with `lock_owners`.
+        """
         additions = [one for one in batch if isinstance(one, AddRecords)]
         locks = BatchLocks(self._connection, self._schema, self._waited)
         await locks.lock_memories(additions)

@@ -66,6 +66,12 @@ _LOCKS: Final = (
 )
 """Either one excludes all transactions that write records, because they compare the number. The
 first one waits for a VACUUM of the history, the second one for a reader of all tables (pg_dump)."""
+_TAKE_TURN: Final = """
+SELECT pg_catalog.pg_advisory_xact_lock(
+    pg_catalog.hashtextextended('async_history owners ' || $1::pg_catalog.text, 0)
+)
+"""
+"""Waiting for it keeps no writer from a table."""
 NEXT_NUMBER: Final = """
 UPDATE {schema}.owners_state
 SET last = last + 1::pg_catalog.int8, number = last + 1::pg_catalog.int8 RETURNING number
@@ -150,6 +156,15 @@ def have_owners_changed(error: BaseException) -> bool:
     )
 
 
+class OwnersUnlocked(Exception):
+    """A transaction of the user gives owners late, and has looked owners up before it locked them.
+
+    If it took the lock now, it could deadlock with another one that does the same. So it is rolled
+    back to the savepoint before the look-up, which releases what that has locked, and begins with
+    `OwnerSteps.lock`.
+    """
+
+
 _NOTHING_FOUND: Final = OwnersFound()
 
 
@@ -162,6 +177,7 @@ class OwnerSteps:
         known: the cache of the memories' owners.
         is_distributed: whether the tables are distributed over the nodes of a Citus cluster.
         owns_transaction: whether the transaction is read committed; otherwise the server is asked.
+            A transaction of ours is retried after a deadlock, one of the user is not.
     """
 
     def __init__(
@@ -180,6 +196,8 @@ class OwnerSteps:
         self._known = known
         self._is_distributed = is_distributed
         self._is_read_committed: bool | None = owns_transaction or None
+        self._may_lock_late = owns_transaction
+        self._is_locked = False
         self.found = _NOTHING_FOUND
         """The owners as they will be after the commit."""
         self.has_looked = False
@@ -269,6 +287,7 @@ class OwnerSteps:
 
         Raises:
             asyncpg.PostgresError: others have changed owners meanwhile.
+            OwnersUnlocked: begin again, with `lock`.
             StorageError: the role lacks the privileges.
         """
         if owners and (not self.found.number or any(map(self.found.has, owners))):
@@ -289,11 +308,11 @@ class OwnerSteps:
                 "this is the first owner of a memory that has records, or of the whole history: "
                 "give it in a READ COMMITTED transaction, or without one"
             )
+        if not (self._is_locked or self._may_lock_late):
+            raise OwnersUnlocked
         try:
-            ((wait,),) = await self._fetch(_WAIT)
-            await self._execute(_SET_WAIT, _SHORT_WAIT)
-            await self._lock()
-            await self._execute(_SET_WAIT, wait)
+            if not self._is_locked:
+                await self._lock()
             await self._require_same(list(owners))
             numbers = await self._fetch(_NUMBER_AFTER, self.found.number)
             if not numbers:
@@ -316,18 +335,28 @@ class OwnerSteps:
         found = self.found
         self.found = replace(found, number=int(numbers[0][0]), rows={**found.rows, **owners})
 
-    async def _lock(self) -> None:
-        """Exclude all other transactions that write records.
+    async def lock(self) -> None:
+        """Exclude all other transactions that write records, before anything is looked up.
+
+        Others that call this wait until the transaction ends.
 
         Raises:
-            asyncpg.LockNotAvailableError: both tables were in use.
+            asyncpg.PostgresError: both tables were in use, or the role may not lock them.
         """
+        await self._execute(_TAKE_TURN, self._schema)
+        await self._lock()
+        self._is_locked = True
+
+    async def _lock(self) -> None:
+        ((wait,),) = await self._fetch(_WAIT)
+        await self._execute(_SET_WAIT, _SHORT_WAIT)
         first, second = _LOCKS
         try:
             async with savepoint(self._connection, checks_constraints=False):
                 await self._execute(first)
         except asyncpg.LockNotAvailableError:
             await self._execute(second)
+        await self._execute(_SET_WAIT, wait)
 
     async def _require_same(self, names: Sequence[str]) -> None:
         """Check, with the table locked, that what was found before is unchanged.

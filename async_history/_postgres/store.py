@@ -57,7 +57,7 @@ from async_history._postgres.ledger import (
 )
 from async_history._postgres.open_writers import OpenWriters
 from async_history._postgres.operations import OPERATIONS
-from async_history._postgres.owner_steps import FORGET_OWNERS
+from async_history._postgres.owner_steps import FORGET_OWNERS, OwnersUnlocked
 from async_history._postgres.owners import KnownOwners
 from async_history._postgres.plain_statements import PlainStatements
 from async_history._postgres.pool import ConnectionPool
@@ -270,8 +270,13 @@ class PostgresStore:
         )
 
         async def add() -> Mapping[int, HistoryError]:
-            async with savepoint(connection, checks_constraints=False):
-                return await committer.commit_in_transaction([submission])
+            try:
+                async with savepoint(connection, checks_constraints=False):
+                    return await committer.commit_in_transaction([submission])
+            except OwnersUnlocked:
+                async with savepoint(connection, checks_constraints=False):
+                    await committer.lock_owners()
+                    return await committer.commit_in_transaction([submission])
 
         return await self._with_current_keys(add)
 

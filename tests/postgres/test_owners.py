@@ -157,6 +157,46 @@ async def test_two_open_transactions_give_one_memory_an_owner(url: str, connect:
         assert await owner_of(history, "m") == Owner(user_id="alice")
 
 
+@pytest.mark.parametrize("is_first", [True, False], ids=["first of the store", "others there"])
+async def test_two_open_transactions_give_owners_late(
+    url: str, connect: Any, *, is_first: bool
+) -> None:
+    """The second one waits until the first one ends, however long that takes."""
+    async with PostgresHistoryManager(url) as history:
+        if not is_first:
+            await history.add_history("else", None, "x", "ADD", owner=BOB)
+        for name in ("m", "n"):
+            await history.add_history(name, None, "x", "ADD")
+        first, second, watching = [await connect() for _ in range(3)]
+        begun = first.transaction()
+        await begun.start()
+        await history.add_in_transaction(
+            first, [{"memory_id": "m", "event": "UPDATE", "owner": ALICE}]
+        )
+
+        async def add_second() -> None:
+            late = [{"memory_id": name, "event": "UPDATE", "owner": BOB} for name in ("n", "m")]
+            async with second.transaction():
+                await history.add_in_transaction(second, late[:1])
+                with pytest.raises(OwnerConflict):
+                    await history.add_in_transaction(second, late[1:])
+
+        task = asyncio.ensure_future(add_second())
+        waits = (
+            "SELECT EXISTS (SELECT FROM pg_stat_activity"
+            " WHERE pid = $1::integer AND wait_event = 'advisory')"
+        )
+        waiting = asyncio.ensure_future(until(watching, waits, second.get_server_pid()))
+        await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
+        assert not task.done()
+        assert await waiting
+        await begun.commit()
+        await task
+        assert await owner_of(history, "m") == Owner(user_id="alice")
+        assert await owner_of(history, "n") == Owner(user_id="bob")
+    await require_sound(url)
+
+
 async def test_a_snapshot_from_before_an_owner_was_given(url: str, connect: Any) -> None:
     """A transaction that does not see the owner writes no record without it."""
     async with PostgresHistoryManager(url) as history:
