@@ -96,7 +96,7 @@ class BoundedQueue(Generic[S]):
     Args:
         records, size_bytes: the bound.
         timeout_s: seconds for which a call may wait for space before it raises `Overloaded`.
-        on_admitted: called when a call is admitted to an empty queue, or waits behind an empty one.
+        on_admitted: called when a call is admitted to an empty queue, or waits for space in one.
         on_withdrawn: called when an admitted call is withdrawn.
     """
 

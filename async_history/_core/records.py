@@ -261,7 +261,7 @@ _DELETE: Final = Event.DELETE
 _AS_FORMATTED: Final = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.(?!000000)[0-9]{6}\+00:00"
 )
-"""The form of most times. `isoformat` returns them unchanged, in four times as long."""
+"""The form of most times. `isoformat` would return them unchanged, but takes four times as long."""
 
 
 def is_alive(record: Latest) -> bool:

@@ -56,6 +56,9 @@ def _decoded(value: Any) -> str | None:
     return None if value is None else value.decode() if isinstance(value, bytes) else str(value)
 
 
+_NO_OWNER: Final = "none"
+
+
 class OwnerDigest(TypeDecorator[str]):
     """An owner's digest, empty for no owner. Oracle has no empty text."""
 
@@ -92,9 +95,6 @@ class Hashes(TypeDecorator[bytes]):
 def hashes_text(value: bytes) -> str:
     """Return bytes as a column of `Hashes` stores them."""
     return base64.b64encode(value).decode()
-
-
-_NO_OWNER: Final = "none"
 
 
 def number_type() -> Any:

@@ -51,8 +51,9 @@ GIVE_OWNER_LATER: Final = f"""{
     _check(f"{_HAS_ENTRY} OR {_IS_IN_TAIL} OR {_has_owner(through_tail=True)} OR {_IS_COVERED}")
 }{_ADD_OWNER}
 """
-"""Gives an owner to a memory without records. The numbers of removed owners are free again, but the
-second variant's owner is found only if its number is above all that are indexed."""
+"""A memory without records gets an owner, in the same two variants. The number of a removed owner
+may be given again. In the second variant it must be above all that are indexed, or the owner would
+not be found."""
 
 
 def _add_keys(position: str) -> str:
