@@ -8,6 +8,7 @@ from typing import Final
 
 from async_history._core.cursors import Cursor
 from async_history._core.manager import HistoryManager
+from async_history._core.recording import operation
 from async_history._core.records import COLUMNS, Event, HistoryRecord
 from async_history._core.rows import ROW_FIELDS, Row, record_of
 from async_history._core.values import check_name, check_text, parse_time
@@ -55,7 +56,8 @@ class HistorySource(RecordSource):
         return f"<HistorySource {self._history!r}>"
 
     async def count(self) -> int | None:
-        return await self._history.count_history()
+        with operation():
+            return await self._history.count_history()
 
     async def pages(self, records: int = PAGE_RECORDS) -> AsyncIterator[Sequence[Row]]:
         newest = await self._history.store.primary_reader.newest()

@@ -119,17 +119,21 @@ async def test_what_the_replicas_have_not_received_is_copied(
         for n in range(3):
             await source.add_history(f"m{n}", None, "a", "ADD")
         await source.save_messages([{"role": "user", "content": "a"}], "s")
+        totals: set[int | None] = set()
         for written in (3, 0):
-            report = await copy_history(source, target)
+            report = await copy_history(
+                source, target, on_progress=lambda _, total: totals.add(total)
+            )
             assert (report.records, report.written, report.scopes_left) == (3, written, 0)
+        assert totals == {3}
         async with on_primary(servers, "target") as reader:
             assert len(await reader.get_last_messages("s")) == 1
 
 
-async def test_a_vector_store_follows_what_the_replica_has_not_received(
+async def test_what_the_replica_has_not_received_is_read_in_an_operation(
     servers: tuple[PostgresServer, PostgresServer],
 ) -> None:
-    """In an operation, such as those of mem0's classes, all reads are on the primary."""
+    """The vector store follows it: each operation of mem0's classes is one."""
     async with behind(servers, "operation") as (history,):
         await history.add_history("m", None, "a", "ADD", owner=ANN)
         await history.save_messages([{"role": "user", "content": "a"}], "s")
