@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from async_history import InvalidInput
-from async_history.cli.confirmation import can_ask
+from async_history.cli.confirmation import confirm, require_an_answer
 from async_history.cli.terminal import echo_json, one_line, print_error
 from async_history.cli.termination import run
 from async_history.cli.text_files import read_text
@@ -41,18 +41,14 @@ def check_mem0(
     repair: Repair | None = "history" if repairs_history else "vector" if repairs_vector else None
     config = _configuration(file)
     if repair is None or is_dry_run or not is_sure:
-        if repair is not None and not is_dry_run and not can_ask():
-            raise InvalidInput(
-                "stdin is not a terminal, so nothing was asked or repaired: give --yes, or "
-                "--dry-run to see what would be repaired"
-            )
+        require_an_answer("repaired", is_dry_run=repair is None or is_dry_run, is_sure=is_sure)
         report = run(_check(config, url, owner, repair, dry_run=True))
         if repair is None or is_dry_run:
             return _show(report, as_json=as_json)
         _print(report, err=True)
         if not report.repaired:
             return int(bool(report.problems))
-        if not typer.confirm("Go on?", err=True):
+        if not confirm("Go on?"):
             print_error("nothing was repaired")
             return 1
     return _show(run(_check(config, url, owner, repair, dry_run=False)), as_json=as_json)

@@ -1,4 +1,4 @@
-"""Confirmation before something is changed: whether there is a terminal to ask on."""
+"""Confirmation before something is changed."""
 
 import sys
 
@@ -7,26 +7,22 @@ import typer
 from async_history import InvalidInput
 
 
-def can_ask() -> bool:
-    """Return whether stdin is a terminal."""
-    return sys.stdin is not None and sys.stdin.isatty()
-
-
 def require_an_answer(done: str, *, is_dry_run: bool, is_sure: bool) -> None:
     """Refuse a command that must ask if there is no terminal.
 
     Args:
         done: what the command does, as a participle such as "removed".
     """
-    if not (is_dry_run or is_sure or can_ask()):
+    is_terminal = sys.stdin is not None and sys.stdin.isatty()
+    if not (is_dry_run or is_sure or is_terminal):
         raise InvalidInput(
             f"stdin is not a terminal, so nothing was asked or {done}: give --yes, or "
             f"--dry-run to see what would be {done}"
         )
 
 
-def is_confirmed(question: str) -> bool:
-    """Ask on stderr, and read the answer from stdin, which need not be a terminal.
+def confirm(question: str) -> bool:
+    """Ask on stderr, and return whether the answer is yes. Stdin need not be a terminal.
 
     Raises:
         InvalidInput: stdin is closed.

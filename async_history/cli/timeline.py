@@ -14,7 +14,7 @@ from async_history._core.values import parse_time
 from async_history._core.wording import counted
 from async_history._opening import without_secrets
 from async_history.cli import stores
-from async_history.cli.confirmation import is_confirmed
+from async_history.cli.confirmation import confirm
 from async_history.cli.difference import difference, metadata_changes
 from async_history.cli.log import headline, print_difference
 from async_history.cli.screen import Screen
@@ -170,7 +170,7 @@ def restore(
             echo_json({**new, "context": _plain(plan.wanted.context)})
         typer.echo("nothing was recorded: this was a dry run", err=as_json)
         return 0
-    if not is_sure and not is_confirmed(f"Restore {name}?"):
+    if not is_sure and not confirm(f"Restore {name}?"):
         print_error("nothing was recorded")
         return 1
     record = run(record_it())
