@@ -73,11 +73,11 @@ def new_filter(
         None if until is None else in_utc(until),
         order,
         owner,
-        cause_asked(cause),
+        check_cause_filter(cause),
     )
 
 
-def scopes_asked(
+def check_scopes(
     *, user_id: str | None, agent_id: str | None, run_id: str | None, app_id: str | None
 ) -> Pairs:
     """Return the scopes of a filter by owner.
@@ -89,7 +89,7 @@ def scopes_asked(
     return tuple((name, check_name(name, value)) for name, value in given if value is not None)
 
 
-def cause_asked(cause: object) -> Pairs:
+def check_cause_filter(cause: object) -> Pairs:
     """Return the keys and texts of a filter by cause.
 
     Raises:

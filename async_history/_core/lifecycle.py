@@ -6,10 +6,11 @@ import os
 import sys
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from threading import get_ident
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
+from weakref import WeakMethod
 
 from async_history._core.running_loop import running_loop
 from async_history._core.validation import check_seconds
@@ -156,6 +157,16 @@ class LoopBound(ABC, Generic[Opened]):
     def _end(self) -> None:
         """Mark as closed: the open object has ended by itself."""
         self._closed = True
+
+    def _weak_end(self) -> Callable[[], None]:
+        """Return a function that calls `_end` while this object exists, and does not keep it."""
+        weak = WeakMethod(self._end)
+
+        def end() -> None:
+            if (method := weak()) is not None:
+                method()
+
+        return end
 
     def _require_open(self) -> Opened:
         opened = self._open

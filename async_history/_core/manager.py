@@ -9,8 +9,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any, Final
-from weakref import WeakMethod
+from typing import Any
 
 from async_history._core.backend import Backend, CallReader, Reader, Store
 from async_history._core.check import check_store
@@ -22,7 +21,14 @@ from async_history._core.erase import ErasureReport, erase_in_steps
 from async_history._core.erase_request import Vacuuming, check_vacuuming, new_erase_request
 from async_history._core.erased_names import Name
 from async_history._core.erasures import ERASE, Erasure, erasures_of
-from async_history._core.filters import Filter, Order, Pairs, cause_asked, new_filter, scopes_asked
+from async_history._core.filters import (
+    Filter,
+    Order,
+    Pairs,
+    check_cause_filter,
+    check_scopes,
+    new_filter,
+)
 from async_history._core.follow import POLL_INTERVAL_S, Follower
 from async_history._core.follow_reads import FollowReader
 from async_history._core.follower_group import FollowerGroup
@@ -49,6 +55,7 @@ from async_history._core.query import PAGE_SIZE, HistoryQuery, PageRead, new_que
 from async_history._core.recording import begun_at, operation
 from async_history._core.records import CONTEXT, Event, HistoryRecord, is_alive
 from async_history._core.requests import takes
+from async_history._core.restore import restore
 from async_history._core.rollback import (
     RollbackReport,
     memories_of,
@@ -66,7 +73,6 @@ from async_history._core.timeline import (
     check_moment,
     diff_of,
     records_of,
-    restoration_of,
     state_at,
     states_of_owner,
     with_cause,
@@ -74,10 +80,7 @@ from async_history._core.timeline import (
 from async_history._core.validation import check_count, check_function, check_seconds
 from async_history._core.values import check_text
 from async_history._core.yielding import CooperativeCalls
-from async_history.errors import HistoryConflict, InvalidInput
-
-_RESTORE_READS: Final = 5
-"""Most reads of a memory for its restoration: each is repeated if an erasure comes in between."""
+from async_history.errors import InvalidInput
 
 
 class HistoryManager(LoopBound[Store]):
@@ -85,8 +88,8 @@ class HistoryManager(LoopBound[Store]):
 
     Use it as `async with manager:`, or `await manager` and later `await manager.aclose()`. Every
     call except `close` raises `WrongLoop` from another loop or a forked process, and
-    `HistoryClosed` before opening and after closing. One that is garbage-collected while it is open
-    raises a `ResourceWarning` that names it, and closes in its loop.
+    `HistoryClosed` before opening and after closing. If it is garbage-collected while it is open, a
+    `ResourceWarning` names it, and it closes in its loop.
 
     Args:
         backend: the database of the history.
@@ -130,7 +133,7 @@ class HistoryManager(LoopBound[Store]):
         return self._traced_primary_reader or store.primary_reader
 
     async def _opening(self) -> Store:
-        store = await self._backend.open(self._committed, _weakly(WeakMethod(self._end)))
+        store = await self._backend.open(self._committed, self._weak_end())
         self._reported = reported = ReportedStore(
             self._backend.system,
             self._backend.where,
@@ -510,7 +513,7 @@ class HistoryManager(LoopBound[Store]):
             since=since,
             until=until,
             order=order,
-            owner=scopes_asked(user_id=user_id, agent_id=agent_id, run_id=run_id, app_id=app_id),
+            owner=check_scopes(user_id=user_id, agent_id=agent_id, run_id=run_id, app_id=app_id),
             cause=cause,
         )
         return new_query(
@@ -557,7 +560,7 @@ class HistoryManager(LoopBound[Store]):
             text=text,
             since=since,
             until=until,
-            owner=scopes_asked(user_id=user_id, agent_id=agent_id, run_id=run_id, app_id=app_id),
+            owner=check_scopes(user_id=user_id, agent_id=agent_id, run_id=run_id, app_id=app_id),
             cause=cause,
         )
         return await reader.count(wanted)
@@ -601,8 +604,10 @@ class HistoryManager(LoopBound[Store]):
         memory = None if memory_id is None else check_text("memory_id", memory_id)
         check_seconds("poll_interval_s", poll_interval_s, may_be_zero=False)
         begin = store.follower.position(None if after is None else check_text("after", after))
-        owner = scopes_asked(user_id=user_id, agent_id=agent_id, run_id=run_id, app_id=app_id)
-        return Follower(self._followers, begin, memory, owner, cause_asked(cause), poll_interval_s)
+        owner = check_scopes(user_id=user_id, agent_id=agent_id, run_id=run_id, app_id=app_id)
+        return Follower(
+            self._followers, begin, memory, owner, check_cause_filter(cause), poll_interval_s
+        )
 
     async def end_cursor(self) -> str | None:
         """Return the cursor after all records committed so far, to start `follow` there.
@@ -724,7 +729,7 @@ class HistoryManager(LoopBound[Store]):
             StorageError: while iterating.
         """
         self._require_open()
-        owner = scopes_asked(user_id=user_id, agent_id=agent_id, run_id=run_id, app_id=app_id)
+        owner = check_scopes(user_id=user_id, agent_id=agent_id, run_id=run_id, app_id=app_id)
         if not owner:
             raise InvalidInput("name an owner: user_id, agent_id, run_id or app_id")
         return states_of_owner(self._newest_first(owner), None)
@@ -757,8 +762,8 @@ class HistoryManager(LoopBound[Store]):
         """
         reader = self._reader()
         check_instant("when", when)
-        asked = cause_asked(cause)
-        owner = scopes_asked(user_id=user_id, agent_id=agent_id, run_id=run_id, app_id=app_id)
+        asked = check_cause_filter(cause)
+        owner = check_scopes(user_id=user_id, agent_id=agent_id, run_id=run_id, app_id=app_id)
         if owner:
             found = states_of_owner(self._newest_first(owner), when)
         else:
@@ -807,21 +812,7 @@ class HistoryManager(LoopBound[Store]):
         """
         store = self._require_open()
         submission = earlier_text(memory_id, to, actor_id=actor_id, role=role)
-        await store.writer.submit(submission)
-        reads = 0
-        while not submission.is_decided and reads < _RESTORE_READS:
-            with operation():
-                records = await self._reader().history(memory_id)
-            submission.look_in(restoration_of(memory_id, records, to).wanted)
-            await store.writer.submit(submission)
-            reads += 1
-        if submission.is_decided:
-            return submission.records[0]
-        raise HistoryConflict(
-            f"the record of {memory_id!r} to restore was erased or removed each of "
-            f"{_RESTORE_READS} times after it was read, or cannot be found by its id (`check` "
-            "reports that); nothing was written"
-        )
+        return await restore(submission, store.writer, lambda name: self._reader().history(name))
 
     @takes(rollback_request)
     async def rollback(self, asked: RollbackRequest) -> RollbackReport:
@@ -993,7 +984,7 @@ class HistoryManager(LoopBound[Store]):
             reason,
             dry_run=dry_run,
             limits=self._limits.erase,
-            owner=scopes_asked(user_id=user_id, agent_id=agent_id, run_id=run_id, app_id=app_id),
+            owner=check_scopes(user_id=user_id, agent_id=agent_id, run_id=run_id, app_id=app_id),
             record_ids=record_ids,
         )
         check_vacuuming(vacuum)
@@ -1055,16 +1046,6 @@ class HistoryManager(LoopBound[Store]):
         if not found:
             raise InvalidInput("this store has no operation of the id that was given")
         return list(found[:-1])
-
-
-def _weakly(method: "WeakMethod[Callable[[], None]]") -> Callable[[], None]:
-    """Return a function that calls a method while its object exists, and does not keep it."""
-
-    def call() -> None:
-        if (there := method()) is not None:
-            there()
-
-    return call
 
 
 class _OwnedReader:

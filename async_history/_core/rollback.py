@@ -104,7 +104,7 @@ async def memories_of(queries: Iterable[HistoryQuery]) -> list[str]:
     return list(found)
 
 
-async def memories_asked(history: RollbackHistory, asked: RollbackRequest) -> Sequence[str]:
+async def memories_to_take_back(history: RollbackHistory, asked: RollbackRequest) -> Sequence[str]:
     """Return the memories to take back."""
     if asked.memory_ids is not None:
         return asked.memory_ids
@@ -178,7 +178,7 @@ async def take_back(history: RollbackHistory, asked: RollbackRequest) -> Rollbac
 
     An interruption does not undo completed steps. Call it again to continue.
     """
-    parts = RollbackParts(asked, await memories_asked(history, asked))
+    parts = RollbackParts(asked, await memories_to_take_back(history, asked))
     while part := parts.next_part():
         plans = await plan_part(history, asked, part)
         if asked.dry_run:

@@ -6,7 +6,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from async_history._core.filters import Pairs, scopes_asked
+from async_history._core.filters import Pairs, check_scopes
 from async_history._core.new_records import new_id
 from async_history._core.operations import StoreOperation, hashed, new_operation
 from async_history._core.progress import Progress
@@ -94,7 +94,7 @@ def rollback_request(
         InvalidInput: naming the argument that can't be used.
     """
     check_instant("to", to)
-    owner = scopes_asked(user_id=user_id, agent_id=agent_id, run_id=run_id, app_id=app_id)
+    owner = check_scopes(user_id=user_id, agent_id=agent_id, run_id=run_id, app_id=app_id)
     name = new_id()
     named = _memories_named(memory_ids, owner)
     return RollbackRequest(

@@ -7,7 +7,7 @@ from hashlib import blake2b
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode
 
-from async_history._core.filters import Pairs, cause_asked
+from async_history._core.filters import Pairs, check_cause_filter
 from async_history._core.records import Event, HistoryRecord
 from async_history._core.rollback_plan import (
     MemoryPlan,
@@ -115,7 +115,7 @@ def check_target(
     Raises:
         InvalidInput: not exactly one of them was given, or it is not valid.
     """
-    pairs = cause_asked(cause)
+    pairs = check_cause_filter(cause)
     if (run_id is None) is not bool(pairs):
         raise InvalidInput("name what to undo: a run_id, or a cause with at least one key")
     if run_id is None:

@@ -15,7 +15,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from async_history._core.observer import WriterObserver
 from async_history._core.queue import BoundedQueue, PendingCall, S
-from async_history._core.wake import Wake
+from async_history._core.waiter import Waiter
 from async_history._core.wakeups import FIRST_SLICE, HEAD_START_S, SLICE, WakeupScheduler
 from async_history._core.writer_options import DEFAULT_OPTIONS, WriterOptions
 from async_history._core.writer_stats import WriterCounters, WriterStats
@@ -92,8 +92,8 @@ class GroupCommitWriter(Generic[S]):
         prepare: called with the submissions that wait, while a batch is committed and once the
             callers of the previous one are woken. They may still be withdrawn. This only affects
             speed.
-        unwritten: called when a submission was withdrawn, refused, or in a batch that failed, so
-            that nothing that was prepared from it is kept.
+        forget_prepared: called when a submission was withdrawn, refused, or in a batch that failed:
+            nothing that was prepared from it is to be kept.
         check_storage: raises the error that every commit would raise, if that can be told without
             committing. Only `require_writable` calls it.
     """
@@ -107,7 +107,7 @@ class GroupCommitWriter(Generic[S]):
         commit_timeout_s: float = 30.0,
         head_start_s: float = HEAD_START_S,
         prepare: Callable[[Sequence[S]], None] | None = None,
-        unwritten: Callable[[], None] = _do_nothing,
+        forget_prepared: Callable[[], None] = _do_nothing,
         check_storage: Callable[[], None] | None = None,
     ) -> None:
         self._commit = commit
@@ -121,17 +121,17 @@ class GroupCommitWriter(Generic[S]):
             size_bytes=options.queue_bytes,
             timeout_s=options.queue_timeout_s,
             on_admitted=self._wake_up,
-            on_withdrawn=unwritten,
+            on_withdrawn=forget_prepared,
         )
         self._in_batch: list[PendingCall[S]] = []
         self._prepare = prepare
-        self._forget_prepared = unwritten
+        self._forget_prepared = forget_prepared
         self._wakeups = WakeupScheduler(
             self._settle_calls, head_start_s, woken=prepare and self._prepare_next
         )
         self._closing = False
         self._died: BaseException | None = None
-        self._wake: Wake | None = None
+        self._waiter: Waiter | None = None
         self._counters = WriterCounters()
         self._observer: WriterObserver | None = None
         self._called: Callable[[PendingCall[S]], None] | None = None
@@ -210,8 +210,8 @@ class GroupCommitWriter(Generic[S]):
             raise HistoryClosed("the manager is closed; open another")
 
     def _wake_up(self) -> None:
-        if self._wake is not None:
-            self._wake.wake()
+        if self._waiter is not None:
+            self._waiter.wake()
 
     # Run in the task
 
@@ -234,13 +234,13 @@ class GroupCommitWriter(Generic[S]):
             except asyncio.CancelledError:
                 self.begin_close()
         while not self._queue:
-            if self._queue.admit_waiting():  # a caller's stack may have had no room for it
+            if self._queue.admit_waiting():  # a caller's stack may have been too short for it
                 return True
             if self._closing:
                 return False
-            self._wake = Wake(loop=self._loop)
+            self._waiter = Waiter(loop=self._loop)
             try:
-                await self._wake
+                await self._waiter
             except asyncio.CancelledError:
                 self.begin_close()
         return True

@@ -4,7 +4,7 @@ If the store has no owners, and no record of a batch has an owner, a context or 
 is written by shorter statements without these columns.
 
 Each statement compares `owners_state.number` with the cached number (see `owners`). If they differ,
-it adds nothing, and the number of rows shows that.
+it adds nothing: it divides by zero, or the number of added rows shows it.
 """
 
 from collections.abc import Sequence
@@ -228,7 +228,7 @@ def lone(fields: Fields) -> Statement | None:
     return None if values is None else (_ADD_LONE, values)
 
 
-def alone(
+def without_transaction(
     fields: Sequence[Fields],
     texts: SealedTexts | None,
     plan: OwnersPlan,
@@ -268,7 +268,7 @@ def within_transaction(
     The last one adds the records. The caller has to check that its status is their number.
 
     Args:
-        texts, leaves: see `alone`.
+        texts, leaves: see `without_transaction`.
         checks_new: whether to add nothing if a memory of `plan.new` has records.
         checks_number: whether to compare the number of `owners_state`. On a Citus cluster a
             statement can't do that, and the transaction has locked the number.

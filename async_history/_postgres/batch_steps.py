@@ -45,7 +45,7 @@ def _refused(reason: Exception) -> StorageRefused:
 
 
 class LeftOut(Exception):
-    """A trigger or rule in the database left out rows without an error."""
+    """Rows were left out without an error of the database, such as by a trigger or rule."""
 
 
 def require_all(done: str, rows: Sequence[object]) -> None:

@@ -18,7 +18,7 @@ from async_history._postgres.schema import (
     migrate,
     quoted,
 )
-from async_history._postgres.short_waits import in_short_waits
+from async_history._postgres.table_locks import retry_while_locked
 from async_history._postgres.url import server_url
 from async_history.errors import MigrationError
 
@@ -70,11 +70,11 @@ async def _distribute(connection: Any, schema: str, switch_within_s: float) -> l
             "it, use a Citus cluster and CREATE EXTENSION citus; nothing was changed"
         )
     await migrate(connection, schema)
-    return await in_short_waits(
+    return await retry_while_locked(
         connection,
         partial(_distribute_tables, connection, schema),
         within_s=switch_within_s,
-        is_locked=f"other transactions keep the tables of schema {schema!r} locked, so that they "
+        if_locked=f"other transactions keep the tables of schema {schema!r} locked, so that they "
         "can't be distributed; no table was. End them (pg_stat_activity), and distribute again",
     )
 

@@ -24,7 +24,7 @@ from async_history._core.records import COLUMNS, MEMORY_ID, OWNER, Event, Fields
 from async_history._core.submissions import AddFields, AddRecords, Submission
 from async_history._core.timed import unreported
 from async_history._core.undated import has_undated
-from async_history._postgres.add import Statement, alone, lone
+from async_history._postgres.add import Statement, lone, without_transaction
 from async_history._postgres.batch_locks import BatchLocks
 from async_history._postgres.batch_steps import BatchSteps, LeftOut, add_records, require_all
 from async_history._postgres.errors import (
@@ -209,7 +209,7 @@ class BatchCommitter:
         """
         statement = self._lone_statement(batch)
         if statement is not None:
-            await self._run_alone(statement, batch)
+            await self._run_without_transaction(statement, batch)
             return True
         additions = only_new_records(batch)
         if additions is None or has_undated(batch) or self._locks_ids(additions):
@@ -217,7 +217,7 @@ class BatchCommitter:
         fields = list(fields_of(additions))
         if self._are_plain() and not have_details(additions):
             leaves = await leaves_of(self._attestation, fields, {})
-            await self._run_alone(plain_statement(ahead, fields, leaves), fields)
+            await self._run_without_transaction(plain_statement(ahead, fields, leaves), fields)
             return True
         plan = await self._plan(fields)
         if plan is None or self._may_be_erased(additions):
@@ -243,7 +243,8 @@ class BatchCommitter:
                     checks_number=not self._is_distributed,
                 )
         else:
-            await self._run_alone(alone(fields, texts, plan, key_ids, leaves), fields)
+            statement = without_transaction(fields, texts, plan, key_ids, leaves)
+            await self._run_without_transaction(statement, fields)
         if plan.number:
             self._known.learn(plan.number, plan.new, self._known.erased_at)
             give_owners(additions, plan.owners)
@@ -262,7 +263,9 @@ class BatchCommitter:
         """Return whether the statement for records without details is `plain`."""
         return not (self._settings or self._known.number) and isinstance(self._seal, InClear)
 
-    async def _run_alone(self, statement: Statement, records: Sequence[object]) -> None:
+    async def _run_without_transaction(
+        self, statement: Statement, records: Sequence[object]
+    ) -> None:
         """Run a statement that adds all records or none, without a transaction."""
         self._sent()
         sql, arguments = statement

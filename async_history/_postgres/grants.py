@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, get_args
 from async_history._core.owners import SCOPES
 from async_history._postgres.connect import connected
 from async_history._postgres.schema import SWITCH_WITHIN_S, quoted
-from async_history._postgres.short_waits import in_short_waits
+from async_history._postgres.table_locks import retry_while_locked
 from async_history._postgres.url import server_url
 from async_history.errors import InvalidInput, StorageMissing
 
@@ -206,11 +206,11 @@ async def grant(
                 await connection.execute(sql)
 
         if not is_dry_run:
-            await in_short_waits(
+            await retry_while_locked(
                 connection,
                 run,
                 within_s=switch_within_s,
-                is_locked=f"other transactions keep the tables of schema {schema!r} locked, so "
+                if_locked=f"other transactions keep the tables of schema {schema!r} locked, so "
                 "that no policy can be created; nothing was changed. End them (pg_stat_activity), "
                 "and grant again",
             )

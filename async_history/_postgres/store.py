@@ -151,7 +151,7 @@ class PostgresStore:
             options=writer_options,
             commit_timeout_s=retry_timeout_s,
             prepare=prepare,
-            unwritten=self._drop_prepared,
+            forget_prepared=self._forget_prepared,
         )
         fetch = self.connections.fetch
         self._stored_reader = reader = HistoryReader(
@@ -289,7 +289,7 @@ class PostgresStore:
         if self._attestation is not None:
             self._attestation.begin_leaves(submissions)
 
-    def _drop_prepared(self) -> None:
+    def _forget_prepared(self) -> None:
         """Keep nothing of calls that are not written, whose texts may be erased."""
         self._plain.drop()
         self._seal.drop()

@@ -112,7 +112,7 @@ class SqlStore:
             options=writer_options,
             commit_timeout_s=retry_timeout_s,
             prepare=self._prepare if has_ledger else None,
-            unwritten=self._drop_prepared,
+            forget_prepared=self._forget_prepared,
         )
         reader, follower = HistoryReader(connections, tables), SqlFollowReader(connections, tables)
         self.reader: Reader = reader
@@ -167,7 +167,7 @@ class SqlStore:
         if self._attestation is not None:
             self._attestation.begin_leaves(submissions)
 
-    def _drop_prepared(self) -> None:
+    def _forget_prepared(self) -> None:
         """Keep nothing of calls that are not written, whose texts may be erased."""
         if self._attestation is not None:
             self._attestation.drop_leaves()

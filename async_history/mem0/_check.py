@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, get_args
 
-from async_history._core.filters import scopes_asked
+from async_history._core.filters import check_scopes
 from async_history._core.new_records import new_id
 from async_history._core.validation import check_choice, check_flag
 from async_history.mem0._comparison import Comparison, faults_for, histories_of, look_into_history
@@ -44,7 +44,7 @@ def check_request(
     Raises:
         InvalidInput: naming the argument that can't be used.
     """
-    owner = scopes_asked(user_id=user_id, agent_id=agent_id, run_id=run_id, app_id=app_id)
+    owner = check_scopes(user_id=user_id, agent_id=agent_id, run_id=run_id, app_id=app_id)
     if repair is not None:
         check_choice("repair", repair, get_args(Repair))
     check_flag("dry_run", dry_run)

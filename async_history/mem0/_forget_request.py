@@ -9,7 +9,7 @@ from async_history._core.erase_request import (
     new_erase_request,
 )
 from async_history._core.erased_names import Name
-from async_history._core.filters import scopes_asked
+from async_history._core.filters import check_scopes
 from async_history._core.wording import counted
 from async_history.errors import InvalidInput
 
@@ -90,7 +90,7 @@ def new_forget_request(
             "messages, and finds no memory by it. Forget by user_id, agent_id or run_id, or erase "
             "the history's own records with its erase(app_id=…)"
         )
-    owner = scopes_asked(user_id=user_id, agent_id=agent_id, run_id=run_id, app_id=None)
+    owner = check_scopes(user_id=user_id, agent_id=agent_id, run_id=run_id, app_id=None)
     if not owner:
         raise InvalidInput("name whom to forget: user_id, agent_id or run_id")
     new_erase_request((), None, (), reason, owner=owner, dry_run=dry_run, limits=EraseLimits())

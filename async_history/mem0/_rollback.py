@@ -24,7 +24,7 @@ from async_history._core.rollback import (
     RollbackReport,
     RollbackStep,
     all_settled,
-    memories_asked,
+    memories_to_take_back,
     plan_part,
     step_of,
 )
@@ -88,7 +88,7 @@ async def _take_back(
     memory: Any, asked: RollbackRequest, ask: Ask, in_turn: InTurn, tally: Tally
 ) -> RollbackReport:
     with operation():
-        taken = _TakenBack(asked, await ask(partial(memories_asked, asked=asked)))
+        taken = _TakenBack(asked, await ask(partial(memories_to_take_back, asked=asked)))
     while part := taken.next_part():
         with operation():
             plans = await ask(partial(plan_part, asked=asked, memory_ids=part))
@@ -133,7 +133,7 @@ def _take_back_blocking(
     tally: Tally,
 ) -> RollbackReport:
     with operation():
-        taken = _TakenBack(asked, ask(partial(memories_asked, asked=asked)))
+        taken = _TakenBack(asked, ask(partial(memories_to_take_back, asked=asked)))
     while part := taken.next_part():
         with operation():
             plans = ask(partial(plan_part, asked=asked, memory_ids=part))

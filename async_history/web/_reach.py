@@ -6,7 +6,7 @@ from typing import Any, TypedDict
 
 from starlette.exceptions import HTTPException
 
-from async_history._core.filters import scopes_asked
+from async_history._core.filters import check_scopes
 from async_history.errors import InvalidInput
 from async_history.web._access import Access
 
@@ -109,7 +109,7 @@ def scopes_given(given: OwnerFilter) -> dict[str, Any]:
         InvalidInput: naming the scope that can't be used.
     """
     return dict(
-        scopes_asked(
+        check_scopes(
             user_id=given.get("user_id"),
             agent_id=given.get("agent_id"),
             run_id=given.get("run_id"),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from async_history._core.filters import cause_asked, has_details
+from async_history._core.filters import check_cause_filter, has_details
 from async_history._core.manager import HistoryManager
 from async_history._core.query import Page
 from async_history._core.records import HistoryRecord, is_alive
@@ -74,7 +74,7 @@ class Walk:
             return {}  # nothing comes after the last instant
 
     def _is_wanted(self, state: HistoryRecord) -> bool:
-        return is_alive(state) and has_details(state, (), cause_asked(self.cause))
+        return is_alive(state) and has_details(state, (), check_cause_filter(self.cause))
 
     async def _in_force(self, met: Iterable[HistoryRecord]) -> list[HistoryRecord]:
         """Return the records in force. The memories of the others were on an earlier page."""

@@ -27,7 +27,7 @@ async def make_writer(store: Store) -> AsyncIterator[MakeWriter]:
         commit_timeout_s: float = 30.0,
         head_start_s: float = HEAD_START_S,
         prepare: Callable[[Sequence[Item]], None] | None = None,
-        unwritten: Callable[[], None] = lambda: None,
+        forget_prepared: Callable[[], None] = lambda: None,
         **bounds: Any,
     ) -> GroupCommitWriter[Item]:
         writers.append(
@@ -38,7 +38,7 @@ async def make_writer(store: Store) -> AsyncIterator[MakeWriter]:
                 commit_timeout_s=commit_timeout_s,
                 head_start_s=head_start_s,
                 prepare=prepare,
-                unwritten=unwritten,
+                forget_prepared=forget_prepared,
             )
         )
         return writers[-1]

@@ -163,7 +163,7 @@ class TestBatches:
         """Withdrawn, refused or failed; not what was withdrawn too late."""
         reports: list[None] = []
         store.gate.clear()
-        writer = make_writer(unwritten=lambda: reports.append(None))
+        writer = make_writer(forget_prepared=lambda: reports.append(None))
         store.script += [{}, {0: StorageRefused("no")}, StorageFull("no")]
         (in_batch,) = submit(writer, Item("in a batch"))
         await store.begun.wait()

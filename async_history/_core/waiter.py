@@ -1,4 +1,4 @@
-"""A future for one waiting task, whose waking has either happened or changed nothing."""
+"""A future for one waiting task: waking it either succeeds or changes nothing."""
 
 import asyncio
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from contextvars import Context
 from typing import Any, Self
 
 
-class Wake(asyncio.Future[None]):
+class Waiter(asyncio.Future[None]):
     """A future that one task awaits.
 
     An ordinary future is done first, and then asks the loop to resume the task. If that raises, as
@@ -25,7 +25,7 @@ class Wake(asyncio.Future[None]):
         self._context = context
 
     def wake(self) -> None:
-        """Resume the task, unless it already is.
+        """Resume the task, unless its wait is over.
 
         Raises what the loop raises; then nothing has changed.
         """

@@ -15,17 +15,17 @@ from async_history.errors import StorageLocked
 T = TypeVar("T")
 
 
-async def in_short_waits(
-    connection: Any, work: Callable[[], Awaitable[T]], *, within_s: float, is_locked: str
+async def retry_while_locked(
+    connection: Any, work: Callable[[], Awaitable[T]], *, within_s: float, if_locked: str
 ) -> T:
     """Do work in a transaction that waits a tenth of a second for the lock of a table.
 
-    Others wait for a session that waits for such a lock. If it does not get it, the transaction is
+    Others wait for a session that waits for such a lock. If the transaction does not get it, it is
     rolled back, and tried again after them.
 
     Args:
         within_s: seconds to try; the last try waits longer.
-        is_locked: the message if others keep a table locked.
+        if_locked: the message if others keep a table locked.
 
     Raises:
         StorageLocked: they do; nothing was changed.
@@ -39,5 +39,5 @@ async def in_short_waits(
                 return await work()
         except asyncpg.LockNotAvailableError as error:
             if is_last:
-                raise StorageLocked(is_locked) from error
+                raise StorageLocked(if_locked) from error
         await asyncio.sleep(ASK_AGAIN_S)
