@@ -1,4 +1,4 @@
-"""Creates the manager for a URL. A backend is imported only when it is used."""
+"""Creation of the manager for a URL. A backend is imported only when it is used."""
 
 import os
 import re

@@ -176,8 +176,8 @@ class OwnerSteps:
         where: the server, for messages.
         known: the cache of the memories' owners.
         is_distributed: whether the tables are distributed over the nodes of a Citus cluster.
-        owns_transaction: whether the transaction is read committed; otherwise the server is asked.
-            A transaction of ours is retried after a deadlock, one of the user is not.
+        owns_transaction: False in a transaction of the user. Ours is read committed, and is retried
+            after a deadlock.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Prints results on stdout: on a terminal with colours and wrapped between words."""
+"""Output on stdout: on a terminal with colours and wrapped between words."""
 
 import math
 import os
