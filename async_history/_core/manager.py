@@ -992,12 +992,15 @@ class HistoryManager(LoopBound[Store]):
         return await erase_in_steps(store.eraser, store.operations, asked, owned, vacuum=vacuum)
 
     async def check(self) -> CheckReport:
-        """Read the whole history and report its problems. Nothing is changed.
+        """Read the whole history and report its problems. No record is changed.
 
         For each memory the check compares every record with the one before: text, event and order.
         Chains that other writers have broken, such as plain mem0, are notes, not problems, because
         records are never changed. Erased texts and pruned records break nothing. Problems are what
         must be repaired: ids, and an index that does not match the records.
+
+        The index of a SQLite file that is not the file's any more, after a VACUUM for example, is
+        rebuilt first, unless the file is open with `migrate=False`.
 
         Writers continue. The check uses bounded memory, and takes about as long as copying the
         history. `check_history` checks a file that can't be opened, and rebuilds its index.

@@ -1,7 +1,7 @@
 """The check of a SQLite file: its pages, its records, and each index entry."""
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Final
@@ -10,8 +10,10 @@ from async_history._core.wording import counted
 from async_history._sqlite.errors import connect, typed_errors, wait_for_lock
 from async_history._sqlite.index import (
     SCHEMA_UNCHANGED,
+    IndexOutdated,
     has_index,
     index_version,
+    is_current,
     wrong_entries,
 )
 from async_history._sqlite.journal import location_of
@@ -40,13 +42,15 @@ def repair_file(path: Path, lock_timeout_s: float) -> None:
             rebuild(connection, lock_timeout_s)
 
 
-def faults_of_file(path: Path, lock_timeout_s: float) -> list[str]:
-    """Return the faults of a file, one sentence each; others may use the file."""
+def faults_of_file(
+    path: Path, lock_timeout_s: float, check: Callable[[sqlite3.Connection], list[str]]
+) -> list[str]:
+    """Return the faults that a check finds in a file; others may use the file."""
 
     def read(looking: ReadOnlyFile) -> list[str]:
         connection = looking.connection
         connection.execute("BEGIN")
-        return faults_of(connection)
+        return check(connection)
 
     with typed_errors(str(path)):
         return read_with_retry(lambda: open_read_only(path), read, lock_timeout_s)
@@ -55,6 +59,17 @@ def faults_of_file(path: Path, lock_timeout_s: float) -> list[str]:
 def faults_of(connection: sqlite3.Connection) -> list[str]:
     """Return the faults of a connection's database, one sentence each."""
     return list(_problems(connection))
+
+
+def faults_of_indexed(connection: sqlite3.Connection) -> list[str]:
+    """Return the same as `faults_of` for a database whose index belongs to it.
+
+    Raises:
+        IndexOutdated: the index must be rebuilt first. Nothing was checked.
+    """
+    if not is_current(connection, VERSION):
+        raise IndexOutdated
+    return faults_of(connection)
 
 
 def _problems(connection: sqlite3.Connection) -> Iterator[str]:

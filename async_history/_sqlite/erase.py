@@ -228,7 +228,7 @@ class FileErasure:
 
     Args:
         run_exclusively: runs work alone on the writing connection, queued with the writes.
-        reopen_writer: reopens that connection, queued with the writes.
+        rewrite: runs VACUUM on that connection, queued with the writes.
         path: the file; None in memory.
         lock_timeout_s: seconds to wait for readers of the log.
         keys: the keys of the file, if it is encrypted.
@@ -238,7 +238,7 @@ class FileErasure:
     def __init__(
         self,
         run_exclusively: Callable[[Work[Any]], Awaitable[Any]],
-        reopen_writer: Callable[[], Awaitable[None]],
+        rewrite: Callable[[], Awaitable[None]],
         path: Path | None,
         lock_timeout_s: float,
         keys: FileKeys,
@@ -247,7 +247,7 @@ class FileErasure:
         self._keys = keys
         self._ledger = ledger
         self._run_exclusively = run_exclusively
-        self._reopen_writer = reopen_writer
+        self._rewrite = rewrite
         self._path = path
         self._lock_timeout_s = lock_timeout_s
 
@@ -300,16 +300,12 @@ class FileErasure:
         failed."""
         try:
             await run_in_thread(partial(_check_free_space, path))
-            # If another process replaced the history, its index must be dropped before VACUUM.
-            await self._reopen_writer()
-            await self._run_exclusively(lambda connection: connection.execute_fetchall("VACUUM"))
+            await self._rewrite()
         except (StorageError, CommitUnknown) as error:
             return [
                 f"free space in {path} may hold texts that were moved, changed or removed before, "
                 f"and VACUUM could not overwrite it ({error}): fix that and erase again"
             ]
-        # VACUUM may have given the records other positions: rebuild the index.
-        await self._reopen_writer()
         return []
 
     async def _truncate_wal(self, path: Path) -> list[str]:

@@ -30,6 +30,7 @@ from async_history._sqlite.errors import (
 from async_history._sqlite.file_watch import OpenFile, has_log_open, is_used_elsewhere
 from async_history._sqlite.index import IndexOutdated
 from async_history._sqlite.journal import location_of
+from async_history._sqlite.lock_waits import run_waiting
 from async_history._sqlite.opening import (
     LENGTHEN_LOG,
     connect_with_retry,
@@ -264,6 +265,18 @@ class ConnectionPool:
 
         await self.write(nothing_more)
 
+    async def vacuum(self) -> None:
+        """Rewrite the file without free space, and index it again.
+
+        Raises:
+            StorageError, OutcomeUnknown: as `write`.
+        """
+        # If another process replaced the history, its index must be dropped before VACUUM.
+        await self.reopen_writer()
+        await self.write(partial(run_waiting, _vacuum))
+        # VACUUM may have given the records other positions.
+        await self.reopen_writer()
+
     async def copy_into(self, target: sqlite3.Connection) -> None:
         """Copy the whole database into another, which must not be used elsewhere meanwhile."""
         async with self.lock:
@@ -346,6 +359,10 @@ class ConnectionPool:
         connection, self._writer = self._writer, None
         if connection is not None:
             connection.stop()
+
+
+def _vacuum(connection: ThreadConnection) -> Awaitable[Any]:
+    return connection.execute_fetchall("VACUUM")
 
 
 def _final_error(reason: Exception, where: str) -> StorageError:

@@ -36,7 +36,7 @@ from async_history._core.threads import run_to_completion
 from async_history._core.writer import CommitTry, GroupCommitWriter
 from async_history._core.writer_options import WriterOptions
 from async_history._sqlite.backup import PAGES_AT_ONCE, back_up, back_up_file, run
-from async_history._sqlite.check import faults_of, faults_of_file
+from async_history._sqlite.check import faults_of, faults_of_file, faults_of_indexed
 from async_history._sqlite.commit import BatchCommitter
 from async_history._sqlite.connection import ThreadConnection, transaction
 from async_history._sqlite.encoding import check_parameters
@@ -51,7 +51,7 @@ from async_history._sqlite.errors import (
     typed_errors,
 )
 from async_history._sqlite.follow import FollowReader
-from async_history._sqlite.index import INDEX_NO_ROWS, THROUGH_INDEX, WITHOUT_INDEX
+from async_history._sqlite.index import INDEX_NO_ROWS, THROUGH_INDEX, WITHOUT_INDEX, IndexOutdated
 from async_history._sqlite.key_statements import (
     COUNT_CLEAR,
     create_tables,
@@ -72,7 +72,7 @@ from async_history._sqlite.readonly import side_file
 from async_history._sqlite.schema.versions import install_statements, statements_in
 from async_history._sqlite.worker_thread import run_in_thread
 from async_history._sqlite.writers import UnpreparedWriter, UTF16Writer, unprepared_error
-from async_history.errors import HistoryError
+from async_history.errors import HistoryError, StorageError
 
 T = TypeVar("T")
 
@@ -138,7 +138,7 @@ class SQLiteStore:
             self.ledger = LedgerFile(self.run_exclusively, self._read, self._keys.seal)
         self.eraser = FileErasure(
             self.run_exclusively,
-            self._reopen_writer,
+            self._vacuum,
             pool.path,
             pool.lock_timeout_s,
             self._keys,
@@ -221,6 +221,14 @@ class SQLiteStore:
 
     def _reopen_writer(self) -> "asyncio.Future[None]":
         return self._require_group_writer().run_alone(self.pool.reopen_writer)
+
+    def _vacuum(self) -> "asyncio.Future[None]":
+        async def alone() -> None:
+            self._recent.forget()
+            await self.pool.vacuum()
+
+        # One turn, which a cancelled caller does not end: VACUUM alone outdates the index.
+        return self._require_group_writer().run_alone(alone)
 
     def _require_group_writer(self) -> GroupCommitWriter[Submission]:
         if self._group_writer is None:
@@ -310,11 +318,23 @@ class SQLiteStore:
         return replace(measured, warnings=(*measured.warnings, *clear_warning(clear)))
 
     async def faults(self) -> Sequence[str]:
-        """Check the file's pages, the ids, and each entry of the index."""
+        """Check the file's pages, the ids, and each entry of the index.
+
+        An index that does not belong to the file any more, after a VACUUM for example, is rebuilt
+        first, as before a read that needs it.
+        """
         path = self.pool.path
         if path is None:
             return await self.run_exclusively(lambda connection: connection.run(faults_of))
-        return await run_in_thread(partial(faults_of_file, path, self.pool.lock_timeout_s))
+        check = partial(faults_of_file, path, self.pool.lock_timeout_s)
+        for _ in range(0 if self._group_writer is None else MAX_REOPENS):
+            with contextlib.suppress(IndexOutdated):
+                return await run_in_thread(partial(check, faults_of_indexed))
+            try:
+                await self._reopen_writer()
+            except StorageError:
+                break  # the check says what is wrong
+        return await run_in_thread(partial(check, faults_of))
 
     def _measure(self, path: Path) -> Measured:
         warnings = self.pool.warnings()

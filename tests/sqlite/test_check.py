@@ -1,9 +1,11 @@
 """`check_history`, and the command: faults are named, and rebuilt where possible."""
 
+import asyncio
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
@@ -13,6 +15,7 @@ from typer.testing import CliRunner
 
 from async_history import ChainFault, MigrationError, StorageMissing, check_history, open_history
 from async_history._core.records import COLUMNS
+from async_history._sqlite.connection import ThreadConnection
 from async_history._sqlite.index.validity import CHUNKS_STAMP, STAMP_KEY
 from async_history.blocking import BlockingHistoryManager
 from async_history.cli.app import app
@@ -136,6 +139,51 @@ async def test_a_history_can_check_itself(where: str, tmp_path: Path) -> None:
         await history.store.run_exclusively(lambda one: one.run(spoil))  # type: ignore[attr-defined]
         (problem,) = (await history.check()).problems
     assert "1 record can't be found by memory" in problem
+
+
+@pytest.mark.parametrize("first", ["check", "read", "query", "erase"])
+async def test_a_vacuumed_file_is_as_sound_as_before(first: str, path: Path) -> None:
+    """Whether another program, or an erasure whose process was killed, ran VACUUM."""
+    async with open_history(path) as history:
+        await history.add_history("owned", None, "x", "ADD", owner={"user_id": "ann"})
+        change(path, f"DELETE FROM history WHERE rowid < {ROWS // 2}; VACUUM")
+        match first:
+            case "check":
+                assert (await history.check()).problems == ()
+            case "read":
+                assert len(await history.get_history("m3")) == len(range(ROWS)[3::9]) // 2
+            case "query":
+                assert await history.count_history(user_id="ann") == 1
+            case _:
+                report = await history.erase(user_id="ann", reason="asked", vacuum=False)
+                assert report.records == 1
+        assert (await history.check()).problems == ()
+    assert (await check_history(str(path))).problems == ()
+
+
+@pytest.mark.parametrize("at", ["during VACUUM", "after it"])
+async def test_a_cancelled_erasure_leaves_a_sound_file(
+    at: str, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real: Any = ThreadConnection.execute_fetchall
+
+    async def execute(self: ThreadConnection, sql: str) -> Any:
+        if sql == "VACUUM" and at == "during VACUUM":
+            erasing.cancel()
+        found = await real(self, sql)
+        if sql == "VACUUM" and at == "after it":
+            erasing.cancel()
+        return found
+
+    monkeypatch.setattr(ThreadConnection, "execute_fetchall", execute)
+    async with open_history(path) as history, open_history(path) as other:
+        erasing = asyncio.create_task(history.erase(memory_ids=["m3"], reason="asked"))
+        with pytest.raises(asyncio.CancelledError):
+            await erasing
+        assert (await other.check()).problems == ()
+        assert (await history.check()).problems == ()
+        assert await other.count_history(text="x") == ROWS - len(await history.get_history("m3"))
+    assert (await check_history(str(path))).problems == ()
 
 
 async def test_broken_chains_of_a_file_of_plain_mem0_are_notes(tmp_path: Path) -> None:
