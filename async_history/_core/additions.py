@@ -43,7 +43,7 @@ def give_owners(additions: Iterable[AddRecords], owners: Mapping[str, Owner | No
             one.give_owners([owners[record.memory_id] for record in one.records])
 
 
-def are_detailed(fields: Iterable[Fields]) -> bool:
+def fields_have_details(fields: Iterable[Fields]) -> bool:
     """Return whether any record has values outside mem0's columns."""
     return any(one[-len(DETAILS) :] != _NO_DETAILS for one in fields)
 

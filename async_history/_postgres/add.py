@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any, Final
 
-from async_history._core.additions import are_detailed
+from async_history._core.additions import fields_have_details
 from async_history._core.key_statements import MOST_USES
 from async_history._core.ledger.leaves import Bundle
 from async_history._core.owners import SCOPES
@@ -177,7 +177,7 @@ def _columns(owners: OwnerByMemory) -> list[Sequence[str | None]]:
 
 def _has_details(fields: Sequence[Fields], plan: OwnersPlan) -> bool:
     """Return whether records need the statements with owners, context and cause."""
-    return bool(plan.number) or are_detailed(fields)
+    return bool(plan.number) or fields_have_details(fields)
 
 
 @cache
