@@ -99,9 +99,6 @@ async def commit_in_steps(
     existing = await steps.existing(additions) if additions else ()
     known = {record.id: record for record in existing}
     states = await steps.find_texts(restored) if restored else {}
-    for one in restored:
-        if one.repeats is not None and not one.is_found:
-            one.find_in(known.get(one.repeats.record_id))
     deciding = [
         name
         for one in additions

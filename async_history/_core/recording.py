@@ -72,13 +72,16 @@ def recording(
 
 
 @contextmanager
-def repeating(record_id: str, text: str | None) -> Iterator[None]:
+def repeating(record_id: str | None, text: str | None) -> Iterator[None]:
     """Note the record whose text the changes made inside record again, with `if_latest`.
 
-    They are refused with `HistoryConflict` if the record has lost this text.
+    They are refused with `HistoryConflict` if the record has lost this text. A record without an
+    id, which another program has written, cannot be found again: only what was erased by its memory
+    or owner is refused then.
     """
+    repeats = None if record_id is None else RepeatedText(record_id, text)
     around = _surroundings.get() or Surroundings()
-    with _surrounded(replace(around, repeats=RepeatedText(record_id, text))):
+    with _surrounded(replace(around, repeats=repeats)):
         yield
 
 

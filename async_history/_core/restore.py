@@ -34,13 +34,14 @@ async def restore(
     while not submission.is_decided and reads < _MOST_READS:
         with operation():
             records = await read(memory_id)
-        submission.look_in(restoration_of(memory_id, records, to).wanted)
+        wanted = restoration_of(memory_id, records, to).wanted
+        version = 1 + [record is wanted for record in records].index(True)
+        submission.look_at(version, wanted.new_memory)
         await writer.submit(submission)
         reads += 1
     if submission.is_decided:
         return submission.records[0]
     raise HistoryConflict(
         f"the record of {memory_id!r} to restore was erased or removed each of {_MOST_READS} times "
-        "after it was read, or cannot be found by its id (`check` reports that); nothing was "
-        "written"
+        "after it was read; nothing was written"
     )

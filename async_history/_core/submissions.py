@@ -218,9 +218,16 @@ class RestoreMemory(UpdateMemory):
     `new` has no text until the transaction finds it. Each try of a transaction finds it again,
     because it may have been erased since the last one. If it is not found, nothing is written. If a
     record is written, `log_entry` is added to the store's log.
+
+    `to` is the moment for the transaction; `asked` is the caller's.
     """
 
     to: Moment
+    asked: Moment = field(init=False)
+    _expected: str | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self.asked = self.to
 
     @property
     def wanted(self) -> Sequence[HistoryRecord]:
@@ -248,7 +255,7 @@ class RestoreMemory(UpdateMemory):
         new = self.new
         begun_at = new.created_at
         assert begun_at is not None  # noqa: S101 - a new text is an ADD, which has a time
-        arguments = restore_arguments(new.memory_id, self.to)
+        arguments = restore_arguments(new.memory_id, self.asked)
         return new.id, begun_at, actor_of(new.actor_id, new.cause), arguments
 
     def forget_text(self) -> None:
@@ -258,18 +265,21 @@ class RestoreMemory(UpdateMemory):
 
     def find(self, text: str | None, context: Mapping[str, Any] | None) -> None:
         """Use the memory's text and context of the moment."""
-        give_text(self.new, text, context)
+        if self._expected is None or text == self._expected:
+            give_text(self.new, text, context)
 
     def find_in(self, then: HistoryRecord | None) -> None:
         """Use the text and context of the memory's last record as of the moment, if possible."""
         if can_be_restored(then):
             self.find(then.new_memory, then.context)
 
-    def look_in(self, record: HistoryRecord) -> None:
-        """Let the transaction read the text from a record, which the memory's records have shown
-        to be its last one as of the moment.
+    def look_at(self, version: int, text: str | None) -> None:
+        """Let the transaction find the text as that of a version, which the memory's records have
+        shown to be its last one as of the moment.
+
+        If the version has another text then, its text was erased or an earlier record was removed.
         """
-        self.repeats = RepeatedText(record.id, record.new_memory)
+        self.to, self._expected = version, text
 
 
 @dataclass(slots=True, eq=False)

@@ -116,3 +116,30 @@ async def test_times_stay_right_when_records_fill_a_block(tmp_path: Path) -> Non
                 "SELECT count(*) FROM async_history_spans WHERE earliest = '' AND latest = ''"
             )
             assert begun == 0
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_a_text_without_time_or_id_is_restored(tmp_path: Path, *, is_first: bool) -> None:
+    """Another program wrote it. Nothing but its place in the memory finds it again."""
+    at = "2025-01-0{}T00:00:00+00:00"
+    first = ("a", None, "one", "ADD", at.format(1), None)
+    undated = (None, "one", "two", "UPDATE", None, None)
+    last = ("z", "two", "three", "UPDATE", at.format(1), at.format(3))
+    path = tmp_path / "history.db"
+    async with open_history(path):
+        pass
+    with closing(sqlite3.connect(path)) as file:
+        file.executemany(
+            "INSERT INTO history (id, memory_id, old_memory, new_memory, event, created_at,"
+            " updated_at) VALUES (?, 'm', ?, ?, ?, ?, ?)",
+            [undated, last] if is_first else [first, undated, last],
+        )
+        file.commit()
+    then = datetime(2025, 1, 2, tzinfo=UTC)
+    async with open_history(path) as history:
+        assert (await history.restore("m", to=then)).new_memory == "two"
+        assert (await history.operations())[0].arguments["to"] == then.isoformat()
+        await history.update_history("m", "three")
+        report = await history.rollback(to=then, memory_ids=["m"])
+        assert [step.action for step in report.steps] == ["restore"]
+        assert (await history.get_history("m"))[-1].new_memory == "two"
