@@ -11,7 +11,7 @@ import copy
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from time import monotonic
-from typing import Generic, NamedTuple, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 from async_history._core.observer import WriterObserver
 from async_history._core.queue import BoundedQueue, PendingCall, S
@@ -77,6 +77,11 @@ class TryAgain(Exception):
         super().__init__(str(reason))
 
 
+_running: Final[set[asyncio.Task[None]]] = set()
+"""The tasks of writers. An event loop has only weak references to tasks, so one that waits for work
+could be garbage-collected with an unclosed manager, and could not close its store."""
+
+
 def _do_nothing() -> None: ...
 
 
@@ -137,6 +142,8 @@ class GroupCommitWriter(Generic[S]):
         self._called: Callable[[PendingCall[S]], None] | None = None
         self._loop = asyncio.get_running_loop()
         self._task = self._loop.create_task(self._run(), name="async_history writer")
+        _running.add(self._task)
+        self._task.add_done_callback(_running.discard)
 
     # Called by callers
 
@@ -389,6 +396,10 @@ class GroupCommitWriter(Generic[S]):
         done, _ = await asyncio.wait([self._task], timeout=timeout_s)
         if not done:
             self._fail_everyone_left()
+
+    def abandon(self) -> None:
+        """Let the task be garbage-collected: its loop has stopped."""
+        _running.discard(self._task)
 
     @property
     def task(self) -> "asyncio.Task[None]":

@@ -436,5 +436,6 @@ class PostgresStore:
 
     def abandon(self) -> None:
         """Terminate the connections without waiting for their work."""
+        self.writer.abandon()
         self._statistics.stop()
         self.connections.abandon()

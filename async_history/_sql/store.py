@@ -436,4 +436,5 @@ class SqlStore:
 
     def abandon(self) -> None:
         """Release the connections without waiting for their work."""
+        self.writer.abandon()
         self._connections.abandon()

@@ -362,6 +362,8 @@ class SQLiteStore:
 
     def abandon(self) -> None:
         """Stop the connections without waiting for their work."""
+        if self._group_writer is not None:
+            self._group_writer.abandon()
         self.pool.abandon()
 
 
