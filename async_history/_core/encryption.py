@@ -1,9 +1,11 @@
 """The encryption of an open history: `history.encryption`."""
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from async_history._core.decrypting import DecryptionReport, decrypt
 from async_history._core.encrypting import EncryptionReport, encrypt
+from async_history._core.key_ring import KeyRing
 from async_history._core.operation_log import OperationLog, logged
 from async_history._core.operations import hashed, new_operation
 from async_history._core.owners import new_owner
@@ -22,8 +24,9 @@ class Encryption:
     """The encryption of an open history: `history.encryption`.
 
     Args:
-        store: the store of the open history.
-        log: its log of operations.
+        require: returns the open store's encryption and its log of operations; raises if it is not
+            open.
+        ring: its master keys.
         where: its name in messages.
         limits: the sizes of steps.
         has_ledger: whether the history has a ledger.
@@ -31,21 +34,21 @@ class Encryption:
 
     def __init__(
         self,
-        store: StoreEncryption,
-        log: OperationLog,
+        require: Callable[[], tuple[StoreEncryption, OperationLog]],
+        ring: KeyRing,
         where: str,
         limits: TextLimits,
         *,
         has_ledger: bool,
     ) -> None:
-        self._store = store
-        self._log = log
+        self._require = require
+        self._ring = ring
         self._where = where
         self._limits = limits
         self._has_ledger = has_ledger
 
     def __repr__(self) -> str:
-        return f"<Encryption by {self._store.keys.ring!r}>"
+        return f"<Encryption by {self._ring!r}>"
 
     async def rotate_keys(self, *, on_progress: Progress | None = None) -> KeyRotation:
         """Rewrap the store's keys by the current master key, the first of the ring.
@@ -63,9 +66,9 @@ class Encryption:
             StorageError, CommitUnknown: what was done stays done. Call it again.
         """
         check_function("on_progress", on_progress)
-        operation = new_operation(REKEY, {"master_key": self._store.keys.ring.current})
-        async with logged(self._log, operation):
-            return await self._store.rotate(on_progress)
+        store, log = self._require()
+        async with logged(log, new_operation(REKEY, {"master_key": self._ring.current})):
+            return await store.rotate(on_progress)
 
     async def replace_data_keys(
         self,
@@ -101,9 +104,9 @@ class Encryption:
         for name, value in names:
             arguments |= hashed(name, value)
         operation = new_operation(REKEY, arguments)
-        store = self._store
+        store, log = self._require()
         return await replace_data_keys(
-            store.texts, store.keys, names, self._log, operation, on_progress, self._limits
+            store.texts, store.keys, names, log, operation, on_progress, self._limits
         )
 
     async def encrypt(self, *, on_progress: Progress | None = None) -> EncryptionReport:
@@ -121,8 +124,8 @@ class Encryption:
             StorageError, CommitUnknown: what was done stays done. Call it again.
         """
         check_function("on_progress", on_progress)
-        store = self._store
-        return await encrypt(store.texts, store.keys, self._log, on_progress, self._limits)
+        store, log = self._require()
+        return await encrypt(store.texts, store.keys, log, on_progress, self._limits)
 
     async def decrypt(self, *, on_progress: Progress | None = None) -> DecryptionReport:
         """Turn encryption off: decrypt all texts in place, then remove the keys.
@@ -149,5 +152,5 @@ class Encryption:
                 f"{self._where} has a ledger, which needs the keys for its salts: to decrypt it, "
                 "copy it into a new history that is opened without keys (copy_history)"
             )
-        store = self._store
-        return await decrypt(store.texts, store.keys, self._log, on_progress, self._limits)
+        store, log = self._require()
+        return await decrypt(store.texts, store.keys, log, on_progress, self._limits)

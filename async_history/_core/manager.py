@@ -64,7 +64,7 @@ from async_history._core.rollback import (
 )
 from async_history._core.rollback_request import RollbackRequest, rollback_request, undo_request
 from async_history._core.stats import HistoryStats, Measured, Measurements, history_stats
-from async_history._core.store_encryption import EncryptedStore
+from async_history._core.store_encryption import EncryptedStore, StoreEncryption
 from async_history._core.telemetry import ReportedStore, telemetry
 from async_history._core.timeline import (
     MemoryDiff,
@@ -186,17 +186,22 @@ class HistoryManager(LoopBound[Store]):
             HistoryClosed, WrongLoop: as every call.
         """
         store = self._require_open()
-        if not isinstance(store, EncryptedStore) or store.encryption is None:
-            raise InvalidInput(
-                f"{self._backend.where} is not encrypted: open it with keys=KeyRing(…)"
-            )
+        encryption, _ = self._require_encryption()
         return Encryption(
-            store.encryption,
-            store.operations,
+            self._require_encryption,
+            encryption.keys.ring,
             self._backend.where,
             self._limits.texts,
             has_ledger=isinstance(store, LedgeredStore) and store.ledger is not None,
         )
+
+    def _require_encryption(self) -> tuple[StoreEncryption, OperationLog]:
+        store = self._require_open()
+        if not isinstance(store, EncryptedStore) or store.encryption is None:
+            raise InvalidInput(
+                f"{self._backend.where} is not encrypted: open it with keys=KeyRing(…)"
+            )
+        return store.encryption, store.operations
 
     @property
     def ledger(self) -> Ledger:

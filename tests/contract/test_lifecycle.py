@@ -6,7 +6,10 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, Final
+from weakref import ref
 
 import pytest
 
@@ -17,6 +20,7 @@ from async_history import (
     open_history,
 )
 from async_history._core.writer import GroupCommitWriter
+from async_history.encryption import KeyRing
 from async_history.sqlite import SQLiteHistoryManager
 from async_history.testing import InterruptionCases, LifecycleCases, NewStore
 from tests.conftest import OpenStore, new_stores, stores
@@ -64,6 +68,17 @@ class TestLoops:
         assert not path.with_name("history.db-wal").exists(), "the last connection copied the log"
 
 
+PARTS: Final[Mapping[str, tuple[Callable[[HistoryManager], Any], Callable[[Any], Any]]]] = {
+    "encryption": (lambda history: history.encryption, lambda part: part.rotate_keys()),
+    "ledger": (lambda history: history.ledger, lambda part: part.verify()),
+    "query": (lambda history: history.query_history(), lambda part: anext(aiter(part))),
+    "follower": (lambda history: history.follow(), anext),
+    "call": (lambda history: [history.get_history("m")], lambda part: part[0]),
+    "method": (lambda history: history.get_history, lambda part: part("m")),
+}
+"""What a program may keep of a manager, and a use of it."""
+
+
 class TestUnclosed:
     """A manager that nobody closed is named in a warning, and closed."""
 
@@ -106,6 +121,22 @@ class TestUnclosed:
     def _forget(kept: list[HistoryManager]) -> None:
         kept.clear()
         gc.collect()
+
+    @pytest.mark.parametrize("kept", PARTS)
+    async def test_one_that_is_in_use(self, kept: str, tmp_path: Path) -> None:
+        """It stays open while something that was got from it is kept."""
+        keys = KeyRing({"a": bytes(32)})
+        history = await open_history(tmp_path / "history.db", keys=keys, ledger=True)
+        await history.add_history("m", None, "x", "ADD")
+        there = ref(history)
+        get, use = PARTS[kept]
+        part = get(history)
+        del history
+        gc.collect()
+        assert await use(part)
+        still = there()
+        assert still is not None
+        await still.aclose()
 
     async def test_one_that_was_closed(self, tmp_path: Path) -> None:
         """It warns of nothing: warnings are errors here."""
