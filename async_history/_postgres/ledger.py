@@ -163,6 +163,12 @@ class ServerLedger:
         )
 
     async def before_reset(self) -> float:
-        """Place all leaves; return the extra seconds that a reset may need for them."""
+        """Place and check all leaves; return the extra seconds that a reset may need for them.
+
+        The reset itself rewrites them on the server, where it only counts them.
+
+        Raises:
+            StorageCorrupt: leaves are missing, or do not have the form of leaves.
+        """
         await place_all(self)
-        return await self.read(LedgerTables.counted_size) * _LEAF_S
+        return await self.read(LedgerTables.checked_size) * _LEAF_S

@@ -124,16 +124,63 @@ class TamperingCases:
                 ("owners", None),
             }
 
-    @pytest.mark.parametrize("column", ["first", "size"])
-    async def test_a_ledger_of_a_damaged_size_is_not_reset(
-        self, tables: Tables, column: str
+
+_LAST = "(SELECT last FROM (SELECT max(first) AS last FROM {ledger}) AS found)"
+
+
+class ResetCases:
+    """A reset of a damaged ledger."""
+
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            f"UPDATE {{ledger}} SET size = {1 << 40} WHERE first = 0",
+            "UPDATE {ledger} SET size = 0 WHERE first = 0",
+            "UPDATE {ledger} SET size = -3 WHERE first = 0",
+            "UPDATE {ledger} SET size = 2 WHERE first = 0",
+            f"UPDATE {{ledger}} SET size = {1 << 40} WHERE first = {_LAST}",
+            "UPDATE {ledger} SET size = -1000",
+            f"UPDATE {{ledger}} SET first = {1 << 40} WHERE first = {_LAST}",
+            "UPDATE {ledger} SET first = 500 WHERE first = 1",
+            "DELETE FROM {ledger} WHERE first = 0",
+            "DELETE FROM {ledger} WHERE first = 1",
+            "UPDATE {ledger} SET hashes = '' WHERE first = 0",
+            "UPDATE {ledger} SET names = '[]' WHERE first = 0",
+            """UPDATE {ledger} SET names = '["m", "m"]' WHERE first = 0""",
+            "UPDATE {ledger} SET names = '3' WHERE first = 0",
+            "UPDATE {ledger} SET names = 'x' WHERE first = 0",
+            "UPDATE {ledger} SET kind = 'x' WHERE first = 0",
+        ],
+    )
+    async def test_leaves_without_the_form_of_leaves_are_kept_as_evidence(
+        self, tables: Tables, damage: str
     ) -> None:
-        ledger = tables.names.ledger
-        last = f"(SELECT last FROM (SELECT max(first) AS last FROM {ledger}) AS found)"
         async with tables.open() as history:
-            await history.add_history("m", None, "likes tea", "ADD")
-            await history.ledger.checkpoint(KEY)
-            await tables.run(f"UPDATE {ledger} SET {column} = {1 << 40} WHERE first = {last}")
-            with pytest.raises(StorageCorrupt, match=r"should have|leaves of the ledger"):
+            await _fill_and_damage(history, tables, damage)
+            with pytest.raises(StorageCorrupt, match=r"leaves of the ledger"):
                 await history.reset()
-            assert await history.count_history() == 1
+            assert await history.count_history() == 3
+
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            f"DELETE FROM {{ledger}} WHERE first = {_LAST}",
+            "DELETE FROM {tiles}",
+            "DELETE FROM {names}",
+            "UPDATE {ledger} SET kind = 'entry' WHERE first = 0",
+        ],
+    )
+    async def test_other_damage_does_not_stop_a_reset(self, tables: Tables, damage: str) -> None:
+        async with tables.open() as history:
+            await _fill_and_damage(history, tables, damage)
+            await history.reset()
+            assert await history.count_history() == 0
+
+
+async def _fill_and_damage(history: HistoryManager, tables: Tables, damage: str) -> None:
+    """Write three leaves in bundles of their own, and damage them."""
+    for number in range(3):
+        await history.add_history("m", None, f"likes {number}", "ADD")
+    await history.ledger.checkpoint(KEY)
+    names = tables.names
+    await tables.run(damage.format(ledger=names.ledger, tiles=names.tiles, names=names.names))

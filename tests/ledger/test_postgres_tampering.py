@@ -19,7 +19,7 @@ from async_history._postgres.schema import quoted
 from async_history._postgres.transaction import BY_INDEX
 from async_history.ledger import Checkpoint, LedgerReport
 from tests.ledger.ledgers import KEY, OWNER, opened, what_is_found
-from tests.ledger.tampering_cases import Names, Tables, TamperingCases
+from tests.ledger.tampering_cases import Names, ResetCases, Tables, TamperingCases
 from tests.support.postgres_schemas import schema_of
 
 pytestmark = [pytest.mark.postgres, pytest.mark.once]
@@ -123,6 +123,9 @@ def tables(url: str, owner: asyncpg.Connection) -> Tables:
 class TestTampering(TamperingCases): ...
 
 
+class TestResets(ResetCases): ...
+
+
 OTHERS = {
     "text": ("coalesce({0}, '') || 'x'", "'[null]'"),
     "bigint": ("coalesce({0}, 0) + 1", "coalesce({0}, 0) + 1000"),
@@ -211,19 +214,6 @@ async def test_rows_that_are_swapped_dropped_or_inserted_are_found(store: Store)
     for first in (0, 4):
         assert await store.found(f"DELETE FROM history_ledger WHERE first = {first}")
     assert await store.found("DELETE FROM history_ledger_tiles")
-
-
-async def test_a_damaged_size_among_others_does_not_stop_a_reset(
-    url: str, owner: asyncpg.Connection
-) -> None:
-    async with opened(url) as history:
-        await history.add_history("m", None, "likes tea", "ADD")
-        for _ in range(2):
-            await history.ledger.checkpoint(KEY)
-        await owner.execute("UPDATE history_ledger SET size = $1 WHERE kind = 'record'", 1 << 40)
-        await history.reset()
-        assert await history.count_history() == 0
-        assert ("damaged", None) in what_is_found(await history.ledger.verify())
 
 
 async def test_a_removed_leaf_is_found_only_by_a_checkpoint(store: Store) -> None:

@@ -23,7 +23,7 @@ from async_history._sql.tables import TABLES
 from async_history._sql.transaction import fetch_on
 from async_history.ledger import Checkpoint, LedgerReport
 from tests.ledger.ledgers import KEY, OWNER, what_is_found
-from tests.ledger.tampering_cases import Names, Tables, TamperingCases
+from tests.ledger.tampering_cases import Names, ResetCases, Tables, TamperingCases
 from tests.support.mariadb_server import run_sql
 
 pytestmark = [pytest.mark.mariadb, pytest.mark.once]
@@ -127,6 +127,9 @@ def tables(new_database: Callable[[], URL]) -> Tables:
 
 
 class TestTampering(TamperingCases): ...
+
+
+class TestResets(ResetCases): ...
 
 
 def others(value: object) -> Iterator[object]:

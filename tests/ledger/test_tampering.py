@@ -21,15 +21,26 @@ from async_history._core.store_encryption import EncryptedStore
 from async_history._core.threads import run_to_completion
 from async_history._core.values import plain
 from async_history._sqlite.keys import Seal, Sealing
-from async_history._sqlite.ledger import tables
+from async_history._sqlite.ledger import tables as tables_on
 from async_history.encryption import KeyRing
 from async_history.errors import StorageCorrupt
 from async_history.ledger import Checkpoint
 from tests.ledger.ledgers import IN_CLEAR, KEY, change, connected, verified, verified_here
+from tests.ledger.tampering_cases import Names, ResetCases, Tables
 from tests.support.keys import ring
 from tests.support.parts import Places, in_parts
 
 pytestmark = pytest.mark.once
+NAMES = Names(
+    history="history",
+    owners="async_history_owners",
+    operations="async_history_operations",
+    ledger="async_history_ledger",
+    tiles="async_history_ledger_tiles",
+    names="async_history_ledger_names",
+    copy=("CREATE TABLE {1} AS SELECT * FROM {0}",),
+    put_back="INSERT OR IGNORE INTO {0} SELECT * FROM {1}",
+)
 
 
 async def small(path: Path, keys: KeyRing | None = None) -> tuple[list[str], Checkpoint]:
@@ -50,6 +61,20 @@ async def store(tmp_path: Path) -> tuple[Path, list[str], Checkpoint]:
 
 
 Store = tuple[Path, list[str], Checkpoint]
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> Tables:
+    path = tmp_path / "history.db"
+
+    async def run(sql: str) -> None:
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute(sql)
+
+    return Tables(NAMES, lambda: open_history(path, ledger=True), run)
+
+
+class TestResets(ResetCases): ...
 
 
 class TestRecords:
@@ -227,16 +252,6 @@ class TestLedgerTables:
         with pytest.raises(StorageCorrupt, match="last leaves"):
             await verified(path, checkpoint)
 
-    @pytest.mark.parametrize("column", ["first", "size"])
-    async def test_a_ledger_of_a_damaged_size_is_not_reset(self, store: Store, column: str) -> None:
-        path, ids, _ = store
-        last = "(SELECT max(first) FROM async_history_ledger)"
-        change(path, f"UPDATE async_history_ledger SET {column} = 1 << 40 WHERE first = {last}")
-        async with open_history(path, journal="delete") as history:
-            with pytest.raises(StorageCorrupt, match="leaves of the ledger"):
-                await history.reset()
-            assert await history.count_history() == len(ids)
-
     async def test_changes_of_the_ledgers_tables_are_found(self, store: Store) -> None:
         path, _, checkpoint = store
         whole = path.read_bytes()
@@ -283,7 +298,7 @@ class TestLedgerTables:
 
         def enter() -> None:
             with closing(connected(path)) as connection:
-                run_to_completion(prune(tables(connection), [ids[4]], []))
+                run_to_completion(prune(tables_on(connection), [ids[4]], []))
 
         await asyncio.to_thread(enter)
         report = await verified(path, checkpoint)
@@ -310,7 +325,7 @@ def flips(path: Path, places: Places) -> Iterator[tuple[int, Path]]:
 
 def seen(connection: sqlite3.Connection, ids: list[str], seal: Seal) -> Any:
     """Return what a store says of its records and their owners."""
-    found = tables(connection, seal)
+    found = tables_on(connection, seal)
     records = run_to_completion(found.records(ids))
     rows = connection.execute("SELECT rowid, id, memory_id FROM history ORDER BY rowid").fetchall()
     owners = run_to_completion(found.owners(["m0", "m1", "m2"]))

@@ -7,6 +7,7 @@ assigns their places, in commit order, under a lock. On most databases no writer
 import json
 from bisect import bisect_left
 from collections.abc import (
+    AsyncIterator,
     Awaitable,
     Callable,
     Collection,
@@ -139,6 +140,17 @@ class LedgerTables:
                 raise StorageCorrupt(
                     f"the ledger should have {size:,} leaves, and has {count:,}: verify it"
                 )
+        return size
+
+    async def checked_size(self) -> int:
+        """Return the size, after reading all leaves.
+
+        Raises:
+            StorageCorrupt: as `size`, or leaves are missing, or do not have the form of leaves.
+        """
+        size = await self.size()
+        async for _ in self._whole(size):
+            pass
         return size
 
     async def bundles(self, first: int) -> list[StoredBundle]:
@@ -354,6 +366,18 @@ class LedgerTables:
             rows = await self._run(self._sql.rewrite_all)
             return joined(sorted((first, first + held) for first, held in rows))
         places: list[Range] = []
+        async for stored in self._whole(size):
+            if stored.bundle.kind in (RECORD, REST, OWNER):
+                await self.rewrite(stored, range(stored.bundle.size), keeps_names=False)
+                places.append((stored.first, stored.first + stored.bundle.size))
+        return joined(places)
+
+    async def _whole(self, size: int) -> AsyncIterator[StoredBundle]:
+        """Yield the bundles of the first `size` leaves, in order.
+
+        Raises:
+            StorageCorrupt: the next one is missing, or does not have the form of leaves.
+        """
         place = 0
         while place < size:
             begin = place
@@ -361,14 +385,11 @@ class LedgerTables:
                 if stored.first != place:
                     break  # the next page begins here
                 place += len(stored.bundle.leaf_names())
-                if stored.bundle.kind in (RECORD, REST, OWNER):
-                    await self.rewrite(stored, range(stored.bundle.size), keeps_names=False)
-                    places.append((stored.first, place))
+                yield stored
             if place == begin:
                 raise StorageCorrupt(
                     f"leaves of the ledger from {place:,} on are missing: verify it"
                 )
-        return joined(places)
 
 
 @runtime_checkable
