@@ -80,8 +80,10 @@ async def copy_history(
     twice, and checks all records. Other records of the target are not changed. Records written to
     the source during the copy may be copied or not: call again for the rest.
 
-    Each record is compared, in all columns and in its position, with the target's record. Neither
-    store is read from a replica (`read_url`), which may not have all records yet.
+    Each record is compared, in all columns and in its position, with the target's record. A record
+    without an owner takes its memory's owner in the target. An owner that a memory of the source
+    got since an earlier copy is given to the target's memory. Neither store is read from a replica
+    (`read_url`), which may not have all records yet.
 
     Args:
         source: an open history, which may be open with `migrate=False`; or `JsonLines`, or a
@@ -93,6 +95,7 @@ async def copy_history(
             value that is not text). The pages before it are copied.
         CopyMismatch: the target has a record of the source in another position or with other
             content, or does not return a written record unchanged.
+        OwnerConflict: a memory has another owner in the target. Its page was not written.
         IdConflict: the target has a different record with an id of the source.
         CursorGone: records were removed at the copy's position; call again.
         HistoryError: either store failed. Call again when the cause is gone.
@@ -208,9 +211,9 @@ class _Copy:
         size = checked_size(rows)
         if not self._is_writing:
             found = await self._scan.match(rows)
-            self._scan.check_order(rows[found:])
-            await self._count(rows[:found])
-            rows = rows[found:]
+            self._scan.check_order(rows[len(found) :])
+            await self._count(found)
+            rows = rows[len(found) :]
             self._is_writing = bool(rows)
         if rows:
             submission = records_to_copy(await self._source.records(rows), size)
@@ -220,9 +223,10 @@ class _Copy:
             await self._compare(durable)
 
     async def finish(self) -> None:
-        """Wait for the pending page, and compare it."""
+        """Wait for the pending page, compare it, and check owners that were given late."""
         await self._wait_for_pending()
         await self._compare(self._durable)
+        await self._scan.check_owners()
 
     async def withdraw(self) -> None:
         """Cancel the pending page, unless it is already being committed."""
@@ -239,19 +243,19 @@ class _Copy:
 
     async def _compare(self, rows: Sequence[Row]) -> None:
         """Read back durable rows and compare them."""
-        matched = await self._scan.match(rows)
-        if matched < len(rows):
+        found = await self._scan.match(rows)
+        if len(found) < len(rows):
             # Another writer's record with a later number was visible before one of this copy.
             await self._scan.rewind()
-            matched += await self._scan.match(rows[matched:])
-            self._scan.check_order(rows[matched:])
-        if matched < len(rows):
+            found += await self._scan.match(rows[len(found) :])
+            self._scan.check_order(rows[len(found) :])
+        if len(found) < len(rows):
             raise CopyMismatch(
-                f"the target does not return the record {rows[matched][0]} in its place, after the "
-                f"records that the source has before it; {ADVICE}"
+                f"the target does not return the record {rows[len(found)][0]} in its place, after "
+                f"the records that the source has before it; {ADVICE}"
             )
-        self.written += matched
-        await self._count(rows)
+        self.written += len(found)
+        await self._count(found)
 
     async def _count(self, rows: Sequence[Row]) -> None:
         """Count rows that are equal in the target."""

@@ -30,6 +30,8 @@ from async_history import (
     JsonLines,
     Message,
     MigrationError,
+    Owner,
+    OwnerConflict,
     StorageError,
     StorageMissing,
     copy_history,
@@ -39,7 +41,7 @@ from async_history import (
 from async_history._transfer.copy import CopyLimits, copy_within
 from async_history._transfer.sources import RecordSource
 from async_history.postgres import ForeignTable
-from tests.conftest import OpenStore, stores, url_of
+from tests.conftest import OpenStore, new_stores, stores, url_of
 from tests.support.postgres_server import with_query
 
 pytestmark = pytest.mark.once
@@ -611,6 +613,109 @@ class TestChangedTargets:
             await filled(source, 10)
             with pytest.raises(CopyMismatch, match="r5 has another new_memory"):
                 await copy_history(source, target)
+
+
+OWNER = Owner(user_id="ann")
+KINDS = stores("file", "postgres", "mariadb", "sqlalchemy")
+
+
+def change(number: int, **fields: Any) -> dict[str, Any]:
+    at = "2026-01-01T00:00:00+00:00"
+    one = {"id": f"r{number}", "memory_id": "m", "new_memory": "x", "event": "ADD"}
+    return {**one, "created_at": at, **fields}
+
+
+class TestOwners:
+    """An owner is given once, and holds for all records of its memory."""
+
+    @pytest.fixture(params=KINDS)
+    def new_source(
+        self, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    ) -> OpenStore:
+        return new_stores(request.param, request, tmp_path_factory.mktemp("source"))()
+
+    @pytest.fixture(params=KINDS)
+    def new_target(
+        self, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    ) -> OpenStore:
+        return new_stores(request.param, request, tmp_path_factory.mktemp("target"))()
+
+    @pytest.mark.parametrize("as_lines", [False, True])
+    async def test_a_record_without_an_owner_takes_its_memorys(
+        self, new_source: OpenStore, new_target: OpenStore, *, as_lines: bool
+    ) -> None:
+        async with new_source() as source, new_target() as target:
+            await target.add_history("m1", None, "x", "ADD", owner=OWNER)
+            records = await filled(source, 9)
+            lines = JsonLines([line async for line in dump_lines(source)])
+            for written in (9, 0):
+                report = await copy_in_small_pages(lines if as_lines else source, target)
+                assert (report.records, report.written) == (9, written)
+            copied = (await all_of(target))[1:]
+            assert copied == records
+            assert [one.owner for one in copied] == [
+                OWNER if one.memory_id == "m1" else None for one in records
+            ]
+
+    @pytest.mark.parametrize("page", [1, 10])
+    @pytest.mark.parametrize("giving", [0, 1, 3])
+    async def test_one_line_of_a_memory_gives_its_owner(
+        self, giving: int, page: int, new_target: OpenStore
+    ) -> None:
+        given = {"owner": OWNER.as_dict()}
+        lines = [json.dumps(change(n, **given if n == giving else {})) for n in range(4)]
+        async with new_target() as target:
+            for written in (4, 0):
+                limits = CopyLimits(records=page)
+                report = await copy_within(limits, JsonLines(lines), target)
+                assert (report.records, report.written) == (4, written)
+            assert [record.owner for record in await all_of(target)] == [OWNER] * 4
+
+    async def test_an_owner_given_since_the_last_copy(
+        self, new_source: OpenStore, new_target: OpenStore
+    ) -> None:
+        async with new_source() as source, new_target() as target:
+            await filled(source, 9)
+            await copy_in_small_pages(source, target)
+            await source.add_history("m1", "x", "y", "UPDATE", owner=OWNER)
+            for written in (1, 0):
+                report = await copy_in_small_pages(source, target)
+                assert (report.records, report.written) == (10, written)
+            owners = [(one.id, one.owner) for one in await all_of(source)]
+            assert [(one.id, one.owner) for one in await all_of(target)] == owners
+            assert await target.count_history(user_id="ann") == 3
+
+    @pytest.mark.parametrize("lines", [1, 2])
+    async def test_an_owner_that_no_new_line_gives_is_a_mismatch(
+        self, lines: int, new_target: OpenStore
+    ) -> None:
+        async with new_target() as target:
+            await target.batch_add_history([change(0), change(1)])
+            before = await all_of(target)
+            owned = [json.dumps(change(0) | {"owner": OWNER.as_dict()}), json.dumps(change(1))]
+            with pytest.raises(CopyMismatch, match="the record r0 has another owner"):
+                await copy_history(JsonLines(owned[:lines]), target)
+            assert await all_of(target) == before
+
+    async def test_a_memory_of_another_owner_gets_no_record(self, new_target: OpenStore) -> None:
+        async with new_target() as target:
+            own = await target.add_history("m", None, "x", "ADD", owner=OWNER)
+            lines = [json.dumps(change(n, owner={"user_id": "eve"})) for n in range(3)]
+            with pytest.raises(OwnerConflict):
+                await copy_history(JsonLines(lines), target)
+            assert await all_of(target) == [own]
+
+    async def test_other_values_and_other_owners_differ(self, new_target: OpenStore) -> None:
+        async with new_target() as target:
+            await target.batch_add_history([change(0, owner=OWNER)])
+            for name, other in {
+                "owner": {"user_id": "eve"},
+                "new_memory": "y",
+                "context": {"a": 1},
+            }.items():
+                line = json.dumps(change(0) | {name: other})
+                with pytest.raises(CopyMismatch, match=f"the record r0 has another {name}"):
+                    await copy_history(JsonLines([line]), target)
 
 
 class TestNamedIds:
