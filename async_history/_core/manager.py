@@ -1004,7 +1004,7 @@ class HistoryManager(LoopBound[Store]):
         records are never changed. Erased texts and pruned records break nothing. Problems are what
         must be repaired: ids, and an index that does not match the records.
 
-        The index of a SQLite file that is not the file's any more, after a VACUUM for example, is
+        If the index of a SQLite file is outdated, as after a VACUUM by another program, it is
         rebuilt first, unless the file is open with `migrate=False`.
 
         Writers continue. The check uses bounded memory, and takes about as long as copying the

@@ -62,7 +62,7 @@ def faults_of(connection: sqlite3.Connection) -> list[str]:
 
 
 def faults_of_indexed(connection: sqlite3.Connection) -> list[str]:
-    """Return the same as `faults_of` for a database whose index belongs to it.
+    """Return the same as `faults_of`, for a database whose index is not outdated.
 
     Raises:
         IndexOutdated: the index must be rebuilt first. Nothing was checked.

@@ -320,8 +320,7 @@ class SQLiteStore:
     async def faults(self) -> Sequence[str]:
         """Check the file's pages, the ids, and each entry of the index.
 
-        An index that does not belong to the file any more, after a VACUUM for example, is rebuilt
-        first, as before a read that needs it.
+        An outdated index is rebuilt first, as before a read that needs it.
         """
         path = self.pool.path
         if path is None:
