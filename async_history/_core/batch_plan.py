@@ -223,7 +223,7 @@ class Plan:
         if latest is None or latest.id != expected.id:
             raise HistoryConflict(
                 f"record {expected.id} is not the latest of memory {expected.memory_id!r}, "
-                f"{'which has none' if latest is None else latest.id + ' is'}; nothing was "
+                f"{'which has none' if latest is None else f'{latest.id} is'}; nothing was "
                 "written, read again and decide"
             )
         if expected.text is not None and latest.new_memory is None:

@@ -1,5 +1,6 @@
 """Records without a time in a SQLite file: they always have the time of the record before."""
 
+import asyncio
 import random
 import sqlite3
 from contextlib import closing
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from async_history import HistoryManager, HistoryRecord, open_history
+from async_history import HistoryConflict, HistoryManager, HistoryRecord, open_history
 from async_history._sqlite.index.blocks import SPANS
 
 pytestmark = pytest.mark.once
@@ -143,3 +144,22 @@ async def test_a_text_without_time_or_id_is_restored(tmp_path: Path, *, is_first
         report = await history.rollback(to=then, memory_ids=["m"])
         assert [step.action for step in report.steps] == ["restore"]
         assert (await history.get_history("m"))[-1].new_memory == "two"
+
+
+async def test_a_change_after_another_record_than_the_latest_without_an_id(tmp_path: Path) -> None:
+    """It is refused, and its neighbour in the batch is written."""
+    path = tmp_path / "history.db"
+    async with open_history(path):
+        pass
+    with closing(sqlite3.connect(path)) as file:
+        file.execute("INSERT INTO history (memory_id, new_memory, event) VALUES ('m', 'a', 'ADD')")
+        file.commit()
+    async with open_history(path) as history:
+        refused, written = await asyncio.gather(
+            history.add_history("m", "a", "b", "UPDATE", if_latest="another"),
+            history.add_history("m", "a", "c", "UPDATE"),
+            return_exceptions=True,
+        )
+        assert isinstance(refused, HistoryConflict)
+        assert isinstance(written, HistoryRecord)
+        assert [one.new_memory for one in await history.get_history("m")] == ["a", "c"]
