@@ -302,7 +302,12 @@ class SQLiteStore:
                 copy = partial(back_up_file, pool.path, pool.lock_timeout_s, target, pages)
                 await run(copy, on_progress)
             return
-        with contextlib.closing(connect(None, "rw")) as whole:
+        with contextlib.ExitStack() as opened:  # closes what a cancelled call did not get
+
+            def connect_to_memory() -> sqlite3.Connection:
+                return opened.enter_context(contextlib.closing(connect(None, "rw")))
+
+            whole = await to_the_end(run_in_thread(connect_to_memory))
             await to_the_end(pool.copy_into(whole))
             await run(partial(back_up, whole, target, pages), on_progress)
 
