@@ -85,6 +85,9 @@ could be garbage-collected with an unclosed manager, and could not close its sto
 def _do_nothing() -> None: ...
 
 
+async def _do_nothing_alone() -> None: ...
+
+
 class GroupCommitWriter(Generic[S]):
     """A writer that commits submissions in batches and acks each when its batch is durable.
 
@@ -175,13 +178,15 @@ class GroupCommitWriter(Generic[S]):
         """
         self._require_open()
         call = self._queue.reserve()
-        if self._called is not None:
-            self._called(call)
         try:
+            if self._called is not None:
+                self._called(call)
             submission = await prepare()
             self._require_open()
             self._queue.fill(call, submission)
         except BaseException:
+            # In its place, if the stack is too short to withdraw it: others wait behind it.
+            call.submission, call.operation = None, _do_nothing_alone
             call.cancel()
             raise
         await call
