@@ -21,15 +21,15 @@ from async_history._core.records import (
     Fields,
 )
 from async_history._core.sealed_records import SealedTexts
-from async_history._postgres.erased_names import IS_ERASED
-from async_history._postgres.owners import (
+from async_history._postgres.detail_columns import (
     DETAIL_COLUMNS,
     SCOPE_LIST,
     OwnerByMemory,
-    OwnersPlan,
     detail_columns,
     scope_columns,
 )
+from async_history._postgres.erased_names import IS_ERASED
+from async_history._postgres.owners import OwnersPlan
 from async_history._postgres.rows import (
     encodable_values_of,
     joined_columns,

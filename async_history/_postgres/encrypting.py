@@ -21,6 +21,12 @@ from async_history._core.stored_texts import (
     TextTransaction,
 )
 from async_history._core.threads import computed
+from async_history._postgres.detail_columns import (
+    CAUSE_COLUMNS,
+    SCOPE_LIST,
+    cause_hash_columns,
+    owner_of,
+)
 from async_history._postgres.erase import LOGS_HAVE_TEXTS
 from async_history._postgres.key_statements import (
     CLEAR,
@@ -35,12 +41,6 @@ from async_history._postgres.key_statements import (
 from async_history._postgres.keys import Sealing
 from async_history._postgres.open_writers import OpenWriters
 from async_history._postgres.owner_steps import NUMBER, require_one
-from async_history._postgres.owners import (
-    CAUSE_COLUMNS,
-    SCOPE_LIST,
-    cause_hash_columns,
-    owner_of,
-)
 from async_history._postgres.schema import in_schema
 from async_history._postgres.schema.indexes import drop
 from async_history._postgres.side_connections import SideConnections

@@ -11,12 +11,12 @@ from async_history._core.filters import Filter
 from async_history._core.ledger import changes
 from async_history._core.ledger.tables import LedgerTables
 from async_history._postgres.batch_locks import LOCK_MEMORIES
+from async_history._postgres.detail_columns import CAUSE_COLUMNS
 from async_history._postgres.erase_keys import DIGESTS, STORED_TEXTS, EraseKeys, Rows
 from async_history._postgres.erased_names import STILL_OWNED, disown_statements, note_statements
 from async_history._postgres.filters import Search
 from async_history._postgres.key_statements import key_table, keys_within
 from async_history._postgres.owner_steps import NUMBER, require_one
-from async_history._postgres.owners import CAUSE_COLUMNS
 from async_history._postgres.rows import joined_names
 from async_history._postgres.transaction import RECORDS, SchemaSteps, ref_of
 from async_history.errors import StorageRefused

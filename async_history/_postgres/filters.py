@@ -23,9 +23,9 @@ from async_history._core.cursors import Cursor
 from async_history._core.filters import Filter
 from async_history._core.json_object import json_object
 from async_history._core.owners import SCOPES
+from async_history._postgres.detail_columns import CAUSE_COLUMNS, cause_hash
 from async_history._postgres.direction import BACKWARD, FORWARD
 from async_history._postgres.lists import DETAIL_LISTS, KIND, Lists
-from async_history._postgres.owners import CAUSE_COLUMNS, cause_hash
 from async_history._postgres.rows import RECORD_COLUMNS, RECORD_NULLS
 from async_history._postgres.time_chunks import TimeChunks
 

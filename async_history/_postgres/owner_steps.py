@@ -19,15 +19,17 @@ from async_history._core.owners import Owner
 from async_history._core.records import HistoryRecord
 from async_history._core.submissions import Submission
 from async_history._postgres.add import REPLACE_OWNERS, owner_rows
+from async_history._postgres.detail_columns import (
+    SCOPE_LIST,
+    owner_of,
+    scopes_of,
+)
 from async_history._postgres.erased_names import FIND_ERASED, digests_of, found_erased
 from async_history._postgres.errors import storage_error
 from async_history._postgres.owners import (
-    SCOPE_LIST,
     KnownOwners,
     OwnersFound,
     OwnersPlan,
-    owner_of,
-    scopes_of,
 )
 from async_history._postgres.schema import in_schema
 from async_history._postgres.transaction import savepoint

@@ -21,7 +21,7 @@ from async_history._core.records import (
 from async_history._core.rows import Row
 from async_history._core.sealed_records import SealedTexts
 from async_history._core.values import in_utc, parse_time
-from async_history._postgres.owners import SCOPE_LIST, owner_of
+from async_history._postgres.detail_columns import SCOPE_LIST, owner_of
 
 Fetch = Callable[..., Awaitable[Sequence[Sequence[Any]]]]
 """A function that runs one SELECT with its arguments."""

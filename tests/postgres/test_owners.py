@@ -22,8 +22,9 @@ from async_history import (
 from async_history._core.new_submissions import UncheckedRecords, new_text
 from async_history._core.records import fields_in_order
 from async_history._postgres.commit import BatchCommitter
+from async_history._postgres.detail_columns import cause_hash
 from async_history._postgres.keys import InClear
-from async_history._postgres.owners import KnownOwners, cause_hash
+from async_history._postgres.owners import KnownOwners
 from async_history._postgres.plain_statements import PlainStatements
 from async_history.postgres import PostgresHistoryManager
 from tests.support.postgres_roles import ROLE_PASSWORD, as_role

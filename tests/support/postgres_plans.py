@@ -13,9 +13,10 @@ from async_history._core.new_records import new_fields
 from async_history._core.submissions import AddFields
 from async_history._core.timeline import Moment, states_at
 from async_history._postgres.batch_reads import BatchReads
+from async_history._postgres.detail_columns import cause_hash
 from async_history._postgres.keys import InClear
 from async_history._postgres.owner_steps import OwnerSteps
-from async_history._postgres.owners import KnownOwners, cause_hash
+from async_history._postgres.owners import KnownOwners
 from async_history._postgres.read import HistoryReader
 from async_history._postgres.timeline import ServerStates, states_and_then
 from tests.support.questions import PAGE, START, Question
