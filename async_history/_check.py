@@ -3,8 +3,8 @@
 from dataclasses import replace
 from functools import partial
 
-from async_history._core.check_report import CheckReport
-from async_history._core.key_ring import KeyRing
+from async_history._core.checking.check_report import CheckReport
+from async_history._core.encryption.key_ring import KeyRing
 from async_history._core.options import HistoryOptions
 from async_history._core.validation import shown
 from async_history._opening import from_any_folder, is_server, open_history, sqlite_file
@@ -40,8 +40,8 @@ async def check_history(
         if file is None:
             raise InvalidInput("repair is for files: REINDEX repairs an index of PostgreSQL")
         from async_history._sqlite.check import repair_file
-        from async_history._sqlite.errors import absolute
-        from async_history._sqlite.worker_thread import run_in_thread
+        from async_history._sqlite.connecting.errors import absolute
+        from async_history._sqlite.connecting.worker_thread import run_in_thread
 
         await run_in_thread(partial(repair_file, absolute(file), lock_timeout_s))
     options: HistoryOptions = {"create": False, "migrate": False}

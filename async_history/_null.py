@@ -10,29 +10,34 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mappi
 from datetime import datetime
 from typing import Any, TypeVar
 
-from async_history._core.commit_signal import CommitSignal
-from async_history._core.cursors import Cursor, not_a_cursor
-from async_history._core.erase import EraseBackend, Residue
-from async_history._core.erase_request import Vacuuming
-from async_history._core.erase_transaction import Columns, EraseTransaction, RecordRef, Texts
-from async_history._core.erased_names import Name
-from async_history._core.filters import Filter, Order
-from async_history._core.follow_reads import FollowRead
-from async_history._core.lifecycle import CLOSE_TIMEOUT_S
+from async_history._core.concurrency.commit_signal import CommitSignal
+from async_history._core.concurrency.lifecycle import CLOSE_TIMEOUT_S
+from async_history._core.concurrency.yielding import CooperativeCalls
 from async_history._core.manager import HistoryManager
-from async_history._core.messages import MESSAGES_KEPT, Message
-from async_history._core.observer import WriterObserver
-from async_history._core.operation_log import OperationLog
-from async_history._core.operations import OperationEnd, StoreOperation
-from async_history._core.prune import PruneCursor, PruneStep
-from async_history._core.prune_request import PruneRequest
-from async_history._core.query import PageRead, RowsRead
-from async_history._core.records import HistoryRecord
+from async_history._core.operations.operation_log import OperationLog
+from async_history._core.operations.operations import OperationEnd, StoreOperation
+from async_history._core.reading.cursors import Cursor, not_a_cursor
+from async_history._core.reading.filters import Filter, Order
+from async_history._core.reading.follow_reads import FollowRead
+from async_history._core.reading.query import PageRead, RowsRead
+from async_history._core.reading.timeline import Moment, last_change_at
+from async_history._core.records.messages import MESSAGES_KEPT, Message
+from async_history._core.records.records import HistoryRecord
+from async_history._core.removing.erase import EraseBackend, Residue
+from async_history._core.removing.erase_request import Vacuuming
+from async_history._core.removing.erase_transaction import (
+    Columns,
+    EraseTransaction,
+    RecordRef,
+    Texts,
+)
+from async_history._core.removing.prune import PruneCursor, PruneStep
+from async_history._core.removing.prune_request import PruneRequest
 from async_history._core.stats import Measured
-from async_history._core.submissions import SaveMessages, Submission
-from async_history._core.timeline import Moment, last_change_at
 from async_history._core.validation import check_flag
-from async_history._core.yielding import CooperativeCalls
+from async_history._core.writing.erased_names import Name
+from async_history._core.writing.observer import WriterObserver
+from async_history._core.writing.submissions import SaveMessages, Submission
 
 T = TypeVar("T")
 

@@ -9,10 +9,10 @@ from urllib.parse import quote, unquote
 
 from async_history._core.manager import HistoryManager
 from async_history._core.options import HistoryOptions, Journal
+from async_history._core.records.values import plain
 from async_history._core.validation import check_option_names, file_path
-from async_history._core.values import plain
-from async_history._postgres.server_url import POSTGRES_SCHEMA
-from async_history._postgres.url import SCHEMES, server_url
+from async_history._postgres.connecting.server_url import POSTGRES_SCHEMA
+from async_history._postgres.connecting.url import SCHEMES, server_url
 from async_history.errors import InvalidInput
 
 _SQLITE = ("async_history.sqlite", "SQLiteHistoryManager")
@@ -108,7 +108,7 @@ def from_any_folder(url: str | os.PathLike[str]) -> str | os.PathLike[str]:
     path = sqlite_file(url)
     if path is None:
         return url
-    from async_history._sqlite.errors import absolute
+    from async_history._sqlite.connecting.errors import absolute
 
     path = absolute(path)
     journal = file_options(url).get("journal")

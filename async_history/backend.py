@@ -4,47 +4,80 @@
 raise, and the logic that all backends share.
 """
 
-from async_history._core.additions import ids_of, ids_to_find, only_new_records, records_of
 from async_history._core.backend import Backend, Reader, Store, Writer
-from async_history._core.batch import BatchTransaction, commit_in_steps
-from async_history._core.coalesce import CoalescedReads
-from async_history._core.commit_signal import CommitSignal
-from async_history._core.cursors import Cursor, CursorCodec
-from async_history._core.erase import EraseBackend, Residue
-from async_history._core.erase_request import Vacuuming
-from async_history._core.erase_transaction import WHOLE, Columns, EraseTransaction, RecordRef, Texts
-from async_history._core.erased_names import Name, earliest_begin, name_digest, names_in
-from async_history._core.filters import Filter, Order, has_details
-from async_history._core.follow_reads import FollowRead, FollowReader
-from async_history._core.json_object import JsonObject
-from async_history._core.locks import ProcessLocks
+from async_history._core.concurrency.commit_signal import CommitSignal
+from async_history._core.locking.locks import ProcessLocks
 from async_history._core.manager import HistoryManager
-from async_history._core.message_buffers import Buffer, message_rows
-from async_history._core.messages import MESSAGES_KEPT, Message, message_from_row
-from async_history._core.new_submissions import owners_to_give, records_to_copy
-from async_history._core.operation_log import (
+from async_history._core.operations.operation_log import (
     OperationLog,
     OperationStatements,
     StatementOperationLog,
 )
-from async_history._core.operations import LogEntries, OperationEnd, StoreOperation, at_its_end
-from async_history._core.owners import Owner, without_scope
-from async_history._core.prune import PruneCursor, PruneStep, prune_step
-from async_history._core.prune_request import PruneRequest
-from async_history._core.prune_transaction import (
+from async_history._core.operations.operations import (
+    LogEntries,
+    OperationEnd,
+    StoreOperation,
+    at_its_end,
+)
+from async_history._core.public import show_as
+from async_history._core.reading.coalesce import CoalescedReads
+from async_history._core.reading.cursors import Cursor, CursorCodec
+from async_history._core.reading.filters import Filter, Order, has_details
+from async_history._core.reading.follow_reads import FollowRead, FollowReader
+from async_history._core.reading.query import PageRead, RowsRead, cut
+from async_history._core.reading.timeline import (
+    MemoryMoment,
+    Moment,
+    StatesReader,
+    last_change_at,
+    state_at,
+    states_at,
+)
+from async_history._core.records.json_object import JsonObject
+from async_history._core.records.messages import MESSAGES_KEPT, Message, message_from_row
+from async_history._core.records.owners import Owner, without_scope
+from async_history._core.records.recording import INDEXED_CAUSES, operation
+from async_history._core.records.records import (
+    COLUMNS,
+    Event,
+    HistoryRecord,
+    MemoryState,
+    columns_of,
+)
+from async_history._core.records.rows import (
+    ROW_FIELDS,
+    Row,
+    details_from,
+    details_of,
+    record_of,
+    row_of,
+)
+from async_history._core.records.values import parse_time
+from async_history._core.removing.erase import EraseBackend, Residue
+from async_history._core.removing.erase_request import Vacuuming
+from async_history._core.removing.erase_transaction import (
+    WHOLE,
+    Columns,
+    EraseTransaction,
+    RecordRef,
+    Texts,
+)
+from async_history._core.removing.prune import PruneCursor, PruneStep, prune_step
+from async_history._core.removing.prune_request import PruneRequest
+from async_history._core.removing.prune_transaction import (
     Candidate,
     Edge,
     PruneTransaction,
     PruneTries,
     prunable_alone,
 )
-from async_history._core.public import show_as
-from async_history._core.query import PageRead, RowsRead, cut
-from async_history._core.recording import INDEXED_CAUSES, operation
-from async_history._core.records import COLUMNS, Event, HistoryRecord, MemoryState, columns_of
-from async_history._core.rows import ROW_FIELDS, Row, details_from, details_of, record_of, row_of
 from async_history._core.stats import HistoryStats, Measured, Severity, StoreWarning
-from async_history._core.submissions import (
+from async_history._core.writing.additions import ids_of, ids_to_find, only_new_records, records_of
+from async_history._core.writing.batch import BatchTransaction, commit_in_steps
+from async_history._core.writing.erased_names import Name, earliest_begin, name_digest, names_in
+from async_history._core.writing.message_buffers import Buffer, message_rows
+from async_history._core.writing.new_submissions import owners_to_give, records_to_copy
+from async_history._core.writing.submissions import (
     AddRecords,
     CopyRecords,
     GiveOwners,
@@ -53,24 +86,15 @@ from async_history._core.submissions import (
     Submission,
     UpdateMemory,
 )
-from async_history._core.timeline import (
-    MemoryMoment,
-    Moment,
-    StatesReader,
-    last_change_at,
-    state_at,
-    states_at,
-)
-from async_history._core.values import parse_time
-from async_history._core.writer import (
+from async_history._core.writing.writer import (
     CommitFunction,
     CommitTry,
     GroupCommitWriter,
     OutcomeUnknown,
     TryAgain,
 )
-from async_history._core.writer_options import WriterOptions
-from async_history._core.writer_stats import WriterStats
+from async_history._core.writing.writer_options import WriterOptions
+from async_history._core.writing.writer_stats import WriterStats
 
 __all__ = [
     "COLUMNS",

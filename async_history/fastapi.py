@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from async_history._core.manager import HistoryManager
 from async_history._core.options import HistoryOptions
 from async_history._core.public import show_as
-from async_history._core.recording import recording
+from async_history._core.records.recording import recording
 from async_history._opening import open_history
 from async_history.errors import HistoryError, InvalidInput
 

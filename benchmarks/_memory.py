@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Final
 
 from async_history import Overloaded, open_history
-from async_history._core.queue import QUEUE_BYTES
-from async_history._core.writer_options import BATCH_BYTES
+from async_history._core.writing.queue import QUEUE_BYTES
+from async_history._core.writing.writer_options import BATCH_BYTES
 
 LIMIT_BYTES: Final = QUEUE_BYTES + BATCH_BYTES
 """The memory that the library may hold: a full queue, and the batch that waits for the lock."""

@@ -22,9 +22,9 @@ import asyncpg
 from uuid_utils import uuid7
 
 from async_history import open_history
-from async_history._core.records import DETAILS, EVENTS
-from async_history._postgres.add import plain
+from async_history._core.records.records import DETAILS, EVENTS
 from async_history._postgres.schema import in_schema
+from async_history._postgres.writing.add import plain
 from benchmarks._measure import percentile
 from benchmarks._records import CREATE_HISTORY, INSERT, NewRecord, one_memory, rows
 

@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, sessionmaker
 from uuid_utils import uuid7
 
-from async_history._core.erased_names import microseconds
+from async_history._core.writing.erased_names import microseconds
 from async_history._sql.rows import PLAIN_COLUMNS
 from async_history.sql import SqlHistoryManager
 from benchmarks._findings import OURS

@@ -19,8 +19,8 @@ import aiosqlite
 import asyncpg
 
 from async_history import copy_history, open_history
-from async_history._core.records import COLUMNS
-from async_history._core.rows import record_of
+from async_history._core.records.records import COLUMNS
+from async_history._core.records.rows import record_of
 from async_history._postgres.schema import quoted
 from benchmarks._files import fresh_records
 from benchmarks._measure import OthersLoad, median, quiet_collector

@@ -146,7 +146,7 @@ def blocking_calls() -> Iterator[BlockBuster]:
             # One stat, which `require_writable` makes for its caller.
             blocking.can_block_in("async_history/_sqlite/pool.py", "require_file")
             # A fork waits for our threads, also one by which uvloop starts a process.
-            blocking.can_block_in("async_history/_sqlite/fork_pauses.py", "before_fork")
+            blocking.can_block_in("async_history/_sqlite/connecting/fork_pauses.py", "before_fork")
         yield guard
 
 

@@ -5,24 +5,24 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from datetime import datetime
 from typing import Any, Protocol
 
-from async_history._core.commit_signal import CommitSignal
-from async_history._core.cursors import Cursor
-from async_history._core.erase import EraseBackend
-from async_history._core.filters import Filter, Order
-from async_history._core.follow_reads import FollowReader
-from async_history._core.locks import ProcessLocks
-from async_history._core.messages import Message
-from async_history._core.observer import WriterObserver
-from async_history._core.operation_log import OperationLog
-from async_history._core.operations import StoreOperation
-from async_history._core.prune import PruneCursor, PruneStep
-from async_history._core.prune_request import PruneRequest
-from async_history._core.query import PageRead, RowsRead
-from async_history._core.records import HistoryRecord
+from async_history._core.concurrency.commit_signal import CommitSignal
+from async_history._core.locking.locks import ProcessLocks
+from async_history._core.operations.operation_log import OperationLog
+from async_history._core.operations.operations import StoreOperation
+from async_history._core.reading.cursors import Cursor
+from async_history._core.reading.filters import Filter, Order
+from async_history._core.reading.follow_reads import FollowReader
+from async_history._core.reading.query import PageRead, RowsRead
+from async_history._core.reading.timeline import Moment
+from async_history._core.records.messages import Message
+from async_history._core.records.records import HistoryRecord
+from async_history._core.removing.erase import EraseBackend
+from async_history._core.removing.prune import PruneCursor, PruneStep
+from async_history._core.removing.prune_request import PruneRequest
 from async_history._core.stats import Measured
-from async_history._core.submissions import Submission
-from async_history._core.timeline import Moment
-from async_history._core.writer_stats import WriterStats
+from async_history._core.writing.observer import WriterObserver
+from async_history._core.writing.submissions import Submission
+from async_history._core.writing.writer_stats import WriterStats
 
 
 class Writer(Protocol):

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass, field
 
-from async_history._core.check import CheckLimits
-from async_history._core.erase_request import EraseLimits
-from async_history._core.prune_request import PruneLimits
-from async_history._core.rollback_request import RollbackLimits
-from async_history._core.stored_texts import TextLimits
+from async_history._core.checking.check import CheckLimits
+from async_history._core.encryption.stored_texts import TextLimits
+from async_history._core.removing.erase_request import EraseLimits
+from async_history._core.removing.prune_request import PruneLimits
+from async_history._core.undoing.rollback_request import RollbackLimits
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,16 +12,22 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from async_history._core.backend import Backend, CallReader, Reader, Store
-from async_history._core.check import check_store
-from async_history._core.check_report import CheckReport
-from async_history._core.commit_signal import CommitSignal
-from async_history._core.cursors import Cursor
-from async_history._core.encryption import Encryption
-from async_history._core.erase import ErasureReport, erase_in_steps
-from async_history._core.erase_request import Vacuuming, check_vacuuming, new_erase_request
-from async_history._core.erased_names import Name
-from async_history._core.erasures import ERASE, Erasure, erasures_of
-from async_history._core.filters import (
+from async_history._core.checking.check import check_store
+from async_history._core.checking.check_report import CheckReport
+from async_history._core.concurrency.commit_signal import CommitSignal
+from async_history._core.concurrency.lifecycle import CLOSE_TIMEOUT_S, LoopBound
+from async_history._core.concurrency.yielding import CooperativeCalls
+from async_history._core.encryption.encryption import Encryption
+from async_history._core.encryption.store_encryption import EncryptedStore, StoreEncryption
+from async_history._core.ledger.ledger import Ledger
+from async_history._core.ledger.tables import LedgeredStore, LedgerStore
+from async_history._core.limits import DEFAULT_LIMITS, Limits
+from async_history._core.operations.erasures import ERASE, Erasure, erasures_of
+from async_history._core.operations.operation_log import OperationLog, logged
+from async_history._core.operations.operations import StoreOperation, new_operation
+from async_history._core.operations.progress import Progress
+from async_history._core.reading.cursors import Cursor
+from async_history._core.reading.filters import (
     Filter,
     Order,
     Pairs,
@@ -29,44 +35,11 @@ from async_history._core.filters import (
     check_scopes,
     new_filter,
 )
-from async_history._core.follow import POLL_INTERVAL_S, Follower
-from async_history._core.follow_reads import FollowReader
-from async_history._core.follower_group import FollowerGroup
-from async_history._core.ledger.ledger import Ledger
-from async_history._core.ledger.tables import LedgeredStore, LedgerStore
-from async_history._core.lifecycle import CLOSE_TIMEOUT_S, LoopBound
-from async_history._core.limits import DEFAULT_LIMITS, Limits
-from async_history._core.messages import MESSAGES_KEPT, Message
-from async_history._core.new_records import new_fields
-from async_history._core.new_submissions import (
-    UncheckedRecords,
-    earlier_text,
-    messages_to_save,
-    new_text,
-    one_record,
-)
-from async_history._core.operation_log import OperationLog, logged
-from async_history._core.operations import StoreOperation, new_operation
-from async_history._core.owners import Owner
-from async_history._core.progress import Progress
-from async_history._core.prune import PruneCursor, PruneReport, PruneStep, prune_in_steps
-from async_history._core.prune_request import PruneRequest, new_prune_request
-from async_history._core.query import PAGE_SIZE, HistoryQuery, PageRead, new_query
-from async_history._core.recording import begun_at, operation
-from async_history._core.records import CONTEXT, Event, HistoryRecord, is_alive
-from async_history._core.requests import takes
-from async_history._core.restore import restore
-from async_history._core.rollback import (
-    RollbackReport,
-    memories_of,
-    records_written,
-    take_back,
-)
-from async_history._core.rollback_request import RollbackRequest, rollback_request, undo_request
-from async_history._core.stats import HistoryStats, Measured, Measurements, history_stats
-from async_history._core.store_encryption import EncryptedStore, StoreEncryption
-from async_history._core.telemetry import ReportedStore, telemetry
-from async_history._core.timeline import (
+from async_history._core.reading.follow import POLL_INTERVAL_S, Follower
+from async_history._core.reading.follow_reads import FollowReader
+from async_history._core.reading.follower_group import FollowerGroup
+from async_history._core.reading.query import PAGE_SIZE, HistoryQuery, PageRead, new_query
+from async_history._core.reading.timeline import (
     MemoryDiff,
     Moment,
     check_instant,
@@ -77,9 +50,40 @@ from async_history._core.timeline import (
     states_of_owner,
     with_cause,
 )
+from async_history._core.records.messages import MESSAGES_KEPT, Message
+from async_history._core.records.new_records import new_fields
+from async_history._core.records.owners import Owner
+from async_history._core.records.recording import begun_at, operation
+from async_history._core.records.records import CONTEXT, Event, HistoryRecord, is_alive
+from async_history._core.records.values import check_text
+from async_history._core.removing.erase import ErasureReport, erase_in_steps
+from async_history._core.removing.erase_request import Vacuuming, check_vacuuming, new_erase_request
+from async_history._core.removing.prune import PruneCursor, PruneReport, PruneStep, prune_in_steps
+from async_history._core.removing.prune_request import PruneRequest, new_prune_request
+from async_history._core.requests import takes
+from async_history._core.stats import HistoryStats, Measured, Measurements, history_stats
+from async_history._core.telemetry import ReportedStore, telemetry
+from async_history._core.undoing.restore import restore
+from async_history._core.undoing.rollback import (
+    RollbackReport,
+    memories_of,
+    records_written,
+    take_back,
+)
+from async_history._core.undoing.rollback_request import (
+    RollbackRequest,
+    rollback_request,
+    undo_request,
+)
 from async_history._core.validation import check_count, check_function, check_seconds
-from async_history._core.values import check_text
-from async_history._core.yielding import CooperativeCalls
+from async_history._core.writing.erased_names import Name
+from async_history._core.writing.new_submissions import (
+    UncheckedRecords,
+    earlier_text,
+    messages_to_save,
+    new_text,
+    one_record,
+)
 from async_history.errors import InvalidInput
 
 

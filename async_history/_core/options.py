@@ -5,7 +5,7 @@ Each manager documents its options, and refuses options of other kinds of stores
 
 from typing import Final, Literal, TypedDict, get_args
 
-from async_history._core.key_ring import KeyRing
+from async_history._core.encryption.key_ring import KeyRing
 
 Durability = Literal["full", "normal"]
 """What an acknowledged record survives: "full" power loss, "normal" only the end of the process."""

@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Self
 
-from async_history._core.follower_group import FollowerGroup
+from async_history._core.reading.follower_group import FollowerGroup
 from async_history._core.wording import counted
-from async_history._core.writer_stats import WriterStats
+from async_history._core.writing.writer_stats import WriterStats
 from async_history.errors import HistoryError
 
 Severity = Literal["warning", "critical"]

@@ -13,7 +13,7 @@ from threading import Event, get_ident
 from typing import Any, Final, Protocol
 
 from async_history._core.backend import CallReader, Writer
-from async_history._core.follower_group import FollowerGroup
+from async_history._core.reading.follower_group import FollowerGroup
 from async_history._core.stats import HistoryStats, Measurements, history_stats
 
 NoteMemory = Callable[[object], None]

@@ -5,29 +5,29 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from async_history._core.cancellation import to_the_end
-from async_history._core.commit_signal import CommitSignal
-from async_history._core.key_ring import KeyRing
-from async_history._core.lifecycle import CLOSE_TIMEOUT_S
-from async_history._core.lock_session import SessionOptions
-from async_history._core.locks import ProcessLocks
-from async_history._core.session_locks import SessionLocks
-from async_history._core.store_encryption import OPEN_WITH_KEYS
-from async_history._core.writer_options import WriterOptions
+from async_history._core.concurrency.cancellation import to_the_end
+from async_history._core.concurrency.commit_signal import CommitSignal
+from async_history._core.concurrency.lifecycle import CLOSE_TIMEOUT_S
+from async_history._core.encryption.key_ring import KeyRing
+from async_history._core.encryption.store_encryption import OPEN_WITH_KEYS
+from async_history._core.locking.lock_session import SessionOptions
+from async_history._core.locking.locks import ProcessLocks
+from async_history._core.locking.session_locks import SessionLocks
+from async_history._core.writing.writer_options import WriterOptions
 from async_history._postgres import schema as migrations
-from async_history._postgres.codecs import (
+from async_history._postgres.connecting.codecs import (
     USED,
     USED_WITH_KEYS_OR_LEDGER,
     require_own_codecs,
 )
-from async_history._postgres.connect import in_time
+from async_history._postgres.connecting.connect import in_time
+from async_history._postgres.connecting.lock_connection import LockConnection
+from async_history._postgres.connecting.pool import ConnectionPool, Prepare
+from async_history._postgres.connecting.pool_limits import PoolLimits
+from async_history._postgres.connecting.server_url import ServerUrl
 from async_history._postgres.encryption_sql import HAS_CLEAR_INDEX, IS_ENCRYPTED
 from async_history._postgres.key_statements import CLEAR_INDEX
-from async_history._postgres.lock_connection import LockConnection
-from async_history._postgres.pool import ConnectionPool, Prepare
-from async_history._postgres.pool_limits import PoolLimits
 from async_history._postgres.schema.indexes import make
-from async_history._postgres.server_url import ServerUrl
 from async_history._postgres.store import PostgresStore
 from async_history.errors import InvalidInput, KeyMissing, MigrationError
 

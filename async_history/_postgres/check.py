@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
-from async_history._core.owners import SCOPES
+from async_history._core.records.owners import SCOPES
 from async_history._core.wording import counted
 from async_history._postgres.schema import has_ledger, quoted
 

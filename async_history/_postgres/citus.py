@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final
 
-from async_history._postgres.connect import connected
+from async_history._postgres.connecting.connect import connected
+from async_history._postgres.connecting.table_locks import retry_while_locked
+from async_history._postgres.connecting.url import server_url
 from async_history._postgres.schema import (
     SWITCH_WITHIN_S,
     has_citus,
@@ -18,8 +20,6 @@ from async_history._postgres.schema import (
     migrate,
     quoted,
 )
-from async_history._postgres.table_locks import retry_while_locked
-from async_history._postgres.url import server_url
 from async_history.errors import MigrationError
 
 COLUMNS: Final[Mapping[str, str]] = {

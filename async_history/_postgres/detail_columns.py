@@ -5,11 +5,11 @@ from functools import lru_cache
 from typing import Any, Final
 from zlib import crc32
 
-from async_history._core.json_object import JsonObject, json_text
-from async_history._core.owners import SCOPES, Owner
-from async_history._core.recording import INDEXED_CAUSES
-from async_history._core.records import CAUSE, CONTEXT, MEMORY_ID, Fields
-from async_history._core.sealed_records import SealedTexts
+from async_history._core.encryption.sealed_records import SealedTexts
+from async_history._core.records.json_object import JsonObject, json_text
+from async_history._core.records.owners import SCOPES, Owner
+from async_history._core.records.recording import INDEXED_CAUSES
+from async_history._core.records.records import CAUSE, CONTEXT, MEMORY_ID, Fields
 
 SCOPE_LIST: Final = ", ".join(SCOPES)
 CAUSE_COLUMNS: Final[Mapping[str, str]] = {key: f"cause_{key}" for key in INDEXED_CAUSES}

@@ -7,12 +7,10 @@ erased meanwhile. Writers continue. Only the steps that need all writers to fini
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
-from async_history._core.erased_names import Name, name_digest
-from async_history._core.json_object import JsonObject
-from async_history._core.key_statements import INDEX, MARKS, MOST_USES, OFF, KeyTable
-from async_history._core.owners import SCOPES, Owner
-from async_history._core.sealing import BEGIN, END, JSON_BEGIN, KEY_ID, DataKey
-from async_history._core.stored_texts import (
+from async_history._core.concurrency.threads import computed
+from async_history._core.encryption.key_statements import INDEX, MARKS, MOST_USES, OFF, KeyTable
+from async_history._core.encryption.sealing import BEGIN, END, JSON_BEGIN, KEY_ID, DataKey
+from async_history._core.encryption.stored_texts import (
     LEDGER_MEANWHILE,
     TEXT_COLUMNS,
     Page,
@@ -20,14 +18,18 @@ from async_history._core.stored_texts import (
     StoredTexts,
     TextTransaction,
 )
-from async_history._core.threads import computed
+from async_history._core.records.json_object import JsonObject
+from async_history._core.records.owners import SCOPES, Owner
+from async_history._core.writing.erased_names import Name, name_digest
+from async_history._postgres.connecting.open_writers import OpenWriters
+from async_history._postgres.connecting.side_connections import SideConnections
+from async_history._postgres.connecting.writing_connection import Write
 from async_history._postgres.detail_columns import (
     CAUSE_COLUMNS,
     SCOPE_LIST,
     cause_hash_columns,
     owner_of,
 )
-from async_history._postgres.erase import LOGS_HAVE_TEXTS
 from async_history._postgres.key_statements import (
     CLEAR,
     CLEAR_INDEX,
@@ -39,14 +41,12 @@ from async_history._postgres.key_statements import (
     keys_within,
 )
 from async_history._postgres.keys import Sealing
-from async_history._postgres.open_writers import OpenWriters
-from async_history._postgres.owner_steps import NUMBER, require_one
+from async_history._postgres.removing.erase import LOGS_HAVE_TEXTS
+from async_history._postgres.removing.vacuum import Vacuum
 from async_history._postgres.schema import in_schema
 from async_history._postgres.schema.indexes import drop
-from async_history._postgres.side_connections import SideConnections
 from async_history._postgres.transaction import BY_INDEX, SchemaSteps, transaction
-from async_history._postgres.vacuum import Vacuum
-from async_history._postgres.writing_connection import Write
+from async_history._postgres.writing.owner_steps import NUMBER, require_one
 from async_history.errors import StorageDenied, StorageError, StorageRefused
 
 T = TypeVar("T")

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
-from async_history._core.owners import SCOPES
-from async_history._postgres.connect import connected
+from async_history._core.records.owners import SCOPES
+from async_history._postgres.connecting.connect import connected
+from async_history._postgres.connecting.table_locks import retry_while_locked
+from async_history._postgres.connecting.url import server_url
 from async_history._postgres.schema import SWITCH_WITHIN_S, quoted
-from async_history._postgres.table_locks import retry_while_locked
-from async_history._postgres.url import server_url
 from async_history.errors import InvalidInput, StorageMissing
 
 Level = Literal["reader", "writer", "operator"]

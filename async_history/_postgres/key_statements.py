@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
 
-from async_history._core.key_statements import (
+from async_history._core.encryption.key_statements import (
     KEY_COLUMNS,
     MOST_USES,
     KeyStatements,
@@ -18,8 +18,8 @@ from async_history._core.key_statements import (
     Run,
     StoredKey,
 )
-from async_history._core.owners import SCOPES
-from async_history._core.sealing import BEGIN, JSON_BEGIN
+from async_history._core.encryption.sealing import BEGIN, JSON_BEGIN
+from async_history._core.records.owners import SCOPES
 from async_history._postgres.schema import in_schema
 from async_history._postgres.schema.indexes import Index
 from async_history._postgres.transaction import transaction

@@ -6,8 +6,8 @@ They run in transactions that turn off plans without an index, so that lists are
 from typing import Final
 
 from async_history._core.ledger.statements import LedgerStatements
-from async_history._core.owners import SCOPES
-from async_history._core.records import COLUMNS
+from async_history._core.records.owners import SCOPES
+from async_history._core.records.records import COLUMNS
 from async_history._postgres.encryption_sql import IS_ENCRYPTED
 
 _LIST: Final = "pg_catalog.json_array_elements_text($1::pg_catalog.text::pg_catalog.json)"

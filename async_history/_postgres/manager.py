@@ -6,24 +6,24 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import asyncpg
 
-from async_history._core.key_ring import KeyRing, check_keys
-from async_history._core.lifecycle import CLOSE_TIMEOUT_S
+from async_history._core.concurrency.lifecycle import CLOSE_TIMEOUT_S
+from async_history._core.encryption.key_ring import KeyRing, check_keys
 from async_history._core.manager import HistoryManager
-from async_history._core.new_submissions import UncheckedRecords
-from async_history._core.queue import QUEUE_BYTES, QUEUE_RECORDS
-from async_history._core.records import HistoryRecord
+from async_history._core.records.records import HistoryRecord
+from async_history._core.records.values import check_name
 from async_history._core.validation import check_count, check_flag, check_queue, check_seconds
-from async_history._core.values import check_name
-from async_history._core.writer_options import BATCH_RECORDS, WriterOptions
+from async_history._core.writing.new_submissions import UncheckedRecords
+from async_history._core.writing.queue import QUEUE_BYTES, QUEUE_RECORDS
+from async_history._core.writing.writer_options import BATCH_RECORDS, WriterOptions
 from async_history._postgres.backend import PostgresBackend
+from async_history._postgres.connecting.given_connection import asyncpg_connection
+from async_history._postgres.connecting.pool_limits import CONNECTION_IDLE_S, PoolLimits, check_pool
+from async_history._postgres.connecting.server_url import POSTGRES_SCHEMA
+from async_history._postgres.connecting.url import server_url
 from async_history._postgres.errors import DriverError, storage_error
-from async_history._postgres.given_connection import asyncpg_connection
-from async_history._postgres.owner_steps import have_owners_changed
-from async_history._postgres.pool_limits import CONNECTION_IDLE_S, PoolLimits, check_pool
 from async_history._postgres.schema import quoted
-from async_history._postgres.server_url import POSTGRES_SCHEMA
 from async_history._postgres.store import PostgresStore
-from async_history._postgres.url import server_url
+from async_history._postgres.writing.owner_steps import have_owners_changed
 from async_history.errors import InvalidInput
 
 if TYPE_CHECKING:

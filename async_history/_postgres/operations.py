@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from async_history._core.operation_log import OperationStatements
-from async_history._core.operations import LogEntries, StoreOperation, entry_of
+from async_history._core.operations.operation_log import OperationStatements
+from async_history._core.operations.operations import LogEntries, StoreOperation, entry_of
 from async_history._postgres.rows import joined_texts
 
 _BEGIN: Final = """

@@ -6,9 +6,10 @@ from datetime import MAXYEAR, datetime
 from secrets import token_hex
 from typing import Any, Final
 
-from async_history._core.json_object import JsonObject
-from async_history._core.owners import owner_text
-from async_history._core.records import (
+from async_history._core.encryption.sealed_records import SealedTexts
+from async_history._core.records.json_object import JsonObject
+from async_history._core.records.owners import owner_text
+from async_history._core.records.records import (
     COLUMN_LIST,
     COLUMNS,
     EVENTS,
@@ -18,9 +19,8 @@ from async_history._core.records import (
     HistoryRecord,
     made_record,
 )
-from async_history._core.rows import Row
-from async_history._core.sealed_records import SealedTexts
-from async_history._core.values import in_utc, parse_time
+from async_history._core.records.rows import Row
+from async_history._core.records.values import in_utc, parse_time
 from async_history._postgres.detail_columns import SCOPE_LIST, owner_of
 
 Fetch = Callable[..., Awaitable[Sequence[Sequence[Any]]]]

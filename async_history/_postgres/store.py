@@ -8,37 +8,38 @@ from time import monotonic
 from typing import Any, Final, TypeVar
 
 from async_history._core.backend import Reader
-from async_history._core.commit_signal import CommitSignal
-from async_history._core.data_keys import DataKeys
-from async_history._core.follow_reads import FollowReader as FollowReaderOf
-from async_history._core.key_ring import KeyRing
+from async_history._core.concurrency.commit_signal import CommitSignal
+from async_history._core.concurrency.lifecycle import CLOSE_TIMEOUT_S
+from async_history._core.encryption.data_keys import DataKeys
+from async_history._core.encryption.key_ring import KeyRing
+from async_history._core.encryption.sealed_reader import SealedFollowReader, SealedReader
+from async_history._core.encryption.store_encryption import StoreEncryption
 from async_history._core.ledger import changes
 from async_history._core.ledger.tables import place_all
-from async_history._core.lifecycle import CLOSE_TIMEOUT_S
-from async_history._core.operation_log import (
+from async_history._core.operations.operation_log import (
     OperationLog,
     OperationLogInTurn,
     StatementOperationLog,
 )
-from async_history._core.operations import StoreOperation, at_its_end
-from async_history._core.prune import PruneCursor, PruneStep
-from async_history._core.prune_request import PruneRequest
-from async_history._core.prune_transaction import PruneTries
-from async_history._core.sealed_reader import SealedFollowReader, SealedReader
+from async_history._core.operations.operations import StoreOperation, at_its_end
+from async_history._core.reading.follow_reads import FollowReader as FollowReaderOf
+from async_history._core.removing.prune import PruneCursor, PruneStep
+from async_history._core.removing.prune_request import PruneRequest
+from async_history._core.removing.prune_transaction import PruneTries
 from async_history._core.stats import Measured, clear_warning
-from async_history._core.store_encryption import StoreEncryption
-from async_history._core.submissions import AddRecords, Submission
-from async_history._core.writer import CommitTry, GroupCommitWriter
-from async_history._core.writer_options import WriterOptions
+from async_history._core.writing.submissions import AddRecords, Submission
+from async_history._core.writing.writer import CommitTry, GroupCommitWriter
+from async_history._core.writing.writer_options import WriterOptions
 from async_history._postgres import schema as migrations
-from async_history._postgres.bounds import time_for
 from async_history._postgres.check import faults_of
-from async_history._postgres.commit import BatchCommitter
-from async_history._postgres.connections import Connections
+from async_history._postgres.connecting.bounds import time_for
+from async_history._postgres.connecting.connections import Connections
+from async_history._postgres.connecting.open_writers import OpenWriters
+from async_history._postgres.connecting.pool import ConnectionPool
+from async_history._postgres.connecting.server_url import ServerUrl
+from async_history._postgres.connecting.side_connections import SideConnections
+from async_history._postgres.connecting.writing_connection import Write
 from async_history._postgres.encrypting import ServerTexts
-from async_history._postgres.erase import ServerErasure
-from async_history._postgres.erase_keys import EncryptedEraseKeys, EraseKeys
-from async_history._postgres.follow import FollowReader
 from async_history._postgres.key_statements import (
     COUNT_CLEAR,
     KeyAccess,
@@ -55,21 +56,20 @@ from async_history._postgres.ledger import (
     require_no_ledger,
     tables_of,
 )
-from async_history._postgres.open_writers import OpenWriters
 from async_history._postgres.operations import OPERATIONS
-from async_history._postgres.owner_steps import FORGET_OWNERS, OwnersUnlocked
-from async_history._postgres.owners import KnownOwners
-from async_history._postgres.plain_statements import PlainStatements
-from async_history._postgres.pool import ConnectionPool
-from async_history._postgres.prune import prune
-from async_history._postgres.read import HistoryReader
-from async_history._postgres.server_url import ServerUrl
-from async_history._postgres.side_connections import SideConnections
-from async_history._postgres.statistics import Statistics
+from async_history._postgres.reading.follow import FollowReader
+from async_history._postgres.reading.read import HistoryReader
+from async_history._postgres.removing.erase import ServerErasure
+from async_history._postgres.removing.erase_keys import EncryptedEraseKeys, EraseKeys
+from async_history._postgres.removing.prune import prune
+from async_history._postgres.removing.statistics import Statistics
+from async_history._postgres.removing.vacuum import Vacuum
 from async_history._postgres.transaction import log_within, savepoint, transaction
-from async_history._postgres.vacuum import Vacuum
 from async_history._postgres.warnings import STATE, warnings_of
-from async_history._postgres.writing_connection import Write
+from async_history._postgres.writing.commit import BatchCommitter
+from async_history._postgres.writing.owner_steps import FORGET_OWNERS, OwnersUnlocked
+from async_history._postgres.writing.owners import KnownOwners
+from async_history._postgres.writing.plain_statements import PlainStatements
 from async_history.errors import HistoryError
 
 T = TypeVar("T")

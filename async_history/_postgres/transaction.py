@@ -8,10 +8,10 @@ import contextlib
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, Final
 
-from async_history._core.erase_transaction import RecordRef
 from async_history._core.ledger.operation_log import LedgeredOperationLog
 from async_history._core.ledger.tables import LedgerTables
-from async_history._core.operation_log import StatementOperationLog
+from async_history._core.operations.operation_log import StatementOperationLog
+from async_history._core.removing.erase_transaction import RecordRef
 from async_history._postgres.errors import DriverError
 from async_history._postgres.operations import OPERATIONS
 from async_history._postgres.schema import in_schema

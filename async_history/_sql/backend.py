@@ -8,22 +8,22 @@ from typing import Any, Final
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from async_history._core.cancellation import to_the_end
-from async_history._core.commit_signal import CommitSignal
-from async_history._core.key_ring import KeyRing
-from async_history._core.lifecycle import CLOSE_TIMEOUT_S
-from async_history._core.locks import ProcessLocks
-from async_history._core.store_encryption import OPEN_WITH_KEYS
-from async_history._core.writer_options import WriterOptions
+from async_history._core.concurrency.cancellation import to_the_end
+from async_history._core.concurrency.commit_signal import CommitSignal
+from async_history._core.concurrency.lifecycle import CLOSE_TIMEOUT_S
+from async_history._core.encryption.key_ring import KeyRing
+from async_history._core.encryption.store_encryption import OPEN_WITH_KEYS
+from async_history._core.locking.locks import ProcessLocks
+from async_history._core.writing.writer_options import WriterOptions
 from async_history._sql import schema
-from async_history._sql.connections import Connections
+from async_history._sql.connecting.connections import Connections
+from async_history._sql.connecting.lock_connection import new_locks
+from async_history._sql.connecting.url import driver_url, parameters_refused, shown
 from async_history._sql.dialects import MYSQL, check_settings
 from async_history._sql.key_statements import is_encrypted
-from async_history._sql.lock_connection import new_locks
 from async_history._sql.store import SqlStore
 from async_history._sql.table_settings import check_tables
 from async_history._sql.tables import Tables, tables_in
-from async_history._sql.url import driver_url, parameters_refused, shown
 from async_history.errors import KeyMissing, MigrationError
 
 _SYSTEMS: Final = {"mssql": "microsoft.sql_server", "oracle": "oracle.db"}

@@ -6,7 +6,7 @@ from sqlalchemy import Connection, Table, func, inspect, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.schema import CreateIndex
 
-from async_history._core.owners import SCOPES
+from async_history._core.records.owners import SCOPES
 from async_history._core.wording import counted
 from async_history._sql.tables import Tables
 

@@ -11,12 +11,10 @@ from sqlalchemy import bindparam, case, delete, func, or_, select, update
 from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from async_history._core.erased_names import Name, name_digest
-from async_history._core.json_object import JsonObject
-from async_history._core.key_statements import INDEX, MARKS, MOST_USES, OFF
-from async_history._core.owners import Owner
-from async_history._core.sealing import BEGIN, END, JSON_BEGIN, KEY_ID, DataKey
-from async_history._core.stored_texts import (
+from async_history._core.concurrency.threads import computed
+from async_history._core.encryption.key_statements import INDEX, MARKS, MOST_USES, OFF
+from async_history._core.encryption.sealing import BEGIN, END, JSON_BEGIN, KEY_ID, DataKey
+from async_history._core.encryption.stored_texts import (
     CONTENT,
     LEDGER_MEANWHILE,
     TEXT_COLUMNS,
@@ -26,13 +24,15 @@ from async_history._core.stored_texts import (
     StoredTexts,
     TextTransaction,
 )
-from async_history._core.threads import computed
+from async_history._core.records.json_object import JsonObject
+from async_history._core.records.owners import Owner
+from async_history._core.writing.erased_names import Name, name_digest
+from async_history._sql.connecting.packets import require_fits
 from async_history._sql.dialects import in_parts, part_of, position
-from async_history._sql.erase import out_of_reach
 from async_history._sql.key_statements import WrittenKeyTable, count_clear
 from async_history._sql.keys import Sealing
 from async_history._sql.marks import add_marks, cause_marks, remove_marks
-from async_history._sql.packets import require_fits
+from async_history._sql.removing.erase import out_of_reach
 from async_history._sql.rows import columns_read, record_from_row
 from async_history._sql.schema import has_ledger
 from async_history._sql.tables import Tables

@@ -20,9 +20,14 @@ from sqlalchemy import (
 from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from async_history._core.key_statements import KEY_COLUMNS, MOST_USES, KeyStatements, KeyTable
-from async_history._core.owners import SCOPES
-from async_history._core.sealing import BEGIN, JSON_BEGIN
+from async_history._core.encryption.key_statements import (
+    KEY_COLUMNS,
+    MOST_USES,
+    KeyStatements,
+    KeyTable,
+)
+from async_history._core.encryption.sealing import BEGIN, JSON_BEGIN
+from async_history._core.records.owners import SCOPES
 from async_history._sql.dialects import in_parts, position
 from async_history._sql.tables import Tables
 from async_history._sql.transaction import Transaction

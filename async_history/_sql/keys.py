@@ -14,23 +14,23 @@ from typing import Final, NamedTuple, Protocol
 
 from sqlalchemy import select
 
-from async_history._core.batch_sealing import keys_in_store, sealed_records
-from async_history._core.data_keys import DataKeys
-from async_history._core.erased_names import Name
-from async_history._core.key_statements import KeyTable
-from async_history._core.message_buffers import MessageRow
-from async_history._core.owners import Owner
-from async_history._core.records import HistoryRecord
-from async_history._core.rows import ReadRows, Row
-from async_history._core.sealed_reader import ReadRecords, read_opened, read_rows_opened
-from async_history._core.sealed_records import (
+from async_history._core.encryption.batch_sealing import keys_in_store, sealed_records
+from async_history._core.encryption.data_keys import DataKeys
+from async_history._core.encryption.key_statements import KeyTable
+from async_history._core.encryption.sealed_reader import ReadRecords, read_opened, read_rows_opened
+from async_history._core.encryption.sealed_records import (
     USES,
     owner_of_session,
     sealed_messages,
     uses_of,
 )
-from async_history._core.sealing import DataKey
-from async_history._core.store_encryption import OPEN_WITH_KEYS
+from async_history._core.encryption.sealing import DataKey
+from async_history._core.encryption.store_encryption import OPEN_WITH_KEYS
+from async_history._core.records.owners import Owner
+from async_history._core.records.records import HistoryRecord
+from async_history._core.records.rows import ReadRows, Row
+from async_history._core.writing.erased_names import Name
+from async_history._core.writing.message_buffers import MessageRow
 from async_history._sql.key_statements import WrittenKeyTable
 from async_history._sql.transaction import Transaction
 from async_history.errors import KeyMissing

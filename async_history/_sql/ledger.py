@@ -11,12 +11,12 @@ from typing import Any, Final, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from async_history._core.concurrency.threads import computed_with_calls
 from async_history._core.ledger.leaves import Bundle
 from async_history._core.ledger.new_leaves import NewLeaves
 from async_history._core.ledger.tables import GIVEN_A_LEDGER, LedgerTables
-from async_history._core.owners import Owner
-from async_history._core.records import Fields
-from async_history._core.threads import computed_with_calls
+from async_history._core.records.owners import Owner
+from async_history._core.records.records import Fields
 from async_history._sql.dialects import begin_snapshot
 from async_history._sql.key_statements import SqlKeyTable
 from async_history._sql.keys import Seal

@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 
 from async_history._core.ledger.statements import LedgerStatements
-from async_history._core.owners import SCOPES, owner_text
+from async_history._core.records.owners import SCOPES, owner_text
 from async_history._sql.dialects import in_parts
 from async_history._sql.names import key_of, keys_of, whole_names
 from async_history._sql.rows import ALL_COLUMNS, columns_read, owner_of

@@ -9,12 +9,11 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from sqlalchemy.pool import StaticPool
 
-from async_history._core.key_ring import KeyRing, check_keys
-from async_history._core.lifecycle import CLOSE_TIMEOUT_S
+from async_history._core.concurrency.lifecycle import CLOSE_TIMEOUT_S
+from async_history._core.encryption.key_ring import KeyRing, check_keys
 from async_history._core.manager import HistoryManager
-from async_history._core.new_submissions import UncheckedRecords
-from async_history._core.queue import QUEUE_BYTES, QUEUE_RECORDS
-from async_history._core.records import HistoryRecord
+from async_history._core.records.records import HistoryRecord
+from async_history._core.records.values import check_name
 from async_history._core.validation import (
     LEAST_CONNECTIONS,
     MOST_CONNECTIONS,
@@ -23,13 +22,14 @@ from async_history._core.validation import (
     check_queue,
     check_seconds,
 )
-from async_history._core.values import check_name
-from async_history._core.writer_options import BATCH_RECORDS, WriterOptions
+from async_history._core.writing.new_submissions import UncheckedRecords
+from async_history._core.writing.queue import QUEUE_BYTES, QUEUE_RECORDS
+from async_history._core.writing.writer_options import BATCH_RECORDS, WriterOptions
 from async_history._sql.backend import SqlBackend
+from async_history._sql.connecting.url import driver_url
 from async_history._sql.dialects import IN_AUTOCOMMIT, require_transaction
 from async_history._sql.errors import DriverError, is_outside_transaction, storage_error
 from async_history._sql.store import SqlStore
-from async_history._sql.url import driver_url
 from async_history.errors import InvalidInput
 
 RETRY_TIMEOUT_S = 30.0

@@ -11,10 +11,10 @@ from typing import Any, Final
 from sqlalchemy import delete, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from async_history._core.json_object import json_text
-from async_history._core.owners import Owner
-from async_history._core.recording import INDEXED_CAUSES
-from async_history._core.records import HistoryRecord
+from async_history._core.records.json_object import json_text
+from async_history._core.records.owners import Owner
+from async_history._core.records.recording import INDEXED_CAUSES
+from async_history._core.records.records import HistoryRecord
 from async_history._sql.dialects import in_parts
 from async_history._sql.tables import Tables
 

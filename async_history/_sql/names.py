@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Final
 
-from async_history._core.owners import SCOPES
+from async_history._core.records.owners import SCOPES
 from async_history.errors import StorageCorrupt
 
 NAME_BYTES: Final = 255

@@ -9,16 +9,16 @@ from typing import Any, Final
 from sqlalchemy import and_, func, insert, literal_column, null, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from async_history._core.erased_names import from_microseconds, microseconds
 from async_history._core.ledger.operation_log import LedgeredOperationLog
 from async_history._core.ledger.tables import LedgerTables
-from async_history._core.operations import (
+from async_history._core.operations.operations import (
     LogEntries,
     LogEntry,
     OperationEnd,
     StoreOperation,
     entry_of,
 )
+from async_history._core.writing.erased_names import from_microseconds, microseconds
 from async_history._sql.dialects import in_parts
 from async_history._sql.tables import Tables
 

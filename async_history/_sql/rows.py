@@ -7,12 +7,12 @@ from typing import Any, Final
 
 from sqlalchemy import Column
 
-from async_history._core.erased_names import from_microseconds, microseconds
-from async_history._core.json_object import JsonObject, json_text
-from async_history._core.owners import SCOPES, Owner, new_owner, owner_text
-from async_history._core.records import COLUMNS, EVENTS, Event, HistoryRecord, made_record
-from async_history._core.rows import Row
-from async_history._core.values import parse_time, plain
+from async_history._core.records.json_object import JsonObject, json_text
+from async_history._core.records.owners import SCOPES, Owner, new_owner, owner_text
+from async_history._core.records.records import COLUMNS, EVENTS, Event, HistoryRecord, made_record
+from async_history._core.records.rows import Row
+from async_history._core.records.values import parse_time, plain
+from async_history._core.writing.erased_names import from_microseconds, microseconds
 from async_history._sql.names import NAMES, all_are_keys, key_of, long_names, whole_names
 from async_history._sql.tables import Tables
 

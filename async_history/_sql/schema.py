@@ -7,8 +7,8 @@ from sqlalchemy import MetaData, Table, insert, inspect, literal, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from async_history._core.erased_names import from_microseconds
-from async_history._core.operations import StoreOperation, at_its_end, new_operation
+from async_history._core.operations.operations import StoreOperation, at_its_end, new_operation
+from async_history._core.writing.erased_names import from_microseconds
 from async_history._sql.dialects import set_up_alone
 from async_history._sql.operations import log_within
 from async_history._sql.tables import LAYOUT, PREFIX, Tables

@@ -9,38 +9,34 @@ from sqlalchemy import delete
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from async_history._core.backend import Reader
-from async_history._core.commit_signal import CommitSignal
-from async_history._core.data_keys import DataKeys
-from async_history._core.erase_transaction import EraseTransaction
-from async_history._core.follow_reads import FollowReader
-from async_history._core.key_ring import KeyRing
-from async_history._core.key_statements import KeyTable
+from async_history._core.concurrency.commit_signal import CommitSignal
+from async_history._core.encryption.data_keys import DataKeys
+from async_history._core.encryption.key_ring import KeyRing
+from async_history._core.encryption.key_statements import KeyTable
+from async_history._core.encryption.sealed_reader import SealedFollowReader, SealedReader
+from async_history._core.encryption.store_encryption import StoreEncryption
 from async_history._core.ledger import changes
 from async_history._core.ledger.tables import LedgerTables, place_all
-from async_history._core.operation_log import OperationLog, OperationLogInTurn
-from async_history._core.operations import StoreOperation, at_its_end
-from async_history._core.prune import PruneCursor, PruneStep, prune_step
-from async_history._core.prune_request import PruneRequest
-from async_history._core.prune_transaction import PruneTries
-from async_history._core.sealed_reader import SealedFollowReader, SealedReader
+from async_history._core.operations.operation_log import OperationLog, OperationLogInTurn
+from async_history._core.operations.operations import StoreOperation, at_its_end
+from async_history._core.reading.follow_reads import FollowReader
+from async_history._core.removing.erase_transaction import EraseTransaction
+from async_history._core.removing.prune import PruneCursor, PruneStep, prune_step
+from async_history._core.removing.prune_request import PruneRequest
+from async_history._core.removing.prune_transaction import PruneTries
 from async_history._core.stats import Measured, StoreWarning, clear_warning
-from async_history._core.store_encryption import StoreEncryption
-from async_history._core.submissions import AddRecords, Submission
-from async_history._core.writer import CommitTry, GroupCommitWriter
-from async_history._core.writer_options import WriterOptions
+from async_history._core.writing.submissions import AddRecords, Submission
+from async_history._core.writing.writer import CommitTry, GroupCommitWriter
+from async_history._core.writing.writer_options import WriterOptions
 from async_history._sql.check import faults_of
-from async_history._sql.commit import BatchCommitter
-from async_history._sql.connections import Connections
+from async_history._sql.connecting.connections import Connections
+from async_history._sql.connecting.driver import PreparedStatements, prepares
+from async_history._sql.connecting.packets import find_too_large
 from async_history._sql.dialects import is_mysql, size_query
-from async_history._sql.driver import PreparedStatements, prepares
 from async_history._sql.encrypting import SqlTexts
-from async_history._sql.erase import EraseSteps, SqlErasure, out_of_reach
 from async_history._sql.errors import DriverError, RowsLeftOut, is_refusal
-from async_history._sql.follow import SqlFollowReader
-from async_history._sql.inserts import BulkInserts, Inserts
 from async_history._sql.key_statements import SqlKeyTable, WrittenKeyTable, count_clear
 from async_history._sql.keys import InClear, Seal, Sealing
-from async_history._sql.known import Known
 from async_history._sql.ledger import (
     LEAF_S,
     Attestation,
@@ -49,13 +45,17 @@ from async_history._sql.ledger import (
     tables_of,
 )
 from async_history._sql.operations import SqlOperationLog, log_within
-from async_history._sql.packets import find_too_large
-from async_history._sql.prune import Pruning
-from async_history._sql.read import HistoryReader
-from async_history._sql.single_statement import SingleStatement, takes_blocks
+from async_history._sql.reading.follow import SqlFollowReader
+from async_history._sql.reading.read import HistoryReader
+from async_history._sql.removing.erase import EraseSteps, SqlErasure, out_of_reach
+from async_history._sql.removing.prune import Pruning
 from async_history._sql.tables import Tables
 from async_history._sql.transaction import Transaction
 from async_history._sql.warnings import SETTINGS, warnings_of
+from async_history._sql.writing.commit import BatchCommitter
+from async_history._sql.writing.inserts import BulkInserts, Inserts
+from async_history._sql.writing.known import Known
+from async_history._sql.writing.single_statement import SingleStatement, takes_blocks
 from async_history.errors import HistoryError
 
 T = TypeVar("T")

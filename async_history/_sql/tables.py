@@ -20,8 +20,8 @@ from sqlalchemy import (
     Table,
 )
 
-from async_history._core.owners import SCOPES
-from async_history._core.records import COLUMNS
+from async_history._core.records.owners import SCOPES
+from async_history._core.records.records import COLUMNS
 from async_history._sql.columns import (
     Hashes,
     Name,

@@ -7,7 +7,7 @@ from sqlalchemy import Executable, Select, select, update
 from sqlalchemy.engine import CursorResult
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from async_history._core.timed import timed, unreported
+from async_history._core.concurrency.timed import timed, unreported
 from async_history._sql.dialects import claim, latest_committed
 from async_history._sql.tables import Tables
 from async_history.errors import StorageCorrupt

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
-from async_history._core.cancellation import to_the_end
-from async_history._core.commit_signal import CommitSignal
-from async_history._core.key_ring import KeyRing
+from async_history._core.concurrency.cancellation import to_the_end
+from async_history._core.concurrency.commit_signal import CommitSignal
+from async_history._core.encryption.key_ring import KeyRing
+from async_history._core.encryption.store_encryption import OPEN_WITH_KEYS
 from async_history._core.options import Durability, Journal
-from async_history._core.store_encryption import OPEN_WITH_KEYS
-from async_history._core.writer_options import WriterOptions
-from async_history._sqlite.errors import (
+from async_history._core.writing.writer_options import WriterOptions
+from async_history._sqlite.connecting.errors import (
     typed_errors,
 )
 from async_history._sqlite.key_statements import HAS_KEY_TABLES, HAS_KEYS

@@ -17,13 +17,13 @@ from secrets import token_hex
 from threading import Event
 from typing import Final
 
-from async_history._core.cancellation import to_the_end
-from async_history._core.progress import Progress
-from async_history._sqlite.errors import connect, typed_errors, wait_for_lock
-from async_history._sqlite.files import remove, sync_folder
+from async_history._core.concurrency.cancellation import to_the_end
+from async_history._core.operations.progress import Progress
+from async_history._sqlite.connecting.errors import connect, typed_errors, wait_for_lock
+from async_history._sqlite.connecting.files import remove, sync_folder
+from async_history._sqlite.connecting.readonly import ReadOnlyFile
+from async_history._sqlite.connecting.worker_thread import run_in_thread
 from async_history._sqlite.index import mark_copied
-from async_history._sqlite.readonly import ReadOnlyFile
-from async_history._sqlite.worker_thread import run_in_thread
 from async_history.errors import InvalidInput
 
 PAGES_AT_ONCE: Final = 1_000

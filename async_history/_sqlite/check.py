@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Final
 
 from async_history._core.wording import counted
-from async_history._sqlite.errors import connect, typed_errors, wait_for_lock
+from async_history._sqlite.connecting.errors import connect, typed_errors, wait_for_lock
+from async_history._sqlite.connecting.journal import location_of
+from async_history._sqlite.connecting.readonly import (
+    ReadOnlyFile,
+    read_with_retry,
+    require_writable,
+)
 from async_history._sqlite.index import (
     SCHEMA_UNCHANGED,
     IndexOutdated,
@@ -16,9 +22,7 @@ from async_history._sqlite.index import (
     is_current,
     wrong_entries,
 )
-from async_history._sqlite.journal import location_of
 from async_history._sqlite.opening import is_there, open_read_only
-from async_history._sqlite.readonly import ReadOnlyFile, read_with_retry, require_writable
 from async_history._sqlite.schema.adopt import compatibility_view, rebuild
 from async_history._sqlite.schema.versions import VERSION
 

@@ -5,19 +5,19 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from async_history._core.erased_names import Name, name_digest
-from async_history._core.key_statements import INDEX, MARKS, MOST_USES, OFF, KeyTable
-from async_history._core.owners import SCOPES, Owner
-from async_history._core.sealing import BEGIN, END, JSON_BEGIN, KEY_ID, DataKey
-from async_history._core.stored_texts import (
+from async_history._core.concurrency.threads import run_to_completion
+from async_history._core.encryption.key_statements import INDEX, MARKS, MOST_USES, OFF, KeyTable
+from async_history._core.encryption.sealing import BEGIN, END, JSON_BEGIN, KEY_ID, DataKey
+from async_history._core.encryption.stored_texts import (
     LEDGER_MEANWHILE,
     Page,
     StoredMessage,
     StoredTexts,
     TextTransaction,
 )
-from async_history._core.threads import run_to_completion
-from async_history._sqlite.connection import ThreadConnection, fetch_rows
+from async_history._core.records.owners import SCOPES, Owner
+from async_history._core.writing.erased_names import Name, name_digest
+from async_history._sqlite.connecting.connection import ThreadConnection, fetch_rows
 from async_history._sqlite.index import (
     LAST_NOTED,
     indexed_transaction,

@@ -6,11 +6,16 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import cache
 from typing import Any, Final, TypeVar
 
-from async_history._core.key_statements import KEY_COLUMNS, MOST_USES, KeyStatements, KeyTable
-from async_history._core.owners import SCOPES
-from async_history._core.sealing import BEGIN, JSON_BEGIN
-from async_history._core.threads import run_to_completion
-from async_history._sqlite.connection import fetch_rows, transaction
+from async_history._core.concurrency.threads import run_to_completion
+from async_history._core.encryption.key_statements import (
+    KEY_COLUMNS,
+    MOST_USES,
+    KeyStatements,
+    KeyTable,
+)
+from async_history._core.encryption.sealing import BEGIN, JSON_BEGIN
+from async_history._core.records.owners import SCOPES
+from async_history._sqlite.connecting.connection import fetch_rows, transaction
 from async_history._sqlite.index import mark_copied
 from async_history._sqlite.rows import Fetch
 

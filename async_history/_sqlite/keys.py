@@ -5,13 +5,9 @@ import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
-from async_history._core.data_keys import DataKeys
-from async_history._core.erased_names import Name
-from async_history._core.message_buffers import MessageRow
-from async_history._core.owners import Owner
-from async_history._core.records import Fields, HistoryRecord
-from async_history._core.rows import Row
-from async_history._core.sealed_records import (
+from async_history._core.concurrency.threads import run_to_completion
+from async_history._core.encryption.data_keys import DataKeys
+from async_history._core.encryption.sealed_records import (
     USES,
     have_sealed,
     opened_if_whole,
@@ -24,10 +20,14 @@ from async_history._core.sealed_records import (
     texts_of_row,
     uses_of,
 )
-from async_history._core.sealing import DataKey, key_ids
-from async_history._core.store_encryption import OPEN_WITH_KEYS
-from async_history._core.threads import run_to_completion
-from async_history._sqlite.connection import transaction
+from async_history._core.encryption.sealing import DataKey, key_ids
+from async_history._core.encryption.store_encryption import OPEN_WITH_KEYS
+from async_history._core.records.owners import Owner
+from async_history._core.records.records import Fields, HistoryRecord
+from async_history._core.records.rows import Row
+from async_history._core.writing.erased_names import Name
+from async_history._core.writing.message_buffers import MessageRow
+from async_history._sqlite.connecting.connection import transaction
 from async_history._sqlite.index import StoredOwner
 from async_history._sqlite.key_statements import add_tables, is_encrypted, table_in
 from async_history.errors import KeyMissing

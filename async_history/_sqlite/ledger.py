@@ -8,12 +8,12 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
+from async_history._core.concurrency.threads import run_to_completion
 from async_history._core.ledger.statements import LedgerStatements
 from async_history._core.ledger.tables import LedgerTables
-from async_history._core.records import COLUMNS
-from async_history._core.rows import ReadRows, Row
-from async_history._core.threads import run_to_completion
-from async_history._sqlite.connection import ThreadConnection, fetch_rows, transaction
+from async_history._core.records.records import COLUMNS
+from async_history._core.records.rows import ReadRows, Row
+from async_history._sqlite.connecting.connection import ThreadConnection, fetch_rows, transaction
 from async_history._sqlite.index import mark_copied, owner_number
 from async_history._sqlite.key_statements import HAS_KEY_TABLES, HAS_KEYS
 from async_history._sqlite.keys import InClear, Seal

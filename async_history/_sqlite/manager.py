@@ -6,11 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
-from async_history._core.key_ring import KeyRing, check_keys
-from async_history._core.lifecycle import CLOSE_TIMEOUT_S
+from async_history._core.concurrency.lifecycle import CLOSE_TIMEOUT_S
+from async_history._core.encryption.key_ring import KeyRing, check_keys
 from async_history._core.manager import HistoryManager
 from async_history._core.options import DURABILITIES, JOURNALS, Durability, Journal
-from async_history._core.queue import QUEUE_BYTES, QUEUE_RECORDS
 from async_history._core.validation import (
     check_choice,
     check_file_name,
@@ -20,9 +19,10 @@ from async_history._core.validation import (
     check_seconds,
     file_path,
 )
-from async_history._core.writer_options import WriterOptions
+from async_history._core.writing.queue import QUEUE_BYTES, QUEUE_RECORDS
+from async_history._core.writing.writer_options import WriterOptions
 from async_history._sqlite.backend import SQLiteBackend
-from async_history._sqlite.errors import absolute
+from async_history._sqlite.connecting.errors import absolute
 from async_history._sqlite.store import SQLiteStore
 
 LOCK_TIMEOUT_S = 30.0

@@ -15,28 +15,32 @@ from pathlib import Path
 from time import monotonic
 from typing import Final
 
-from async_history._core.cancellation import to_the_end
+from async_history._core.concurrency.cancellation import to_the_end
+from async_history._core.concurrency.running_loop import running_loop
 from async_history._core.options import Durability, Journal
-from async_history._core.running_loop import running_loop
 from async_history._core.stats import StoreWarning
-from async_history._sqlite.connection import ThreadConnection
-from async_history._sqlite.errors import (
+from async_history._sqlite.connecting.connection import ThreadConnection
+from async_history._sqlite.connecting.errors import (
     LOCK_PAUSE_S,
     connect,
     file_size,
     typed_errors,
     wait_for_lock,
 )
-from async_history._sqlite.exit import stop_at_exit
-from async_history._sqlite.fork import pause_at_fork, require_usable, using_sqlite
+from async_history._sqlite.connecting.exit import stop_at_exit
+from async_history._sqlite.connecting.fork import pause_at_fork, require_usable, using_sqlite
+from async_history._sqlite.connecting.journal import synchronous, use_journal
+from async_history._sqlite.connecting.readonly import (
+    ReadOnlyFile,
+    read_with_retry,
+    require_writable,
+)
+from async_history._sqlite.connecting.worker_thread import run_in_thread, serve
 from async_history._sqlite.index import add_functions, create_missing_views
-from async_history._sqlite.journal import synchronous, use_journal
 from async_history._sqlite.ledger import make_tables, write_program
 from async_history._sqlite.operations import create_missing_log
-from async_history._sqlite.readonly import ReadOnlyFile, read_with_retry, require_writable
 from async_history._sqlite.schema.adopt import compatibility_view, is_prepared, prepare
 from async_history._sqlite.times import add_time_function
-from async_history._sqlite.worker_thread import run_in_thread, serve
 from async_history.errors import StorageLocked, StorageMissing
 
 _log = logging.getLogger("async_history")

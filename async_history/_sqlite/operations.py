@@ -5,11 +5,11 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+from async_history._core.concurrency.threads import run_to_completion
 from async_history._core.ledger.operation_log import LedgeredOperationLog
-from async_history._core.operation_log import OperationStatements, StatementOperationLog
-from async_history._core.operations import LogEntries, StoreOperation
-from async_history._core.threads import run_to_completion
-from async_history._sqlite.connection import fetch_rows
+from async_history._core.operations.operation_log import OperationStatements, StatementOperationLog
+from async_history._core.operations.operations import LogEntries, StoreOperation
+from async_history._sqlite.connecting.connection import fetch_rows
 from async_history._sqlite.ledger import has_ledger, tables
 from async_history._sqlite.rows import NULL, rows_sql
 

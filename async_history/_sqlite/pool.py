@@ -12,12 +12,12 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Final, TypeVar
 
-from async_history._core.cancellation import to_the_end
+from async_history._core.concurrency.cancellation import to_the_end
 from async_history._core.options import Durability, Journal
 from async_history._core.stats import StoreWarning
-from async_history._core.writer import OutcomeUnknown
-from async_history._sqlite.connection import ThreadConnection, fetch_rows
-from async_history._sqlite.errors import (
+from async_history._core.writing.writer import OutcomeUnknown
+from async_history._sqlite.connecting.connection import ThreadConnection, fetch_rows
+from async_history._sqlite.connecting.errors import (
     LOCK_PAUSE_S,
     LOG_RESET_WARNING,
     has_log_reset_fault,
@@ -27,10 +27,11 @@ from async_history._sqlite.errors import (
     storage_error,
     typed_errors,
 )
-from async_history._sqlite.file_watch import OpenFile, has_log_open, is_used_elsewhere
+from async_history._sqlite.connecting.file_watch import OpenFile, has_log_open, is_used_elsewhere
+from async_history._sqlite.connecting.journal import location_of
+from async_history._sqlite.connecting.lock_waits import run_waiting
+from async_history._sqlite.connecting.worker_thread import run_in_thread
 from async_history._sqlite.index import IndexOutdated
-from async_history._sqlite.journal import location_of
-from async_history._sqlite.lock_waits import run_waiting
 from async_history._sqlite.opening import (
     LENGTHEN_LOG,
     connect_with_retry,
@@ -41,7 +42,6 @@ from async_history._sqlite.opening import (
     prepare_file,
 )
 from async_history._sqlite.read_connections import ReadConnections
-from async_history._sqlite.worker_thread import run_in_thread
 from async_history.errors import HistoryClosed, StorageError, StorageLocked
 
 _log = logging.getLogger("async_history")

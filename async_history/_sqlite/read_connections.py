@@ -6,11 +6,11 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from async_history._core.cancellation import to_the_end
-from async_history._sqlite.connection import ThreadConnection
+from async_history._core.concurrency.cancellation import to_the_end
+from async_history._sqlite.connecting.connection import ThreadConnection
+from async_history._sqlite.connecting.readonly import ReadOnlyFile
+from async_history._sqlite.connecting.worker_thread import run_in_thread
 from async_history._sqlite.opening import connect_with_retry, open_read_only, open_reading
-from async_history._sqlite.readonly import ReadOnlyFile
-from async_history._sqlite.worker_thread import run_in_thread
 from async_history.errors import HistoryClosed
 
 READERS: Final = 2

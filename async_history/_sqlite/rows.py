@@ -4,7 +4,7 @@ import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from async_history._core.records import (
+from async_history._core.records.records import (
     COLUMNS,
     EVENTS,
     Event,
@@ -12,8 +12,8 @@ from async_history._core.records import (
     HistoryRecord,
     made_record,
 )
-from async_history._core.rows import Details, Row, details_from
-from async_history._core.values import parse_time
+from async_history._core.records.rows import Details, Row, details_from
+from async_history._core.records.values import parse_time
 from async_history._sqlite.index import SEPARATOR
 
 Fetch = Callable[[str, Mapping[str, Any]], Awaitable[Sequence[Sequence[Any]]]]

@@ -10,39 +10,35 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from async_history._core.backend import Reader, Writer
-from async_history._core.cancellation import to_the_end
-from async_history._core.commit_signal import CommitSignal
-from async_history._core.data_keys import DataKeys
-from async_history._core.follow_reads import FollowReader as FollowReaderOf
-from async_history._core.key_ring import KeyRing
-from async_history._core.key_statements import KeyTable
+from async_history._core.concurrency.cancellation import to_the_end
+from async_history._core.concurrency.commit_signal import CommitSignal
+from async_history._core.concurrency.threads import run_to_completion
+from async_history._core.encryption.data_keys import DataKeys
+from async_history._core.encryption.key_ring import KeyRing
+from async_history._core.encryption.key_statements import KeyTable
+from async_history._core.encryption.sealed_reader import SealedFollowReader, SealedReader
+from async_history._core.encryption.store_encryption import StoreEncryption
 from async_history._core.ledger.changes import reset
 from async_history._core.ledger.tables import LedgerStore, place_all
-from async_history._core.operation_log import (
+from async_history._core.operations.operation_log import (
     OperationLog,
     OperationLogInTurn,
     StatementOperationLog,
 )
-from async_history._core.operations import StoreOperation, at_its_end
-from async_history._core.prune import PruneCursor, PruneStep
-from async_history._core.prune_request import PruneRequest
-from async_history._core.prune_transaction import PruneTries
-from async_history._core.recent import RecentCommits
-from async_history._core.sealed_reader import SealedFollowReader, SealedReader
+from async_history._core.operations.operations import StoreOperation, at_its_end
+from async_history._core.reading.follow_reads import FollowReader as FollowReaderOf
+from async_history._core.removing.prune import PruneCursor, PruneStep
+from async_history._core.removing.prune_request import PruneRequest
+from async_history._core.removing.prune_transaction import PruneTries
 from async_history._core.stats import Measured, StoreWarning, clear_warning
-from async_history._core.store_encryption import StoreEncryption
-from async_history._core.submissions import Submission
-from async_history._core.threads import run_to_completion
-from async_history._core.writer import CommitTry, GroupCommitWriter
-from async_history._core.writer_options import WriterOptions
+from async_history._core.writing.recent import RecentCommits
+from async_history._core.writing.submissions import Submission
+from async_history._core.writing.writer import CommitTry, GroupCommitWriter
+from async_history._core.writing.writer_options import WriterOptions
 from async_history._sqlite.backup import PAGES_AT_ONCE, back_up, back_up_file, run
 from async_history._sqlite.check import faults_of, faults_of_file, faults_of_indexed
-from async_history._sqlite.commit import BatchCommitter
-from async_history._sqlite.connection import ThreadConnection, transaction
-from async_history._sqlite.encoding import check_parameters
-from async_history._sqlite.encrypting import FileTexts
-from async_history._sqlite.erase import FileErasure
-from async_history._sqlite.errors import (
+from async_history._sqlite.connecting.connection import ThreadConnection, transaction
+from async_history._sqlite.connecting.errors import (
     LOG_RESET_WARNING,
     connect,
     has_log_reset_fault,
@@ -50,7 +46,10 @@ from async_history._sqlite.errors import (
     storage_error,
     typed_errors,
 )
-from async_history._sqlite.follow import FollowReader
+from async_history._sqlite.connecting.lock_waits import run_waiting
+from async_history._sqlite.connecting.readonly import side_file
+from async_history._sqlite.connecting.worker_thread import run_in_thread
+from async_history._sqlite.encrypting import FileTexts
 from async_history._sqlite.index import INDEX_NO_ROWS, THROUGH_INDEX, WITHOUT_INDEX, IndexOutdated
 from async_history._sqlite.key_statements import (
     COUNT_CLEAR,
@@ -59,19 +58,20 @@ from async_history._sqlite.key_statements import (
     table_read,
 )
 from async_history._sqlite.keys import EncryptedFileKeys, FileKeys, Sealing
-from async_history._sqlite.known_owners import KnownOwners
 from async_history._sqlite.ledger import LedgerFile, attest, place_next, write_program
-from async_history._sqlite.lock_waits import run_waiting
 from async_history._sqlite.opening import LONGEST_LOG_BYTES, long_log_warning
 from async_history._sqlite.operations import OPERATIONS, enter, file_log, row_count
 from async_history._sqlite.pool import MAX_REOPENS, ConnectionPool
-from async_history._sqlite.prune import prune
-from async_history._sqlite.read import HistoryReader
 from async_history._sqlite.read_connections import READERS
-from async_history._sqlite.readonly import side_file
+from async_history._sqlite.reading.follow import FollowReader
+from async_history._sqlite.reading.read import HistoryReader
+from async_history._sqlite.removing.erase import FileErasure
+from async_history._sqlite.removing.prune import prune
 from async_history._sqlite.schema.versions import install_statements, statements_in
-from async_history._sqlite.worker_thread import run_in_thread
-from async_history._sqlite.writers import UnpreparedWriter, UTF16Writer, unprepared_error
+from async_history._sqlite.writing.commit import BatchCommitter
+from async_history._sqlite.writing.encoding import check_parameters
+from async_history._sqlite.writing.known_owners import KnownOwners
+from async_history._sqlite.writing.writers import UnpreparedWriter, UTF16Writer, unprepared_error
 from async_history.errors import HistoryError, StorageError
 
 T = TypeVar("T")

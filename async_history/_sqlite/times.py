@@ -8,7 +8,7 @@ import sqlite3
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from async_history._core.values import parse_time
+from async_history._core.records.values import parse_time
 
 _OUR_FORMAT: Final = "????-??-??T??:??:??.??????+00:00"
 """A text of this shape counts as a time. Checking each digit took three times as long as the rest

@@ -7,7 +7,7 @@ memory has an owner. The others also take owners, contexts and causes.
 from collections.abc import Mapping
 from typing import Final
 
-from async_history._core.records import COLUMN_LIST, COLUMNS
+from async_history._core.records.records import COLUMN_LIST, COLUMNS
 from async_history._sqlite.index import (
     ADD_DETAILS,
     ADD_ENTRY,

@@ -17,13 +17,13 @@ from time import monotonic
 from typing import Final
 
 from async_history._core.manager import HistoryManager
-from async_history._core.new_submissions import messages_to_copy, records_to_copy
-from async_history._core.operation_log import logged
-from async_history._core.operations import new_operation, system_name
-from async_history._core.progress import OpenProgress
-from async_history._core.recording import operation
-from async_history._core.rows import Row
+from async_history._core.operations.operation_log import logged
+from async_history._core.operations.operations import new_operation, system_name
+from async_history._core.operations.progress import OpenProgress
+from async_history._core.records.recording import operation
+from async_history._core.records.rows import Row
 from async_history._core.validation import check_function
+from async_history._core.writing.new_submissions import messages_to_copy, records_to_copy
 from async_history._transfer.sources import PAGE_RECORDS, HistorySource, RecordSource, checked_size
 from async_history._transfer.target_scan import ADVICE, TargetScan
 from async_history.errors import CopyMismatch, InvalidInput

@@ -11,12 +11,12 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
-from async_history._core.records import COLUMNS, HistoryRecord
-from async_history._core.rows import Row
-from async_history._core.values import parse_time
-from async_history._postgres.connect import connected
+from async_history._core.records.records import COLUMNS, HistoryRecord
+from async_history._core.records.rows import Row
+from async_history._core.records.values import parse_time
+from async_history._postgres.connecting.connect import connected
+from async_history._postgres.connecting.url import server_url
 from async_history._postgres.schema import quoted
-from async_history._postgres.url import server_url
 from async_history._transfer.sources import PAGE_RECORDS, RecordSource
 from async_history.errors import MigrationError, StorageMissing
 

@@ -5,10 +5,10 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Se
 from typing import Any, Final
 
 from async_history._core.json_line import json_line
-from async_history._core.json_object import parse_json
 from async_history._core.manager import HistoryManager
-from async_history._core.records import COLUMNS, DETAILS, Event
-from async_history._core.rows import ROW_FIELDS, Row, details_given
+from async_history._core.records.json_object import parse_json
+from async_history._core.records.records import COLUMNS, DETAILS, Event
+from async_history._core.records.rows import ROW_FIELDS, Row, details_given
 from async_history._core.validation import shown
 from async_history._transfer.sources import (
     PAGE_BYTES,

@@ -6,12 +6,12 @@ from dataclasses import replace
 from sys import getsizeof
 from typing import Final
 
-from async_history._core.cursors import Cursor
 from async_history._core.manager import HistoryManager
-from async_history._core.recording import operation
-from async_history._core.records import COLUMNS, Event, HistoryRecord
-from async_history._core.rows import ROW_FIELDS, Row, record_of
-from async_history._core.values import check_name, check_text, parse_time
+from async_history._core.reading.cursors import Cursor
+from async_history._core.records.recording import operation
+from async_history._core.records.records import COLUMNS, Event, HistoryRecord
+from async_history._core.records.rows import ROW_FIELDS, Row, record_of
+from async_history._core.records.values import check_name, check_text, parse_time
 from async_history.errors import InvalidInput
 
 PAGE_RECORDS: Final = 2_000

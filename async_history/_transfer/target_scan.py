@@ -8,11 +8,11 @@ give it: see `check_owners`.
 from collections.abc import Sequence
 from typing import Final
 
-from async_history._core.cursors import Cursor
-from async_history._core.filters import Filter
 from async_history._core.manager import HistoryManager
-from async_history._core.owners import owner_text
-from async_history._core.rows import ROW_FIELDS, Row
+from async_history._core.reading.cursors import Cursor
+from async_history._core.reading.filters import Filter
+from async_history._core.records.owners import owner_text
+from async_history._core.records.rows import ROW_FIELDS, Row
 from async_history.errors import CopyMismatch
 
 _MEMORY: Final = ROW_FIELDS.index("memory_id")

@@ -6,7 +6,7 @@ from functools import wraps
 from typing import Concatenate, Final, ParamSpec, Protocol, TypeVar
 
 from async_history._core.manager import HistoryManager
-from async_history._core.records import HistoryRecord
+from async_history._core.records.records import HistoryRecord
 from async_history.errors import CursorGone
 
 P = ParamSpec("P")

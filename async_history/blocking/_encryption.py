@@ -3,12 +3,12 @@
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from async_history._core.decrypting import DecryptionReport
-from async_history._core.encrypting import EncryptionReport
+from async_history._core.encryption.decrypting import DecryptionReport
+from async_history._core.encryption.encrypting import EncryptionReport
+from async_history._core.encryption.replacing import DataKeyReplacement
+from async_history._core.encryption.store_encryption import KeyRotation
 from async_history._core.manager import HistoryManager
-from async_history._core.progress import Progress
-from async_history._core.replacing import DataKeyReplacement
-from async_history._core.store_encryption import KeyRotation
+from async_history._core.operations.progress import Progress
 
 Call = Callable[[HistoryManager], Awaitable[Any]]
 

@@ -13,16 +13,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar, Unpack
 
-from async_history._core.loop_thread import LoopThread
+from async_history._core.concurrency.loop_thread import LoopThread
 from async_history._core.manager import HistoryManager
-from async_history._core.messages import MESSAGES_KEPT
-from async_history._core.new_submissions import checked_messages, checked_records
 from async_history._core.options import HistoryOptions
-from async_history._core.owners import Owner
-from async_history._core.records import Event
-from async_history._core.values import check_name
+from async_history._core.records.messages import MESSAGES_KEPT
+from async_history._core.records.owners import Owner
+from async_history._core.records.records import Event
+from async_history._core.records.values import check_name
+from async_history._core.writing.new_submissions import checked_messages, checked_records
 from async_history._opening import file_options, open_history, sqlite_file
-from async_history._sqlite.errors import absolute, connect, typed_errors
+from async_history._sqlite.connecting.errors import absolute, connect, typed_errors
 from async_history.blocking._calls import iterating, waiting
 from async_history.blocking._encryption import BlockingEncryption
 from async_history.blocking._ledger import BlockingLedger

@@ -12,17 +12,17 @@ from datetime import datetime
 from enum import Enum
 from typing import Any, Final
 
-from async_history._core.json_object import (
+from async_history._core.records.json_object import (
     MOST_LEVELS,
     JsonObject,
     is_deeper,
     json_object,
 )
-from async_history._core.messages import Message
-from async_history._core.new_records import storable_record
-from async_history._core.records import DETAILS, HistoryRecord
+from async_history._core.records.messages import Message
+from async_history._core.records.new_records import storable_record
+from async_history._core.records.records import DETAILS, HistoryRecord
+from async_history._core.records.values import now_text, parse_time, plain
 from async_history._core.validation import shown
-from async_history._core.values import now_text, parse_time, plain
 from async_history.errors import InvalidInput
 
 _log = logging.getLogger("async_history")

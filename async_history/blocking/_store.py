@@ -11,14 +11,14 @@ from typing import Final, TypeVar
 
 from async_history._core.ledger.changes import reset
 from async_history._core.manager import HistoryManager
-from async_history._core.operations import StoreOperation, at_its_end, new_operation
+from async_history._core.operations.operations import StoreOperation, at_its_end, new_operation
 from async_history._core.options import HistoryOptions
 from async_history._opening import is_server, open_history
-from async_history._sqlite.errors import connect, typed_errors, wait_for_lock
+from async_history._sqlite.connecting.errors import connect, typed_errors, wait_for_lock
+from async_history._sqlite.connecting.worker_thread import run_in_thread
 from async_history._sqlite.ledger import attest, place_next
 from async_history._sqlite.manager import LOCK_TIMEOUT_S, SQLiteHistoryManager
 from async_history._sqlite.operations import enter, has_log, row_count
-from async_history._sqlite.worker_thread import run_in_thread
 from async_history.errors import HistoryClosed
 
 T = TypeVar("T")

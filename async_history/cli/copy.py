@@ -25,7 +25,7 @@ from async_history import (
 )
 from async_history._core.wording import counted
 from async_history._opening import is_server, postgres_schema, sqlite_file, without_secrets
-from async_history._postgres.url import server_url
+from async_history._postgres.connecting.url import server_url
 from async_history.cli import stores
 from async_history.cli.line_reader import LINE_BYTES, Lines, open_lines
 from async_history.cli.terminal import echo_json, print_error, show_progress, show_share

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from async_history import Event, HistoryRecord
-from async_history._core.rows import fields_of
+from async_history._core.records.rows import fields_of
 from async_history._core.wording import counted
 from async_history._opening import without_secrets
 from async_history.cli import stores

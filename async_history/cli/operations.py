@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import partial
 
 from async_history import HistoryManager, StoreOperation
-from async_history._core.operations import OperationState
+from async_history._core.operations.operations import OperationState
 from async_history._core.wording import counted
 from async_history.cli import stores
 from async_history.cli.screen import Screen

@@ -9,8 +9,8 @@ from typing import Any, Final
 import typer
 
 from async_history import InvalidInput
-from async_history._core.filters import Order
-from async_history._core.values import parse_time
+from async_history._core.reading.filters import Order
+from async_history._core.records.values import parse_time
 from async_history.cli import stores
 from async_history.cli.log import print_change, print_json
 from async_history.cli.retention import instant

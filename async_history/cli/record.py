@@ -24,7 +24,7 @@ from async_history import (
     OwnerConflict,
     StorageRefused,
 )
-from async_history._core.new_records import record_from_mapping
+from async_history._core.records.new_records import record_from_mapping
 from async_history._core.wording import counted
 from async_history._opening import without_secrets
 from async_history.cli import stores

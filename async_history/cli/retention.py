@@ -16,7 +16,7 @@ from async_history import (
     MigrationError,
     PruneReport,
 )
-from async_history._core.values import parse_time
+from async_history._core.records.values import parse_time
 from async_history._core.wording import counted
 from async_history._opening import sqlite_file, without_secrets
 from async_history.cli import stores

@@ -17,7 +17,7 @@ from async_history import (
     RollbackReport,
     RollbackStep,
 )
-from async_history._core.values import parse_time
+from async_history._core.records.values import parse_time
 from async_history._core.wording import counted
 from async_history._opening import without_secrets
 from async_history.cli import stores

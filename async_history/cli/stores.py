@@ -16,8 +16,8 @@ from async_history import (
     StorageMissing,
     open_history,
 )
-from async_history._core.key_ring import ENVIRONMENT
-from async_history._core.store_encryption import EncryptedStore
+from async_history._core.encryption.key_ring import ENVIRONMENT
+from async_history._core.encryption.store_encryption import EncryptedStore
 from async_history.encryption import KeyRing
 
 URL_VARIABLE: Final = "ASYNC_HISTORY_URL"

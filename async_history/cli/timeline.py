@@ -7,10 +7,15 @@ from typing import Any
 import typer
 
 from async_history import HistoryRecord, InvalidInput, MemoryDiff
-from async_history._core.recording import operation
-from async_history._core.rows import fields_of
-from async_history._core.timeline import Moment, Restoration, append_restoration, restoration_of
-from async_history._core.values import parse_time
+from async_history._core.reading.timeline import (
+    Moment,
+    Restoration,
+    append_restoration,
+    restoration_of,
+)
+from async_history._core.records.recording import operation
+from async_history._core.records.rows import fields_of
+from async_history._core.records.values import parse_time
 from async_history._core.wording import counted
 from async_history._opening import without_secrets
 from async_history.cli import stores

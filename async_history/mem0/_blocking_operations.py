@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 from async_history._core.manager import HistoryManager
 from async_history._core.options import HistoryOptions
-from async_history._core.recording import begun_at, operation
+from async_history._core.records.recording import begun_at, operation
 from async_history._core.telemetry import memory_operation
 from async_history._core.wording import counted
 from async_history._opening import from_any_folder, open_history

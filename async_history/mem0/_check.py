@@ -10,8 +10,8 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, get_args
 
-from async_history._core.filters import check_scopes
-from async_history._core.new_records import new_id
+from async_history._core.reading.filters import check_scopes
+from async_history._core.records.new_records import new_id
 from async_history._core.validation import check_choice, check_flag
 from async_history.mem0._comparison import Comparison, faults_for, histories_of, look_into_history
 from async_history.mem0._differences import MemoryCheck, Repair

@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from async_history._core.chains import broken_records
-from async_history._core.check import BrokenChains, CheckLimits, by_memory
-from async_history._core.check_report import CheckReport
+from async_history._core.checking.chains import broken_records
+from async_history._core.checking.check import BrokenChains, CheckLimits, by_memory
+from async_history._core.checking.check_report import CheckReport
 from async_history._core.manager import HistoryManager
-from async_history._core.recording import operation
-from async_history._core.records import HistoryRecord
-from async_history._core.values import parse_time
+from async_history._core.records.recording import operation
+from async_history._core.records.records import HistoryRecord
+from async_history._core.records.values import parse_time
 from async_history.mem0._differences import (
     Difference,
     MemoryCheck,

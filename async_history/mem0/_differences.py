@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, Literal
 
-from async_history._core.check_report import CheckReport
-from async_history._core.owners import SCOPES
-from async_history._core.records import HistoryRecord, is_alive
+from async_history._core.checking.check_report import CheckReport
+from async_history._core.records.owners import SCOPES
+from async_history._core.records.records import HistoryRecord, is_alive
 from async_history._core.wording import counted
 from async_history.blocking._sanitize import Sanitizer
 from async_history.mem0._payloads import IN_COLUMNS, context_in, owner_in

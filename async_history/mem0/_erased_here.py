@@ -11,8 +11,8 @@ from itertools import islice
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
-from async_history._core.erased_names import Name, name_digest
-from async_history._core.owners import SCOPES
+from async_history._core.records.owners import SCOPES
+from async_history._core.writing.erased_names import Name, name_digest
 from async_history.errors import Erased
 from async_history.mem0._turn_queues import TurnQueues
 

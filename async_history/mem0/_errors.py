@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from async_history._core.records import HistoryRecord
-from async_history._core.rollback import RollbackReport
-from async_history._core.rows import fields_of
+from async_history._core.records.records import HistoryRecord
+from async_history._core.records.rows import fields_of
+from async_history._core.undoing.rollback import RollbackReport
 from async_history._core.wording import counted
 from async_history.errors import CommitUnknown, HistoryError
 

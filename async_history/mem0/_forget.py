@@ -5,8 +5,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from async_history._core.concurrency.threads import run_to_completion
 from async_history._core.manager import HistoryManager
-from async_history._core.threads import run_to_completion
 from async_history.mem0._blocking_operations import BlockingRecorder
 from async_history.mem0._erased_here import ErasedHere
 from async_history.mem0._forget_request import ForgetReport, ForgetRequest

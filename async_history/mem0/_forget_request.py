@@ -2,15 +2,15 @@
 
 from dataclasses import dataclass
 
-from async_history._core.erase_request import (
+from async_history._core.reading.filters import check_scopes
+from async_history._core.removing.erase_request import (
     EraseLimits,
     Vacuuming,
     check_vacuuming,
     new_erase_request,
 )
-from async_history._core.erased_names import Name
-from async_history._core.filters import check_scopes
 from async_history._core.wording import counted
+from async_history._core.writing.erased_names import Name
 from async_history.errors import InvalidInput
 
 

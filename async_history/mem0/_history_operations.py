@@ -5,12 +5,16 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
 from async_history._core.manager import HistoryManager
-from async_history._core.recording import begin_operation
-from async_history._core.records import HistoryRecord
+from async_history._core.reading.timeline import Moment, check_moment
+from async_history._core.records.recording import begin_operation
+from async_history._core.records.records import HistoryRecord
 from async_history._core.requests import takes
-from async_history._core.rollback import RollbackReport
-from async_history._core.rollback_request import RollbackRequest, rollback_request, undo_request
-from async_history._core.timeline import Moment, check_moment
+from async_history._core.undoing.rollback import RollbackReport
+from async_history._core.undoing.rollback_request import (
+    RollbackRequest,
+    rollback_request,
+    undo_request,
+)
 from async_history.mem0._assigned import OWN_RECORDER, require_own_history
 from async_history.mem0._check import check_memory, check_request
 from async_history.mem0._differences import MemoryCheck

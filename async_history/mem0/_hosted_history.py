@@ -11,14 +11,14 @@ import threading
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Self, TypeVar, cast
 
-from async_history._core.loop_thread import LoopThread
+from async_history._core.concurrency.loop_thread import LoopThread
 from async_history._core.manager import HistoryManager
-from async_history._core.messages import Message
-from async_history._core.operations import StoreOperation
+from async_history._core.operations.operations import StoreOperation
 from async_history._core.options import HistoryOptions
-from async_history._core.records import HistoryRecord
-from async_history._core.submissions import Submission
-from async_history._sqlite.worker_thread import run_in_thread
+from async_history._core.records.messages import Message
+from async_history._core.records.records import HistoryRecord
+from async_history._core.writing.submissions import Submission
+from async_history._sqlite.connecting.worker_thread import run_in_thread
 from async_history.blocking._store import LoopStore
 from async_history.errors import HistoryClosed
 from async_history.mem0._forks import forget_in_child, keep_inherited

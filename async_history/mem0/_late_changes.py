@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 
-from async_history._core.erased_names import MEMORY
-from async_history._core.records import Event, HistoryRecord
+from async_history._core.records.records import Event, HistoryRecord
+from async_history._core.writing.erased_names import MEMORY
 from async_history.errors import Erased
 from async_history.mem0._errors import Unwritten, history_not_written
 from async_history.mem0._local_stores import in_store_thread

@@ -10,9 +10,9 @@ from itertools import islice
 from typing import Any, Final
 
 from async_history._core.manager import HistoryManager
-from async_history._core.new_submissions import owners_to_give
-from async_history._core.owners import Owner
-from async_history._core.submissions import GiveOwners
+from async_history._core.records.owners import Owner
+from async_history._core.writing.new_submissions import owners_to_give
+from async_history._core.writing.submissions import GiveOwners
 from async_history.blocking._sanitize import Sanitizer
 from async_history.mem0._local_stores import in_store_thread
 from async_history.mem0._operation import SubmissionStore

@@ -6,9 +6,9 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol, TypeVar
 
-from async_history._core.recording import Surroundings
+from async_history._core.concurrency.yielding import OnceATurn
+from async_history._core.records.recording import Surroundings
 from async_history._core.wording import counted
-from async_history._core.yielding import OnceATurn
 from async_history.errors import HistoryClosed, HistoryError
 from async_history.mem0._erased_here import erased_here
 from async_history.mem0._late_changes import raise_unwritten, take_back

@@ -12,12 +12,16 @@ from mem0.memory import main as mem0_main
 
 from async_history._core.manager import HistoryManager
 from async_history._core.options import HistoryOptions
-from async_history._core.records import HistoryRecord
+from async_history._core.reading.timeline import Moment, check_moment
+from async_history._core.records.records import HistoryRecord
 from async_history._core.requests import takes
-from async_history._core.rollback import RollbackReport
-from async_history._core.rollback_request import RollbackRequest, rollback_request, undo_request
 from async_history._core.telemetry import memory_operation
-from async_history._core.timeline import Moment, check_moment
+from async_history._core.undoing.rollback import RollbackReport
+from async_history._core.undoing.rollback_request import (
+    RollbackRequest,
+    rollback_request,
+    undo_request,
+)
 from async_history.errors import InvalidInput
 from async_history.mem0._assigned import (
     DELETED,

@@ -12,12 +12,12 @@ from contextvars import ContextVar
 from functools import partial
 from typing import Any, Final, Protocol
 
-from async_history._core.messages import Message
-from async_history._core.operations import StoreOperation
-from async_history._core.recording import Surroundings, surround
-from async_history._core.records import HistoryRecord
-from async_history._core.submissions import Submission
+from async_history._core.operations.operations import StoreOperation
+from async_history._core.records.messages import Message
+from async_history._core.records.recording import Surroundings, surround
+from async_history._core.records.records import HistoryRecord
 from async_history._core.telemetry import NoteMemory, memory_operation
+from async_history._core.writing.submissions import Submission
 from async_history.errors import Erased, HistoryClosed, HistoryError
 from async_history.mem0._erased_here import ErasedHere
 from async_history.mem0._errors import Unwritten

@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Protocol, TypeVar
 
 from async_history._core.manager import HistoryManager
-from async_history._core.operation_log import Tally, ended
-from async_history._core.operations import OperationEnd, StoreOperation
+from async_history._core.operations.operation_log import Tally, ended
+from async_history._core.operations.operations import OperationEnd, StoreOperation
 from async_history.errors import HistoryError
 
 T = TypeVar("T")

@@ -17,15 +17,15 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
-from async_history._core.erase import ErasureReport
-from async_history._core.erased_names import Name
 from async_history._core.manager import HistoryManager
-from async_history._core.new_records import new_fields
-from async_history._core.new_submissions import checked_records
-from async_history._core.owners import Owner
-from async_history._core.records import Event, HistoryRecord, is_alive, made_record
-from async_history._core.submissions import AddRecords
-from async_history._core.values import parse_time
+from async_history._core.records.new_records import new_fields
+from async_history._core.records.owners import Owner
+from async_history._core.records.records import Event, HistoryRecord, is_alive, made_record
+from async_history._core.records.values import parse_time
+from async_history._core.removing.erase import ErasureReport
+from async_history._core.writing.erased_names import Name
+from async_history._core.writing.new_submissions import checked_records
+from async_history._core.writing.submissions import AddRecords
 from async_history.blocking._sanitize import Sanitizer
 from async_history.errors import Erased, HistoryError, InvalidInput
 from async_history.mem0._erased_here import ErasedHere

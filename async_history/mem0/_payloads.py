@@ -8,8 +8,8 @@ the payloads.
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from async_history._core.json_object import JsonObject
-from async_history._core.owners import SCOPES, Owner, new_owner
+from async_history._core.records.json_object import JsonObject
+from async_history._core.records.owners import SCOPES, Owner, new_owner
 from async_history.blocking._sanitize import Sanitizer
 from async_history.mem0._new_memories import NewMemories
 

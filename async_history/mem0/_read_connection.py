@@ -4,7 +4,7 @@ import sqlite3
 import threading
 from pathlib import Path
 
-from async_history._sqlite.errors import connect, typed_errors
+from async_history._sqlite.connecting.errors import connect, typed_errors
 from async_history.mem0._forks import forget_in_child, keep_inherited
 
 

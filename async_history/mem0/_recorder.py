@@ -5,12 +5,12 @@ import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from async_history._core.new_records import new_id, storable_record
-from async_history._core.new_submissions import checked_messages, checked_records
-from async_history._core.operations import new_operation
-from async_history._core.records import DETAILS
-from async_history._core.submissions import AddRecords
-from async_history._core.values import now_text
+from async_history._core.operations.operations import new_operation
+from async_history._core.records.new_records import new_id, storable_record
+from async_history._core.records.records import DETAILS
+from async_history._core.records.values import now_text
+from async_history._core.writing.new_submissions import checked_messages, checked_records
+from async_history._core.writing.submissions import AddRecords
 from async_history.blocking._sanitize import Sanitizer, complete_records, message_as_given
 from async_history.errors import HistoryError, InvalidInput
 from async_history.mem0._add_history import AddHistory

@@ -7,11 +7,11 @@ from functools import partial
 from typing import Any, Final
 
 from async_history._core.manager import HistoryManager
-from async_history._core.new_submissions import owners_to_give
-from async_history._core.owners import SCOPES
-from async_history._core.records import Event, HistoryRecord, made_at
-from async_history._core.timeline import Restoration
-from async_history._core.values import now_text, parse_time
+from async_history._core.reading.timeline import Restoration
+from async_history._core.records.owners import SCOPES
+from async_history._core.records.records import Event, HistoryRecord, made_at
+from async_history._core.records.values import now_text, parse_time
+from async_history._core.writing.new_submissions import owners_to_give
 from async_history.blocking._sanitize import Sanitizer
 from async_history.errors import (
     Erased,

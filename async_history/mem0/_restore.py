@@ -14,10 +14,8 @@ from functools import partial
 from typing import Any, Final
 
 from async_history._core.manager import HistoryManager
-from async_history._core.operation_log import logged
-from async_history._core.records import HistoryRecord
-from async_history._core.rows import fields_of
-from async_history._core.timeline import (
+from async_history._core.operations.operation_log import logged
+from async_history._core.reading.timeline import (
     Moment,
     Restoration,
     RestorationTarget,
@@ -25,6 +23,8 @@ from async_history._core.timeline import (
     restoration,
     restoration_of,
 )
+from async_history._core.records.records import HistoryRecord
+from async_history._core.records.rows import fields_of
 from async_history.errors import Erased, InvalidInput
 from async_history.mem0._hosted_history import ask
 from async_history.mem0._late_changes import kept, kept_blocking

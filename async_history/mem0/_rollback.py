@@ -16,10 +16,12 @@ from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
 from async_history._core.manager import HistoryManager
-from async_history._core.operation_log import Tally, logged
-from async_history._core.recording import operation
-from async_history._core.records import HistoryRecord, is_alive
-from async_history._core.rollback import (
+from async_history._core.operations.operation_log import Tally, logged
+from async_history._core.reading.timeline import Restoration
+from async_history._core.records.recording import operation
+from async_history._core.records.records import HistoryRecord, is_alive
+from async_history._core.records.rows import fields_of
+from async_history._core.undoing.rollback import (
     RollbackParts,
     RollbackReport,
     RollbackStep,
@@ -28,10 +30,8 @@ from async_history._core.rollback import (
     plan_part,
     step_of,
 )
-from async_history._core.rollback_plan import MemoryPlan, RollbackAction, plan_of
-from async_history._core.rollback_request import RollbackRequest
-from async_history._core.rows import fields_of
-from async_history._core.timeline import Restoration
+from async_history._core.undoing.rollback_plan import MemoryPlan, RollbackAction, plan_of
+from async_history._core.undoing.rollback_request import RollbackRequest
 from async_history.errors import (
     Erased,
     HistoryConflict,

@@ -5,7 +5,7 @@ import threading
 from typing import Final
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from async_history._core.locks import ProcessLocks
+from async_history._core.locking.locks import ProcessLocks
 from async_history._core.manager import HistoryManager
 from async_history._core.validation import check_flag
 from async_history.mem0._process_locks import FileLocks

@@ -4,7 +4,7 @@ import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
-from async_history._core.recording import MOST_KEYS, recording, with_surroundings
+from async_history._core.records.recording import MOST_KEYS, recording, with_surroundings
 
 _TRACE_ID: Final = "trace_id"
 _NO_TRACE: Final = nullcontext()

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Final, Protocol
 
-from async_history._core.locks import ProcessLocks
+from async_history._core.locking.locks import ProcessLocks
 from async_history.errors import StorageLocked
 from async_history.mem0._forks import forget_in_child
 

@@ -17,8 +17,8 @@ from hashlib import blake2b
 from types import TracebackType
 from typing import Any
 
-from async_history._core.threads import computed
-from async_history._core.yielding import OnceATurn
+from async_history._core.concurrency.threads import computed
+from async_history._core.concurrency.yielding import OnceATurn
 from async_history.errors import StorageLocked
 from async_history.mem0._turn_queues import TurnQueues
 

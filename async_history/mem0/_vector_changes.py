@@ -12,10 +12,10 @@ from typing import Any, Final, Protocol
 
 from mem0.memory import main as mem0_main
 
-from async_history._core.owners import SCOPES
-from async_history._core.records import HistoryRecord
-from async_history._core.timeline import Restoration
-from async_history._core.values import parse_time
+from async_history._core.reading.timeline import Restoration
+from async_history._core.records.owners import SCOPES
+from async_history._core.records.records import HistoryRecord
+from async_history._core.records.values import parse_time
 from async_history.blocking._sanitize import Sanitizer
 from async_history.errors import OwnerConflict
 from async_history.mem0._payloads import IN_COLUMNS, OWN_FIELDS, context_in, owner_in

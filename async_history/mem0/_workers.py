@@ -18,7 +18,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Final
 
-from async_history._core.threads import computed
+from async_history._core.concurrency.threads import computed
 from async_history._core.validation import check_count
 
 DEFAULT_THREADS: Final = 128

@@ -8,7 +8,7 @@ from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
 from async_history._core.stats import HistoryStats
 from async_history._core.telemetry import ReportedStore
-from async_history._core.writer_stats import WriterStats
+from async_history._core.writing.writer_stats import WriterStats
 from async_history.otel._store import ERROR, attributes_of
 
 OfWriter = Callable[[WriterStats], float]

@@ -8,12 +8,12 @@ from typing import Final
 from opentelemetry.trace import SpanKind, Tracer
 
 from async_history._core.backend import CallReader
-from async_history._core.cursors import Cursor
-from async_history._core.filters import Filter
-from async_history._core.messages import Message
-from async_history._core.query import PageRead
-from async_history._core.records import HistoryRecord
-from async_history._core.timeline import Moment
+from async_history._core.reading.cursors import Cursor
+from async_history._core.reading.filters import Filter
+from async_history._core.reading.query import PageRead
+from async_history._core.reading.timeline import Moment
+from async_history._core.records.messages import Message
+from async_history._core.records.records import HistoryRecord
 from async_history.otel._store import OPERATION, fail
 
 _ROWS: Final = "db.response.returned_rows"

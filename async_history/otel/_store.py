@@ -9,15 +9,15 @@ from opentelemetry.context import Context, get_current
 from opentelemetry.metrics import Meter
 from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, Tracer
 
-from async_history._core.queue import PendingCall
-from async_history._core.submissions import (
+from async_history._core.telemetry import ReportedStore
+from async_history._core.writing.queue import PendingCall
+from async_history._core.writing.submissions import (
     CopyRecords,
     GiveOwners,
     SaveMessages,
     Submission,
     UpdateMemory,
 )
-from async_history._core.telemetry import ReportedStore
 from async_history.errors import CommitUnknown, HistoryError
 
 DURATIONS_S: Final = (

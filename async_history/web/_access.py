@@ -11,7 +11,7 @@ from typing import Final
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from async_history._core.owners import Owner, new_owner
+from async_history._core.records.owners import Owner, new_owner
 from async_history.errors import InvalidInput
 
 SESSION_COOKIE: Final = "async_history_session"

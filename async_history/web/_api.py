@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
-from async_history._core.query import Page
+from async_history._core.reading.query import Page
 from async_history.errors import InvalidInput
 from async_history.web._calls import CALLS, FOLLOWED, Call
 from async_history.web._feed import Feed

@@ -4,13 +4,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from async_history._core.erase import ErasureReport
-from async_history._core.operations import StoreOperation
-from async_history._core.query import Page
-from async_history._core.records import HistoryRecord
-from async_history._core.rollback import RollbackReport
+from async_history._core.operations.operations import StoreOperation
+from async_history._core.reading.query import Page
+from async_history._core.reading.timeline import MemoryDiff
+from async_history._core.records.records import HistoryRecord
+from async_history._core.removing.erase import ErasureReport
 from async_history._core.stats import HistoryStats
-from async_history._core.timeline import MemoryDiff
+from async_history._core.undoing.rollback import RollbackReport
 from async_history.web._json import schema_of
 from async_history.web._values import (
     COUNT,

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from async_history._core.timeline import Moment
+from async_history._core.reading.timeline import Moment
 from async_history.web._fields import Fields
 from async_history.web._json import as_json
 from async_history.web._show import show

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, cast
 
-from async_history._core.owners import SCOPES
+from async_history._core.records.owners import SCOPES
 from async_history.errors import InvalidInput
 from async_history.web._reach import OwnerFilter
 from async_history.web._view import RecordFilter

@@ -7,9 +7,9 @@ from datetime import datetime
 from functools import cache
 from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hints
 
-from async_history._core.owners import SCOPES
-from async_history._core.records import HistoryRecord
-from async_history._core.rows import fields_of
+from async_history._core.records.owners import SCOPES
+from async_history._core.records.records import HistoryRecord
+from async_history._core.records.rows import fields_of
 from async_history._core.stats import StoreWarning
 
 _TEXT: Final = {"type": "string"}

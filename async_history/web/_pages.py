@@ -8,8 +8,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from async_history._core.query import Page
-from async_history._core.records import HistoryRecord
+from async_history._core.reading.query import Page
+from async_history._core.records.records import HistoryRecord
 from async_history.errors import InvalidInput
 from async_history.web import _plots
 from async_history.web._changes import change_routes

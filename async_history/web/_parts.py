@@ -6,8 +6,8 @@ from time import monotonic
 from typing import Any, Final
 
 from async_history._core.manager import HistoryManager
-from async_history._core.query import Page
-from async_history._core.records import HistoryRecord
+from async_history._core.reading.query import Page
+from async_history._core.records.records import HistoryRecord
 from async_history.web._reach import ViewLimits
 
 _FIRST: Final = 2

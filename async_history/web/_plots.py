@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from async_history._core.records import HistoryRecord
+from async_history._core.records.records import HistoryRecord
 
 WIDTH: Final = 720
 HEIGHT: Final = 140

@@ -6,7 +6,7 @@ from typing import Any, TypedDict
 
 from starlette.exceptions import HTTPException
 
-from async_history._core.filters import check_scopes
+from async_history._core.reading.filters import check_scopes
 from async_history.errors import InvalidInput
 from async_history.web._access import Access
 

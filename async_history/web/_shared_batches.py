@@ -14,8 +14,8 @@ from typing import Any, Final
 from weakref import WeakValueDictionary
 from zlib import crc32
 
-from async_history._core.follow import Follower
-from async_history._core.records import HistoryRecord
+from async_history._core.reading.follow import Follower
+from async_history._core.records.records import HistoryRecord
 from async_history.web._json import as_json
 from async_history.web._view import Followed
 

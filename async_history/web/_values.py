@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from async_history._core.values import is_aware
+from async_history._core.records.values import is_aware
 from async_history.errors import InvalidInput
 
 Read = Callable[[Any], Any]

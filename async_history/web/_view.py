@@ -19,16 +19,16 @@ from typing import Final, Unpack
 
 from starlette.exceptions import HTTPException
 
-from async_history._core.erase import ErasureReport
-from async_history._core.filters import Order
-from async_history._core.follow import Follower
 from async_history._core.manager import HistoryManager
-from async_history._core.operations import StoreOperation
-from async_history._core.query import Page
-from async_history._core.records import Event, HistoryRecord
-from async_history._core.rollback import RollbackReport
+from async_history._core.operations.operations import StoreOperation
+from async_history._core.reading.filters import Order
+from async_history._core.reading.follow import Follower
+from async_history._core.reading.query import Page
+from async_history._core.reading.timeline import MemoryDiff, Moment
+from async_history._core.records.records import Event, HistoryRecord
+from async_history._core.removing.erase import ErasureReport
 from async_history._core.stats import HistoryStats
-from async_history._core.timeline import MemoryDiff, Moment
+from async_history._core.undoing.rollback import RollbackReport
 from async_history.errors import InvalidInput
 from async_history.web._access import Access
 from async_history.web._parts import parts, scan_sizes, text_chars

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from async_history._core.filters import check_cause_filter, has_details
 from async_history._core.manager import HistoryManager
-from async_history._core.query import Page
-from async_history._core.records import HistoryRecord, is_alive
+from async_history._core.reading.filters import check_cause_filter, has_details
+from async_history._core.reading.query import Page
+from async_history._core.records.records import HistoryRecord, is_alive
 from async_history.web._parts import parts, text_chars
 from async_history.web._reach import ViewLimits
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from async_history import HistoryManager, open_history
-from async_history._core.operations import OperationEnd, StoreOperation, new_operation
+from async_history._core.operations.operations import OperationEnd, StoreOperation, new_operation
 from async_history.cli.operations import FollowedOperations
 
 pytestmark = pytest.mark.once

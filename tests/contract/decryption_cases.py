@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from async_history import HistoryManager
-from async_history._core.key_statements import OFF
+from async_history._core.encryption.key_statements import OFF
 from async_history.errors import KeyMissing, StorageCorrupt
 from tests.support.encrypted_stores import (
     ANN,

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from async_history import HistoryManager
-from async_history._core.decrypting import turn_off
-from async_history._core.encrypting import finish_turning_on, turn_on
-from async_history._core.erase_transaction import note
+from async_history._core.encryption.decrypting import turn_off
+from async_history._core.encryption.encrypting import finish_turning_on, turn_on
+from async_history._core.removing.erase_transaction import note
 from async_history.encryption import KeyRing
 from async_history.errors import KeyMissing, StorageError
 from tests.support.encrypted_stores import ANN, FEW, Open, all_of, changes, contents, fill

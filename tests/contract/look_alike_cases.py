@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from async_history import HistoryManager, Owner
-from async_history._core.key_statements import (
+from async_history._core.encryption.key_statements import (
     INDEX,
     MARKS,
     OFF,
@@ -17,7 +17,7 @@ from async_history._core.key_statements import (
     StoredKey,
     owner_digest,
 )
-from async_history._core.stored_texts import TextLimits
+from async_history._core.encryption.stored_texts import TextLimits
 from async_history.encryption import KeyRing
 from async_history.errors import HistoryError, KeyMissing, StorageUnreachable
 from tests.support.encrypted_stores import (

@@ -5,8 +5,13 @@ from typing import Any
 import pytest
 
 from async_history import Owner
-from async_history._core.key_ring import place_of_key
-from async_history._core.key_statements import INDEX, KEY_COLUMNS, StoredKey, owner_digests
+from async_history._core.encryption.key_ring import place_of_key
+from async_history._core.encryption.key_statements import (
+    INDEX,
+    KEY_COLUMNS,
+    StoredKey,
+    owner_digests,
+)
 from async_history.errors import StorageCorrupt
 from tests.support.encrypted_cases import ANN, BOB, texts
 from tests.support.encrypted_stores import Open

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from async_history._core.stored_texts import TextLimits
+from async_history._core.encryption.stored_texts import TextLimits
 from async_history.errors import StorageError
 from tests.support.encrypted_stores import (
     FEW,

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from async_history import HistoryClosed, HistoryManager, open_history
-from async_history._sqlite.connection import ThreadConnection
+from async_history._sqlite.connecting.connection import ThreadConnection
 from async_history._sqlite.read_connections import READERS
 from tests.support.patience import LONG_S
 from tests.support.reads import READS

@@ -14,7 +14,7 @@ from zlib import crc32
 import pytest
 
 from async_history import HistoryManager, copy_history, open_history
-from async_history._core.records import COLUMNS
+from async_history._core.records.records import COLUMNS
 from async_history._sqlite.index.levels import memory_key
 from tests.support.history_shapes import (
     GROWTH,

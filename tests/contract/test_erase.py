@@ -24,7 +24,7 @@ from async_history import (
     InvalidInput,
     open_history,
 )
-from async_history._core.erase_request import EraseLimits
+from async_history._core.removing.erase_request import EraseLimits
 from async_history.postgres import PostgresHistoryManager
 from async_history.sqlite import SQLiteHistoryManager
 from tests.conftest import OpenStore

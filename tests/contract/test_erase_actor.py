@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from async_history import HistoryManager, HistoryRecord, open_history
-from async_history._core.erase_request import EraseLimits
+from async_history._core.removing.erase_request import EraseLimits
 from tests.conftest import OpenStore, examples
 from tests.support.limits import limited
 

@@ -26,10 +26,10 @@ from async_history import (
     dump_lines,
     open_history,
 )
-from async_history._core.commit_signal import CommitSignal
-from async_history._core.follow import Follower
-from async_history._core.follow_reads import FollowRead
-from async_history._core.follower_group import FollowerGroup
+from async_history._core.concurrency.commit_signal import CommitSignal
+from async_history._core.reading.follow import Follower
+from async_history._core.reading.follow_reads import FollowRead
+from async_history._core.reading.follower_group import FollowerGroup
 from async_history.testing import FollowCases, FollowerEndCases, NewStore
 from async_history.testing.follow import numbers
 from async_history.testing.followers import NEVER_S, SOON_S, Reading, add_many, first

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from async_history import open_history
-from async_history._core.sealing import DataKey
+from async_history._core.encryption.sealing import DataKey
 from async_history.errors import InvalidInput, StorageError
 from tests.contract.decryption_cases import DecryptionCases
 from tests.contract.encryption_race_cases import EncryptionRaceCases

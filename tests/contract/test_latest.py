@@ -23,7 +23,7 @@ from async_history import (
     StorageRefused,
     open_history,
 )
-from async_history._sqlite.commit import BatchCommitter
+from async_history._sqlite.writing.commit import BatchCommitter
 from async_history.blocking import BlockingHistoryManager
 from async_history.postgres import PostgresHistoryManager
 from async_history.sqlite import SQLiteHistoryManager

@@ -19,7 +19,7 @@ from async_history import (
     HistoryManager,
     open_history,
 )
-from async_history._core.writer import GroupCommitWriter
+from async_history._core.writing.writer import GroupCommitWriter
 from async_history.encryption import KeyRing
 from async_history.sqlite import SQLiteHistoryManager
 from async_history.testing import InterruptionCases, LifecycleCases, NewStore

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from async_history import HistoryManager
-from async_history._core.erased_names import until_later
+from async_history._core.writing.erased_names import until_later
 from tests.conftest import OpenStore, new_stores, stores
 from tests.support.keys import ring
 

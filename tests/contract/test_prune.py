@@ -22,7 +22,7 @@ from async_history import (
     MigrationError,
     open_history,
 )
-from async_history._core.prune_request import PruneLimits
+from async_history._core.removing.prune_request import PruneLimits
 from async_history._sqlite.index.levels import LEVELS, memory_key
 from async_history.sqlite import SQLiteHistoryManager
 from async_history.testing.followers import first

@@ -14,10 +14,10 @@ import asyncpg
 import pytest
 
 from async_history import HistoryManager, HistoryRecord, open_history
-from async_history._core.prune import PruneCursor, PruneStep, prune_in_steps
-from async_history._core.prune_request import PruneLimits, PruneRequest, new_prune_request
-from async_history._core.prune_transaction import PruneTries
-from async_history._postgres.prune import prune
+from async_history._core.removing.prune import PruneCursor, PruneStep, prune_in_steps
+from async_history._core.removing.prune_request import PruneLimits, PruneRequest, new_prune_request
+from async_history._core.removing.prune_transaction import PruneTries
+from async_history._postgres.removing.prune import prune
 from async_history._postgres.store import PostgresStore
 from async_history.postgres import PostgresHistoryManager
 from async_history.testing.model import pruned

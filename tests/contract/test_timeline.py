@@ -30,11 +30,11 @@ from async_history import (
     copy_history,
     open_history,
 )
+from async_history._postgres.reading.timeline import FETCH as PLACES
+from async_history._postgres.reading.timeline import FIND
 from async_history._postgres.schema import in_schema
-from async_history._postgres.timeline import FETCH as PLACES
-from async_history._postgres.timeline import FIND
 from async_history._sqlite.index import THROUGH_INDEX
-from async_history._sqlite.timeline import fetch_sql, find_sql
+from async_history._sqlite.reading.timeline import fetch_sql, find_sql
 from async_history.sqlite import SQLiteHistoryManager
 from tests.conftest import OpenStore, examples, new_stores, stores, url_of
 from tests.support.keys import ring

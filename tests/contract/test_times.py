@@ -10,8 +10,8 @@ from typing import Any, Final
 import pytest
 
 from async_history import HistoryManager, JsonLines, copy_history, open_history
-from async_history._core.records import HistoryRecord
-from async_history._core.values import parse_time
+from async_history._core.records.records import HistoryRecord
+from async_history._core.records.values import parse_time
 from async_history._postgres import rows
 from tests.conftest import OpenStore, url_of
 from tests.support.patience import LONG_S

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from async_history._core.wakeups import HEAD_START_S
-from async_history._core.writer import GroupCommitWriter
-from async_history._core.writer_options import WriterOptions
+from async_history._core.writing.wakeups import HEAD_START_S
+from async_history._core.writing.writer import GroupCommitWriter
+from async_history._core.writing.writer_options import WriterOptions
 from tests.core.writers import Item, MakeWriter, Store
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from async_history import open_history
-from async_history._core.check import CheckLimits
+from async_history._core.checking.check import CheckLimits
 from tests.support.limits import limited
 
 pytestmark = pytest.mark.once

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from async_history import StorageError, StorageUnreachable
-from async_history._core.coalesce import CoalescedReads
-from async_history._core.records import HistoryRecord
+from async_history._core.reading.coalesce import CoalescedReads
+from async_history._core.records.records import HistoryRecord
 from tests.support.patience import LONG_S
 
 AT_ONCE = 2

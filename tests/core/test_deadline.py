@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from async_history._core.deadline import TimeLimit
+from async_history._core.concurrency.deadline import TimeLimit
 from tests.support.patience import SOON_S
 
 LONG_S = 3600.0

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from async_history import HistoryRecord, InvalidInput, Owner, StorageCorrupt
-from async_history._core.json_object import JsonObject, json_object
-from async_history._core.owners import new_owner, owner_from_text, owner_text
-from async_history._core.recording import new_cause
-from async_history._core.rows import record_of, row_of
+from async_history._core.records.json_object import JsonObject, json_object
+from async_history._core.records.owners import new_owner, owner_from_text, owner_text
+from async_history._core.records.recording import new_cause
+from async_history._core.records.rows import record_of, row_of
 from async_history.blocking._sanitize import Sanitizer
 
 

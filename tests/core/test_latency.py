@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from async_history import open_history
-from async_history._core.latency import Latencies
-from async_history._core.writer import GroupCommitWriter
+from async_history._core.writing.latency import Latencies
+from async_history._core.writing.writer import GroupCommitWriter
 from tests.core.writers import Item, MakeWriter, Store, submit, turn
 
 pytestmark = pytest.mark.once

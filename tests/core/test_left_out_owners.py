@@ -8,14 +8,19 @@ from datetime import datetime
 import pytest
 
 from async_history import HistoryRecord, Owner, OwnerConflict
-from async_history._core.batch import commit_in_steps
-from async_history._core.erased_names import Name
-from async_history._core.message_buffers import Buffer
-from async_history._core.new_records import new_fields
-from async_history._core.new_submissions import checked_records
-from async_history._core.operations import LogEntries
-from async_history._core.records import MemoryState, made_record
-from async_history._core.submissions import AddRecords, RestoreMemory, SaveMessages, Submission
+from async_history._core.operations.operations import LogEntries
+from async_history._core.records.new_records import new_fields
+from async_history._core.records.records import MemoryState, made_record
+from async_history._core.writing.batch import commit_in_steps
+from async_history._core.writing.erased_names import Name
+from async_history._core.writing.message_buffers import Buffer
+from async_history._core.writing.new_submissions import checked_records
+from async_history._core.writing.submissions import (
+    AddRecords,
+    RestoreMemory,
+    SaveMessages,
+    Submission,
+)
 
 ALICE, BOB = Owner(user_id="alice"), Owner(user_id="bob")
 

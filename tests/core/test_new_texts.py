@@ -7,11 +7,11 @@ from threading import Lock
 
 import pytest
 
-from async_history._core.batch_sealing import NewTexts
-from async_history._core.new_records import fields_from_mapping
-from async_history._core.sealed_records import SealedTexts, opened_json, opened_text
-from async_history._core.sealing import DataKey, Keys, token_under
-from async_history._core.submissions import AddFields
+from async_history._core.encryption.batch_sealing import NewTexts
+from async_history._core.encryption.sealed_records import SealedTexts, opened_json, opened_text
+from async_history._core.encryption.sealing import DataKey, Keys, token_under
+from async_history._core.records.new_records import fields_from_mapping
+from async_history._core.writing.submissions import AddFields
 from tests.support.patience import LONG_S
 
 pytestmark = pytest.mark.once

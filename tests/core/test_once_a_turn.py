@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from async_history._core.yielding import OnceATurn
+from async_history._core.concurrency.yielding import OnceATurn
 
 
 async def test_it_runs_once_a_turn_and_on_every_call_while_it_fails() -> None:

@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 import pytest
 
 from async_history import CursorGone, InvalidInput
-from async_history._core.cursors import Cursor, CursorCodec
-from async_history._core.filters import Filter, Order
-from async_history._core.query import PageRead, new_query
-from async_history._core.records import HistoryRecord
-from async_history._core.timeline import states_at
+from async_history._core.reading.cursors import Cursor, CursorCodec
+from async_history._core.reading.filters import Filter, Order
+from async_history._core.reading.query import PageRead, new_query
+from async_history._core.reading.timeline import states_at
+from async_history._core.records.records import HistoryRecord
 
 pytestmark = pytest.mark.once
 

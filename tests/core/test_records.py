@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from async_history import HistoryRecord
-from async_history._core.new_records import new_fields
-from async_history._core.new_submissions import UncheckedRecords, one_record
-from async_history._core.records import fields_in_order, made_at, made_record
-from async_history._core.values import check_name, check_text, now_text, parse_time
+from async_history._core.records.new_records import new_fields
+from async_history._core.records.records import fields_in_order, made_at, made_record
+from async_history._core.records.values import check_name, check_text, now_text, parse_time
+from async_history._core.writing.new_submissions import UncheckedRecords, one_record
 from async_history.errors import InvalidInput
 
 

@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 from mem0.memory.main import _build_session_scope
 
-from async_history._core.erased_names import names_of_session, session_names
+from async_history._core.writing.erased_names import names_of_session, session_names
 
 pytestmark = pytest.mark.once
 

@@ -18,7 +18,7 @@ import pytest
 import async_history._sql.manager  # noqa: F401
 from async_history import HistoryError, HistoryManager, InvalidInput, StorageError, open_history
 from async_history._opening import sqlite_file, without_secrets
-from async_history._postgres.url import server_url
+from async_history._postgres.connecting.url import server_url
 from async_history.postgres import ForeignTable
 from async_history.sqlite import adopt
 from tests.conftest import OpenStore

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from async_history import HistoryManager, open_history
-from async_history._core.yielding import CALLS_AT_ONCE, RECORDS_AT_ONCE
+from async_history._core.concurrency.yielding import CALLS_AT_ONCE, RECORDS_AT_ONCE
 from tests.conftest import OpenStore
 
 Call = Callable[[HistoryManager], Awaitable[object]]

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from async_history import HistoryManager, open_history
+from async_history._core.concurrency.threads import run_to_completion
 from async_history._core.ledger.checkpoint import Checkpoint, LedgerKey
 from async_history._core.ledger.leaves import Leaf
 from async_history._core.ledger.tables import LedgeredStore, LedgerTables
 from async_history._core.ledger.verify import verify
-from async_history._core.operations import StoreOperation
-from async_history._core.threads import run_to_completion
+from async_history._core.operations.operations import StoreOperation
 from async_history._sqlite.index import add_functions
 from async_history._sqlite.keys import InClear, Seal
 from async_history._sqlite.ledger import tables

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from async_history._core.concurrency.threads import computed_with_calls
 from async_history._core.ledger.asked import ask_ahead
-from async_history._core.threads import computed_with_calls
 
 pytestmark = pytest.mark.once
 

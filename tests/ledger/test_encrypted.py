@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from async_history import KeyMissing, Owner, open_history
-from async_history._core.key_statements import owner_digest
+from async_history._core.encryption.key_statements import owner_digest
 from async_history._core.ledger.leaves import record_values
-from async_history._core.records import fields_in_order
+from async_history._core.records.records import fields_in_order
 from async_history.ledger import verify_proof
 from tests.conftest import OpenStore, new_stores, stores
 from tests.ledger.ledgers import KEY, change, fill, leaves_of

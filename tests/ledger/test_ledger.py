@@ -15,7 +15,7 @@ from async_history import InvalidInput, NotProven, copy_history, open_history
 from async_history._core.ledger.leaves import commitment_of, record_values
 from async_history._core.ledger.removals import Removals
 from async_history._core.ledger.seen import WholeBundle, seen_bundles
-from async_history._core.records import fields_in_order
+from async_history._core.records.records import fields_in_order
 from async_history.blocking import BlockingHistoryManager
 from async_history.ledger import (
     Checkpoint,

@@ -8,10 +8,10 @@ import pytest
 
 from async_history._core.ledger.leaves import Bundle, record_values
 from async_history._core.ledger.new_leaves import NewLeaves
-from async_history._core.new_records import fields_from_mapping
-from async_history._core.owners import new_owner
-from async_history._core.records import Fields
-from async_history._core.submissions import AddFields
+from async_history._core.records.new_records import fields_from_mapping
+from async_history._core.records.owners import new_owner
+from async_history._core.records.records import Fields
+from async_history._core.writing.submissions import AddFields
 
 pytestmark = pytest.mark.once
 KEY = b"k" * 32

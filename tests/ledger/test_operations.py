@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from async_history import open_history
-from async_history._core.operations import new_operation
+from async_history._core.operations.operations import new_operation
 from tests.conftest import OpenStore, new_stores, stores
 from tests.ledger.ledgers import KEY, OWNER, change, leaves_of, operate, verified
 

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from async_history import HistoryError, NotProven, open_history
-from async_history._core.data_keys import DataKeys, KeysChanged
+from async_history._core.concurrency.threads import run_to_completion
+from async_history._core.encryption.data_keys import DataKeys, KeysChanged
+from async_history._core.encryption.store_encryption import EncryptedStore
 from async_history._core.ledger.changes import prune
-from async_history._core.records import COLUMN_LIST, COLUMNS
-from async_history._core.store_encryption import EncryptedStore
-from async_history._core.threads import run_to_completion
-from async_history._core.values import plain
+from async_history._core.records.records import COLUMN_LIST, COLUMNS
+from async_history._core.records.values import plain
 from async_history._sqlite.keys import Seal, Sealing
 from async_history._sqlite.ledger import tables as tables_on
 from async_history.encryption import KeyRing

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 import pytest
 
 from async_history import open_history
+from async_history._core.concurrency.threads import run_to_completion
 from async_history._core.ledger.tables import LedgerTables
 from async_history._core.ledger.verify import verify
-from async_history._core.threads import run_to_completion
 from async_history._sqlite.ledger import tables
 from async_history.errors import StorageUnreachable
 from async_history.ledger import Checkpoint, LedgerReport

@@ -17,7 +17,7 @@ from async_history import (
     StorageMissing,
     open_history,
 )
-from async_history._core.writer import GroupCommitWriter
+from async_history._core.writing.writer import GroupCommitWriter
 from async_history.mem0 import AsyncMemory, HistoryNotWritten, Memory, _loop_state
 from tests.mem0.fakes import GatedEmbedder
 from tests.mem0.memories import (

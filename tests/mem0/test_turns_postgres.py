@@ -23,8 +23,8 @@ from async_history import (
     StorageReadOnly,
     open_history,
 )
-from async_history._core import lock_session
-from async_history._core.session_locks import SessionLocks
+from async_history._core.locking import lock_session
+from async_history._core.locking.session_locks import SessionLocks
 from async_history.mem0 import AsyncMemory, Memory
 from async_history.mem0._store_turns import turns_of
 from async_history.mem0._turn_queues import TurnQueues

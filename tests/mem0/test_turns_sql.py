@@ -12,8 +12,8 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from async_history import open_history
-from async_history._core.session_locks import SessionLocks
-from async_history._sql.lock_connection import NamedLockConnection
+from async_history._core.locking.session_locks import SessionLocks
+from async_history._sql.connecting.lock_connection import NamedLockConnection
 from async_history.errors import StorageLocked, StorageUnreachable
 from async_history.mem0._turn_queues import TurnQueues
 from async_history.mem0._turns import Turns, number_of

@@ -9,11 +9,11 @@ from uuid import UUID
 
 import pytest
 
-from async_history._core.new_records import record_from_mapping
-from async_history._core.new_submissions import checked_messages, messages_to_save
-from async_history._core.records import Event
-from async_history._core.rows import row_of
+from async_history._core.records.new_records import record_from_mapping
+from async_history._core.records.records import Event
+from async_history._core.records.rows import row_of
 from async_history._core.validation import shown
+from async_history._core.writing.new_submissions import checked_messages, messages_to_save
 from async_history.blocking import BlockingHistoryManager
 from async_history.blocking._sanitize import Sanitizer, complete_records, message_as_given
 from async_history.errors import InvalidInput

@@ -14,10 +14,10 @@ import asyncpg
 import pytest
 
 from async_history import HistoryManager, open_history
-from async_history._postgres.batch_locks import LOCK_MEMORIES
 from async_history._postgres.rows import joined_names
 from async_history._postgres.schema import quoted
-from async_history._sqlite.connection import ThreadConnection
+from async_history._postgres.writing.batch_locks import LOCK_MEMORIES
+from async_history._sqlite.connecting.connection import ThreadConnection
 from async_history.sql import SqlHistoryManager
 from tests.conftest import new_stores, stores
 from tests.otel.conftest import Exported

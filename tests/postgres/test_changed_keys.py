@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from async_history import HistoryManager, Owner, open_history
-from async_history._core.key_statements import owner_digest
-from async_history._core.stored_texts import TextLimits
+from async_history._core.encryption.key_statements import owner_digest
+from async_history._core.encryption.stored_texts import TextLimits
 from tests.subprocesses.proxy import Proxy
 from tests.support.encrypted_stores import (
     FEW_ERASED,

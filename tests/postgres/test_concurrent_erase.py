@@ -20,13 +20,13 @@ from async_history import (
     StorageLocked,
     open_history,
 )
-from async_history._core.erase_transaction import note
-from async_history._core.new_submissions import UncheckedRecords
-from async_history._postgres.commit import BatchCommitter
+from async_history._core.removing.erase_transaction import note
+from async_history._core.writing.new_submissions import UncheckedRecords
 from async_history._postgres.grants import Grants, grant
 from async_history._postgres.keys import InClear
-from async_history._postgres.owners import KnownOwners
-from async_history._postgres.plain_statements import PlainStatements
+from async_history._postgres.writing.commit import BatchCommitter
+from async_history._postgres.writing.owners import KnownOwners
+from async_history._postgres.writing.plain_statements import PlainStatements
 from async_history.postgres import PostgresHistoryManager
 from tests.support.patience import LONG_S
 from tests.support.pgbouncer import pgbouncer

@@ -11,8 +11,8 @@ import asyncpg
 import pytest
 
 from async_history import HistoryManager, open_history
-from async_history._core.prune_request import PruneLimits
-from async_history._core.records import COLUMNS
+from async_history._core.records.records import COLUMNS
+from async_history._core.removing.prune_request import PruneLimits
 from async_history.postgres import PostgresHistoryManager
 from tests.support.history_shapes import (
     GROWTH,

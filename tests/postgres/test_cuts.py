@@ -20,9 +20,9 @@ from async_history import (
     StorageUnreachable,
     open_history,
 )
-from async_history._postgres.lock_connection import LockConnection
-from async_history._postgres.pool_limits import PoolLimits
-from async_history._postgres.url import server_url
+from async_history._postgres.connecting.lock_connection import LockConnection
+from async_history._postgres.connecting.pool_limits import PoolLimits
+from async_history._postgres.connecting.url import server_url
 from tests.subprocesses.postgres_load import texts
 from tests.subprocesses.proxy import Proxy
 from tests.support.patience import LONG_S, SOON_S

@@ -8,8 +8,8 @@ import asyncpg
 import pytest
 
 from async_history import HistoryManager, check_history, open_history
-from async_history._core.sealing import BEGIN
-from async_history._core.stored_texts import TextLimits
+from async_history._core.encryption.sealing import BEGIN
+from async_history._core.encryption.stored_texts import TextLimits
 from async_history.errors import KeyMissing, StorageRefused
 from tests.subprocesses.proxy import Proxy
 from tests.support.encrypted_cases import ANN

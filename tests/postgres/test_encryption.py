@@ -11,9 +11,9 @@ import asyncpg
 import pytest
 
 from async_history import HistoryManager, open_history
-from async_history._core.erase_transaction import note
-from async_history._core.key_statements import KEY_COLUMNS
-from async_history._core.sealing import BEGIN
+from async_history._core.encryption.key_statements import KEY_COLUMNS
+from async_history._core.encryption.sealing import BEGIN
+from async_history._core.removing.erase_transaction import note
 from async_history._postgres import schema as migrations
 from async_history._postgres.grants import Grants, grant
 from async_history._postgres.key_statements import LOCK_KEYS

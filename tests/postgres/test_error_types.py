@@ -27,7 +27,7 @@ from async_history import (
     open_history,
 )
 from async_history._postgres import errors as postgres_errors
-from async_history._sqlite import errors as sqlite_errors
+from async_history._sqlite.connecting import errors as sqlite_errors
 from async_history.postgres import PostgresHistoryManager
 from tests.support.pgbouncer import pgbouncer
 from tests.support.postgres_server import PostgresServer, are_installed, with_query

@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from async_history import CursorGone, open_history
-from async_history._postgres.cursors import position_from_cursor
+from async_history._postgres.reading.cursors import position_from_cursor
 from async_history.postgres import PostgresHistoryManager
 from async_history.testing.followers import NEVER_S, SOON_S, Reading, add_many, first, up_to_now
 from tests.subprocesses.postgres_load import Load

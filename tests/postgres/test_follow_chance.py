@@ -8,8 +8,8 @@ import asyncpg
 import pytest
 
 from async_history import open_history
-from async_history._postgres.cursors import FollowPosition, position_from_cursor
-from async_history._postgres.follow import FollowReader
+from async_history._postgres.reading.cursors import FollowPosition, position_from_cursor
+from async_history._postgres.reading.follow import FollowReader
 from async_history._postgres.schema import quoted
 from tests.support.postgres_server import PostgresServer, are_installed, with_query
 

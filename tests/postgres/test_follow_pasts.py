@@ -15,7 +15,7 @@ from typing import Any, Final
 import pytest
 
 from async_history import CursorGone, open_history
-from async_history._postgres.cursors import FollowPosition, position_from_cursor
+from async_history._postgres.reading.cursors import FollowPosition, position_from_cursor
 from async_history.postgres import PostgresHistoryManager
 from async_history.testing.followers import SOON_S, Reading, add_many, first, up_to_now
 from tests.support.followed_pages import records_by_pages

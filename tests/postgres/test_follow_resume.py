@@ -15,7 +15,7 @@ import asyncpg
 import pytest
 
 from async_history import open_history
-from async_history._postgres.cursors import FollowPosition, Snapshot, position_from_cursor
+from async_history._postgres.reading.cursors import FollowPosition, Snapshot, position_from_cursor
 from async_history.postgres import PostgresHistoryManager
 from tests.support.followed_pages import texts_by_pages
 from tests.support.postgres_faults import until

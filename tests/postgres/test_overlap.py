@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from async_history._core.new_submissions import UncheckedRecords
-from async_history._core.submissions import AddRecords
-from async_history._core.writer_options import BATCH_RECORDS
-from async_history._postgres.bounds import time_for
-from async_history._postgres.commit import BatchCommitter
+from async_history._core.writing.new_submissions import UncheckedRecords
+from async_history._core.writing.submissions import AddRecords
+from async_history._core.writing.writer_options import BATCH_RECORDS
+from async_history._postgres.connecting.bounds import time_for
 from async_history._postgres.keys import InClear
-from async_history._postgres.owners import KnownOwners
-from async_history._postgres.plain_statements import PlainStatements
+from async_history._postgres.writing.commit import BatchCommitter
+from async_history._postgres.writing.owners import KnownOwners
+from async_history._postgres.writing.plain_statements import PlainStatements
 
 WOKEN = "callers woken"
 

@@ -16,8 +16,8 @@ from async_history import (
     check_history,
     open_history,
 )
-from async_history._core.erase_request import EraseLimits
-from async_history._core.rollback_request import RollbackLimits
+from async_history._core.removing.erase_request import EraseLimits
+from async_history._core.undoing.rollback_request import RollbackLimits
 from tests.subprocesses.proxy import Proxy
 from tests.support.limits import limited
 from tests.support.parts import Places, in_parts

@@ -19,13 +19,13 @@ from async_history import (
     check_history,
     open_history,
 )
-from async_history._core.new_submissions import UncheckedRecords, new_text
-from async_history._core.records import fields_in_order
-from async_history._postgres.commit import BatchCommitter
+from async_history._core.records.records import fields_in_order
+from async_history._core.writing.new_submissions import UncheckedRecords, new_text
 from async_history._postgres.detail_columns import cause_hash
 from async_history._postgres.keys import InClear
-from async_history._postgres.owners import KnownOwners
-from async_history._postgres.plain_statements import PlainStatements
+from async_history._postgres.writing.commit import BatchCommitter
+from async_history._postgres.writing.owners import KnownOwners
+from async_history._postgres.writing.plain_statements import PlainStatements
 from async_history.postgres import PostgresHistoryManager
 from tests.support.postgres_roles import ROLE_PASSWORD, as_role
 from tests.support.postgres_schemas import schema_of, until, version

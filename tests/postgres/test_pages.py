@@ -15,8 +15,8 @@ import asyncpg
 import pytest
 
 from async_history import open_history
-from async_history._core.filters import new_filter
-from async_history._postgres.time_chunks import CHUNK_BITS
+from async_history._core.reading.filters import new_filter
+from async_history._postgres.reading.time_chunks import CHUNK_BITS
 from tests.support.postgres_plans import IN_ORDER, SHUFFLED, Explainer, fill, fill_alike
 from tests.support.postgres_server import PostgresServer
 from tests.support.questions import FULL_PAGE, START, Question, alike, of_owners, questions, scans

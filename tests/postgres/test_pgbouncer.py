@@ -11,7 +11,7 @@ import pytest
 import trustme
 
 from async_history import HistoryManager, StorageDenied, StorageError, open_history
-from async_history._postgres.plain_statements import PlainStatements
+from async_history._postgres.writing.plain_statements import PlainStatements
 from async_history.postgres import PostgresHistoryManager
 from async_history.testing import NewStore, RandomCallCases
 from tests.conftest import new_stores

@@ -10,15 +10,15 @@ import pytest
 
 from async_history import open_history
 from async_history._core.ledger.leaves import record_bundle
-from async_history._core.new_records import new_fields
-from async_history._core.new_submissions import new_text
-from async_history._core.submissions import AddFields, Submission
-from async_history._core.writer import GroupCommitWriter
-from async_history._postgres.add import plain
-from async_history._postgres.commit import BatchCommitter
+from async_history._core.records.new_records import new_fields
+from async_history._core.writing.new_submissions import new_text
+from async_history._core.writing.submissions import AddFields, Submission
+from async_history._core.writing.writer import GroupCommitWriter
 from async_history._postgres.keys import InClear
-from async_history._postgres.owners import KnownOwners
-from async_history._postgres.plain_statements import PlainStatements, plain_statement
+from async_history._postgres.writing.add import plain
+from async_history._postgres.writing.commit import BatchCommitter
+from async_history._postgres.writing.owners import KnownOwners
+from async_history._postgres.writing.plain_statements import PlainStatements, plain_statement
 from tests.support.keys import ring
 from tests.support.patience import LONG_S
 from tests.support.postgres_gate import shut

@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from async_history import HistoryManager, copy_history, open_history
-from async_history._postgres.statistics import Statistics
+from async_history._postgres.removing.statistics import Statistics
 from tests.support.postgres_plans import Explainer, fill
 from tests.support.postgres_server import PostgresServer
 from tests.support.questions import START, questions

@@ -12,7 +12,7 @@ import pytest
 
 from async_history import ErasureReport, HistoryClosed, HistoryManager, open_history
 from async_history._postgres import manager, store
-from async_history._postgres.vacuum import Vacuum
+from async_history._postgres.removing.vacuum import Vacuum
 from async_history.postgres import PostgresHistoryManager
 from tests.conftest import stores
 from tests.subprocesses.proxy import Proxy

@@ -8,8 +8,8 @@ from typing import Any
 import asyncpg
 import pytest
 
-from async_history._core.writer import OutcomeUnknown, TryAgain
-from async_history._postgres.work_limit import WorkLimit
+from async_history._core.writing.writer import OutcomeUnknown, TryAgain
+from async_history._postgres.connecting.work_limit import WorkLimit
 from tests.support import patience
 
 LONG_S = 3600.0

@@ -11,8 +11,8 @@ from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from async_history import HistoryManager, Owner
-from async_history._core.key_statements import owner_digest
-from async_history._core.stored_texts import TextLimits
+from async_history._core.encryption.key_statements import owner_digest
+from async_history._core.encryption.stored_texts import TextLimits
 from async_history.errors import StorageRefused
 from async_history.sql import SqlHistoryManager
 from tests.sql.encrypted import opened

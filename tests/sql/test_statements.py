@@ -14,20 +14,20 @@ from sqlalchemy import delete, func, insert, select
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from async_history import InvalidInput, open_history
-from async_history._core.filters import new_filter
 from async_history._core.ledger.statements import LedgerStatements
-from async_history._core.owners import SCOPES
+from async_history._core.reading.filters import new_filter
+from async_history._core.records.owners import SCOPES
 from async_history._sql.columns import Name
 from async_history._sql.dialects import claim, part_of, position, size_query
 from async_history._sql.errors import is_connection_lost, may_work_later, storage_error
-from async_history._sql.filters import Range, Search
-from async_history._sql.inserts import Insert, Inserts
 from async_history._sql.key_statements import count_clear
 from async_history._sql.ledger_sql import statements_in
 from async_history._sql.manager import sql_url
 from async_history._sql.names import NAME_BYTES, key_of, long_names, whole_names
+from async_history._sql.reading.filters import Range, Search
 from async_history._sql.rows import ALL_COLUMNS, PLAIN_COLUMNS
 from async_history._sql.tables import tables_in
+from async_history._sql.writing.inserts import Insert, Inserts
 from async_history.errors import (
     StorageCorrupt,
     StorageDenied,

@@ -11,8 +11,8 @@ import trustme
 from sqlalchemy.engine import make_url
 
 from async_history import InvalidInput, StorageError, open_history
+from async_history._sql.connecting.url import driver_url
 from async_history._sql.manager import sql_url
-from async_history._sql.url import driver_url
 
 pytestmark = pytest.mark.once
 

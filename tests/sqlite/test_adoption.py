@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from async_history import Erasure, HistoryOptions, StoreOperation, open_history
-from async_history._core.records import COLUMNS
-from async_history._sqlite.errors import LOCK_SLICE_S, wait_for_lock
+from async_history._core.records.records import COLUMNS
+from async_history._sqlite.connecting.errors import LOCK_SLICE_S, wait_for_lock
 from async_history._sqlite.index.levels import LEVELS, TAIL_ROWS, memory_key
 from async_history._sqlite.schema.adopt import (
     AdoptionReport,

@@ -22,7 +22,7 @@ from async_history import (
     StorageError,
     open_history,
 )
-from async_history._core.progress import Progress
+from async_history._core.operations.progress import Progress
 from async_history._sqlite import backup as backup_module
 from async_history._sqlite.schema.adopt import is_prepared
 from async_history.sqlite import SQLiteHistoryManager

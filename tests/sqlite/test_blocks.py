@@ -12,10 +12,10 @@ import pytest
 from mem0.memory.storage import SQLiteManager
 
 from async_history import HistoryManager, HistoryRecord, open_history
-from async_history._core.filters import Filter
-from async_history._sqlite.filters import parameters, select, sources
+from async_history._core.reading.filters import Filter
 from async_history._sqlite.index import THROUGH_INDEX
 from async_history._sqlite.index.blocks import CHUNKS
+from async_history._sqlite.reading.filters import parameters, select, sources
 
 pytestmark = pytest.mark.once
 

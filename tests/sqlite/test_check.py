@@ -14,8 +14,8 @@ from mem0.memory.storage import SQLiteManager
 from typer.testing import CliRunner
 
 from async_history import ChainFault, MigrationError, StorageMissing, check_history, open_history
-from async_history._core.records import COLUMNS
-from async_history._sqlite.connection import ThreadConnection
+from async_history._core.records.records import COLUMNS
+from async_history._sqlite.connecting.connection import ThreadConnection
 from async_history._sqlite.index.validity import CHUNKS_STAMP, STAMP_KEY
 from async_history.blocking import BlockingHistoryManager
 from async_history.cli.app import app

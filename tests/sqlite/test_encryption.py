@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from mem0.memory.storage import SQLiteManager
 
 from async_history import HistoryManager, JsonLines, copy_history, dump_lines, open_history
-from async_history._core.data_keys import LEASE
-from async_history._core.erase_transaction import note
-from async_history._core.key_statements import MOST_USES
-from async_history._core.sealing import BEGIN, END, DataKey, new_nonces
+from async_history._core.encryption.data_keys import LEASE
+from async_history._core.encryption.key_statements import MOST_USES
+from async_history._core.encryption.sealing import BEGIN, END, DataKey, new_nonces
+from async_history._core.removing.erase_transaction import note
 from async_history.blocking import BlockingHistoryManager
 from async_history.encryption import KeyRing
 from async_history.errors import (

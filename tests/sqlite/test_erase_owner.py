@@ -9,7 +9,7 @@ import pytest
 from mem0.memory.storage import SQLiteManager
 
 from async_history import Erased, HistoryRecord, Owner, check_history, open_history
-from async_history._sqlite.connection import ThreadConnection
+from async_history._sqlite.connecting.connection import ThreadConnection
 from async_history.backend import operation
 
 pytestmark = pytest.mark.once

@@ -26,12 +26,13 @@ from async_history import (
     StorageReadOnly,
     open_history,
 )
-from async_history._core.prune import PruneStep
-from async_history._sqlite import errors, opening
+from async_history._core.removing.prune import PruneStep
+from async_history._sqlite import opening
 from async_history._sqlite import store as sqlite_store
-from async_history._sqlite.commit import BatchCommitter
+from async_history._sqlite.connecting import errors
 from async_history._sqlite.index.levels import LEVELS
-from async_history._sqlite.prune import prune
+from async_history._sqlite.removing.prune import prune
+from async_history._sqlite.writing.commit import BatchCommitter
 from async_history.sqlite import SQLiteHistoryManager
 from tests.subprocesses import processes
 from tests.subprocesses.checks import check_sound, looking

@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from async_history import HistoryManager, open_history
-from async_history._sqlite import errors, opening
+from async_history._sqlite import opening
+from async_history._sqlite.connecting import errors
 from async_history._sqlite.index.validity import HISTORY_TRIGGERS, INDEX_TABLES
 from async_history._sqlite.schema import adopt as adoption
 from async_history._sqlite.schema.versions import install_statements

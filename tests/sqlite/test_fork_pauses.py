@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from async_history._sqlite.fork_pauses import ForkPauses
+from async_history._sqlite.connecting.fork_pauses import ForkPauses
 from tests.support.patience import LONG_S
 
 

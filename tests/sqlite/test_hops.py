@@ -21,8 +21,8 @@ from async_history import (
     StorageRefused,
     open_history,
 )
-from async_history._core.threads import run_to_completion
-from async_history._sqlite.connection import ThreadConnection
+from async_history._core.concurrency.threads import run_to_completion
+from async_history._sqlite.connecting.connection import ThreadConnection
 
 RECORDS = 600  # more than a statement takes
 

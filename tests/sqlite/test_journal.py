@@ -11,7 +11,7 @@ import pytest
 
 from async_history import HistoryManager, InvalidInput, StorageLocked, open_history
 from async_history._core.options import Journal
-from async_history._sqlite import errors
+from async_history._sqlite.connecting import errors
 from async_history.blocking import BlockingHistoryManager
 from async_history.sqlite import SQLiteHistoryManager, adopt
 from async_history.testing import NewStore, RandomCallCases

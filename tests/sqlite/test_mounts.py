@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from async_history import open_history
-from async_history._sqlite.journal import location_on
-from async_history._sqlite.mounts import Mount, mount_in
+from async_history._sqlite.connecting.journal import location_on
+from async_history._sqlite.connecting.mounts import Mount, mount_in
 from tests.subprocesses.mounts import in_own_mounts, needs_mounts
 
 pytestmark = pytest.mark.once

@@ -29,7 +29,7 @@ from async_history import (
     check_history,
     open_history,
 )
-from async_history._sqlite import errors, fork, readonly
+from async_history._sqlite.connecting import errors, fork, readonly
 from async_history.blocking import BlockingHistoryManager
 from async_history.sqlite import adopt
 from tests.support.legacy_files import MESSAGES, TODAY, V0_0_2

@@ -24,12 +24,12 @@ from async_history import (
     check_history,
     open_history,
 )
-from async_history._core.erased_names import until_later
-from async_history._core.filters import Filter
-from async_history._core.recording import INDEXED_CAUSES
-from async_history._sqlite.filters import in_order, parameters, select, sources
+from async_history._core.reading.filters import Filter
+from async_history._core.records.recording import INDEXED_CAUSES
+from async_history._core.writing.erased_names import until_later
 from async_history._sqlite.index import THROUGH_INDEX, levels, owners
 from async_history._sqlite.index.levels import TAIL_ROWS
+from async_history._sqlite.reading.filters import in_order, parameters, select, sources
 from async_history._sqlite.schema.adopt import prepare
 from async_history.sqlite import SQLiteHistoryManager
 from tests.sqlite.foreign_changes import CHANGES, IN_PLACE, Change, raw, run

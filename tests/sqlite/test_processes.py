@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from async_history import HistoryManager, HistoryOptions, StorageLocked, open_history
-from async_history._sqlite import errors
-from async_history._sqlite.errors import connect
+from async_history._sqlite.connecting import errors
+from async_history._sqlite.connecting.errors import connect
 from async_history._sqlite.schema.adopt import compatibility_view
 from tests.subprocesses import processes
 from tests.subprocesses.checks import (

@@ -26,10 +26,10 @@ from async_history import (
     StorageRefused,
     open_history,
 )
-from async_history._core.operations import entries_at_their_end
-from async_history._core.threads import run_to_completion
-from async_history._core.wakeups import WAKEUP_BATCH_MIN, WakeupScheduler
-from async_history._sqlite.errors import has_log_reset_fault
+from async_history._core.concurrency.threads import run_to_completion
+from async_history._core.operations.operations import entries_at_their_end
+from async_history._core.writing.wakeups import WAKEUP_BATCH_MIN, WakeupScheduler
+from async_history._sqlite.connecting.errors import has_log_reset_fault
 from async_history._sqlite.index.levels import LEVELS, POSITIONS, STEP, TAIL_ROWS, memory_key
 from async_history._sqlite.opening import LONGEST_LOG_BYTES
 from async_history._sqlite.operations import file_log

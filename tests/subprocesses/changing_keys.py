@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from async_history import HistoryManager, Owner
-from async_history._core.key_statements import owner_digest
+from async_history._core.encryption.key_statements import owner_digest
 from tests.subprocesses.checks import check_index, check_levels, check_sound, looking
 from tests.subprocesses.opened import opened
 from tests.support.keys import ring

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from async_history import HistoryManager
-from async_history._core.key_statements import MARKS
-from async_history._core.sealing import BEGIN
+from async_history._core.encryption.key_statements import MARKS
+from async_history._core.encryption.sealing import BEGIN
 from async_history.errors import KeyMissing
 from tests.subprocesses.checks import check_index, check_levels, check_sound, looking
 from tests.subprocesses.opened import opened

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from async_history import HistoryManager
-from async_history._core.erase_request import EraseLimits
-from async_history._core.prune_request import PruneLimits
+from async_history._core.removing.erase_request import EraseLimits
+from async_history._core.removing.prune_request import PruneLimits
 from tests.subprocesses.checks import check_index, check_levels, check_sound, looking
 from tests.subprocesses.opened import journal, opened
 from tests.support.limits import limited

@@ -23,7 +23,7 @@ import pytest
 
 from async_history import HistoryManager, WrongLoop
 from async_history import open_history as opened
-from async_history._sqlite import fork
+from async_history._sqlite.connecting import fork
 from async_history.blocking import BlockingHistoryManager
 from tests.subprocesses.processes import ending
 from tests.support.patience import LONG_S

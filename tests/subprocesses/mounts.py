@@ -21,7 +21,7 @@ from typing import Any, Final
 import pytest
 
 # Imported before the process becomes another user, who could not read the modules.
-import async_history._core.writer
+import async_history._core.writing.writer
 import async_history._null
 import async_history._sqlite.manager  # noqa: F401
 from async_history import (

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 # Imported before a program forks. Otherwise each child would read the modules again.
-import async_history._core.writer
+import async_history._core.writing.writer
 import async_history._sqlite.manager  # noqa: F401
 from async_history import HistoryManager, open_history
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from async_history import HistoryManager, HistoryRecord
-from async_history._core.rollback_request import RollbackLimits
+from async_history._core.undoing.rollback_request import RollbackLimits
 from async_history.testing.changes import at, state_after
 from tests.subprocesses.checks import check_index, check_levels, check_sound, looking
 from tests.subprocesses.opened import opened

@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from async_history import HistoryManager
-from async_history._core.erase_request import EraseLimits
-from async_history._core.stored_texts import TextLimits
+from async_history._core.encryption.stored_texts import TextLimits
+from async_history._core.removing.erase_request import EraseLimits
 from tests.subprocesses.proxy import Proxy
 from tests.support.patience import LONG_S
 

@@ -1,7 +1,7 @@
 """A follower's records by pages that are smaller than what it missed."""
 
 from async_history import HistoryRecord
-from async_history._postgres.cursors import FollowPosition, position_from_cursor
+from async_history._postgres.reading.cursors import FollowPosition, position_from_cursor
 from async_history.postgres import PostgresHistoryManager
 
 

@@ -6,7 +6,7 @@ No time is measured. The server itself fills the tables, with times in order.
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final
 
-from async_history._core.cursors import Cursor
+from async_history._core.reading.cursors import Cursor
 from async_history._sql.marks import mark_of
 from async_history.sql import SqlHistoryManager
 from tests.support.questions import PAGE, START, Question

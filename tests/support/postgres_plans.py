@@ -8,17 +8,17 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from async_history._core.cursors import Cursor
-from async_history._core.new_records import new_fields
-from async_history._core.submissions import AddFields
-from async_history._core.timeline import Moment, states_at
-from async_history._postgres.batch_reads import BatchReads
+from async_history._core.reading.cursors import Cursor
+from async_history._core.reading.timeline import Moment, states_at
+from async_history._core.records.new_records import new_fields
+from async_history._core.writing.submissions import AddFields
 from async_history._postgres.detail_columns import cause_hash
 from async_history._postgres.keys import InClear
-from async_history._postgres.owner_steps import OwnerSteps
-from async_history._postgres.owners import KnownOwners
-from async_history._postgres.read import HistoryReader
-from async_history._postgres.timeline import ServerStates, states_and_then
+from async_history._postgres.reading.read import HistoryReader
+from async_history._postgres.reading.timeline import ServerStates, states_and_then
+from async_history._postgres.writing.batch_reads import BatchReads
+from async_history._postgres.writing.owner_steps import OwnerSteps
+from async_history._postgres.writing.owners import KnownOwners
 from tests.support.questions import PAGE, START, Question
 
 IN_ORDER: Final = "n"

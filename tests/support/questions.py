@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import combinations, product
 from typing import Any, Final, TypeVar
 
-from async_history._core.filters import Filter, Order, new_filter
+from async_history._core.reading.filters import Filter, Order, new_filter
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from hashlib import sha256
 from typing import Any, Final, Self
 
 from async_history._core.ledger.tree import HASH_BYTES
-from async_history._core.values import check_text
+from async_history._core.records.values import check_text
 from async_history.errors import InvalidInput, NotProven
 
 _ED25519: Final = b"\x01"

@@ -16,11 +16,11 @@ from hashlib import blake2b, sha256
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
-from async_history._core.json_object import json_text
 from async_history._core.ledger.tree import leaf_hash
-from async_history._core.owners import SCOPES, Owner
-from async_history._core.records import Fields
-from async_history._core.values import plain
+from async_history._core.records.json_object import json_text
+from async_history._core.records.owners import SCOPES, Owner
+from async_history._core.records.records import Fields
+from async_history._core.records.values import plain
 from async_history.errors import StorageCorrupt
 
 SALT_BYTES: Final = 16

@@ -11,11 +11,11 @@ from async_history._core.ledger.report import LedgerReport
 from async_history._core.ledger.tables import LedgerStore, LedgerTables
 from async_history._core.ledger.tree import growth_ranges, inclusion_ranges
 from async_history._core.ledger.verify import size_when_placed, verify
-from async_history._core.operation_log import OperationLog, logged
-from async_history._core.operations import at_its_end, new_operation
-from async_history._core.progress import Progress
+from async_history._core.operations.operation_log import OperationLog, logged
+from async_history._core.operations.operations import at_its_end, new_operation
+from async_history._core.operations.progress import Progress
+from async_history._core.records.values import check_name
 from async_history._core.validation import check_function, check_seconds
-from async_history._core.values import check_name
 from async_history._core.wording import counted
 from async_history.errors import InvalidInput, NotProven
 

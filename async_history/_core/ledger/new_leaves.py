@@ -5,16 +5,16 @@ from functools import partial
 from threading import Lock
 from typing import Final
 
-from async_history._core.ahead import ComputedAhead, fields_waiting
+from async_history._core.concurrency.threads import computed
 from async_history._core.ledger.leaves import (
     Bundle,
     bundle_of_records,
     new_leaves_of_records,
     owner_bundle,
 )
-from async_history._core.owners import Owner
-from async_history._core.records import Fields
-from async_history._core.threads import computed
+from async_history._core.records.owners import Owner
+from async_history._core.records.records import Fields
+from async_history._core.writing.ahead import ComputedAhead, fields_waiting
 
 _HASHED_HERE: Final = 64
 """Most records whose leaves are computed on the event loop, in a third of a millisecond. A thread

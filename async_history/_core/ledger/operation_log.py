@@ -10,8 +10,13 @@ from async_history._core.ledger.changes import (
     operations_of,
 )
 from async_history._core.ledger.tables import LedgerTables
-from async_history._core.operation_log import EntryLog
-from async_history._core.operations import LogEntries, OperationEnd, StoreOperation, entry_of
+from async_history._core.operations.operation_log import EntryLog
+from async_history._core.operations.operations import (
+    LogEntries,
+    OperationEnd,
+    StoreOperation,
+    entry_of,
+)
 
 
 class LedgeredOperationLog:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from async_history._core.ledger.checkpoint import Checkpoint, LedgerVerifier, from_base64
 from async_history._core.ledger.leaves import RECORD, REST, commitment_of
 from async_history._core.ledger.tree import has_grown, is_included, leaf_hash
-from async_history._core.records import COLUMNS
+from async_history._core.records.records import COLUMNS
 from async_history._core.wording import counted
 from async_history.errors import InvalidInput, NotProven
 

@@ -22,7 +22,7 @@ from async_history._core.ledger.new_leaves import MOST_CHARACTERS, MOST_LEAVES
 from async_history._core.ledger.removals import Removals
 from async_history._core.ledger.stored import StoredBundle, StoredOperation, StoredRecord
 from async_history._core.ledger.tables import LedgerTables
-from async_history._core.owners import Owner
+from async_history._core.records.owners import Owner
 from async_history.errors import StorageCorrupt
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from async_history._core.key_statements import Statement
+from async_history._core.encryption.key_statements import Statement
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from async_history._core.ledger.leaves import Bundle
-from async_history._core.rows import Row
+from async_history._core.records.rows import Row
 from async_history.errors import StorageCorrupt
 
 _DATES: Final = {str, type(None)}

@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
+from async_history._core.encryption.store_encryption import OPEN_WITH_KEYS
 from async_history._core.ledger.asked import Answer, Run, ask_ahead
 from async_history._core.ledger.entries import joined
 from async_history._core.ledger.leaves import ENTRY, OWNER, RECORD, REST, Bundle, Leaf, rewritten
@@ -36,9 +37,8 @@ from async_history._core.ledger.stored import (
 )
 from async_history._core.ledger.tiles import Tile, grown, last_tiles, roots_from, tiles_of
 from async_history._core.ledger.tree import Range
-from async_history._core.owners import Owner, owner_from_text
-from async_history._core.rows import ReadRows, Row
-from async_history._core.store_encryption import OPEN_WITH_KEYS
+from async_history._core.records.owners import Owner, owner_from_text
+from async_history._core.records.rows import ReadRows, Row
 from async_history.errors import KeyMissing, StorageCorrupt
 
 T = TypeVar("T")

@@ -23,7 +23,7 @@ from async_history._core.ledger.removals import Removals
 from async_history._core.ledger.report import FaultKind, LedgerFault, LedgerReport, damaged
 from async_history._core.ledger.seen import SeenLeaves, WholeBundle, seen, seen_bundles
 from async_history._core.ledger.tables import LedgerStore, LedgerTables, place_all
-from async_history._core.progress import Progress
+from async_history._core.operations.progress import Progress
 from async_history.errors import StorageCorrupt
 
 _IDS_AT_ONCE: Final = 2_000

@@ -1,5 +1,5 @@
 -- Version 5. Indexes with which a page costs the same in a history of any size: see
--- _postgres/filters.py. The times in every chunk of positions, and in every span of it. The records
+-- _postgres/reading/filters.py. The times in every chunk of positions, and in every span of it. The records
 -- of each event, role and actor in order (NULL is not ordered). And the memories with records
 -- without a time: none if this library wrote the history.
 CREATE INDEX history_chunk_time_next5 ON history ((seq >> 16), occurred_at);

@@ -1,6 +1,6 @@
 -- Version 7. A memory's owner, its metadata after a change, and the cause of the change. Each
 -- record also has its memory's owner, so that an index finds an owner's records in order. Indexed
--- causes are hashes of their texts (computed by the library: see _postgres/owners.py).
+-- causes are hashes of their texts (computed by the library: see _postgres/writing/owners.py).
 ALTER TABLE history
     ADD COLUMN user_id text COLLATE "C",
     ADD COLUMN agent_id text COLLATE "C",

@@ -1,4 +1,4 @@
--- Version 10. The keys of an encrypted history: see _core/key_statements.py. The tables are empty
+-- Version 10. The keys of an encrypted history: see _core/encryption/key_statements.py. The tables are empty
 -- if it is not encrypted.
 CREATE TABLE encryption (
     id       integer PRIMARY KEY CHECK (id = 1),

@@ -16,9 +16,9 @@ from typing import Any, Final
 
 import asyncpg
 
-from async_history._core.operations import StoreOperation
-from async_history._core.records import COLUMNS
-from async_history._core.values import check_name
+from async_history._core.operations.operations import StoreOperation
+from async_history._core.records.records import COLUMNS
+from async_history._core.records.values import check_name
 from async_history._postgres.schema.columns import (
     LEDGER_COLUMNS,
     LEDGER_TABLE,

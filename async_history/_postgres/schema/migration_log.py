@@ -6,8 +6,8 @@ from typing import Any, Final
 
 from async_history._core.ledger.changes import begin_operations
 from async_history._core.ledger.tables import LedgerTables
-from async_history._core.operations import StoreOperation, at_its_end, new_operation
-from async_history._core.rows import ReadRows, Row
+from async_history._core.operations.operations import StoreOperation, at_its_end, new_operation
+from async_history._core.records.rows import ReadRows, Row
 from async_history._postgres.ledger_sql import STATEMENTS
 from async_history._postgres.operations import enter
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
-from async_history._core.erased_names import (
+from async_history._core.writing.erased_names import (
     MEMORY,
     Name,
     from_microseconds,

@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Iterator
 from typing import Final
 
-from async_history._core.recording import INDEXED_CAUSES
+from async_history._core.records.recording import INDEXED_CAUSES
 from async_history._sqlite import times
 from async_history._sqlite.index.blocks import CHUNKS, SPANS
 from async_history._sqlite.index.levels import LEVELS

@@ -5,8 +5,8 @@ import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from async_history._core.owners import Owner, owner_from_text, owner_text, without_scope
-from async_history._core.recording import INDEXED_CAUSES
+from async_history._core.records.owners import Owner, owner_from_text, owner_text, without_scope
+from async_history._core.records.recording import INDEXED_CAUSES
 from async_history._sqlite.index.levels import (
     LEVELS,
     SEVERAL_KEYS,

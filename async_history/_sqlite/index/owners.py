@@ -18,9 +18,9 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from async_history._core.json_object import JsonObject
-from async_history._core.owners import Owner, owner_text
-from async_history._core.recording import INDEXED_CAUSES
+from async_history._core.records.json_object import JsonObject
+from async_history._core.records.owners import Owner, owner_text
+from async_history._core.records.recording import INDEXED_CAUSES
 from async_history._sqlite.index.levels import LEVELS, value_key, value_keys
 from async_history._sqlite.index.validity import INDEX_IS_VALID, INDEXED_THROUGH, LOWEST_ROW
 

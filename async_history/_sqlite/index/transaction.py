@@ -4,7 +4,7 @@ import contextlib
 import sqlite3
 from collections.abc import Iterator
 
-from async_history._sqlite.connection import fetch_rows, transaction
+from async_history._sqlite.connecting.connection import fetch_rows, transaction
 from async_history._sqlite.index.levels import COMPLETE
 from async_history._sqlite.index.unindexed_tail import index_foreign_rows
 

@@ -10,9 +10,9 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from async_history._core.operations import at_its_end, new_operation
+from async_history._core.operations.operations import at_its_end, new_operation
+from async_history._core.operations.progress import StepProgress
 from async_history._core.options import JOURNALS, Journal
-from async_history._core.progress import StepProgress
 from async_history._core.validation import (
     check_choice,
     check_flag,
@@ -22,7 +22,7 @@ from async_history._core.validation import (
 )
 from async_history._core.wording import counted
 from async_history._sqlite import index
-from async_history._sqlite.errors import (
+from async_history._sqlite.connecting.errors import (
     absolute,
     connect,
     file_size,
@@ -30,11 +30,15 @@ from async_history._sqlite.errors import (
     typed_errors,
     wait_for_lock,
 )
-from async_history._sqlite.files import remove
-from async_history._sqlite.fork import using_sqlite
-from async_history._sqlite.journal import location_of, use_journal
+from async_history._sqlite.connecting.files import remove
+from async_history._sqlite.connecting.fork import using_sqlite
+from async_history._sqlite.connecting.journal import location_of, use_journal
+from async_history._sqlite.connecting.readonly import (
+    ReadOnlyFile,
+    read_with_retry,
+    require_writable,
+)
 from async_history._sqlite.operations import enter, move_erasures
-from async_history._sqlite.readonly import ReadOnlyFile, read_with_retry, require_writable
 from async_history._sqlite.schema import layouts, lone_rows
 from async_history._sqlite.schema.file_copy import back_up, check_free_space
 from async_history._sqlite.schema.layouts import HistoryTables

@@ -7,9 +7,9 @@ from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
-from async_history._core.progress import StepProgress
-from async_history._sqlite.errors import connect
-from async_history._sqlite.files import remove, sync_folder
+from async_history._core.operations.progress import StepProgress
+from async_history._sqlite.connecting.errors import connect
+from async_history._sqlite.connecting.files import remove, sync_folder
 from async_history._sqlite.schema.layouts import migration_error
 from async_history.errors import MigrationError
 

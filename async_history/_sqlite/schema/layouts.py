@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from async_history._core.records import COLUMNS
+from async_history._core.records.records import COLUMNS
 from async_history._sqlite.schema.affinity import altering_columns
 from async_history.errors import MigrationError
 

@@ -6,8 +6,8 @@ The old tables are dropped only after each row of the new one was compared with 
 import sqlite3
 from collections.abc import Iterator
 
-from async_history._core.progress import StepProgress
-from async_history._core.records import COLUMNS
+from async_history._core.operations.progress import StepProgress
+from async_history._core.records.records import COLUMNS
 from async_history._sqlite.schema.file_copy import report_progress
 from async_history._sqlite.schema.layouts import HistoryTables, Source, migration_error
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from async_history._core.filters import Order
+from async_history._core.reading.filters import Order
 from async_history.cli import log as _log
 from async_history.cli import owner_options as _owner_options
 from async_history.cli import query as _query

@@ -1,0 +1,1 @@
+"""Encryption at rest: keys, sealed texts, and encryption in place."""

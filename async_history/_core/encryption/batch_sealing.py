@@ -1,0 +1,157 @@
+"""Sealing of a batch's texts on the event loop, for databases with async drivers."""
+
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from threading import Lock
+from typing import Final
+
+from async_history._core.concurrency.threads import computed
+from async_history._core.encryption.data_keys import DataKeys
+from async_history._core.encryption.sealed_records import (
+    SealedTexts,
+    SealedValues,
+    sealed_fields,
+    sealed_values,
+    texts_of_values,
+    uses_of,
+)
+from async_history._core.encryption.sealing import DataKey
+from async_history._core.records.owners import Owner
+from async_history._core.records.records import Fields, HistoryRecord, fields_in_order, made_record
+from async_history._core.writing.ahead import ComputedAhead, fields_waiting
+from async_history.errors import StorageCorrupt
+
+_SEALED_HERE: Final = 32
+"""Most records sealed on the event loop (a third of a millisecond); a thread seals more."""
+_MOST_TRIES: Final = 3
+"""Most leases of keys for one batch, if the keys in memory are not in the store."""
+
+
+async def keys_in_store(
+    keys: DataKeys,
+    owners: Sequence[Owner | None],
+    each: int,
+    lease: Callable[[Mapping[Owner | None, int]], Awaitable[None]],
+    lack: Callable[[Sequence[str]], Awaitable[bool]],
+) -> list[DataKey | None]:
+    """Return each owner's key, leased for its number of uses and present in the store.
+
+    None if encryption is turned off.
+
+    Args:
+        lease: leases keys, in a transaction.
+        lack: returns whether the store lacks one of these keys.
+
+    Raises:
+        StorageCorrupt: the store does not keep new keys.
+    """
+    for _ in range(_MOST_TRIES):
+        used = await _leased(keys, owners, each, lease)
+        if not await lack(keys.needed(used)):
+            return used
+        keys.forget()
+    raise StorageCorrupt(
+        "data keys that were just made are not in the store; a trigger, rule or policy of the "
+        "table data_keys keeps them out"
+    )
+
+
+async def _leased(
+    keys: DataKeys,
+    owners: Sequence[Owner | None],
+    each: int,
+    lease: Callable[[Mapping[Owner | None, int]], Awaitable[None]],
+) -> list[DataKey | None]:
+    """Return each owner's key, leased; None if encryption is off.
+
+    An erasure, or a transaction that was rolled back, may end a lease while it is made.
+    """
+    while (used := keys.taken(owners, each)) is None:
+        await lease(keys.lacking(uses_of(owners)))
+        if keys.is_off:
+            return [None] * len(owners)
+    return used
+
+
+async def sealed_records(
+    records: Sequence[HistoryRecord], keys: Sequence[DataKey | None], index_key: bytes
+) -> list[HistoryRecord]:
+    """Return records sealed, each under its key; in clear if its key is None."""
+    seal = partial(_sealed, records, keys, index_key)
+    return seal() if len(records) <= _SEALED_HERE else await computed(seal)
+
+
+class NewTexts:
+    """The sealed texts of new records, sealed with their batch or before it.
+
+    Args:
+        turn: see `ComputedAhead`.
+    """
+
+    def __init__(self, turn: Lock) -> None:
+        self._ahead = ComputedAhead[_Sealed](turn)
+
+    def begin(
+        self,
+        submissions: Iterable[object],
+        key_of: Callable[[Fields], DataKey | None],
+        index_key: bytes,
+    ) -> None:
+        """Begin to seal single records that wait for the next batch, each under its expected key.
+
+        Args:
+            key_of: returns the key that a record is likely to get; None if it is not known.
+        """
+        if self._ahead.has_begun:
+            return
+        keyed = [(one, key_of(one)) for one in fields_waiting(submissions)]
+        fields = [one for one, key in keyed if key is not None]
+        if len(fields) > _SEALED_HERE:
+            keys = [key for _, key in keyed if key is not None]
+            self._ahead.begin(fields, partial(_sealed_under, keys, index_key))
+
+    def drop(self) -> None:
+        """Forget what was sealed before its batch."""
+        self._ahead.drop()
+
+    async def of(
+        self, fields: Sequence[Fields], keys: Sequence[DataKey | None], index_key: bytes
+    ) -> SealedTexts:
+        """Return the values of a batch's records sealed, each under its key; in clear if its key is
+        None."""
+        known = [
+            one[2] if one is not None and one[0] is key and one[1] == index_key else None
+            for one, key in zip(await self._ahead.of(fields), keys, strict=True)
+        ]
+        seal = partial(_texts, fields, keys, index_key, known)
+        return seal() if known.count(None) <= _SEALED_HERE else await computed(seal)
+
+
+_Sealed = tuple[DataKey, bytes, SealedValues]
+"""A record's key, the key of the tokens, and the values sealed under them."""
+
+
+def _sealed_under(
+    keys: Sequence[DataKey], index_key: bytes, fields: Sequence[Fields]
+) -> Iterator[_Sealed]:
+    for key, values in zip(keys, sealed_values(fields, keys, index_key), strict=True):
+        yield key, index_key, values
+
+
+def _texts(
+    fields: Sequence[Fields],
+    keys: Sequence[DataKey | None],
+    index_key: bytes,
+    known: Sequence[SealedValues | None],
+) -> SealedTexts:
+    """Return the values of records; those that are not known are sealed."""
+    new = [at for at, values in enumerate(known) if values is None]
+    sealed_now = sealed_values([fields[at] for at in new], [keys[at] for at in new], index_key)
+    return texts_of_values(next(sealed_now) if one is None else one for one in known)
+
+
+def _sealed(
+    records: Sequence[HistoryRecord], keys: Sequence[DataKey | None], index_key: bytes
+) -> list[HistoryRecord]:
+    stored = sealed_fields(map(fields_in_order, records), keys, index_key)
+    return [made_record(*fields) for fields in stored]

@@ -1,0 +1,1 @@
+"""Queries, pages, followers, and states at a moment."""

@@ -1,0 +1,356 @@
+"""Time travel in one memory: the record in force at a moment, the difference, and restoring."""
+
+import json
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, Protocol, TypeGuard
+
+from async_history._core.concurrency.yielding import after_record
+from async_history._core.operations.operations import StoreOperation, new_operation
+from async_history._core.reading.filters import Pairs, has_details
+from async_history._core.records.json_object import quoted
+from async_history._core.records.owners import Owner
+from async_history._core.records.recording import repeating
+from async_history._core.records.records import Event, HistoryRecord, is_alive, made_at
+from async_history._core.records.values import in_utc, is_aware
+from async_history._core.validation import check_count, shown
+from async_history._core.wording import counted
+from async_history.errors import CursorGone, InvalidInput
+
+PAGE_POSITIONS: Final = 1024
+"""Positions of the history that a page of states covers, so the most records of a page."""
+
+Moment = datetime | int
+"""An aware instant, or a version number: 1 is a memory's first record, its ADD."""
+MemoryMoment = tuple[str, Moment]
+"""A memory and a moment."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryDiff:
+    """The difference of a memory between two moments, `start` and `end` of `diff`."""
+
+    memory_id: str
+    """The memory."""
+    before: HistoryRecord | None
+    """The record in force at `start`; None if the memory did not exist yet, or was deleted."""
+    after: HistoryRecord | None
+    """The record in force at `end`; None as above."""
+    between: Sequence[HistoryRecord]
+    """The records after the earlier moment, up to the later one, in the order of recording.
+
+    If `end` is the earlier moment, these are the changes to undo.
+    """
+
+    @property
+    def old_memory(self) -> str | None:
+        """The memory's text at `start`."""
+        return None if self.before is None else self.before.new_memory
+
+    @property
+    def new_memory(self) -> str | None:
+        """The memory's text at `end`."""
+        return None if self.after is None else self.after.new_memory
+
+
+@dataclass(frozen=True, slots=True)
+class Restoration:
+    """A restoration: the memory's latest record, and the record whose text to restore.
+
+    `owner` is the memory's owner, if it is known elsewhere but not in these records.
+    """
+
+    latest: HistoryRecord
+    wanted: HistoryRecord
+    owner: Owner | None = None
+
+    @property
+    def wanted_text(self) -> str:
+        """The text to restore."""
+        return self.wanted.new_memory or ""
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether the memory has another text or context now, or is deleted."""
+        latest, wanted = self.latest, self.wanted
+        return (
+            not is_alive(latest)
+            or latest.new_memory != wanted.new_memory
+            or wanted.context not in (None, latest.context)
+        )
+
+    def repeating(self) -> AbstractContextManager[None]:
+        """Return a context in which the new record is refused if the wanted text was erased."""
+        return repeating(self.wanted.id, self.wanted.new_memory)
+
+    def record(self, actor_id: str | None, role: str | None) -> dict[str, Any]:
+        """Return the columns of the new record: an UPDATE, or an ADD if the memory is deleted."""
+        known = {
+            "memory_id": self.latest.memory_id,
+            "new_memory": self.wanted.new_memory,
+            "actor_id": actor_id,
+            "role": role,
+            "owner": self.owner,
+            "context": self.wanted.context,
+        }
+        if not is_alive(self.latest):
+            return {**known, "event": Event.ADD}
+        return {
+            **known,
+            "event": Event.UPDATE,
+            "old_memory": self.latest.new_memory,
+            "created_at": made_at(self.latest),
+        }
+
+
+def check_moment(name: str, value: object) -> Moment:
+    """Return `value` if it is a moment: an aware datetime or a version number.
+
+    Raises:
+        InvalidInput: it is neither.
+    """
+    if type(value) is int:
+        if value < 1:
+            raise InvalidInput(
+                f"{name} must be at least 1, the version of the ADD, not {shown(value)}"
+            )
+        return check_count(name, value)
+    return check_instant(name, value, " or a version number (1 is the ADD)")
+
+
+def check_instant(name: str, value: object, alternative: str = "") -> datetime:
+    """Return `value` if it is an aware datetime.
+
+    Raises:
+        InvalidInput: it is something else.
+    """
+    if not isinstance(value, datetime) or not is_aware(value):
+        raise InvalidInput(
+            f"{name} must be a datetime with a time zone{alternative}, not {shown(value)}"
+        )
+    return value
+
+
+def last_change_at(records: Sequence[HistoryRecord], when: Moment) -> HistoryRecord | None:
+    """Return a memory's last record as of a moment, also a DELETE; None if there is none.
+
+    Args:
+        records: all records of the memory, oldest first.
+    """
+    if isinstance(when, int):
+        return records[when - 1] if when <= len(records) else None
+    index = _index_at_instant(records, when)
+    return records[index] if index >= 0 else None
+
+
+def state_at(
+    memory_id: str, records: Sequence[HistoryRecord], when: Moment
+) -> HistoryRecord | None:
+    """Return the record in force at a moment; None if the memory did not exist.
+
+    Args:
+        records: all records of the memory, oldest first.
+
+    Raises:
+        InvalidInput: there is no such version.
+    """
+    index = _index_at(memory_id, records, when)
+    return records[index] if index >= 0 and is_alive(records[index]) else None
+
+
+def diff_of(
+    memory_id: str, records: Sequence[HistoryRecord], start: Moment, end: Moment
+) -> MemoryDiff:
+    """Return the difference of a memory between two moments; see `state_at`."""
+    first, last = sorted(_index_at(memory_id, records, when) for when in (start, end))
+    return MemoryDiff(
+        memory_id=memory_id,
+        before=state_at(memory_id, records, start),
+        after=state_at(memory_id, records, end),
+        between=tuple(records[first + 1 : last + 1]),
+    )
+
+
+def can_be_restored(record: HistoryRecord | None) -> TypeGuard[HistoryRecord]:
+    """Return whether a memory's last record as of a moment has a text to restore."""
+    return record is not None and is_alive(record) and record.new_memory is not None
+
+
+def restoration(memory_id: str, to: Moment, actor_id: str | None) -> StoreOperation:
+    """Return the log entry for restoring a memory."""
+    arguments = json.loads(restore_arguments(memory_id, to))
+    return new_operation(RESTORE, arguments, actor_id=actor_id)
+
+
+RESTORE: Final = "restore"
+
+
+def restore_arguments(memory_id: str, to: Moment) -> str:
+    """Return the arguments of the log entry for restoring a memory, as JSON."""
+    moment = to if isinstance(to, int) else quoted(in_utc(to).isoformat())
+    return f'{{"memory_id":{quoted(memory_id)},"to":{moment}}}'
+
+
+def restoration_of(memory_id: str, records: Sequence[HistoryRecord], to: Moment) -> Restoration:
+    """Return the restoration of a memory's text of a moment.
+
+    Raises:
+        InvalidInput: the memory is unknown or did not exist then, or its text is not in the
+            history.
+    """
+    if not records:
+        raise InvalidInput(f"there is no history of {memory_id!r}, so nothing to restore")
+    wanted = state_at(memory_id, records, to)
+    if wanted is None:
+        was = "did not exist yet" if _index_at(memory_id, records, to) < 0 else "was deleted"
+        raise InvalidInput(f"{memory_id!r} {was} at {_shown(to)}; restore to when it was there")
+    if wanted.new_memory is None:
+        raise InvalidInput(
+            f"what {memory_id!r} said at {_shown(to)} is not in its history; restore to another "
+            "version"
+        )
+    return Restoration(records[-1], wanted)
+
+
+class RestorationTarget(Protocol):
+    """The part of a history manager that restoring needs."""
+
+    async def batch_add_history(
+        self, records: Sequence[dict[str, Any]], *, if_latest: HistoryRecord | None
+    ) -> list[HistoryRecord]:
+        """Append records if `if_latest` is still the latest record."""
+
+
+async def append_restoration(
+    history: RestorationTarget, plan: Restoration, actor_id: str | None, role: str | None
+) -> HistoryRecord:
+    """Append the record of a restoration; if none is needed, return the memory's latest record.
+
+    Raises:
+        HistoryConflict: the memory changed, or its text was erased, since its history was read.
+    """
+    if not plan.is_needed:
+        return plan.latest
+    with plan.repeating():
+        (record,) = await history.batch_add_history(
+            [plan.record(actor_id, role)], if_latest=plan.latest
+        )
+    return record
+
+
+async def records_of(
+    pages: AsyncIterator[Sequence[HistoryRecord]], check: Callable[[], object]
+) -> AsyncIterator[HistoryRecord]:
+    """Yield the records of pages, one by one.
+
+    Args:
+        check: raises if a page may not be read: the manager is closed, or of another loop.
+    """
+    while True:
+        check()
+        page = await anext(pages, None)
+        if page is None:
+            return
+        for index, record in enumerate(page):
+            yield record
+            await after_record(index)
+
+
+async def states_of_owner(
+    newest_first: AsyncIterable[HistoryRecord], when: datetime | None
+) -> AsyncIterator[HistoryRecord]:
+    """Yield the record in force at an instant, or the latest, of each memory that existed then.
+
+    The ids of all memories are kept in memory.
+
+    Args:
+        newest_first: all records of the memories, the last recorded first.
+    """
+    seen: set[str] = set()
+    async for record in newest_first:
+        if record.memory_id in seen:
+            continue
+        instant = record.occurred_at
+        if when is None or instant is None or instant <= when:
+            seen.add(record.memory_id)
+            if is_alive(record):
+                yield record
+
+
+async def with_cause(
+    records: AsyncIterator[HistoryRecord], cause: Pairs
+) -> AsyncIterator[HistoryRecord]:
+    """Yield the records that have a cause."""
+    async for record in records:
+        if has_details(record, (), cause):
+            yield record
+
+
+def _index_at(memory_id: str, records: Sequence[HistoryRecord], when: Moment) -> int:
+    """Return the index of the last record as of a moment; -1 if there is none.
+
+    Raises:
+        InvalidInput: there is no such version.
+    """
+    if isinstance(when, int):
+        if when > len(records):
+            versions = counted(len(records), "version")
+            raise InvalidInput(f"{memory_id!r} has {versions}, there is no version {when}")
+        return when - 1
+    return _index_at_instant(records, when)
+
+
+def _index_at_instant(records: Sequence[HistoryRecord], when: datetime) -> int:
+    """Return the index of the last record as of an instant; -1 if there is none.
+
+    Clocks can be set back, so the last in order counts, not the latest in time. A record without a
+    time gets that of the one before it. If there is none, the record counts as older than any
+    instant.
+    """
+    last = -1
+    instant: datetime | None = None
+    for index, record in enumerate(records):
+        instant = record.occurred_at or instant
+        if instant is None or instant <= when:
+            last = index
+    return last
+
+
+def _shown(when: Moment) -> str:
+    return f"version {when}" if isinstance(when, int) else when.isoformat()
+
+
+class StatesReader(Protocol):
+    """A database's reads of all memories' states at an instant.
+
+    One statement finds the position of each memory's record; then the connection is free again. The
+    positions are kept as text, about eight bytes for each memory.
+    """
+
+    async def find(self, when: datetime) -> Sequence[str]:
+        """Return the positions of the records in force at an instant, in the order of recording.
+
+        Each text is a page: the positions with the same quotient by `PAGE_POSITIONS`, joined by
+        commas.
+        """
+
+    async def fetch(self, positions: str) -> Sequence[HistoryRecord]:
+        """Return the records at a page's positions, in order; fewer if some are gone or moved."""
+
+
+async def states_at(reader: StatesReader, when: datetime) -> AsyncIterator[Sequence[HistoryRecord]]:
+    """Yield pages of the records in force at an instant, of the memories that existed.
+
+    Raises:
+        CursorGone: a record that was found is gone, or has moved.
+    """
+    for positions in await reader.find(when):
+        records = await reader.fetch(positions)
+        if len(records) <= positions.count(","):
+            raise CursorGone(
+                "records that were found are gone or have moved (a reset, a removal, a rebuilt "
+                "file); ask again"
+            )
+        yield records

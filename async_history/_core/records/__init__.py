@@ -1,0 +1,1 @@
+"""Records and what belongs to them: values, owners, causes and messages."""

@@ -1,0 +1,1 @@
+"""Erasing and pruning: which texts and records go, in which steps."""

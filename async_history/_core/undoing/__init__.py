@@ -1,0 +1,1 @@
+"""Taking memories back: restore, rollback and undo."""

@@ -1,0 +1,1 @@
+"""From the call to the acknowledgement: submissions, the queue, the writer and its batches."""

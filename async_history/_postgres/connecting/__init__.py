@@ -1,0 +1,1 @@
+"""From a URL to connections: pools, limits, poolers, locks."""

@@ -1,0 +1,104 @@
+# mypy: disable-error-code=import-untyped
+"""The server's settings that limit the time and lock waits of a statement, so that it ends."""
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import asyncpg
+
+from async_history._core.writing.submissions import Submission
+
+_RECORD_S: Final = 0.001
+_BYTES_A_S: Final = 1024 * 1024
+"""Seconds per record and bytes per second that a large batch may take beyond a try's time: ten
+times as slow as a slow server, over a slow network."""
+_UNNOTICED_S: Final = 2.0
+"""Below this, a batch gets no time of its own: setting it needs a transaction, which takes two more
+round trips than a single statement."""
+_LOCK_PART: Final = 0.8
+_STATEMENT_PART: Final = 0.9
+"""Parts of a try's time after which the server gives up by itself, before we close the
+connection."""
+_CHECK_MS: Final = 1000
+_CHECKS_CLIENT: Final = 14
+"""The first version that checks, while it works, whether its client is still connected
+(https://www.postgresql.org/docs/14/release-14.html)."""
+_SET: Final = """
+SELECT name, setting FROM pg_catalog.pg_settings
+WHERE name = ANY ('{lock_timeout,statement_timeout,client_connection_check_interval}'
+    ::pg_catalog.text[])
+"""
+
+_HAS_STANDBYS: Final = (
+    "SELECT pg_catalog.current_setting('synchronous_standby_names'::pg_catalog.text, true)"
+    " IS DISTINCT FROM ''::pg_catalog.text"
+)
+
+Settings = Mapping[str, int]
+"""A session's settings, in milliseconds; 0 means no limit."""
+
+
+READ_COMMITTED: Final = "SET default_transaction_isolation TO 'read committed'"
+"""For statements without a transaction. After waiting for a lock they must see what its previous
+holder has committed, such as a memory's owner."""
+_AS_BEFORE: Final = "RESET default_transaction_isolation"
+
+
+def time_for(batch: Sequence[Submission]) -> float:
+    """Return the extra seconds that a server may need for a large batch; 0 for a usual one."""
+    needed_s = 0.0
+    for one in batch:
+        needed_s += one.record_count * _RECORD_S + one.size_bytes / _BYTES_A_S
+    return needed_s if needed_s > _UNNOTICED_S else 0.0
+
+
+async def settings_of(connection: Any) -> Settings:
+    """Return a session's values of the settings that this module changes."""
+    async with connection.transaction():  # behind a pooler a statement needs a transaction
+        return {name: int(setting) for name, setting in await connection.fetch(_SET)}
+
+
+async def has_standbys(connection: Any) -> bool:
+    """Return whether the server's commits may wait for synchronous standbys."""
+    return bool(await connection.fetchval(_HAS_STANDBYS))
+
+
+def bounds(settings: Settings, try_s: float, *, is_local: bool) -> str:
+    """Return the statements that limit a try to `try_s` at the server.
+
+    A smaller limit that the session already has is kept: it is the user's choice.
+
+    Args:
+        is_local: whether to set them for the transaction only.
+    """
+    local = "LOCAL " if is_local else ""
+    lock, statement = try_s * _LOCK_PART, try_s * _STATEMENT_PART
+    return (
+        f"SET {local}lock_timeout TO {_least(settings, 'lock_timeout', lock)}; "
+        f"SET {local}statement_timeout TO {_least(settings, 'statement_timeout', statement)}"
+    )
+
+
+def short_waits(settings: Settings, try_s: float, waits: int) -> str:
+    """Return the statement that limits each lock wait, so that `waits` of them fit into a try."""
+    return f"SET LOCAL lock_timeout TO {_least(settings, 'lock_timeout', try_s / waits)}"
+
+
+def set_statements(settings: Settings) -> str:
+    """Return the statements that restore a session's settings."""
+    limits = [f"SET {name} TO {milliseconds}" for name, milliseconds in settings.items()]
+    return "; ".join([*limits, _AS_BEFORE])
+
+
+def _least(settings: Settings, name: str, seconds: float) -> int:
+    ours = max(1, int(seconds * 1000))
+    return min(settings.get(name) or ours, ours)
+
+
+async def enable_client_check(connection: Any) -> None:
+    """Make the server check, while it works for us, whether we are still connected."""
+    if connection.get_server_version().major < _CHECKS_CLIENT:
+        return
+    with contextlib.suppress(asyncpg.InvalidParameterValueError):  # its system can't
+        await connection.execute(f"SET client_connection_check_interval TO {_CHECK_MS}")

@@ -1,0 +1,374 @@
+# mypy: disable-error-code=import-untyped
+"""A pool of connections to PostgreSQL, our own or the user's, with timeouts and typed errors."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from functools import partial
+from time import monotonic
+from typing import Any, Final, TypeVar
+
+import asyncpg
+
+from async_history._core.writing.writer import OutcomeUnknown, TryAgain
+from async_history._postgres.connecting.bounds import (
+    Settings,
+    bounds,
+    enable_client_check,
+    settings_of,
+)
+from async_history._postgres.connecting.codecs import require_own_codecs
+from async_history._postgres.connecting.connect import (
+    Connection,
+    connect_checked,
+    connect_to_any,
+    connected,
+    in_time,
+    typed,
+)
+from async_history._postgres.connecting.pool_callbacks import acquire_from, release_to
+from async_history._postgres.connecting.pool_limits import PoolLimits
+from async_history._postgres.connecting.pooler import is_pooled, require_no_lost_statements
+from async_history._postgres.connecting.server_url import ServerUrl
+from async_history._postgres.connecting.work_limit import WorkLimit, meaning_of
+from async_history._postgres.errors import (
+    DriverError,
+    is_pool_unusable,
+    may_connect_later,
+    storage_error,
+)
+from async_history._postgres.transaction import transaction
+from async_history.errors import HistoryClosed, InvalidInput, StorageError, StorageUnreachable
+
+T = TypeVar("T")
+
+_CACHED_STATEMENTS: Final = 100
+"""asyncpg's default. Behind a pooler none are cached: each transaction may use another server
+connection, which does not have them."""
+
+Prepare = Callable[[Any], Awaitable[None]]
+
+
+class ConnectionPool:
+    """A pool of connections. Create one with `connect` or `of_user`.
+
+    A connection returns to the pool when the server has finished its statement, not when the caller
+    is cancelled: otherwise a few impatient callers would occupy every process of the server. So the
+    server is asked to cancel an abandoned statement. Behind a pooler it is not, because the pooler
+    may have given the server process to another client; the statement is waited for instead.
+
+    Attributes:
+        is_behind_pooler: whether a pooler is between us and the server. Then settings apply to one
+            transaction only, so each statement runs in a transaction together with its settings.
+        settings: the sessions' values of the settings that limit a statement's time.
+        owned: whether the pool is our own, not the user's.
+    """
+
+    def __init__(
+        self,
+        pool: Any,
+        where: str,
+        limits: PoolLimits,
+        *,
+        owned: bool,
+        is_behind_pooler: bool,
+        settings: Settings,
+    ) -> None:
+        self._pool = pool
+        self._where = where
+        self.owned = owned
+        self.acquire_timeout_s = limits.acquire_timeout_s
+        self._lifetime_s = limits.lifetime_s if owned else None
+        self._hung = False
+        self._is_closing = False
+        self._under_way: set[asyncio.Task[Any]] = set()
+        self.is_behind_pooler = is_behind_pooler
+        self.settings = settings
+        self.size: int = pool.get_max_size()
+
+    @classmethod
+    async def connect(
+        cls, server: ServerUrl, prepare: Prepare, limits: PoolLimits
+    ) -> "ConnectionPool":
+        """Connect, call `prepare` with a first connection, and open a pool.
+
+        Raises:
+            InvalidInput: the URL can't be used.
+            StorageError: the server can't be reached in time, or refuses the connection.
+        """
+        async with connected(server, limits.acquire_timeout_s) as connection:
+            cached = server.options.get("statement_cache_size")
+            keeps_none = 0 in (limits.statement_cache_size, cached)
+            with in_time(connection, limits.acquire_timeout_s):
+                is_behind_pooler = keeps_none or await is_pooled(connection)
+                settings = await settings_of(connection)
+                if not is_behind_pooler:
+                    await enable_client_check(connection)
+            await prepare(connection)
+        with typed(server.where):
+            pool = await asyncpg.create_pool(
+                connect=partial(connect_to_any if is_behind_pooler else connect_checked, server),
+                connection_class=Connection,
+                min_size=0,
+                max_size=limits.size,
+                max_inactive_connection_lifetime=limits.idle_s or 0,
+                statement_cache_size=0 if is_behind_pooler else _CACHED_STATEMENTS,
+                timeout=limits.acquire_timeout_s,
+                reset=_leave_as_it_is,
+            )
+        return cls(
+            pool,
+            server.where,
+            limits,
+            owned=True,
+            is_behind_pooler=is_behind_pooler,
+            settings=settings,
+        )
+
+    @classmethod
+    async def of_user(
+        cls, pool: Any, where: str, prepare: Prepare, limits: PoolLimits, types: Sequence[str]
+    ) -> "ConnectionPool":
+        """Use the user's own pool, which this class never closes.
+
+        Args:
+            types: the types that must have asyncpg's own codecs.
+
+        Raises:
+            InvalidInput: the pool is not open, has codecs of its own, or caches statements that its
+                pooler loses.
+            StorageError: as `connect`.
+        """
+        try:
+            with typed(where):
+                connection = await acquire_from(pool, where, limits.acquire_timeout_s)
+                try:
+                    with in_time(connection, limits.acquire_timeout_s):
+                        is_behind_pooler = await is_pooled(connection)
+                        if is_behind_pooler:
+                            await require_no_lost_statements(connection, pool)
+                        await require_own_codecs(connection, types)
+                        settings = await settings_of(connection)
+                    await prepare(connection)
+                except asyncio.CancelledError:
+                    connection.terminate()  # it has an open transaction
+                    raise
+                finally:
+                    await release_to(pool, where, connection, None)
+        except StorageError as error:
+            if error.__cause__ is not None and is_pool_unusable(error.__cause__):
+                raise InvalidInput(
+                    f"the {error.__cause__}: await it, or enter `async with pool`, before a "
+                    "history uses it, and close it after that"
+                ) from error
+            raise
+        return cls(
+            pool,
+            where,
+            limits,
+            owned=False,
+            is_behind_pooler=is_behind_pooler,
+            settings=settings,
+        )
+
+    async def acquire(self) -> Any:
+        """Return a connection, which `release` gives back.
+
+        Raises:
+            StorageUnreachable: none was available within `acquire_timeout_s`.
+            HistoryClosed: the pool was closed meanwhile.
+            TryAgain: the server can't be reached now.
+            StorageError: the server refuses the connection.
+        """
+        try:
+            if self._hung and self.owned:
+                self._hung = False
+                await self._pool.expire_connections()  # the others are to the same server
+            begun = monotonic()
+            connection = await acquire_from(self._pool, self._where, self.acquire_timeout_s)
+            while self._is_too_old(connection) and connection.made_at < begun:
+                await self.retire(connection)
+                connection = await acquire_from(self._pool, self._where, self.acquire_timeout_s)
+        except TimeoutError as error:
+            raise StorageUnreachable(
+                f"{self._where} gave no connection within {self.acquire_timeout_s} s: it "
+                "does not answer, or all connections of the pool are in use"
+            ) from error
+        except DriverError as error:
+            if is_pool_unusable(error):
+                raise HistoryClosed(
+                    f"the {error}: nothing was written or read. Close a pool only after the "
+                    "history that uses it"
+                ) from error
+            if may_connect_later(error):
+                raise TryAgain(storage_error(error, self._where)) from error
+            raise storage_error(error, self._where) from error
+        if self._is_closing:
+            # asyncpg closes a busy connection with a cancel request, and does not wait for it:
+            # PgBouncer, as of 1.18, can crash on that (pgbouncer/pgbouncer#801).
+            await self.release(connection)
+            raise HistoryClosed("the manager was closed while this waited for a connection")
+        return connection
+
+    @staticmethod
+    def is_broken(connection: Any) -> bool:
+        """Return whether a connection is closed.
+
+        asyncpg's pool takes a closed connection back by itself; its proxy then raises.
+        """
+        try:
+            return bool(connection.is_closed())
+        except asyncpg.InterfaceError:
+            return True
+
+    def is_unusable(self, connection: Any) -> bool:
+        """Return whether a connection is closed, or older than `connection_lifetime_s`."""
+        return self.is_broken(connection) or self._is_too_old(connection)
+
+    def _is_too_old(self, connection: Any) -> bool:
+        if self._lifetime_s is None:
+            return False
+        return bool(monotonic() - connection.made_at > self._lifetime_s)
+
+    async def retire(self, connection: Any) -> None:
+        """Close a connection, which frees its slot in the pool."""
+        with contextlib.suppress(*DriverError):
+            await connection.close(timeout=self.acquire_timeout_s)
+
+    async def release(self, connection: Any) -> None:
+        """Return a connection to the pool; the pool replaces a closed one at the next `acquire`.
+
+        If the server was asked to cancel a statement, this waits for its answer.
+        """
+        if not self.is_broken(connection) and self._is_too_old(connection):
+            await self.retire(connection)
+            return
+        try:
+            await release_to(self._pool, self._where, connection, self.acquire_timeout_s)
+        except TimeoutError:
+            self._hung = True
+        except DriverError:
+            pass  # asyncpg has closed it
+
+    async def fetch(
+        self, sql: str, arguments: Sequence[Any], timeout_s: float
+    ) -> Sequence[Sequence[Any]]:
+        """Run one SELECT.
+
+        Raises:
+            As `acquire`, and as `WorkLimit`.
+        """
+        connection = await self.acquire()
+        if not self.is_behind_pooler:
+            return list(
+                await self._answer(
+                    connection, connection.fetch(sql, *arguments, timeout=timeout_s), timeout_s
+                )
+            )
+        limits = bounds(self.settings, timeout_s, is_local=True)
+
+        async def fetch() -> Sequence[Sequence[Any]]:
+            async with transaction(connection, "SET TRANSACTION READ ONLY", limits):
+                return list(await connection.fetch(sql, *arguments))
+
+        return await self._uncancelled(connection, fetch(), timeout_s)
+
+    async def use(self, work: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
+        """Run work that commits nothing and has its own time limit.
+
+        It is cancelled with its caller; behind a pooler it continues.
+
+        Raises:
+            As `acquire`, and as `WorkLimit`.
+        """
+        connection = await self.acquire()
+        if self.is_behind_pooler:
+            return await self._uncancelled(connection, work(connection), None)
+        return await self._answer(connection, work(connection), None)
+
+    async def write(
+        self, work: Callable[[Any, Sequence[str]], Coroutine[Any, Any, T]], timeout_s: float
+    ) -> T:
+        """Run work that commits. It gets the settings with which its transactions must begin.
+
+        It continues if its caller is cancelled.
+
+        Raises:
+            As `acquire`, and as `WorkLimit`.
+        """
+        connection = await self.acquire()
+        limits = bounds(self.settings, timeout_s, is_local=True)
+        return await self._uncancelled(connection, work(connection, (limits,)), timeout_s)
+
+    async def _answer(self, connection: Any, call: Awaitable[T], timeout_s: float | None) -> T:
+        """Wait for the server's answer; if the caller is cancelled, asyncpg asks the server to
+        cancel the statement."""
+        try:
+            answer = await call
+        except TimeoutError as error:
+            self._start(self.release(connection))
+            within = "in time" if timeout_s is None else f"within {timeout_s} s"
+            raise OutcomeUnknown(f"{self._where} did not answer {within}") from error
+        except DriverError as error:
+            meaning = meaning_of(error, self._where, connection)
+            await self.release(connection)
+            raise meaning from error
+        except BaseException:
+            self._start(self.release(connection))
+            raise
+        await self.release(connection)
+        return answer
+
+    async def _uncancelled(
+        self, connection: Any, call: Coroutine[Any, Any, T], timeout_s: float | None
+    ) -> T:
+        """Wait for the server's answer; the connection is released after it, even if the caller is
+        cancelled."""
+
+        async def run() -> T:
+            try:
+                limit = self.limit(connection)
+                try:
+                    with limit.within(timeout_s):
+                        return await call
+                finally:
+                    limit.end()
+            finally:
+                await self.release(connection)
+
+        return await asyncio.shield(self._start(run()))
+
+    def _start(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+        task = asyncio.get_running_loop().create_task(work)
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        return task
+
+    def limit(self, connection: Any) -> WorkLimit:
+        """Return a time limit for work on a connection."""
+        return WorkLimit(connection, self._where, self._on_hang)
+
+    def _on_hang(self) -> None:
+        self._hung = True
+
+    async def aclose(self, timeout_s: float) -> None:
+        """Close our own pool, waiting at most `timeout_s` for statements that still run."""
+        self._is_closing = True
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self._under_way:
+                    await asyncio.wait(self._under_way)
+                if self.owned:
+                    await self._pool.close()
+        except (TimeoutError, *DriverError):
+            self.terminate()
+
+    def terminate(self) -> None:
+        """Terminate our own pool at once, also after its loop has stopped."""
+        if self.owned:
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and the sockets with it
+                self._pool.terminate()
+
+
+async def _leave_as_it_is(connection: Any) -> None:
+    """Reset a connection of the pool by doing nothing: we leave no state on it."""

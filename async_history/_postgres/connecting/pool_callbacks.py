@@ -1,0 +1,44 @@
+"""Acquiring and releasing a pool's connections, also if functions that a user gave to it fail."""
+
+import logging
+from typing import Any
+
+from async_history._core.concurrency.stack import require_stack
+from async_history._postgres.errors import DriverError
+from async_history.errors import HistoryError, StorageError
+
+_log = logging.getLogger("async_history")
+
+
+async def acquire_from(pool: Any, where: str, timeout_s: float) -> Any:
+    """Return a connection of a pool.
+
+    Raises:
+        TimeoutError, the driver's errors: there is none.
+        StorageError: the pool's `connect`, `init` or `setup` failed.
+        RecursionError: the stack has no room to give a connection back.
+    """
+    require_stack()
+    try:
+        return await pool.acquire(timeout=timeout_s)
+    except (HistoryError, *DriverError):
+        raise
+    except Exception as error:
+        raise StorageError(
+            f"{where} gave no connection: the pool's connect, init or setup raised {error!r}"
+        ) from error
+
+
+async def release_to(pool: Any, where: str, connection: Any, timeout_s: float | None) -> None:
+    """Return a connection to its pool. If the pool's `reset` fails, asyncpg closes the connection.
+
+    Raises:
+        TimeoutError, the driver's errors: it was closed.
+    """
+    try:
+        await pool.release(connection, timeout=timeout_s)
+    except DriverError:
+        raise
+    except Exception:
+        # The caller's read or write is done.
+        _log.warning("%s: the pool's reset failed", where, exc_info=True)

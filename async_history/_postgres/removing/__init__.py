@@ -1,0 +1,1 @@
+"""Erasing and pruning, and what the server does after it: VACUUM and ANALYZE."""

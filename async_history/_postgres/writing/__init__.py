@@ -1,0 +1,1 @@
+"""A batch in one transaction: its statements, look-ups and owners."""

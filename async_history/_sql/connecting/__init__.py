@@ -1,0 +1,1 @@
+"""From a URL to connections, and what drivers do without SQLAlchemy."""

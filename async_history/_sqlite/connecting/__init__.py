@@ -1,0 +1,1 @@
+"""Files, connections and their threads, locks and forks."""

@@ -1,0 +1,1 @@
+"""The SELECTs of queries, followers, and states at a moment."""

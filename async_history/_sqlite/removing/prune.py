@@ -1,0 +1,159 @@
+"""Pruning in a SQLite file: the statements of one step and its transaction."""
+
+import json
+import sqlite3
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from async_history._core.concurrency.threads import run_to_completion
+from async_history._core.ledger import changes
+from async_history._core.records.records import Event, HistoryRecord
+from async_history._core.removing.erase_transaction import RecordRef
+from async_history._core.removing.prune import PruneCursor, PruneStep, prune_step
+from async_history._core.removing.prune_request import PruneRequest
+from async_history._core.removing.prune_transaction import (
+    Candidate,
+    Edge,
+    PruneTries,
+    prunable_alone,
+)
+from async_history._sqlite.connecting.connection import fetch_rows
+from async_history._sqlite.index import (
+    POSITIONS,
+    indexed_transaction,
+    keys_of_rows,
+    memory_key,
+    nth_position,
+    remove_entries,
+    remove_lost_owners,
+)
+from async_history._sqlite.ledger import attest
+from async_history._sqlite.operations import file_log
+from async_history._sqlite.rows import record_from_row
+
+_LIGHT: Final = (
+    "rowid, id, memory_id, NULL, NULL, event, created_at, updated_at, is_deleted, actor_id, role"
+)
+"""A record's position, then its columns with the texts left out."""
+_ENDS: Final = "SELECT min(rowid), max(rowid) FROM history"
+_WINDOW: Final = f"""
+SELECT {_LIGHT} FROM history WHERE rowid > :after AND rowid <= :last ORDER BY rowid LIMIT :limit
+"""
+_GIVEN: Final = """(
+    SELECT json_extract(value, '$[0]') AS memory, json_extract(value, '$[1]') AS memory_id,
+           json_extract(value, '$[2]') AS position
+    FROM json_each(:given)
+) AS given"""
+_EDGES: Final = f"""
+SELECT given.memory_id, edge.rowid, edge.id
+FROM {_GIVEN} JOIN history AS edge ON edge.rowid = {nth_position("DESC", ":before")}
+"""
+_NEXT: Final = f"""
+SELECT given.position, following.event, following.created_at, following.updated_at
+FROM {_GIVEN} JOIN history AS following
+    ON following.rowid = {nth_position("ASC", "0", "position > given.position")}
+"""
+_THERE: Final = """
+SELECT rowid, id, memory_id FROM history WHERE rowid IN (SELECT value FROM json_each(:positions))
+"""
+_WHOLE: Final = f"""
+SELECT {_LIGHT} FROM history WHERE memory_id = :memory_id AND rowid IN ({POSITIONS}) ORDER BY rowid
+"""
+_REMOVE: Final = "DELETE FROM history WHERE rowid IN (SELECT value FROM json_each(?))"
+
+
+def prune(
+    asked: PruneRequest,
+    reached: PruneCursor | None,
+    tries: PruneTries,
+    connection: sqlite3.Connection,
+) -> PruneStep:
+    """Prune the next records in one transaction, on the connection's thread."""
+    with indexed_transaction(connection):
+        return run_to_completion(prune_step(asked, reached, _PruneTransaction(connection), tries))
+
+
+class _PruneTransaction:
+    """The statements of a pruning step within its transaction."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self.log = file_log(connection)
+
+    def _fetch(self, sql: str, parameters: Mapping[str, Any]) -> list[Any]:
+        return fetch_rows(self._connection, sql, parameters)
+
+    async def ends(self) -> tuple[int, int] | None:
+        ((first, last),) = self._fetch(_ENDS, {})
+        return None if first is None else (first, last)
+
+    async def window(
+        self, asked: PruneRequest, after: int, last: int, limit: int
+    ) -> list[Candidate]:
+        rows = self._fetch(_WINDOW, {"after": after, "last": last, "limit": limit})
+        records = [(position, record_from_row(row)) for position, *row in rows]
+        return [
+            _candidate(position, record, asked.is_old(record.occurred_at))
+            for position, record in records
+        ]
+
+    async def edges(self, memory_ids: Sequence[str], before: int) -> dict[str, Edge]:
+        given = json.dumps([(memory_key(name), name) for name in memory_ids])
+        rows = self._fetch(_EDGES, {"given": given, "before": before})
+        return {name: (position, record_id) for name, position, record_id in rows}
+
+    async def still_there(self, refs: Collection[RecordRef]) -> set[RecordRef]:
+        positions = json.dumps([ref.position for ref in refs])
+        rows = self._fetch(_THERE, {"positions": positions})
+        # SQLite reuses the newest row's number once that row is removed, so compare the id too.
+        return {RecordRef(*row) for row in rows} & set(refs)
+
+    async def next_are_dated(self, records: Sequence[Candidate]) -> dict[int, bool]:
+        given = [(memory_key(one.memory_id), one.memory_id, one.position) for one in records]
+        rows = self._fetch(_NEXT, {"given": json.dumps(given)})
+        return {position: _own_time(*times) is not None for position, *times in rows}
+
+    async def whole(self, asked: PruneRequest, memory_ids: Sequence[str]) -> list[Candidate]:
+        seen: list[Candidate] = []
+        for memory_id in memory_ids:
+            rows = self._fetch(_WHOLE, {"memory_id": memory_id, "memory": memory_key(memory_id)})
+            records = [record_from_row(row) for _, *row in rows]
+            own = [asked.is_old(record.occurred_at) for record in records]
+            is_old = None
+            for index, (row, record) in enumerate(zip(rows, records, strict=True)):
+                is_old = is_old if own[index] is None else own[index]
+                alone = prunable_alone(asked, own, index)
+                seen.append(_candidate(row[0], record, is_old, prunable_alone=alone))
+        return seen
+
+    async def remove(self, records: Sequence[Candidate]) -> set[RecordRef]:
+        positions = [one.position for one in records]
+        rows = keys_of_rows(self._connection, positions)
+        entries = [(key, row.position) for row in rows for key in row.all()]
+        removed = self._connection.execute(_REMOVE, (json.dumps(positions),)).rowcount
+        remove_entries(self._connection, entries)
+        remove_lost_owners(self._connection)
+        refs = {one.ref for one in records}
+        gone = refs if removed == len(refs) else refs - await self.still_there(refs)
+        ids, memory_ids = [one.id for one in gone], {one.memory_id for one in gone}
+        attest(self._connection, lambda ledger: changes.prune(ledger, ids, memory_ids))
+        return gone
+
+
+def _candidate(
+    position: int, record: HistoryRecord, is_old: bool | None, *, prunable_alone: bool = False
+) -> Candidate:
+    return Candidate(
+        position,
+        record.id,
+        record.memory_id,
+        record.event == Event.DELETE,
+        is_old,
+        prunable_alone=prunable_alone,
+    )
+
+
+def _own_time(event: Any, created_at: Any, updated_at: Any) -> datetime | None:
+    row = ("", "", None, None, event, created_at, updated_at, 0, None, None)
+    return record_from_row(row).occurred_at

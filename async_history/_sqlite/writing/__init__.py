@@ -1,0 +1,1 @@
+"""A batch in one transaction, on the connection's thread."""
