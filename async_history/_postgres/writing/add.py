@@ -7,6 +7,7 @@ Each statement compares `owners_state.number` with the cached number (see `owner
 it adds nothing: it divides by zero, or the number of added rows shows it.
 """
 
+import enum
 from collections.abc import Sequence
 from functools import cache
 from typing import Any, Final
@@ -39,6 +40,18 @@ from async_history._postgres.writing.owners import OwnersPlan
 
 Statement = tuple[str, Sequence[Any]]
 """SQL with a `{schema}` placeholder, and its arguments."""
+
+
+class OwnersCheck(enum.Enum):
+    """What a statement within a transaction compares with the plan of the owners."""
+
+    NOTHING = enum.auto()
+    """On a Citus cluster a statement can't compare, so the transaction has locked the number."""
+    NUMBER = enum.auto()
+    """The number of `owners_state`: the transaction has looked up the owners."""
+    NUMBER_AND_NEW = enum.auto()
+    """The number, and that the plan's new memories have no records: the owners are cached."""
+
 
 _GIVEN: Final = (*COLUMNS, "moment")
 _SELECTED: Final = """id, memory_id, old_memory, new_memory, event, created_at, updated_at,
@@ -259,9 +272,7 @@ def within_transaction(
     texts: SealedTexts | None,
     plan: OwnersPlan,
     leaves: Sequence[Bundle],
-    *,
-    checks_new: bool,
-    checks_number: bool,
+    check: OwnersCheck,
 ) -> list[Statement]:
     """Return the statements that add records in a transaction.
 
@@ -269,12 +280,10 @@ def within_transaction(
 
     Args:
         texts, leaves: see `without_transaction`.
-        checks_new: whether to add nothing if a memory of `plan.new` has records.
-        checks_number: whether to compare the number of `owners_state`. On a Citus cluster a
-            statement can't do that, and the transaction has locked the number.
+        check: what has to be as in the plan; otherwise nothing is added.
     """
     if not _has_details(fields, plan):
-        known = _WITHOUT_OWNERS if checks_number else ""
+        known = "" if check is OwnersCheck.NOTHING else _WITHOUT_OWNERS
         if len(fields) == 1 and texts is None:
             return [with_leaves((f"{_ADD_ONE}{known}", values_of(fields[0])), leaves)]
         return [with_leaves((f"{_ADD_RECORDS}{known}", joined_columns(fields, texts)), leaves)]
@@ -285,10 +294,10 @@ def within_transaction(
     *columns, separator, null = joined_columns(fields, texts, *details, list(plan.new))
     arguments: list[Any] = [*columns[: len(_WITH_DETAILS)], separator, null]
     sql = _ADD_DETAILED
-    if checks_number:
+    if check is not OwnersCheck.NOTHING:
         sql += _AS_KNOWN
         arguments += [plan.number, plan.digests]
-        if checks_new and plan.new:
-            sql += _WITHOUT_RECORDS
-            arguments.append(columns[-1])
+    if check is OwnersCheck.NUMBER_AND_NEW and plan.new:
+        sql += _WITHOUT_RECORDS
+        arguments.append(columns[-1])
     return [*statements, with_leaves((sql, arguments), leaves)]

@@ -8,11 +8,9 @@ from typing import Any, Final
 
 import asyncpg
 
-from async_history._core.encryption.sealed_records import SealedTexts
-from async_history._core.ledger.leaves import Bundle
 from async_history._core.operations.operations import LogEntries
 from async_history._core.records.owners import Owner
-from async_history._core.records.records import Fields, HistoryRecord, fields_in_order
+from async_history._core.records.records import HistoryRecord, fields_in_order
 from async_history._core.writing.erased_names import Name
 from async_history._core.writing.message_buffers import Buffer, message_rows
 from async_history._core.writing.submissions import SaveMessages, Submission
@@ -29,11 +27,10 @@ from async_history._postgres.keys import Seal
 from async_history._postgres.ledger import Attestation, leaves_of, tables_of
 from async_history._postgres.schema import in_schema
 from async_history._postgres.transaction import WAIT_FOR_REPLICAS_TOO, log_within, savepoint
-from async_history._postgres.writing.add import within_transaction
+from async_history._postgres.writing.add import OwnersCheck, Statement, within_transaction
 from async_history._postgres.writing.batch_reads import BatchReads
 from async_history._postgres.writing.messages import add_messages, evict_messages, find_buffers
 from async_history._postgres.writing.owner_steps import OwnerSteps
-from async_history._postgres.writing.owners import OwnersPlan
 from async_history.errors import StorageError, StorageRefused
 
 _MOST_IN_VAIN: Final = 40
@@ -57,25 +54,17 @@ def require_all(done: str, rows: Sequence[object]) -> None:
 async def add_records(
     connection: Any,
     schema: str,
-    fields: Sequence[Fields],
-    texts: SealedTexts | None,
-    plan: OwnersPlan,
-    leaves: Sequence[Bundle],
-    *,
-    checks_new: bool,
-    checks_number: bool,
+    statements: Sequence[Statement],
+    records: Sequence[object],
 ) -> None:
-    """Add records in the transaction of a connection; see `within_transaction`.
+    """Add records in the transaction of a connection, by the statements of `within_transaction`.
 
     Raises:
         LeftOut: not all records were written; the caller rolls back.
     """
-    statements = within_transaction(
-        fields, texts, plan, leaves, checks_new=checks_new, checks_number=checks_number
-    )
     for sql, arguments in statements:
         done = await connection.execute(in_schema(sql, schema), *arguments)
-    require_all(done, fields)
+    require_all(done, records)
 
 
 class BatchSteps:
@@ -197,17 +186,10 @@ class BatchSteps:
             leaves = await leaves_of(self._attestation, fields, {**plan.new, **owners})
         if records:
             texts, _ = await self._seal.records(fields, plan.owners, plan.number, self._keys)
+            check = OwnersCheck.NOTHING if self._is_distributed else OwnersCheck.NUMBER
+            statements = within_transaction(fields, texts, plan, leaves, check)
             try:
-                await add_records(
-                    self._connection,
-                    self._schema,
-                    fields,
-                    texts,
-                    plan,
-                    leaves,
-                    checks_new=False,
-                    checks_number=not self._is_distributed,
-                )
+                await add_records(self._connection, self._schema, statements, fields)
             except LeftOut:
                 await self._owners.require_unchanged()
                 raise

@@ -35,7 +35,13 @@ from async_history._postgres.keys import InClear, Seal
 from async_history._postgres.ledger import Attestation, leaves_of
 from async_history._postgres.schema import in_schema
 from async_history._postgres.transaction import transaction
-from async_history._postgres.writing.add import Statement, lone, without_transaction
+from async_history._postgres.writing.add import (
+    OwnersCheck,
+    Statement,
+    lone,
+    within_transaction,
+    without_transaction,
+)
 from async_history._postgres.writing.batch_locks import BatchLocks
 from async_history._postgres.writing.batch_steps import (
     BatchSteps,
@@ -237,16 +243,9 @@ class BatchCommitter:
                 if key_ids and await keys_within(self._connection, self._schema).lack(key_ids):
                     raise LeftOut("a data key is not there")
                 self._sent()
-                await add_records(
-                    self._connection,
-                    self._schema,
-                    fields,
-                    texts,
-                    plan,
-                    leaves,
-                    checks_new=True,
-                    checks_number=not self._is_distributed,
-                )
+                check = OwnersCheck.NOTHING if self._is_distributed else OwnersCheck.NUMBER_AND_NEW
+                statements = within_transaction(fields, texts, plan, leaves, check)
+                await add_records(self._connection, self._schema, statements, fields)
         else:
             statement = without_transaction(fields, texts, plan, key_ids, leaves)
             await self._run_without_transaction(statement, fields)
