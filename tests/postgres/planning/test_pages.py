@@ -4,21 +4,19 @@ Every filter but a text's, in either order, at times and cursors; with custom an
 before the table has statistics, with them, and after a removal that was not vacuumed.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta, timezone
 from functools import partial
 from itertools import islice
 from secrets import token_hex
 from typing import Any
 
-import asyncpg
 import pytest
 
 from async_history import open_history
 from async_history._core.reading.filters import new_filter
 from async_history._postgres.reading.time_chunks import CHUNK_BITS
 from tests.support.postgres_plans import IN_ORDER, SHUFFLED, Explainer, fill, fill_alike
-from tests.support.postgres_server import PostgresServer
 from tests.support.questions import FULL_PAGE, START, Question, alike, of_owners, questions, scans
 
 pytestmark = [pytest.mark.postgres, pytest.mark.once]
@@ -34,20 +32,6 @@ times whether the chunk has a record of that time, with three pages of the index
 A_REMOVED = 1 / 80
 """More for each removed row until it is vacuumed: its index entries stay, and the pages of a few
 indexes are passed over."""
-
-
-@pytest.fixture(scope="module")
-def url() -> Any:
-    server = PostgresServer(fsync="off", autovacuum="off", jit="off", shared_buffers="128MB")
-    yield server.create().start().url()
-    server.remove()
-
-
-@pytest.fixture
-async def connection(url: str) -> AsyncIterator[Any]:
-    connection = await asyncpg.connect(url)
-    yield connection
-    await connection.close()
 
 
 async def buffers(

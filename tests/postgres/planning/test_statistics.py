@@ -1,19 +1,17 @@
 """After a large change the server has statistics of the history, even with autovacuum off."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from secrets import token_hex
 from time import monotonic
 from types import SimpleNamespace
 from typing import Any
 
-import asyncpg
 import pytest
 
 from async_history import HistoryManager, copy_history, open_history
 from async_history._postgres.removing.statistics import Statistics
 from tests.support.postgres_plans import Explainer, fill
-from tests.support.postgres_server import PostgresServer
 from tests.support.questions import START, questions
 
 pytestmark = [pytest.mark.postgres, pytest.mark.once]
@@ -23,20 +21,6 @@ KNOWN = "SELECT count(*) FROM pg_stats WHERE schemaname = $1 AND tablename = 'hi
 ROWS = "SELECT reltuples FROM pg_class WHERE oid = to_regclass($1 || '.history')"
 HAS_A_MILLION = "UPDATE pg_class SET reltuples = 1e6 WHERE oid = to_regclass($1 || '.history')"
 VACUUMED = "SELECT pg_stat_get_vacuum_count(to_regclass($1 || '.history'))"
-
-
-@pytest.fixture(scope="module")
-def url() -> Any:
-    server = PostgresServer(fsync="off", autovacuum="off")
-    yield server.create().start().url()
-    server.remove()
-
-
-@pytest.fixture
-async def connection(url: str) -> AsyncIterator[Any]:
-    connection = await asyncpg.connect(url)
-    yield connection
-    await connection.close()
 
 
 @pytest.fixture

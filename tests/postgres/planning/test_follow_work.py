@@ -17,7 +17,7 @@ from async_history._core.reading.follow_reads import PAGE_RECORDS
 from async_history._postgres.reading.cursors import FollowPosition, position_from_cursor
 from async_history._postgres.reading.follow import FollowReader
 from async_history._postgres.schema import quoted
-from tests.support.postgres_server import PostgresServer, are_installed, with_query
+from tests.support.postgres_server import are_installed, with_query
 
 pytestmark = [
     pytest.mark.postgres,
@@ -37,13 +37,6 @@ INSERT INTO {schema}.history (id, memory_id, new_memory, event, is_deleted, occu
 SELECT gen_random_uuid()::text, 'm' || n % 500, repeat('likes mate ', 6), 'UPDATE', false, now()
 FROM generate_series(1, $1::integer) AS n
 """
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    server = PostgresServer(fsync="off", autovacuum="off").create()
-    yield server.start()
-    server.remove()
 
 
 class Counting:
@@ -112,8 +105,8 @@ def _looked_at(plan: dict[str, Any]) -> Iterator[int]:
 
 
 @pytest.fixture
-async def others(server: PostgresServer) -> AsyncIterator[list[Any]]:
-    connections = [await asyncpg.connect(server.url()) for _ in range(2)]
+async def others(url: str) -> AsyncIterator[list[Any]]:
+    connections = [await asyncpg.connect(url) for _ in range(2)]
     yield connections
     for connection in connections:
         connection.terminate()
@@ -129,14 +122,14 @@ async def others(server: PostgresServer) -> AsyncIterator[list[Any]]:
     ids=" ".join,
 )
 async def counting(
-    server: PostgresServer, others: list[Any], request: pytest.FixtureRequest
+    url: str, others: list[Any], request: pytest.FixtureRequest
 ) -> AsyncIterator[Counting]:
     """A reader of a table of many records, with given statistics."""
     known, mode = request.param
     schema = f"s{abs(hash((request.node.name,))):x}"
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(open_history(with_query(server.url(), schema=schema)))
-        connection = await asyncpg.connect(server.url())
+        await stack.enter_async_context(open_history(with_query(url, schema=schema)))
+        connection = await asyncpg.connect(url)
         stack.push_async_callback(connection.close)
         await connection.execute(f"SET plan_cache_mode = force_{mode}_plan")
         counting = Counting(connection, quoted(schema))

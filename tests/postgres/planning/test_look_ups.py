@@ -4,36 +4,19 @@ Counted in rows that are read; with custom and generic plans; before the tables 
 and with them.
 """
 
-from collections.abc import AsyncIterator
 from secrets import token_hex
 from typing import Any, Final
 
-import asyncpg
 import pytest
 
 from async_history import open_history
 from tests.support.postgres_plans import Explainer, fill, look_ups
-from tests.support.postgres_server import PostgresServer
 
 pytestmark = [pytest.mark.postgres, pytest.mark.once]
 
 SMALL, LARGE = 10_000, 60_000
 MORE: Final = 20
 """Rows that a look-up of the large history may read beyond those of the small one."""
-
-
-@pytest.fixture(scope="module")
-def url() -> Any:
-    server = PostgresServer(fsync="off", autovacuum="off", jit="off")
-    yield server.create().start().url()
-    server.remove()
-
-
-@pytest.fixture
-async def connection(url: str) -> AsyncIterator[Any]:
-    connection = await asyncpg.connect(url)
-    yield connection
-    await connection.close()
 
 
 async def test_a_look_up_costs_the_same(url: str, connection: Any) -> None:
