@@ -30,10 +30,10 @@ T = TypeVar("T")
 
 
 class Raw:
-    """Open a ledger through one connection, without a manager: thousands of files are verified."""
+    """A ledger without a manager, through one connection and in its open transaction."""
 
-    def __init__(self, connection: sqlite3.Connection, seal: Seal) -> None:
-        self._tables = tables(connection, seal)
+    def __init__(self, tables: LedgerTables) -> None:
+        self._tables = tables
 
     async def write(self, work: Callable[[LedgerTables], Coroutine[Any, Any, T]]) -> T:
         return await work(self._tables)
@@ -88,7 +88,7 @@ async def verified(path: Path, *checkpoints: Checkpoint) -> LedgerReport:
 
 def verified_here(path: Path, *checkpoints: Checkpoint, seal: Seal = IN_CLEAR) -> LedgerReport:
     with closing(connected(path)) as connection:
-        return run_to_completion(verify(Raw(connection, seal), checkpoints, None))
+        return run_to_completion(verify(Raw(tables(connection, seal)), checkpoints, None))
 
 
 def change(path: Path, *statements: str) -> None:
