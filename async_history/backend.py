@@ -22,7 +22,7 @@ from async_history._core.operations.operations import (
 from async_history._core.public import show_as
 from async_history._core.reading.coalesce import CoalescedReads
 from async_history._core.reading.cursors import Cursor, CursorCodec
-from async_history._core.reading.filters import Filter, Order, has_details
+from async_history._core.reading.filters import Filter, Order, has_owner_and_cause
 from async_history._core.reading.follow_reads import FollowRead, FollowReader
 from async_history._core.reading.query import PageRead, RowsRead, cut
 from async_history._core.reading.timeline import (
@@ -176,7 +176,7 @@ __all__ = [
     "details_from",
     "details_of",
     "earliest_begin",
-    "has_details",
+    "has_owner_and_cause",
     "ids_of",
     "ids_to_find",
     "last_change_at",

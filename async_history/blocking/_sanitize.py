@@ -141,7 +141,7 @@ class Sanitizer:
         if value is None:
             return None
         if isinstance(value, datetime):
-            value = value.isoformat()  # of a subclass, it may be no time: pandas' NaT
+            value = value.isoformat()  # of a subclass, it may not be a time: pandas' NaT
         if isinstance(value, str):
             text: str = plain(value)
             is_time = "-" in text and parse_time(text) is not None

@@ -220,21 +220,21 @@ class _MemoryTakenBack:
 
     # In the memory's turn
 
-    async def run(self, operation: Operation) -> None:
+    async def run(self, running: Operation) -> None:
         """Take the memory of an `AsyncMemory` back."""
-        history = await operation.manager.get_history(self.memory_id)
+        history = await running.manager.get_history(self.memory_id)
         await in_store_thread(self._memory, self._prepare, history)
         if self._change is None or self._asked.dry_run:
             return
-        operation.begin_change()
+        running.begin_change()
         if records := self._records():
             with self._plan.repeating():
-                *_, self._written = await operation.manager.batch_add_history(
+                *_, self._written = await running.manager.batch_add_history(
                     records, if_latest=history[-1]
                 )
             self.records_written = len(records)
         record = self._written or history[-1]
-        async with kept(self._memory, record, operation.manager.get_history):
+        async with kept(self._memory, record, running.manager.get_history):
             with note_history_ahead(_REMEDY):
                 await change_vectors(self._memory, self._change, record)
 

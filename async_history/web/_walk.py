@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from async_history._core.manager import HistoryManager
-from async_history._core.reading.filters import check_cause_filter, has_details
+from async_history._core.reading.filters import check_cause_filter, has_owner_and_cause
 from async_history._core.reading.query import Page
 from async_history._core.records.records import HistoryRecord, is_alive
 from async_history.web._parts import parts, text_chars
@@ -74,7 +74,7 @@ class Walk:
             return {}  # nothing comes after the last instant
 
     def _is_wanted(self, state: HistoryRecord) -> bool:
-        return is_alive(state) and has_details(state, (), check_cause_filter(self.cause))
+        return is_alive(state) and has_owner_and_cause(state, (), check_cause_filter(self.cause))
 
     async def _in_force(self, met: Iterable[HistoryRecord]) -> list[HistoryRecord]:
         """Return the records in force. The memories of the others were on an earlier page."""

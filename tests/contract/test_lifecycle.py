@@ -80,7 +80,7 @@ PARTS: Final[Mapping[str, tuple[Callable[[HistoryManager], Any], Callable[[Any],
 
 
 class TestUnclosed:
-    """A manager that nobody closed is named in a warning, and closed."""
+    """A manager that was not closed is named in a warning, and closed."""
 
     @pytest.mark.parametrize("is_in_cycle", [True, False])
     @pytest.mark.parametrize(

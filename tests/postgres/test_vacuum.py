@@ -180,7 +180,7 @@ async def test_a_table_that_others_use_is_not_rewritten(
     admin: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """VACUUM FULL never waits for the lock, so nobody waits behind it."""
+    """VACUUM FULL never waits for the lock, so no statement waits behind it."""
     monkeypatch.setattr(
         store, "Vacuum", lambda *parts, **limits: Vacuum(*parts, **limits | {"lock_timeout_s": 0.3})
     )

@@ -6,8 +6,8 @@ import socket
 def free_port() -> int:
     """Return a free port on 127.0.0.1, for a server that reuses addresses, as all of them do.
 
-    A connection that was just closed keeps the port for a minute: the system gives it to nobody
-    who asks for any port, such as this function in another process.
+    A connection that was just closed keeps the port for a minute: the system does not
+    give it to a process that asks for any port, such as this function in another process.
     """
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]

@@ -23,7 +23,7 @@ from async_history._core.encryption.sealed_records import (
 )
 from async_history._core.encryption.sealing import Keys, key_ids, token_under
 from async_history._core.reading.cursors import Cursor
-from async_history._core.reading.filters import Filter, has_details
+from async_history._core.reading.filters import Filter, has_owner_and_cause
 from async_history._core.reading.follow_reads import FollowRead, FollowReader
 from async_history._core.reading.query import PageRead, RowsRead
 from async_history._core.reading.timeline import Moment
@@ -299,4 +299,4 @@ def _matches(record: HistoryRecord, wanted: Filter) -> bool:
         isinstance(one, str) and text in one for one in (record.old_memory, record.new_memory)
     ):
         return False
-    return has_details(record, (), wanted.cause)
+    return has_owner_and_cause(record, (), wanted.cause)

@@ -102,7 +102,7 @@ def check_cause_filter(cause: object) -> Pairs:
     return tuple(check_cause(key, value) for key, value in cause.items())
 
 
-def has_details(record: HistoryRecord, owner: Pairs, cause: Pairs) -> bool:
+def has_owner_and_cause(record: HistoryRecord, owner: Pairs, cause: Pairs) -> bool:
     """Return whether a record matches a filter by owner and cause."""
     return all(
         record.owner is not None and getattr(record.owner, name) == value for name, value in owner

@@ -10,7 +10,7 @@ from time import monotonic
 from typing import Any, Self
 
 from async_history._core.concurrency.yielding import after_record
-from async_history._core.reading.filters import Pairs, has_details
+from async_history._core.reading.filters import Pairs, has_owner_and_cause
 from async_history._core.reading.follow_reads import PAGE_RECORDS, FollowRead, P
 from async_history._core.reading.follower_group import FollowerGroup, SharedRead
 from async_history._core.records.records import HistoryRecord
@@ -167,7 +167,7 @@ class Follower:
             self._left = [
                 index
                 for index in self._left
-                if has_details(page.records[index], self._owner, self._cause)
+                if has_owner_and_cause(page.records[index], self._owner, self._cause)
             ]
         self._next = 0
 

@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol, TypeGuard
 
 from async_history._core.concurrency.yielding import after_record
 from async_history._core.operations.operations import StoreOperation, new_operation
-from async_history._core.reading.filters import Pairs, has_details
+from async_history._core.reading.filters import Pairs, has_owner_and_cause
 from async_history._core.records.json_object import quoted
 from async_history._core.records.owners import Owner
 from async_history._core.records.recording import repeating
@@ -284,7 +284,7 @@ async def with_cause(
 ) -> AsyncIterator[HistoryRecord]:
     """Yield the records that have a cause."""
     async for record in records:
-        if has_details(record, (), cause):
+        if has_owner_and_cause(record, (), cause):
             yield record
 
 

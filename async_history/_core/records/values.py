@@ -52,7 +52,7 @@ def check_time(name: str, value: object) -> str:
     elif type(value) is datetime:
         return value.isoformat()
     else:
-        # A subclass may be no time: pandas' NaT is a datetime.
+        # A subclass may not be a time: pandas' NaT is a datetime.
         text = check_text(name, value.isoformat() if isinstance(value, datetime) else value)
     if parse_time(text) is None or "-" not in text:
         raise InvalidInput(

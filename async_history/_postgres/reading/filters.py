@@ -29,7 +29,6 @@ from async_history._postgres.reading.lists import DETAIL_LISTS, KIND, Lists
 from async_history._postgres.reading.time_chunks import TimeChunks
 from async_history._postgres.rows import RECORD_COLUMNS, RECORD_NULLS
 
-_HISTORY: Final = "{schema}.history"
 _NULLS: Final = ", ".join(RECORD_NULLS[1:])
 """NULLs in place of all columns of `RECORD_COLUMNS` except the first."""
 
@@ -161,13 +160,16 @@ class Search:
         there = ""
         if after is not None:
             there = (
-                f"(SELECT {columns} FROM {_HISTORY} WHERE id = {arguments.take(after.id)}"
+                f"(SELECT {columns} FROM {{schema}}.history WHERE id = {arguments.take(after.id)}"
                 f" AND seq = {arguments.take(after.position, 'int8')}) UNION ALL "
             )
         if self._is_distributed:
             where = " AND ".join([*self._conditions(), f"seq {self._direction.onward} {begin}"])
             order = f"ORDER BY seq {self._direction.order} LIMIT {most}"
-            return f"{there}(SELECT {columns} FROM {_HISTORY} WHERE {where} {order})", arguments
+            return (
+                f"{there}(SELECT {columns} FROM {{schema}}.history WHERE {where} {order})",
+                arguments,
+            )
         ctes = [self._lists.kinds()] if self._lists.of_kinds else []
         if self._times:
             ctes += [
@@ -199,7 +201,7 @@ class Search:
         if self._is_distributed:
             where = " AND ".join([*self._conditions(), f"seq {self._direction.onward} {begin}"])
             order = f"ORDER BY seq {self._direction.order} LIMIT {limit}"
-            return f"{columns} {_HISTORY} WHERE {where} {order}", arguments
+            return f"{columns} {{schema}}.history WHERE {where} {order}", arguments
         kinds = f"WITH RECURSIVE {self._lists.kinds()} " if self._lists.of_kinds else ""
         lists = self._lists.rows(f"(SELECT {begin})", f"(SELECT {arguments.take(limit, 'int8')})")
         return f"{kinds}{columns} ({lists}) AS listed", arguments
@@ -231,7 +233,7 @@ LIMIT {arguments.take(limit, "int8")}
         if self._is_distributed or self._of_list or not self._times:
             conditions = self._conditions()
             where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
-            return f"SELECT pg_catalog.count(*) FROM {_HISTORY}{where}", self._arguments
+            return f"SELECT pg_catalog.count(*) FROM {{schema}}.history{where}", self._arguments
         sql, arguments = self.in_time("pg_catalog.count(*)")
         matching = [*self._names, *self._details, *self._texts, *self._within]
         return f"{sql} WHERE {' AND '.join(matching or ['true'])}", arguments

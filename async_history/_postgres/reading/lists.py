@@ -9,7 +9,6 @@ from typing import Final
 
 from async_history._postgres.reading.direction import Direction
 
-_HISTORY: Final = "{schema}.history"
 KIND: Final = ("event", "role")
 _EVENT_BITS: Final = 24
 """A kind is the code of the event's first letter, followed by this many bits of the role's hash."""
@@ -76,7 +75,7 @@ class Lists:
             conditions += [f"{name} IS NOT NULL" for name in values if name in _NULLABLE]
             order = ", ".join(f"{key} {direction.order}" for key in keys)
             return (
-                f"SELECT * FROM {_HISTORY} WHERE {' AND '.join(conditions)}"
+                f"SELECT * FROM {{schema}}.history WHERE {' AND '.join(conditions)}"
                 f" ORDER BY {order} LIMIT {limit}"
             )
 
@@ -126,7 +125,7 @@ class Lists:
 
         def highest(where: Sequence[str]) -> str:
             return (
-                f"(SELECT {_KEYS['kind']} AS number FROM {_HISTORY}"
+                f"(SELECT {_KEYS['kind']} AS number FROM {{schema}}.history"
                 f" WHERE {' AND '.join([*where, 'true'])} ORDER BY {order} LIMIT 1)"
             )
 

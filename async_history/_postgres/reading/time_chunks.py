@@ -13,7 +13,6 @@ CHUNK_BITS: Final = 14
 are read to find the first one in a time range."""
 _CHUNKS_AT_ONCE: Final = 256
 """More chunks than 3 million records have, so that one look-up covers all."""
-_HISTORY: Final = "{schema}.history"
 
 
 class TimeChunks:
@@ -40,7 +39,7 @@ class TimeChunks:
         direction = self._direction
         chunk, most = f"(seq >> {CHUNK_BITS})", _CHUNKS_AT_ONCE - 1
         if direction is FORWARD:
-            newest = f"(SELECT {chunk} FROM {_HISTORY} ORDER BY seq DESC LIMIT 1)"
+            newest = f"(SELECT {chunk} FROM {{schema}}.history ORDER BY seq DESC LIMIT 1)"
             tail = f"least(head + {most}, {newest})"
             following = f"(coalesce(run.number, run.tail) + 1) << {CHUNK_BITS}"
         else:
@@ -53,13 +52,13 @@ class TimeChunks:
             numbers = f"pg_catalog.generate_series(head, tail, {direction.step}::pg_catalog.int8)"
             return f"""
     SELECT head, tail, (
-        SELECT {chunk} FROM {_HISTORY}
+        SELECT {chunk} FROM {{schema}}.history
         WHERE {chunk} = ANY (ARRAY(SELECT {numbers})) AND {self._times}
         ORDER BY {chunk} {direction.order}, occurred_at {direction.order} LIMIT 1
     ) AS number
     FROM (
         SELECT head, {tail} AS tail FROM (
-            SELECT {chunk} AS head FROM {_HISTORY}
+            SELECT {chunk} AS head FROM {{schema}}.history
             WHERE {" AND ".join([f"seq {direction.onward} {place}", *self._within])}
             ORDER BY seq {direction.order} LIMIT 1
         ) AS found OFFSET 0
@@ -77,7 +76,7 @@ class TimeChunks:
         return f"""
 SELECT one.seq FROM chunk
 CROSS JOIN LATERAL (
-    SELECT seq FROM {_HISTORY}
+    SELECT seq FROM {{schema}}.history
     WHERE seq >= (chunk.number << {CHUNK_BITS}) AND seq < ((chunk.number + 1) << {CHUNK_BITS})
         AND {within} AND {self._times}
     ORDER BY seq {direction.order} LIMIT 1
@@ -88,6 +87,6 @@ LIMIT 1
     def rows(self) -> str:
         """Return SQL for the rows of the current `chunk` in the time range."""
         return (
-            f"SELECT * FROM {_HISTORY} WHERE (seq >> {CHUNK_BITS}) = chunk.number"
+            f"SELECT * FROM {{schema}}.history WHERE (seq >> {CHUNK_BITS}) = chunk.number"
             f" AND {self._times} OFFSET 0"
         )

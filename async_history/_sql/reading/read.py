@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from async_history._core.reading.coalesce import CoalescedReads
 from async_history._core.reading.cursors import Cursor
-from async_history._core.reading.filters import Filter, Order, has_details
+from async_history._core.reading.filters import Filter, Order, has_owner_and_cause
 from async_history._core.reading.query import PageRead, RowsRead, cut
 from async_history._core.reading.timeline import Moment, last_change_at, states_at
 from async_history._core.records.messages import MESSAGES_KEPT, Message, message_from_row
@@ -256,4 +256,4 @@ async def _ranges(connection: AsyncConnection, search: Search, after: int | None
 def _matching(rows: Sequence[Any], wanted: Filter, search: Search) -> Iterable[Any]:
     if search.is_exact:
         return rows
-    return [row for row in rows if has_details(record_from_row(row), (), wanted.cause)]
+    return [row for row in rows if has_owner_and_cause(record_from_row(row), (), wanted.cause)]

@@ -21,7 +21,7 @@ def matches(wanted: api.Filter, record: HistoryRecord) -> bool:
             or wanted.text in (record.old_memory or "")
             or wanted.text in (record.new_memory or "")
         )
-        and api.has_details(record, wanted.owner, wanted.cause)
+        and api.has_owner_and_cause(record, wanted.owner, wanted.cause)
         and (wanted.since is None or (when is not None and when >= wanted.since))
         and (wanted.until is None or (when is not None and when < wanted.until))
     )
