@@ -698,13 +698,35 @@ class TestStackEnds:
         await turn()
         reserved = writer.submit_when_ready(prepare)
         reserved.send(None)
-        behind = submit(writer, Item("b"))
+        after = submit(writer, Item("b"))
         await turn()
         with takes_no_callback(monkeypatch), pytest.raises(RecursionError):
             reserved.send(None)
-        await writer.submit(Item("c"))
-        await asyncio.gather(*behind)
-        assert store.log == ["b", "c"]
+        await asyncio.gather(*after)
+        assert store.log == ["b"]
+
+    async def test_a_reserved_call_cannot_be_withdrawn(
+        self, store: Store, make_writer: MakeWriter, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*_: object) -> None:
+            raise RecursionError
+
+        async def prepare() -> Item:
+            await asyncio.sleep(0)
+            raise IdConflict("invalid")
+
+        writer = make_writer()
+        reserved = writer.submit_when_ready(prepare)
+        reserved.send(None)
+        after = submit(writer, Item("a"))
+        await turn()
+        with monkeypatch.context() as patch:
+            patch.setattr(BoundedQueue, "withdraw", fail)
+            with pytest.raises(RecursionError):
+                reserved.send(None)
+        await asyncio.gather(*after)
+        assert store.log == ["a"]
+        assert writer.stats().waiting_callers == 0
 
 
 @contextmanager

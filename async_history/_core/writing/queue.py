@@ -12,7 +12,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from time import monotonic
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from async_history._core.wording import counted
 from async_history.errors import Overloaded
@@ -21,6 +21,9 @@ QUEUE_RECORDS = 20_000
 """Default bound of the queue in records: a fifth of a second's work, and twice 10,000 tasks."""
 QUEUE_BYTES = 64 * 1024 * 1024
 """Default bound of the queue in bytes of memory, as submissions estimate it."""
+_LOOK_S: Final = 0.1
+"""Seconds between looks at a reserved call: the stack of its caller may be too short to admit the
+calls that wait for it."""
 
 
 class Submission(Protocol):
@@ -175,18 +178,28 @@ class BoundedQueue(Generic[S]):
         """
         call: PendingCall[S] = PendingCall(loop=self._loop)
         call.queue = self
-        call.submission = call.operation = call.timer = None
+        call.submission = call.operation = None
         call.since = monotonic()
         call.count = call.size = 0
+        call.timer = self._loop.call_later(_LOOK_S, self._look_at_reserved, call)
         self._waiting[call] = None
         return call
 
+    def _look_at_reserved(self, call: PendingCall[S]) -> None:
+        if call in self._waiting and call.is_reserved:
+            call.timer = self._loop.call_later(_LOOK_S, self._look_at_reserved, call)
+        else:
+            call.timer = None
+            self.admit_waiting()
+
     def fill(self, call: PendingCall[S], submission: S) -> None:
         """Give a reserved call its submission: admit it, or let it wait for space from now on."""
-        self._start_timer(call)
         call.submission = submission
         call.count, call.size = submission.record_count, submission.size_bytes
         self.admit_waiting()
+        if call in self._waiting:
+            call.stop_waiting()
+            self._start_timer(call)
 
     def _start_timer(self, call: PendingCall[S]) -> None:
         if self._timeout_s is not None:
@@ -194,13 +207,13 @@ class BoundedQueue(Generic[S]):
 
     def withdraw(self, call: PendingCall[S]) -> None:
         """Remove a call, unless it is in a batch and has left the queue."""
-        call.stop_waiting()
         if call in self._in:
             self._on_withdrawn()  # first: if it raises, nothing has changed
             self._remove(call)
         else:
             self._waiting.pop(call, None)
         self.admit_waiting()
+        call.stop_waiting()  # last: if admitting raises, the timer of a reserved call does it
 
     def take(self, records: int, size_bytes: int) -> list[PendingCall[S]]:
         """Take the next batch: calls in order up to these bounds, or one larger call alone.
