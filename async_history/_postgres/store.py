@@ -14,14 +14,13 @@ from async_history._core.encryption.data_keys import DataKeys
 from async_history._core.encryption.key_ring import KeyRing
 from async_history._core.encryption.sealed_reader import SealedFollowReader, SealedReader
 from async_history._core.encryption.store_encryption import StoreEncryption
-from async_history._core.ledger import changes
 from async_history._core.ledger.tables import place_all
 from async_history._core.operations.operation_log import (
     OperationLog,
     OperationLogInTurn,
     StatementOperationLog,
 )
-from async_history._core.operations.operations import StoreOperation, at_its_end
+from async_history._core.operations.operations import StoreOperation
 from async_history._core.reading.follow_reads import FollowReader as FollowReaderOf
 from async_history._core.removing.prune import PruneCursor, PruneStep
 from async_history._core.removing.prune_request import PruneRequest
@@ -52,7 +51,6 @@ from async_history._postgres.keys import InClear, Seal, Sealing
 from async_history._postgres.ledger import (
     Attestation,
     ServerLedger,
-    locks,
     require_no_ledger,
     tables_of,
 )
@@ -62,19 +60,19 @@ from async_history._postgres.reading.read import HistoryReader
 from async_history._postgres.removing.erase import ServerErasure
 from async_history._postgres.removing.erase_keys import EncryptedEraseKeys, EraseKeys
 from async_history._postgres.removing.prune import prune
+from async_history._postgres.removing.reset import reset
 from async_history._postgres.removing.statistics import Statistics
 from async_history._postgres.removing.vacuum import Vacuum
 from async_history._postgres.transaction import log_within, savepoint, transaction
 from async_history._postgres.warnings import STATE, warnings_of
 from async_history._postgres.writing.commit import BatchCommitter
-from async_history._postgres.writing.owner_steps import FORGET_OWNERS, OwnersUnlocked
+from async_history._postgres.writing.owner_steps import OwnersUnlocked
 from async_history._postgres.writing.owners import KnownOwners
 from async_history._postgres.writing.plain_statements import PlainStatements
 from async_history.errors import HistoryError
 
 T = TypeVar("T")
 
-_COUNT: Final = "SELECT pg_catalog.count(*) FROM"
 _WAITS: Final = 50
 """Lock waits that fit into a late batch's time, so that a waiting submission can be found."""
 
@@ -349,29 +347,13 @@ class PostgresStore:
 
     def reset(self, operation: StoreOperation) -> "asyncio.Future[None]":
         """Queue a reset: empty the tables in one transaction."""
-        tables = ", ".join(f"{self.schema}.{name}" for name in ("owners", "history", "messages"))
 
-        async def reset(connection: Any, settings: Sequence[str]) -> None:
-            # Before the transaction: if this try is cut off, its locks would block the next one.
-            # Records that others commit before the TRUNCATE are not counted.
-            records = int(await connection.fetchval(f"{_COUNT} {self.schema}.history"))
-            messages = int(await connection.fetchval(f"{_COUNT} {self.schema}.messages"))
-            # In a transaction, whose lock blocks all writes until its outcome is known. Otherwise a
-            # delayed TRUNCATE could reach the server after later acknowledged writes.
-            async with transaction(connection, *settings, *locks(self._attestation)):
-                if self.ledger is None:
-                    await require_no_ledger(connection, self.schema)
-                await connection.execute(f"TRUNCATE {tables}")
-                await connection.execute(migrations.in_schema(FORGET_OWNERS, self.schema))
-                ledger = tables_of(self._attestation, connection)
-                if ledger is not None:
-                    await changes.reset(ledger)
-                log = log_within(connection, self.schema, ledger)
-                await log.begin(at_its_end(operation, records, messages))
+        async def empty(connection: Any, settings: Sequence[str]) -> None:
+            await reset(connection, self.schema, settings, operation, self._attestation)
 
         async def reset_in_time() -> None:
             extra_s = 0.0 if self.ledger is None else await self.ledger.before_reset()
-            await self._write(reset, extra_s)
+            await self._write(empty, extra_s)
 
         return self.writer.run_alone(reset_in_time)
 

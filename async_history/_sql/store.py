@@ -5,7 +5,6 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import delete
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from async_history._core.backend import Reader
@@ -15,10 +14,9 @@ from async_history._core.encryption.key_ring import KeyRing
 from async_history._core.encryption.key_statements import KeyTable
 from async_history._core.encryption.sealed_reader import SealedFollowReader, SealedReader
 from async_history._core.encryption.store_encryption import StoreEncryption
-from async_history._core.ledger import changes
 from async_history._core.ledger.tables import LedgerTables, place_all
 from async_history._core.operations.operation_log import OperationLog, OperationLogInTurn
-from async_history._core.operations.operations import StoreOperation, at_its_end
+from async_history._core.operations.operations import StoreOperation
 from async_history._core.reading.follow_reads import FollowReader
 from async_history._core.removing.erase_transaction import EraseTransaction
 from async_history._core.removing.prune import PruneCursor, PruneStep, prune_step
@@ -49,6 +47,7 @@ from async_history._sql.reading.follow import SqlFollowReader
 from async_history._sql.reading.read import HistoryReader
 from async_history._sql.removing.erase import EraseSteps, SqlErasure, out_of_reach
 from async_history._sql.removing.prune import Pruning
+from async_history._sql.removing.reset import reset
 from async_history._sql.tables import Tables
 from async_history._sql.transaction import Transaction
 from async_history._sql.warnings import SETTINGS, warnings_of
@@ -339,23 +338,14 @@ class SqlStore:
 
     def reset(self, operation: StoreOperation) -> "asyncio.Future[None]":
         """Queue a reset, which removes records, messages and owners. Numbers are not reused."""
-        tables = self.tables
-        emptied = (tables.history, tables.messages, tables.marks, tables.spans, tables.owners)
 
-        async def reset(transaction: Transaction) -> None:
+        async def empty(transaction: Transaction) -> None:
             await self._require_ledger_known(transaction)
-            removed = [
-                (await transaction.connection.execute(delete(table))).rowcount for table in emptied
-            ]
-            transaction.next_version()
             ledger = tables_of(self._attestation, transaction)
-            if ledger is not None:
-                await changes.reset(ledger)
-            ended = at_its_end(operation, *removed[:2])
-            await log_within(transaction.connection, tables, ledger).begin(ended)
+            await reset(transaction, self.tables, operation, ledger)
 
         async def reset_in_time() -> None:
-            await self._write(self._locked(reset), await self._place_before_reset())
+            await self._write(self._locked(empty), await self._place_before_reset())
 
         return self.writer.run_alone(reset_in_time)
 

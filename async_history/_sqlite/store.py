@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,14 +18,13 @@ from async_history._core.encryption.key_ring import KeyRing
 from async_history._core.encryption.key_statements import KeyTable
 from async_history._core.encryption.sealed_reader import SealedFollowReader, SealedReader
 from async_history._core.encryption.store_encryption import StoreEncryption
-from async_history._core.ledger.changes import reset
 from async_history._core.ledger.tables import LedgerStore, place_all
 from async_history._core.operations.operation_log import (
     OperationLog,
     OperationLogInTurn,
     StatementOperationLog,
 )
-from async_history._core.operations.operations import StoreOperation, at_its_end
+from async_history._core.operations.operations import StoreOperation
 from async_history._core.reading.follow_reads import FollowReader as FollowReaderOf
 from async_history._core.removing.prune import PruneCursor, PruneStep
 from async_history._core.removing.prune_request import PruneRequest
@@ -50,7 +49,7 @@ from async_history._sqlite.connecting.lock_waits import run_waiting
 from async_history._sqlite.connecting.readonly import side_file
 from async_history._sqlite.connecting.worker_thread import run_in_thread
 from async_history._sqlite.encrypting import FileTexts
-from async_history._sqlite.index import INDEX_NO_ROWS, THROUGH_INDEX, WITHOUT_INDEX, IndexOutdated
+from async_history._sqlite.index import THROUGH_INDEX, WITHOUT_INDEX, IndexOutdated
 from async_history._sqlite.key_statements import (
     COUNT_CLEAR,
     create_tables,
@@ -58,16 +57,16 @@ from async_history._sqlite.key_statements import (
     table_read,
 )
 from async_history._sqlite.keys import EncryptedFileKeys, FileKeys, Sealing
-from async_history._sqlite.ledger import LedgerFile, attest, place_next, write_program
+from async_history._sqlite.ledger import LedgerFile
 from async_history._sqlite.opening import LONGEST_LOG_BYTES, long_log_warning
-from async_history._sqlite.operations import OPERATIONS, enter, file_log, row_count
+from async_history._sqlite.operations import OPERATIONS, file_log
 from async_history._sqlite.pool import MAX_REOPENS, ConnectionPool
 from async_history._sqlite.read_connections import READERS
 from async_history._sqlite.reading.follow import FollowReader
 from async_history._sqlite.reading.read import HistoryReader
 from async_history._sqlite.removing.erase import FileErasure
 from async_history._sqlite.removing.prune import prune
-from async_history._sqlite.schema.versions import install_statements, statements_in
+from async_history._sqlite.removing.reset import reset
 from async_history._sqlite.writing.commit import BatchCommitter
 from async_history._sqlite.writing.encoding import check_parameters
 from async_history._sqlite.writing.known_owners import KnownOwners
@@ -237,13 +236,7 @@ class SQLiteStore:
 
     def reset(self, operation: StoreOperation) -> "asyncio.Future[None]":
         """Queue a reset: drop and create the tables in one transaction."""
-
-        async def reset(connection: ThreadConnection) -> None:
-            while await connection.run(place_next):
-                pass
-            await connection.run(partial(_reset, operation, self._keys))
-
-        return self.run_exclusively(reset)
+        return self.run_exclusively(partial(reset, operation, self._keys))
 
     async def prune_step(self, asked: PruneRequest, reached: PruneCursor | None) -> PruneStep:
         """Prune the next records in one transaction; in a dry run, only count them."""
@@ -376,29 +369,6 @@ def _in_log(
 ) -> T:
     with transaction(connection):
         return run_to_completion(work(file_log(connection)))
-
-
-def _reset_statements(connection: sqlite3.Connection) -> Iterator[str]:
-    for table in ("history", "messages", "async_history_owners", "async_history_details"):
-        yield f"DROP TABLE IF EXISTS {table}"
-    yield from install_statements()
-    yield INDEX_NO_ROWS
-    yield from statements_in(write_program(connection))
-
-
-def _reset(operation: StoreOperation, keys: FileKeys, connection: sqlite3.Connection) -> None:
-    try:
-        connection.execute("BEGIN IMMEDIATE")
-        there = [row_count(connection, table) for table in ("history", "messages")]
-        attest(connection, reset)
-        for statement in _reset_statements(connection):
-            connection.execute(statement)
-        keys.created(connection)
-        enter(connection, at_its_end(operation, *there))
-        connection.execute("COMMIT")
-    except BaseException:
-        connection.rollback()
-        raise
 
 
 def _sizes(*paths: Path) -> list[int]:
