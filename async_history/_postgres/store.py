@@ -63,12 +63,11 @@ from async_history._postgres.removing.prune import prune
 from async_history._postgres.removing.reset import reset
 from async_history._postgres.removing.statistics import Statistics
 from async_history._postgres.removing.vacuum import Vacuum
+from async_history._postgres.rows import Fetch
 from async_history._postgres.transaction import log_within, savepoint, transaction
 from async_history._postgres.warnings import STATE, warnings_of
-from async_history._postgres.writing.commit import BatchCommitter
+from async_history._postgres.writing.batches import Batches
 from async_history._postgres.writing.owner_steps import OwnersUnlocked
-from async_history._postgres.writing.owners import KnownOwners
-from async_history._postgres.writing.plain_statements import PlainStatements
 from async_history.errors import HistoryError
 
 T = TypeVar("T")
@@ -120,92 +119,98 @@ class PostgresStore:
         self._is_distributed = is_distributed
         self._late_after_s = retry_timeout_s / 2
         self._close_timeout_s = CLOSE_TIMEOUT_S
-        self._known_owners = KnownOwners()
-        self._plain = PlainStatements()
-        self._seal: Seal = InClear()
+        self.connections = Connections(
+            where, pool, read_pool, idle_s=idle_s, retry_timeout_s=retry_timeout_s
+        )
+        self._side = SideConnections(pool, server)
+        self._statistics = Statistics(self._side, self.schema, is_distributed=is_distributed)
         ahead = Lock()
+        seal: Seal = InClear()
         erase_keys = EraseKeys()
         if keys is not None:
             data_keys = DataKeys(keys)
-            self._seal = sealing = Sealing(data_keys, ahead)
+            seal = sealing = Sealing(data_keys, ahead)
             erase_keys = EncryptedEraseKeys(data_keys)
-        self.connections = Connections(
-            where,
-            pool,
-            read_pool,
-            idle_s=idle_s,
-            retry_timeout_s=retry_timeout_s,
+        self._attestation = Attestation(self.schema, seal, ahead) if has_ledger else None
+        self._batches = Batches(
+            self.schema, seal, self._attestation, where=where, is_distributed=is_distributed
         )
-        self._side = side = SideConnections(pool, server)
-        self._statistics = Statistics(side, self.schema, is_distributed=is_distributed)
-        prepare: Callable[[Sequence[Submission]], None] | None = None
-        if has_ledger or keys is not None:
-            prepare = self._prepare
-        elif not (is_distributed or pool.is_behind_pooler):  # those need transactions
-            prepare = self._prepare_plain
         self.writer = GroupCommitWriter[Submission](
             self._commit,
             finish=self._finish,
             options=writer_options,
             commit_timeout_s=retry_timeout_s,
-            prepare=prepare,
-            forget_prepared=self._forget_prepared,
+            prepare=self._preparation(pool, keys),
+            forget_prepared=self._batches.forget_prepared,
         )
-        fetch = self.connections.fetch
-        self._stored_reader = reader = HistoryReader(
-            fetch, self.schema, is_distributed=is_distributed, at_once=read_pool.size
-        )
-        follower = FollowReader(fetch, self.schema, where=where, is_distributed=is_distributed)
-        self.reader: Reader = reader
-        primary = HistoryReader(
-            self.connections.fetch_where_written,
-            self.schema,
-            is_distributed=is_distributed,
-            at_once=pool.size,
-        )
+        self._stored_reader = self._new_reader(self.connections.fetch, read_pool)
+        primary = self._new_reader(self.connections.fetch_where_written, pool)
+        self.reader: Reader = self._stored_reader
         self.primary_reader: Reader = primary
         self.name_reader: Reader = primary
+        follower = FollowReader(
+            self.connections.fetch, self.schema, where=where, is_distributed=is_distributed
+        )
         self.follower: FollowReaderOf[Any] = follower
-        self._attestation = Attestation(self.schema, self._seal, ahead) if has_ledger else None
+        self.operations: OperationLog = OperationLogInTurn(
+            self._change_log, StatementOperationLog(OPERATIONS, self._read_log)
+        )
         self.ledger: ServerLedger | None = None
         if self._attestation is not None:
             self.ledger = ServerLedger(self._attestation, self._use_apart)
-        writers = OpenWriters(
-            self.connections.fetch_where_written, self.schema, where, timeout_s=retry_timeout_s
-        )
-        vacuum = Vacuum(
-            side,
+        self._vacuum = Vacuum(
+            self._side,
             self.run_exclusively,
             where,
             self.schema,
             ask_every_s=retry_timeout_s,
             lock_timeout_s=retry_timeout_s,
         )
+        self._open_writers = OpenWriters(
+            self.connections.fetch_where_written, self.schema, where, timeout_s=retry_timeout_s
+        )
+        self.eraser = self._new_eraser(erase_keys, retry_timeout_s)
         self.encryption: StoreEncryption | None = None
         if keys is not None:
-            self.encryption = StoreEncryption(
-                data_keys,
-                key_table(self._fetch_keys, self.schema),
-                self._with_keys,
-                ServerTexts(self.run_exclusively, writers, vacuum, side, self.schema, sealing),
-            )
-            self.reader = SealedReader(reader, self.encryption)
+            self.encryption = self._new_encryption(data_keys, sealing)
+            self.reader = SealedReader(self._stored_reader, self.encryption)
             self.primary_reader = SealedReader(primary, self.encryption)
             self.follower = SealedFollowReader(follower, self.encryption)
-        self.operations: OperationLog = OperationLogInTurn(
-            self._change_log, StatementOperationLog(OPERATIONS, self._read_log)
+
+    def _preparation(
+        self, pool: ConnectionPool, keys: KeyRing | None
+    ) -> Callable[[Sequence[Submission]], None] | None:
+        """Return the function that prepares batches while they wait; None if nothing can be."""
+        if self._attestation is not None or keys is not None:
+            return self._batches.prepare
+        if self._is_distributed or pool.is_behind_pooler:  # a batch is never one statement there
+            return None
+        return self._batches.prepare_plain
+
+    def _new_reader(self, fetch: Fetch, pool: ConnectionPool) -> HistoryReader:
+        return HistoryReader(
+            fetch, self.schema, is_distributed=self._is_distributed, at_once=pool.size
         )
-        self.eraser = ServerErasure(
+
+    def _new_eraser(self, keys: EraseKeys, lock_timeout_s: float) -> ServerErasure:
+        return ServerErasure(
             self.run_exclusively,
-            writers,
-            vacuum,
-            where,
+            self._open_writers,
+            self._vacuum,
+            self._where,
             self.schema,
-            erase_keys,
+            keys,
             self.ledger,
-            is_distributed=is_distributed,
-            lock_timeout_s=retry_timeout_s,
+            is_distributed=self._is_distributed,
+            lock_timeout_s=lock_timeout_s,
         )
+
+    def _new_encryption(self, keys: DataKeys, sealing: Sealing) -> StoreEncryption:
+        texts = ServerTexts(
+            self.run_exclusively, self._open_writers, self._vacuum, self._side, self.schema, sealing
+        )
+        table = key_table(self._fetch_keys, self.schema)
+        return StoreEncryption(keys, table, self._with_keys, texts)
 
     # Writing
 
@@ -251,20 +256,9 @@ class PostgresStore:
             )
 
         table = key_table(self._fetch_keys, self.schema)
-        committer = BatchCommitter(
-            connection,
-            self.schema,
-            is_distributed=False,
-            owns_transaction=False,
-            known=KnownOwners(),
-            plain=PlainStatements(),
-            seal=self._seal,
-            attestation=self._attestation,
-            keys=lambda: KeyAccess(
-                table, change, partial(keys_lack, connection, self.schema, table)
-            ),
-            where=self._where,
-            sent=lambda: None,
+        lack = partial(keys_lack, connection, self.schema, table)
+        committer = self._batches.committer_apart(
+            connection, lambda: KeyAccess(table, change, lack)
         )
 
         async def add() -> Mapping[int, HistoryError]:
@@ -278,22 +272,6 @@ class PostgresStore:
 
         return await self._with_current_keys(add)
 
-    def _prepare_plain(self, submissions: Sequence[Submission]) -> None:
-        if not self._known_owners.number:
-            self._plain.begin(submissions)
-
-    def _prepare(self, submissions: Sequence[Submission]) -> None:
-        self._seal.begin(submissions, self._known_owners.expected)
-        if self._attestation is not None:
-            self._attestation.begin_leaves(submissions)
-
-    def _forget_prepared(self) -> None:
-        """Keep nothing of calls that are not written, whose texts may be erased."""
-        self._plain.drop()
-        self._seal.drop()
-        if self._attestation is not None:
-            self._attestation.drop_leaves()
-
     async def _commit(
         self, batch: Sequence[Submission], this: CommitTry
     ) -> Mapping[int, HistoryError]:
@@ -301,20 +279,12 @@ class PostgresStore:
         is_late = monotonic() - this.first_begun > self._late_after_s
 
         async def commit(connection: Any, settings: Sequence[str]) -> Mapping[int, HistoryError]:
-            committer = BatchCommitter(
+            committer = self._batches.committer(
                 connection,
-                self.schema,
-                settings=settings,
-                is_distributed=self._is_distributed,
+                settings,
+                this,
                 has_standbys=self.connections.has_standbys,
-                is_repeated=this.is_repeated,
                 leaves_out_late=is_late,
-                known=self._known_owners,
-                plain=self._plain,
-                seal=self._seal,
-                attestation=self._attestation,
-                where=self._where,
-                sent=this.has_begun,
                 waited=self.writer.count_lock_wait,
             )
             return await committer.commit(batch)

@@ -9,11 +9,12 @@ Each role may see all locks (`pg_locks`), and prepared transactions (`pg_prepare
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from time import monotonic
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from async_history._core.wording import counted
+from async_history._postgres.rows import Fetch
 from async_history.errors import StorageLocked
 
 _WRITERS: Final = """
@@ -43,8 +44,6 @@ process; its virtual transaction changes with a restart, its number never."""
 _FIRST_PAUSE_S: Final = 0.002
 _LONGEST_PAUSE_S: Final = 0.25
 _MOST_NAMED: Final = 3
-
-Fetch = Callable[..., Awaitable[Sequence[Sequence[Any]]]]
 
 
 class _Writer(NamedTuple):
