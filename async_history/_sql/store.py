@@ -28,11 +28,9 @@ from async_history._core.writing.writer import CommitTry, GroupCommitWriter
 from async_history._core.writing.writer_options import WriterOptions
 from async_history._sql.check import faults_of
 from async_history._sql.connecting.connections import Connections
-from async_history._sql.connecting.driver import PreparedStatements, prepares
 from async_history._sql.connecting.packets import find_too_large
 from async_history._sql.dialects import is_mysql, size_query
 from async_history._sql.encrypting import SqlTexts
-from async_history._sql.errors import DriverError, RowsLeftOut, is_refusal
 from async_history._sql.key_statements import SqlKeyTable, WrittenKeyTable, count_clear
 from async_history._sql.keys import InClear, Seal, Sealing
 from async_history._sql.ledger import (
@@ -51,10 +49,7 @@ from async_history._sql.removing.reset import reset
 from async_history._sql.tables import Tables
 from async_history._sql.transaction import Transaction
 from async_history._sql.warnings import SETTINGS, warnings_of
-from async_history._sql.writing.commit import BatchCommitter
-from async_history._sql.writing.inserts import BulkInserts, Inserts
-from async_history._sql.writing.known import Known
-from async_history._sql.writing.single_statement import SingleStatement, takes_blocks
+from async_history._sql.writing.batches import Batches, WrittenBatch
 from async_history.errors import HistoryError
 
 T = TypeVar("T")
@@ -95,24 +90,8 @@ class SqlStore:
         self._committed = committed
         self._ended = ended
         self._statement_bytes = statement_bytes
-        self._known = Known()
-        self.inserts = Inserts(tables, connections.dialect)
-        dialect = connections.dialect
-        prepared = PreparedStatements(dialect) if prepares(dialect) else None
-        self._single_statement = self._new_single_statement(prepared)
-        self._bulk: BulkInserts | None = None
-        if prepared is not None:
-            self._bulk = BulkInserts(tables, connections.dialect, prepared, statement_bytes)
         self.encryption: StoreEncryption | None = None
         self._seal: Seal = InClear(connections.where)
-        self.writer = GroupCommitWriter[Submission](
-            self._commit,
-            finish=self._finish,
-            options=writer_options,
-            commit_timeout_s=retry_timeout_s,
-            prepare=self._prepare if has_ledger else None,
-            forget_prepared=self._forget_prepared,
-        )
         reader, follower = HistoryReader(connections, tables), SqlFollowReader(connections, tables)
         self.reader: Reader = reader
         self.name_reader: Reader = reader
@@ -134,6 +113,21 @@ class SqlStore:
             self.reader = SealedReader(reader, self.encryption)
             self.follower = SealedFollowReader(follower, self.encryption)
         self._attestation = Attestation(tables, self._seal) if has_ledger else None
+        self._batches = Batches(
+            connections,
+            tables,
+            statement_bytes=statement_bytes,
+            seal=self._seal,
+            attestation=self._attestation,
+        )
+        self.writer = GroupCommitWriter[Submission](
+            self._commit,
+            finish=self._finish,
+            options=writer_options,
+            commit_timeout_s=retry_timeout_s,
+            prepare=self._batches.prepare if has_ledger else None,
+            forget_prepared=self._batches.forget_prepared,
+        )
         self.ledger: SqlLedger | None = None
         if self._attestation is not None:
             self.ledger = SqlLedger(self._attestation, self._with_state, self._read_ledger)
@@ -148,29 +142,6 @@ class SqlStore:
 
     # Writing
 
-    def _new_single_statement(self, prepared: PreparedStatements | None) -> SingleStatement | None:
-        """Return the write of new records in one statement, if the database supports that."""
-        connections = self._connections
-        if not takes_blocks(connections.dialect):
-            return None
-        return SingleStatement(
-            self.tables,
-            connections.dialect,
-            self.inserts,
-            self._statement_bytes,
-            prepared,
-            connections.committing,
-        )
-
-    def _prepare(self, submissions: Sequence[Submission]) -> None:
-        if self._attestation is not None:
-            self._attestation.begin_leaves(submissions)
-
-    def _forget_prepared(self) -> None:
-        """Keep nothing of calls that are not written, whose texts may be erased."""
-        if self._attestation is not None:
-            self._attestation.drop_leaves()
-
     async def _commit(
         self, batch: Sequence[Submission], this: CommitTry
     ) -> Mapping[int, HistoryError]:
@@ -183,49 +154,18 @@ class SqlStore:
             batch = [batch[index] for index in left]
             if not batch:
                 return too_large
-        committer: BatchCommitter | None = None
 
-        def new_committer(connection: AsyncConnection) -> BatchCommitter:
-            return BatchCommitter(
-                Transaction(
-                    connection, self.tables, is_ours=True, waited=self.writer.count_lock_wait
-                ),
-                self.inserts,
-                self._known,
-                self._seal,
-                self._connections.where,
-                is_repeated=this.is_repeated,
-                attestation=self._attestation,
-                single_statement=self._single_statement,
-                bulk=self._bulk,
-            )
-
-        async def commit(connection: AsyncConnection) -> Mapping[int, HistoryError]:
-            nonlocal committer
-            committer = new_committer(connection)
-            try:
-                is_done = await committer.add_at_once(batch, this.has_begun)
-            except (*DriverError, RowsLeftOut) as error:
-                if not isinstance(error, RowsLeftOut) and not is_refusal(error):
-                    raise
-                self._seal.undone()
-                is_done = False
-            if is_done:
-                return {}
-            await connection.rollback()
-            committer = new_committer(connection)
-            refused = await committer.commit_in_steps(batch)
-            this.has_begun()
-            return refused
+        async def write(connection: AsyncConnection) -> WrittenBatch:
+            waited = self.writer.count_lock_wait
+            return await self._batches.write(connection, batch, this, waited)
 
         size = sum([one.size_bytes for one in batch])
-        refused = await self._write(commit, size / _BYTES_A_SECOND)
-        if committer is not None:
-            committer.learn()
+        written = await self._write(write, size / _BYTES_A_SECOND)
+        written.learn()
         self._committed.notify()
         if too_large:
-            return {left[index]: error for index, error in refused.items()} | too_large
-        return refused
+            return {left[index]: error for index, error in written.refused.items()} | too_large
+        return written.refused
 
     async def _write(
         self, work: Callable[[AsyncConnection], Awaitable[T]], extra_s: float = 0.0
@@ -322,17 +262,7 @@ class SqlStore:
         """
 
         async def add() -> Mapping[int, HistoryError]:
-            committer = BatchCommitter(
-                Transaction(connection, self.tables, is_ours=False),
-                self.inserts,
-                Known(),
-                self._seal.apart(),
-                self._connections.where,
-                is_repeated=True,
-                attestation=self._attestation,
-            )
-            async with connection.begin_nested():
-                return await committer.commit_in_steps([submission])
+            return await self._batches.write_apart(connection, [submission])
 
         return await self._with_current_keys(add)
 
