@@ -74,6 +74,12 @@ from async_history._core.removing.prune_transaction import (
 from async_history._core.stats import HistoryStats, Measured, Severity, StoreWarning
 from async_history._core.writing.additions import ids_of, ids_to_find, only_new_records, records_of
 from async_history._core.writing.batch import BatchTransaction, commit_in_steps
+from async_history._core.writing.commit_function import (
+    CommitFunction,
+    CommitTry,
+    OutcomeUnknown,
+    TryAgain,
+)
 from async_history._core.writing.erased_names import Name, earliest_begin, name_digest, names_in
 from async_history._core.writing.message_buffers import Buffer, message_rows
 from async_history._core.writing.new_submissions import owners_to_give, records_to_copy
@@ -86,13 +92,7 @@ from async_history._core.writing.submissions import (
     Submission,
     UpdateMemory,
 )
-from async_history._core.writing.writer import (
-    CommitFunction,
-    CommitTry,
-    GroupCommitWriter,
-    OutcomeUnknown,
-    TryAgain,
-)
+from async_history._core.writing.writer import GroupCommitWriter
 from async_history._core.writing.writer_options import WriterOptions
 from async_history._core.writing.writer_stats import WriterStats
 

@@ -17,7 +17,8 @@ from sqlalchemy import TextClause, event, text
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 
 from async_history import HistoryManager, open_history
-from async_history._core.writing.writer import CommitTry, GroupCommitWriter
+from async_history._core.writing.commit_function import CommitTry
+from async_history._core.writing.writer import GroupCommitWriter
 from async_history.errors import HistoryError
 from benchmarks._measure import Add
 from benchmarks._records import CREATE_HISTORY, INSERT, NewRecord, Row, rows

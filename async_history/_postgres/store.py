@@ -26,8 +26,9 @@ from async_history._core.removing.prune import PruneCursor, PruneStep
 from async_history._core.removing.prune_request import PruneRequest
 from async_history._core.removing.prune_transaction import PruneTries
 from async_history._core.stats import Measured, clear_warning
+from async_history._core.writing.commit_function import CommitTry
 from async_history._core.writing.submissions import AddRecords, Submission
-from async_history._core.writing.writer import CommitTry, GroupCommitWriter
+from async_history._core.writing.writer import GroupCommitWriter
 from async_history._core.writing.writer_options import WriterOptions
 from async_history._postgres import schema as migrations
 from async_history._postgres.check import faults_of

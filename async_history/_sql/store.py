@@ -23,8 +23,9 @@ from async_history._core.removing.prune import PruneCursor, PruneStep, prune_ste
 from async_history._core.removing.prune_request import PruneRequest
 from async_history._core.removing.prune_transaction import PruneTries
 from async_history._core.stats import Measured, StoreWarning, clear_warning
+from async_history._core.writing.commit_function import CommitTry
 from async_history._core.writing.submissions import AddRecords, Submission
-from async_history._core.writing.writer import CommitTry, GroupCommitWriter
+from async_history._core.writing.writer import GroupCommitWriter
 from async_history._core.writing.writer_options import WriterOptions
 from async_history._sql.check import faults_of
 from async_history._sql.connecting.connections import Connections

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 from async_history._core.concurrency.cancellation import to_the_end
 from async_history._core.options import Durability, Journal
 from async_history._core.stats import StoreWarning
-from async_history._core.writing.writer import OutcomeUnknown
+from async_history._core.writing.commit_function import OutcomeUnknown
 from async_history._sqlite.connecting.connection import ThreadConnection, fetch_rows
 from async_history._sqlite.connecting.errors import (
     LOCK_PAUSE_S,

@@ -30,9 +30,10 @@ from async_history._core.removing.prune import PruneCursor, PruneStep
 from async_history._core.removing.prune_request import PruneRequest
 from async_history._core.removing.prune_transaction import PruneTries
 from async_history._core.stats import Measured, StoreWarning, clear_warning
+from async_history._core.writing.commit_function import CommitTry
 from async_history._core.writing.recent import RecentCommits
 from async_history._core.writing.submissions import Submission
-from async_history._core.writing.writer import CommitTry, GroupCommitWriter
+from async_history._core.writing.writer import GroupCommitWriter
 from async_history._core.writing.writer_options import WriterOptions
 from async_history._sqlite.backup import PAGES_AT_ONCE, back_up, back_up_file, run
 from async_history._sqlite.check import faults_of, faults_of_file, faults_of_indexed

@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from async_history import HistoryManager, IdConflict, StorageLocked, open_history
-from async_history._core.writing.writer import OutcomeUnknown
+from async_history._core.writing.commit_function import OutcomeUnknown
 from async_history.postgres import PostgresHistoryManager
 from tests.conftest import stores
 from tests.support.outcomes import outcome

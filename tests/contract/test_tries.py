@@ -23,9 +23,9 @@ from async_history import (
     Owner,
     RollbackReport,
 )
+from async_history._core.writing.commit_function import OutcomeUnknown
 from async_history._core.writing.new_submissions import owners_to_give, records_to_copy
 from async_history._core.writing.submissions import RestoreMemory
-from async_history._core.writing.writer import OutcomeUnknown
 from tests.conftest import OpenStore, new_stores, stores
 from tests.support.patience import LONG_S
 

@@ -19,9 +19,10 @@ from async_history import (
     StorageFull,
     StorageRefused,
 )
+from async_history._core.writing.commit_function import OutcomeUnknown
 from async_history._core.writing.queue import BoundedQueue
 from async_history._core.writing.wakeups import FIRST_SLICE, SLICE, WakeupScheduler
-from async_history._core.writing.writer import GroupCommitWriter, OutcomeUnknown
+from async_history._core.writing.writer import GroupCommitWriter
 from async_history._core.writing.writer_options import WriterOptions
 from tests.core.writers import Item, MakeWriter, Store, submit, turn
 from tests.support.patience import LONG_S

@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from async_history import HistoryError
-from async_history._core.writing.writer import CommitTry, GroupCommitWriter
+from async_history._core.writing.commit_function import CommitTry
+from async_history._core.writing.writer import GroupCommitWriter
 
 
 @dataclass(eq=False)

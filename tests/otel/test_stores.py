@@ -27,8 +27,9 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import StatusCode
 
 from async_history import HistoryManager, IdConflict, InvalidInput, Overloaded, open_history
+from async_history._core.writing.commit_function import TryAgain
 from async_history._core.writing.submissions import Submission
-from async_history._core.writing.writer import GroupCommitWriter, TryAgain
+from async_history._core.writing.writer import GroupCommitWriter
 from async_history._core.writing.writer_options import WriterOptions
 from async_history.errors import StorageLocked
 from async_history.otel import instrument

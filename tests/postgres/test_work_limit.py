@@ -8,7 +8,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from async_history._core.writing.writer import OutcomeUnknown, TryAgain
+from async_history._core.writing.commit_function import OutcomeUnknown, TryAgain
 from async_history._postgres.connecting.work_limit import WorkLimit
 from tests.support import patience
 

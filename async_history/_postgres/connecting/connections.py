@@ -6,7 +6,7 @@ from functools import partial
 from time import monotonic
 from typing import Any, Final, TypeVar
 
-from async_history._core.writing.writer import OutcomeUnknown, TryAgain
+from async_history._core.writing.commit_function import OutcomeUnknown, TryAgain
 from async_history._postgres.connecting.pool import ConnectionPool
 from async_history._postgres.connecting.writing_connection import Write, WritingConnection
 from async_history.errors import HistoryClosed, HistoryError, StorageUnreachable

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 
 import asyncpg
 
-from async_history._core.writing.writer import OutcomeUnknown, TryAgain
+from async_history._core.writing.commit_function import OutcomeUnknown, TryAgain
 from async_history._postgres.connecting.bounds import (
     Settings,
     bounds,

@@ -10,7 +10,7 @@ from typing import Any, Final, Self
 import asyncpg
 
 from async_history._core.concurrency.deadline import Deadline
-from async_history._core.writing.writer import OutcomeUnknown, TryAgain
+from async_history._core.writing.commit_function import OutcomeUnknown, TryAgain
 from async_history._postgres.errors import (
     DriverError,
     is_connection_lost,

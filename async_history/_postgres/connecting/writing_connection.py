@@ -8,7 +8,7 @@ commits, no other begins while they wait.
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar
 
-from async_history._core.writing.writer import OutcomeUnknown, TryAgain
+from async_history._core.writing.commit_function import OutcomeUnknown, TryAgain
 from async_history._postgres.connecting.bounds import (
     READ_COMMITTED,
     Settings,

@@ -6,7 +6,7 @@ import logging
 from time import monotonic
 from typing import Any, Final
 
-from async_history._core.writing.writer import OutcomeUnknown, TryAgain
+from async_history._core.writing.commit_function import OutcomeUnknown, TryAgain
 from async_history._postgres.connecting.side_connections import SideConnections
 from async_history._postgres.removing.vacuum import may_vacuum
 from async_history._postgres.transaction import transaction

@@ -8,7 +8,7 @@ from time import monotonic
 from typing import Any, Final
 
 from async_history._core.concurrency.cancellation import to_the_end
-from async_history._core.writing.writer import OutcomeUnknown, TryAgain
+from async_history._core.writing.commit_function import OutcomeUnknown, TryAgain
 from async_history._postgres.connecting.side_connections import SideConnections
 from async_history._postgres.connecting.writing_connection import Write
 from async_history._postgres.transaction import transaction

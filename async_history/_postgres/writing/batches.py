@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from async_history._core.writing.commit_function import CommitTry
 from async_history._core.writing.submissions import Submission
-from async_history._core.writing.writer import CommitTry
 from async_history._postgres.key_statements import Access
 from async_history._postgres.keys import Seal
 from async_history._postgres.ledger import Attestation

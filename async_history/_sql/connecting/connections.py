@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from async_history._core.concurrency.cancellation import to_the_end
 from async_history._core.concurrency.deadline import TimeLimit
-from async_history._core.writing.writer import OutcomeUnknown, TryAgain
+from async_history._core.writing.commit_function import OutcomeUnknown, TryAgain
 from async_history._sql.connecting.sqlite_cancellation import (
     connect_interruptible,
     run_interruptible,

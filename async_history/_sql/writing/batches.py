@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from async_history._core.writing.commit_function import CommitTry
 from async_history._core.writing.submissions import Submission
-from async_history._core.writing.writer import CommitTry
 from async_history._sql.connecting.connections import Connections
 from async_history._sql.connecting.driver import PreparedStatements, prepares
 from async_history._sql.errors import DriverError, RowsLeftOut, is_refusal
