@@ -1,8 +1,9 @@
 """Worker threads for waiting calls: mem0's calls of the embedder, model and vector store.
 
 `asyncio.to_thread` has few threads, sized for computing, and wakes the loop for each result. Here
-threads are added while calls wait in the queue, and the loop is woken once for all results that
-arrive before it runs.
+threads are added while calls wait in the queue. The loop hands over the calls of an iteration
+together, because a thread that is woken meanwhile only contends with the loop for the GIL. It is
+woken once for all results that arrive before it runs.
 """
 
 import asyncio
@@ -76,12 +77,9 @@ class Workers:
             results = self._last_results = self._results_of(loop)
         outcome = loop.create_future()
         context = contextvars.copy_context()
-        self._calls.put((results, outcome, context, function, arguments, options))
-        if self._threads < min(_COMPUTING, self._most):
-            self._add_threads(1)
-        if not results.is_looked_after:
-            results.is_looked_after = True
-            loop.call_later(_LOOK_EVERY_S, self._look, loop, self._begun, time.monotonic())
+        if not results.calls:
+            loop.call_soon(self._hand_over, loop, results)
+        results.calls.append((results, outcome, context, function, arguments, options))
         try:
             return await outcome
         finally:
@@ -92,6 +90,17 @@ class Workers:
         if results is None:
             results = self._results[loop] = _Results(loop)
         return results
+
+    def _hand_over(self, loop: asyncio.AbstractEventLoop, results: "_Results") -> None:
+        """Put an iteration's calls into the queue of the threads."""
+        calls, results.calls = results.calls, []
+        for call in calls:
+            self._calls.put(call)
+        if self._threads < min(_COMPUTING, self._most):
+            self._add_threads(1)
+        if not results.is_looked_after:
+            results.is_looked_after = True
+            loop.call_later(_LOOK_EVERY_S, self._look, loop, self._begun, time.monotonic())
 
     def _look(self, loop: asyncio.AbstractEventLoop, begun_before: int, then: float) -> None:
         """Add threads if calls wait in the queue because the running calls wait."""
@@ -166,10 +175,15 @@ class Workers:
 
 
 class _Results:
-    """The results of calls for one event loop, which wake it once for many results."""
+    """The results of calls for one event loop, which wake it once for many results.
+
+    Attributes:
+        calls: those of the loop's current iteration, which the threads do not have yet.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = weakref.ref(loop)  # which is the key of a weak mapping to this
+        self.calls: list[_Call] = []
         self.is_looked_after = False
         self._is_woken = False
         self._given: deque[tuple[asyncio.Future[Any], Any, BaseException | None]] = deque()

@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import pytest
@@ -40,6 +40,20 @@ async def test_any_number_of_calls_can_wait_at_the_same_time() -> None:
     workers = Workers(100)
     meeting = threading.Barrier(100)
     await asyncio.gather(*(workers.run(meeting.wait, LONG_S) for _ in range(100)))
+
+
+async def test_threads_get_the_calls_of_an_iteration_together() -> None:
+    """A thread that is woken before only contends with the loop for the GIL."""
+    workers = Workers(2)
+    await workers.run(int)  # its thread has started
+    begun: SimpleQueue[int] = SimpleQueue()
+
+    async def compute() -> None:
+        with pytest.raises(Empty):
+            begun.get(timeout=0.05)
+
+    await asyncio.gather(*(workers.run(begun.put, number) for number in range(2)), compute())
+    assert {begun.get(), begun.get()} == {0, 1}
 
 
 async def test_no_more_threads_than_the_limit() -> None:
