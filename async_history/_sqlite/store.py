@@ -31,7 +31,6 @@ from async_history._core.removing.prune_request import PruneRequest
 from async_history._core.removing.prune_transaction import PruneTries
 from async_history._core.stats import Measured, StoreWarning, clear_warning
 from async_history._core.writing.commit_function import CommitTry
-from async_history._core.writing.recent import RecentCommits
 from async_history._core.writing.submissions import Submission
 from async_history._core.writing.writer import GroupCommitWriter
 from async_history._core.writing.writer_options import WriterOptions
@@ -65,6 +64,7 @@ from async_history._sqlite.pool import MAX_REOPENS, ConnectionPool
 from async_history._sqlite.read_connections import READERS
 from async_history._sqlite.reading.follow import FollowReader
 from async_history._sqlite.reading.read import HistoryReader
+from async_history._sqlite.reading.recent import RecentCommits
 from async_history._sqlite.removing.erase import FileErasure
 from async_history._sqlite.removing.prune import prune
 from async_history._sqlite.removing.reset import reset

@@ -15,12 +15,12 @@ from async_history import CursorGone, Follower, HistoryManager, HistoryRecord, o
 from async_history._core.records.new_records import fields_from_mapping
 from async_history._core.writing.additions import records_of
 from async_history._core.writing.new_submissions import one_record, records_to_copy
-from async_history._core.writing.recent import RecentCommits, RecentLimits
 from async_history._core.writing.submissions import AddRecords
 from async_history._sqlite.index import THROUGH_INDEX, named
 from async_history._sqlite.opening import open_reading
 from async_history._sqlite.reading.follow import FollowReader
 from async_history._sqlite.reading.read import HistoryReader
+from async_history._sqlite.reading.recent import RecentCommits, RecentLimits
 from async_history.testing.followers import SOON_S, Reading, add_many, first, up_to_now
 from tests.subprocesses.checks import looking
 from tests.support.legacy_files import SIX_COLUMNS, TODAY, V0_0_2, Layout, build

@@ -3,7 +3,7 @@
 import logging
 from typing import Any
 
-from async_history._core.concurrency.stack import require_stack
+from async_history._postgres.connecting.stack import require_stack
 from async_history._postgres.errors import DriverError
 from async_history.errors import HistoryError, StorageError
 

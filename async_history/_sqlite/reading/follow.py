@@ -19,10 +19,10 @@ from async_history._core.reading.cursors import Cursor, CursorCodec, id_text
 from async_history._core.reading.filters import Filter
 from async_history._core.reading.follow_reads import FollowRead
 from async_history._core.records.records import HistoryRecord
-from async_history._core.writing.recent import RecentCommits
 from async_history._sqlite.index import named
 from async_history._sqlite.reading.filters import in_order
 from async_history._sqlite.reading.read import HistoryReader
+from async_history._sqlite.reading.recent import RecentCommits
 from async_history._sqlite.rows import Fetch, record_from_row
 from async_history.errors import CursorGone
 

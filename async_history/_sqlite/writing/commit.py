@@ -16,7 +16,6 @@ from typing import Final
 from async_history._core.ledger.leaves import Bundle, record_bundle
 from async_history._core.records.records import Fields
 from async_history._core.writing.additions import fields_of, have_details, only_new_records
-from async_history._core.writing.recent import RecentCommits
 from async_history._core.writing.submissions import AddRecords, Submission
 from async_history._sqlite.connecting.connection import ThreadConnection, transaction
 from async_history._sqlite.connecting.errors import is_schema_mismatch
@@ -26,6 +25,7 @@ from async_history._sqlite.index import (
 )
 from async_history._sqlite.keys import Seal
 from async_history._sqlite.ledger import has_ledger
+from async_history._sqlite.reading.recent import RecentCommits
 from async_history._sqlite.writing.add import (
     STATEMENT_ROWS,
     Statement,
