@@ -7,12 +7,12 @@ from typing import Any
 import typer
 
 from async_history import HistoryRecord, InvalidInput, MemoryDiff
-from async_history._core.reading.timeline import (
-    Moment,
+from async_history._core.reading.restoration import (
     Restoration,
     append_restoration,
     restoration_of,
 )
+from async_history._core.reading.timeline import Moment
 from async_history._core.records.recording import operation
 from async_history._core.records.rows import fields_of
 from async_history._core.records.values import parse_time

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Final
 
 from async_history._core.manager import HistoryManager
-from async_history._core.reading.timeline import Restoration
+from async_history._core.reading.restoration import Restoration
 from async_history._core.records.owners import SCOPES
 from async_history._core.records.records import Event, HistoryRecord, made_at
 from async_history._core.records.values import now_text, parse_time

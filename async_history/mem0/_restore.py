@@ -15,14 +15,14 @@ from typing import Any, Final
 
 from async_history._core.manager import HistoryManager
 from async_history._core.operations.operation_log import logged
-from async_history._core.reading.timeline import (
-    Moment,
+from async_history._core.reading.restoration import (
     Restoration,
     RestorationTarget,
     append_restoration,
     restoration,
     restoration_of,
 )
+from async_history._core.reading.timeline import Moment
 from async_history._core.records.records import HistoryRecord
 from async_history._core.records.rows import fields_of
 from async_history.errors import Erased, InvalidInput

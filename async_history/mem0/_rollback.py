@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from async_history._core.manager import HistoryManager
 from async_history._core.operations.operation_log import Tally, logged
-from async_history._core.reading.timeline import Restoration
+from async_history._core.reading.restoration import Restoration
 from async_history._core.records.recording import operation
 from async_history._core.records.records import HistoryRecord, is_alive
 from async_history._core.records.rows import fields_of

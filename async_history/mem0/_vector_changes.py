@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 
 from mem0.memory import main as mem0_main
 
-from async_history._core.reading.timeline import Restoration
+from async_history._core.reading.restoration import Restoration
 from async_history._core.records.owners import SCOPES
 from async_history._core.records.records import HistoryRecord
 from async_history._core.records.values import parse_time

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from async_history._core.backend import Writer
-from async_history._core.reading.timeline import restoration_of
+from async_history._core.reading.restoration import restoration_of
 from async_history._core.records.recording import operation
 from async_history._core.records.records import HistoryRecord
 from async_history._core.writing.submissions import RestoreMemory

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from async_history._core.reading.filters import Order
 from async_history._core.reading.query import HistoryQuery
-from async_history._core.reading.timeline import Restoration
+from async_history._core.reading.restoration import Restoration
 from async_history._core.records.recording import repeating
 from async_history._core.records.records import Event, HistoryRecord, is_alive, made_at
 

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Final
 
 from async_history._core.operations.operations import LogEntries, entries_at_their_end
-from async_history._core.reading.timeline import RESTORE
+from async_history._core.reading.restoration import RESTORE
 from async_history._core.records.owners import Owner
 from async_history._core.records.recording import RepeatedText
 from async_history._core.records.records import HistoryRecord, Latest, MemoryState

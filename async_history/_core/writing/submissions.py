@@ -6,11 +6,8 @@ from datetime import datetime
 from typing import Any, Final
 
 from async_history._core.operations.operations import LogEntry, actor_of
-from async_history._core.reading.timeline import (
-    Moment,
-    can_be_restored,
-    restore_arguments,
-)
+from async_history._core.reading.restoration import can_be_restored, restore_arguments
+from async_history._core.reading.timeline import Moment
 from async_history._core.records.messages import Message
 from async_history._core.records.owners import Owner
 from async_history._core.records.recording import RepeatedText, begun_at, repeated_text
