@@ -41,7 +41,7 @@ _LEAF_S: Final = 0.000_02
 
 
 class Attestation:
-    """The computation of leaves for new records.
+    """The computation of leaves, and access to the tables of the ledger.
 
     Args:
         schema: the quoted schema.
@@ -49,6 +49,7 @@ class Attestation:
         turn: see `ComputedAhead`.
 
     Attributes:
+        new: the leaves of new records.
         lock: a statement that keeps other transactions from placing leaves until this one has
             ended. A transaction that removes records begins with it, to prevent deadlocks.
     """
@@ -56,23 +57,9 @@ class Attestation:
     def __init__(self, schema: str, seal: Seal, turn: Lock) -> None:
         self._schema = schema
         self._seal = seal
-        self._new = NewLeaves(turn)
+        self.new = NewLeaves(turn, lambda: seal.salt_key)
         self.lock: Final = _lock(schema)
         self._statements = replace(STATEMENTS, lock=self.lock)
-
-    def begin_leaves(self, submissions: Sequence[object]) -> None:
-        """Begin to compute the leaves of submissions that wait for the next batch."""
-        self._new.begin(submissions, self._seal.salt_key)
-
-    def drop_leaves(self) -> None:
-        """Forget the leaves of submissions that wait."""
-        self._new.drop()
-
-    async def leaves(
-        self, fields: Sequence[Fields], owners: Mapping[str, Owner | None]
-    ) -> Sequence[Bundle]:
-        """Return the leaves of new records, and of the new owners of memories."""
-        return await self._new.of(fields, owners, self._seal.salt_key)
 
     def tables(self, fetch: Run) -> LedgerTables:
         """Return the ledger's tables in a transaction; `fetch` runs one statement in it."""
@@ -109,7 +96,7 @@ async def leaves_of(
     owners: Mapping[str, Owner | None],
 ) -> Sequence[Bundle]:
     """Return the leaves of new records and owners; none if the store has no ledger."""
-    return () if attestation is None else await attestation.leaves(fields, owners)
+    return () if attestation is None else await attestation.new.of(fields, owners)
 
 
 def tables_of(attestation: Attestation | None, connection: Any) -> LedgerTables | None:

@@ -4,7 +4,7 @@ A batch's leaves are written in its transaction, which locks the row of `state`.
 are in the order of commits. Placing leaves locks that row too, so writers wait for it.
 """
 
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from threading import Lock
 from typing import Any, Final, TypeVar
@@ -12,11 +12,8 @@ from typing import Any, Final, TypeVar
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from async_history._core.concurrency.threads import computed_with_calls
-from async_history._core.ledger.leaves import Bundle
 from async_history._core.ledger.new_leaves import NewLeaves
 from async_history._core.ledger.tables import GIVEN_A_LEDGER, LedgerTables
-from async_history._core.records.owners import Owner
-from async_history._core.records.records import Fields
 from async_history._sql.dialects import begin_snapshot
 from async_history._sql.key_statements import SqlKeyTable
 from async_history._sql.keys import Seal
@@ -34,31 +31,20 @@ LEAF_S: Final = 0.000_05
 
 
 class Attestation:
-    """The computation of leaves for new records.
+    """The computation of leaves, and access to the tables of the ledger.
 
     Args:
         seal: opens the texts of records.
+
+    Attributes:
+        new: the leaves of new records.
     """
 
     def __init__(self, tables: Tables, seal: Seal) -> None:
         self._tables = tables
         self._seal = seal
-        self._new = NewLeaves(Lock())
+        self.new = NewLeaves(Lock(), lambda: seal.salt_key)
         self._statements = statements_in(tables)
-
-    def begin_leaves(self, submissions: Sequence[object]) -> None:
-        """Begin to compute the leaves of submissions that wait for the next batch."""
-        self._new.begin(submissions, self._seal.salt_key)
-
-    def drop_leaves(self) -> None:
-        """Forget the leaves of submissions that wait."""
-        self._new.drop()
-
-    async def leaves(
-        self, fields: Sequence[Fields], owners: Mapping[str, Owner | None]
-    ) -> Sequence[Bundle]:
-        """Return the leaves of new records, and of the new owners of memories."""
-        return await self._new.of(fields, owners, self._seal.salt_key)
 
     def tables(self, fetch: Fetch) -> LedgerTables:
         """Return the ledger's tables in a transaction; `fetch` executes one statement in it."""

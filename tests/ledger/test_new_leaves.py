@@ -51,48 +51,50 @@ def holds(bundle: Bundle, of: list[Fields], key: bytes | None = None) -> bool:
 async def test_leaves_that_were_begun_are_not_computed_again(
     key: bytes | None, drawn: list[int]
 ) -> None:
-    waiting, leaves = submissions(), NewLeaves(Lock())
-    leaves.begin(waiting, key)
+    waiting, leaves = submissions(), NewLeaves(Lock(), lambda: key)
+    leaves.begin(waiting)
     batch = [one.fields for one in [*waiting[1:], *submissions(1), *waiting[:1]]]
-    (bundle,) = await leaves.of(batch, {}, key)
+    (bundle,) = await leaves.of(batch, {})
     assert holds(bundle, batch, key)
     assert drawn == [16 * MANY, 16]
 
 
 async def test_a_record_that_was_replaced_is_hashed_again() -> None:
-    waiting, leaves = submissions(), NewLeaves(Lock())
-    leaves.begin(waiting, None)
+    waiting, leaves = submissions(), NewLeaves(Lock(), lambda: None)
+    leaves.begin(waiting)
     batch = [one.fields for one in waiting]
     batch[7] = fields("likes milk", "id 7")
-    (bundle,) = await leaves.of(batch, {}, None)
+    (bundle,) = await leaves.of(batch, {})
     assert holds(bundle, batch)
 
 
 async def test_leaves_that_could_not_be_computed_ahead_are_computed_with_their_batch() -> None:
-    waiting, leaves = submissions(), NewLeaves(Lock())
-    leaves.begin(waiting, None)
+    waiting, leaves = submissions(), NewLeaves(Lock(), lambda: None)
+    leaves.begin(waiting)
     for task in asyncio.all_tasks() - {asyncio.current_task()}:
         task.cancel()
     batch = [one.fields for one in waiting]
-    (bundle,) = await leaves.of(batch, {}, None)
+    (bundle,) = await leaves.of(batch, {})
     assert holds(bundle, batch)
 
 
 async def test_leaves_under_another_key_are_computed_again() -> None:
-    waiting, leaves = submissions(), NewLeaves(Lock())
-    leaves.begin(waiting, None)
+    keys: list[bytes | None] = [None]
+    waiting, leaves = submissions(), NewLeaves(Lock(), lambda: keys[-1])
+    leaves.begin(waiting)
+    keys.append(KEY)
     batch = [one.fields for one in waiting]
-    (bundle,) = await leaves.of(batch, {}, KEY)
+    (bundle,) = await leaves.of(batch, {})
     assert bundle.is_keyed
     assert holds(bundle, batch, KEY)
 
 
 async def test_few_records_are_hashed_with_their_batch(drawn: list[int]) -> None:
-    waiting, leaves = submissions(3), NewLeaves(Lock())
-    leaves.begin(waiting, None)
+    waiting, leaves = submissions(3), NewLeaves(Lock(), lambda: None)
+    leaves.begin(waiting)
     batch = [one.fields for one in waiting]
     owner = new_owner({"user_id": "ann"})
-    records, owners = await leaves.of(batch, {"m": owner, "other": None}, None)
+    records, owners = await leaves.of(batch, {"m": owner, "other": None})
     assert holds(records, batch)
     assert owners.leaf_names() == ["m"]
     assert drawn == [16 * 3, 16]

@@ -1,6 +1,6 @@
 """The leaves of a batch, for databases with async drivers."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from threading import Lock
 from typing import Final
@@ -32,34 +32,29 @@ class NewLeaves:
 
     Args:
         turn: see `ComputedAhead`.
+        salt_key: returns the key of the salts; None if the store is not encrypted now.
     """
 
-    def __init__(self, turn: Lock) -> None:
+    def __init__(self, turn: Lock, salt_key: Callable[[], bytes | None]) -> None:
+        self._salt_key = salt_key
         self._ahead = ComputedAhead[tuple[bytes | None, bytes]](turn)
 
-    def begin(self, submissions: Iterable[object], key: bytes | None) -> None:
-        """Begin to compute the leaves of single records that wait for the next batch.
-
-        Args:
-            key: the key of the salts; None if the store is not encrypted.
-        """
+    def begin(self, submissions: Iterable[object]) -> None:
+        """Begin to compute the leaves of single records that wait for the next batch."""
         if not self._ahead.has_begun:
             fields = fields_waiting(submissions)
             if len(fields) > _HASHED_HERE:
-                self._ahead.begin(fields, partial(_under, key))
+                self._ahead.begin(fields, partial(_under, self._salt_key()))
 
     def drop(self) -> None:
         """Forget what was computed before its batch."""
         self._ahead.drop()
 
     async def of(
-        self, fields: Sequence[Fields], owners: Mapping[str, Owner | None], key: bytes | None
+        self, fields: Sequence[Fields], owners: Mapping[str, Owner | None]
     ) -> Sequence[Bundle]:
-        """Return the leaves of a batch's records, and of the new owners of memories.
-
-        Args:
-            key: as in `begin`.
-        """
+        """Return the leaves of a batch's records, and of the new owners of memories."""
+        key = self._salt_key()
         ahead = await self._ahead.of(fields)
         leaves = [one[1] if one is not None and one[0] == key else None for one in ahead]
         make = partial(_bundles, fields, leaves, owners, key)

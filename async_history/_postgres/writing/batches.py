@@ -41,7 +41,7 @@ class Batches:
         """Begin to seal submissions that wait, and to compute their leaves."""
         self._seal.begin(submissions, self._known.expected)
         if self._attestation is not None:
-            self._attestation.begin_leaves(submissions)
+            self._attestation.new.begin(submissions)
 
     def prepare_plain(self, submissions: Sequence[Submission]) -> None:
         """Begin to make the statement of submissions that wait: in clear, without leaves."""
@@ -53,7 +53,7 @@ class Batches:
         self._plain.drop()
         self._seal.drop()
         if self._attestation is not None:
-            self._attestation.drop_leaves()
+            self._attestation.new.drop()
 
     def committer(
         self,

@@ -70,12 +70,12 @@ class Batches:
     def prepare(self, submissions: Sequence[Submission]) -> None:
         """Begin to compute the leaves of submissions that wait."""
         if self._attestation is not None:
-            self._attestation.begin_leaves(submissions)
+            self._attestation.new.begin(submissions)
 
     def forget_prepared(self) -> None:
         """Keep nothing of calls that are not written, whose texts may be erased."""
         if self._attestation is not None:
-            self._attestation.drop_leaves()
+            self._attestation.new.drop()
 
     async def write(
         self,

@@ -181,7 +181,7 @@ class BatchCommitter:
         self, fields: Sequence[Fields], owners: Mapping[str, Owner]
     ) -> Sequence[Bundle]:
         """Return the leaves of records in clear, and of the owners of memories."""
-        return () if self._attestation is None else await self._attestation.leaves(fields, owners)
+        return () if self._attestation is None else await self._attestation.new.of(fields, owners)
 
     async def _attest(self, leaves: Sequence[Bundle]) -> None:
         if self._ledger is not None:
