@@ -293,10 +293,7 @@ class PostgresStore:
         waits = _WAITS if is_late and len(batch) > 1 else None
         refused = await self._write(commit, time_for(batch), waits)
         self._committed.notify()
-        records = 0
-        for one in batch:
-            if isinstance(one, AddRecords):
-                records += one.record_count
+        records = sum([one.record_count for one in batch if isinstance(one, AddRecords)])
         self._statistics.add_changes(records)
         return refused
 

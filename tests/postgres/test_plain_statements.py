@@ -2,23 +2,24 @@
 
 import asyncio
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from threading import Lock
 from typing import Any
 
 import pytest
 
 from async_history import open_history
-from async_history._core.ledger.leaves import record_bundle
 from async_history._core.records.new_records import new_fields
 from async_history._core.writing.new_submissions import new_text
 from async_history._core.writing.submissions import AddFields, Submission
 from async_history._core.writing.writer import GroupCommitWriter
 from async_history._postgres.keys import InClear
-from async_history._postgres.writing.add import plain
+from async_history._postgres.ledger import Attestation
+from async_history._postgres.writing.add import Statement, plain
 from async_history._postgres.writing.commit import BatchCommitter
 from async_history._postgres.writing.owners import KnownOwners
-from async_history._postgres.writing.plain_statements import PlainStatements, plain_statement
+from async_history._postgres.writing.plain_statements import PlainStatements
 from tests.support.keys import ring
 from tests.support.patience import LONG_S
 from tests.support.postgres_gate import shut
@@ -31,41 +32,103 @@ def waiting(*names: str) -> list[AddFields]:
 
 def test_the_next_batch_takes_the_statement_once() -> None:
     statements, submissions = PlainStatements(), waiting("a", "b")
-    fields = [one.fields for one in submissions]
+    made = plain([one.fields for one in submissions], ())
     statements.begin(submissions)
-    first, again = statements.take(), statements.take()
-    assert first == (fields, plain(fields, ()))
-    assert again is None
-    assert plain_statement(first, fields, ()) is first[1]
+    assert statements.take(submissions.copy()) == made
+    assert statements.take(submissions) is None
     statements.begin(submissions)
+    batch = submissions.copy()
     submissions.clear()
-    assert statements.take() == first, "the queue's list may change"
+    assert statements.take(batch) == made, "the queue's list may change"
 
 
-def test_another_batch_gets_its_own_statement() -> None:
+def test_another_batch_does_not_get_it() -> None:
     statements, submissions = PlainStatements(), waiting("a", "b", "c")
-    fields = [one.fields for one in submissions]
-    for other in (
-        fields[:2],
-        fields[1:],
-        fields[::-1],
-        [one.fields for one in waiting("a", "b", "c")],
-    ):
+    alike = [AddFields(one.fields) for one in submissions]
+    for other in (submissions[:2], submissions[1:], submissions[::-1], alike):
         statements.begin(submissions)
-        assert plain_statement(statements.take(), other, ()) == plain(other, ())
-    leaves = [record_bundle([one[0] for one in fields], fields, None)]
-    statements.begin(submissions)
-    assert plain_statement(statements.take(), fields, leaves) == plain(fields, leaves)
+        assert statements.take(other) is None
+        assert statements.take(submissions) is None, "it outlives the next batch"
+
+
+SEPARATOR = "\x1f"
+"""Before each of a column's values, if there are several: see `joined_texts`."""
 
 
 class Connection:
-    """A connection on which every INSERT adds one record, and every SELECT finds nothing."""
+    """A connection that keeps what is executed; every SELECT finds nothing.
 
-    async def execute(self, sql: str, *_: object) -> str:
-        return "INSERT 0 1"
+    An INSERT adds as many records as its first argument has.
+    """
+
+    def __init__(self) -> None:
+        self.executed: list[tuple[object, ...]] = []
+
+    async def execute(self, *statement: object) -> str:
+        self.executed.append(statement)
+        sql, *arguments = statement
+        if "WITH" in str(sql) or not arguments:
+            return "SELECT 1"
+        ids = str(arguments[0])
+        return f"INSERT 0 {ids.count(SEPARATOR) or 1}"
 
     async def fetch(self, sql: str, *_: object) -> list[tuple[object, ...]]:
         return [(0, None, None, None)] if "owners_state" in sql else []
+
+
+def committer_on(
+    connection: Connection,
+    statements: PlainStatements,
+    *,
+    known: KnownOwners | None = None,
+    settings: Sequence[str] = (),
+    attestation: Attestation | None = None,
+) -> BatchCommitter:
+    return BatchCommitter(
+        connection,
+        '"a"',
+        settings=settings,
+        is_distributed=False,
+        known=known or KnownOwners(),
+        plain=statements,
+        seal=InClear(),
+        attestation=attestation,
+        where="here",
+        sent=lambda: None,
+    )
+
+
+class Made(PlainStatements):
+    """One statement for any batch."""
+
+    sql = "SELECT made"
+
+    def take(self, batch: Sequence[object]) -> Statement | None:
+        return self.sql, ()
+
+
+async def test_the_batch_is_written_by_the_statement_that_was_made_for_it() -> None:
+    connection = Connection()
+    assert await committer_on(connection, Made()).commit(waiting("a", "b")) == {}
+    assert connection.executed == [(Made.sql,)]
+
+
+@pytest.mark.parametrize("needs", ["settings", "owners", "leaves"])
+async def test_it_is_not_used_if_the_batch_needs_more(needs: str) -> None:
+    connection, known = Connection(), KnownOwners()
+    if needs == "owners":
+        known.learn(1, {"a": None, "b": None}, None)
+    committer = committer_on(
+        connection,
+        Made(),
+        known=known,
+        settings=("SET LOCAL lock_timeout TO 1",) if needs == "settings" else (),
+        attestation=Attestation('"a"', InClear(), Lock()) if needs == "leaves" else None,
+    )
+    assert await committer.commit(waiting("a", "b")) == {}
+    executed = [str(sql) for sql, *_ in connection.executed]
+    assert Made.sql not in executed
+    assert any("INSERT INTO" in sql for sql in executed)
 
 
 @pytest.mark.parametrize(
@@ -80,19 +143,10 @@ class Connection:
 async def test_no_text_outlives_the_next_batch(next_batch: Submission) -> None:
     """A statement has its records' texts, also those that are erased later."""
     statements = PlainStatements()
-    committer = BatchCommitter(
-        Connection(),
-        '"a"',
-        is_distributed=False,
-        known=KnownOwners(),
-        plain=statements,
-        seal=InClear(),
-        where="here",
-        sent=lambda: None,
-    )
-    statements.begin(waiting("a", "b"))
-    assert await committer.commit([next_batch]) == {}
-    assert statements.take() is None
+    submissions = waiting("a", "b")
+    statements.begin(submissions)
+    assert await committer_on(Connection(), statements).commit([next_batch]) == {}
+    assert statements.take(submissions) is None
 
 
 def kept_by(part: object, text: str) -> bool:

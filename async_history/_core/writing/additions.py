@@ -1,12 +1,13 @@
 """The records of a batch's submissions, and what they need."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Final
 
 from async_history._core.records.owners import Owner
 from async_history._core.records.records import (
-    DETAILS,
+    CAUSE,
+    CONTEXT,
     MEMORY_ID,
+    OWNER,
     Fields,
     HistoryRecord,
     fields_in_order,
@@ -45,26 +46,23 @@ def give_owners(additions: Iterable[AddRecords], owners: Mapping[str, Owner | No
 
 def fields_have_details(fields: Iterable[Fields]) -> bool:
     """Return whether any record has values outside mem0's columns."""
-    return any(one[-len(DETAILS) :] != _NO_DETAILS for one in fields)
+    # A generator takes twice as long.
+    return True in [not (one[OWNER] is one[CONTEXT] is one[CAUSE] is None) for one in fields]
 
 
-def have_details(additions: Iterable[AddRecords]) -> bool:
+def have_details(additions: Sequence[AddRecords]) -> bool:
     """Return whether any record has values outside mem0's columns."""
-    for submission in additions:
-        if type(submission) is AddFields:
-            if submission.fields[-len(DETAILS) :] != _NO_DETAILS:
-                return True
-        elif any(map(has_details, submission.records)):
-            return True
-    return False
+    single = [one.fields for one in additions if type(one) is AddFields]
+    if fields_have_details(single):
+        return True
+    return len(single) < len(additions) and any(
+        any(map(has_details, one.records)) for one in additions if type(one) is not AddFields
+    )
 
 
 def has_details(record: HistoryRecord) -> bool:
     """Return whether a record has values outside mem0's columns."""
     return record.owner is not None or record.cause is not None or record.context is not None
-
-
-_NO_DETAILS: Final = (None,) * len(DETAILS)
 
 
 def ids_of(additions: Iterable[AddRecords]) -> list[str]:

@@ -15,9 +15,9 @@ import asyncpg
 from async_history._core.concurrency.timed import unreported
 from async_history._core.records.records import COLUMNS, MEMORY_ID, OWNER, Event, Fields
 from async_history._core.writing.additions import (
+    fields_have_details,
     fields_of,
     give_owners,
-    have_details,
     only_new_records,
 )
 from async_history._core.writing.batch import commit_in_steps
@@ -39,6 +39,7 @@ from async_history._postgres.writing.add import (
     OwnersCheck,
     Statement,
     lone,
+    plain,
     within_transaction,
     without_transaction,
 )
@@ -51,7 +52,7 @@ from async_history._postgres.writing.batch_steps import (
 )
 from async_history._postgres.writing.owner_steps import OwnerSteps
 from async_history._postgres.writing.owners import KnownOwners, OwnersPlan
-from async_history._postgres.writing.plain_statements import Ahead, PlainStatements, plain_statement
+from async_history._postgres.writing.plain_statements import PlainStatements
 from async_history.errors import HistoryError
 
 _BY_INDEX: Final = "SET LOCAL enable_seqscan TO off"
@@ -144,7 +145,7 @@ class BatchCommitter:
         Raises:
             The driver's errors: nothing was written, or the outcome is unknown.
         """
-        ahead = self._plain.take()
+        ahead = self._plain.take(batch)
         try:
             if await self._add_at_once(batch, ahead):
                 return {}
@@ -213,12 +214,17 @@ class BatchCommitter:
         )
         return await commit_in_steps(batch, steps)
 
-    async def _add_at_once(self, batch: Sequence[Submission], ahead: Ahead) -> bool:
+    async def _add_at_once(self, batch: Sequence[Submission], ahead: Statement | None) -> bool:
         """Write new records; if one can't be written, the server rolls all of them back.
 
         Return False, and write nothing, if more has to be looked up first.
+
+        Args:
+            ahead: the batch's statement, if it was made before: for plain records without leaves.
         """
         statement = self._lone_statement(batch)
+        if self._are_plain() and self._attestation is None:
+            statement = statement or ahead
         if statement is not None:
             await self._run_without_transaction(statement, batch)
             return True
@@ -226,9 +232,9 @@ class BatchCommitter:
         if additions is None or has_undated(batch) or self._locks_ids(additions):
             return False
         fields = list(fields_of(additions))
-        if self._are_plain() and not have_details(additions):
+        if self._are_plain() and not fields_have_details(fields):
             leaves = await leaves_of(self._attestation, fields, {})
-            await self._run_without_transaction(plain_statement(ahead, fields, leaves), fields)
+            await self._run_without_transaction(plain(fields, leaves), fields)
             return True
         plan = await self._plan(fields)
         if plan is None or self._may_be_erased(additions):
@@ -259,7 +265,7 @@ class BatchCommitter:
         if len(batch) > 1 or self._has_standbys or self._attestation is not None:
             return None
         (one,) = batch
-        if type(one) is AddFields and self._are_plain() and not have_details((one,)):
+        if type(one) is AddFields and self._are_plain() and not fields_have_details((one.fields,)):
             return lone(one.fields)
         return None
 

@@ -1,15 +1,10 @@
-"""The statements of plain batches, made with their batch or before it."""
+"""The statements of plain batches, made before their batch."""
 
 from collections.abc import Sequence
 
-from async_history._core.ledger.leaves import Bundle
-from async_history._core.records.records import Fields
-from async_history._core.writing.additions import fields_of, have_details
+from async_history._core.writing.additions import fields_have_details, fields_of
 from async_history._core.writing.submissions import AddFields
 from async_history._postgres.writing.add import Statement, plain
-
-Ahead = tuple[Sequence[Fields], Statement] | None
-"""The records that waited, and the statement made for them, if any."""
 
 
 class PlainStatements:
@@ -21,32 +16,23 @@ class PlainStatements:
     """
 
     def __init__(self) -> None:
-        self._ahead: Ahead = None
+        self._ahead: tuple[Sequence[object], Statement] | None = None
 
     def begin(self, submissions: Sequence[object]) -> None:
         """Make the statement for submissions that wait, if all are single records without
         details."""
         waiting = [one for one in submissions if type(one) is AddFields]
-        if 1 < len(waiting) == len(submissions) and not have_details(waiting):
-            fields = list(fields_of(waiting))
-            self._ahead = fields, plain(fields, ())
+        if not 1 < len(waiting) == len(submissions):
+            return
+        fields = list(fields_of(waiting))
+        if not fields_have_details(fields):
+            self._ahead = waiting, plain(fields, ())
 
     def drop(self) -> None:
         """Forget what was made: one of its records may not be written any more."""
         self._ahead = None
 
-    def take(self) -> Ahead:
-        """Return what was made for the next batch."""
+    def take(self, batch: Sequence[object]) -> Statement | None:
+        """Return the statement that was made for exactly these submissions, if any."""
         ahead, self._ahead = self._ahead, None
-        return ahead
-
-
-def plain_statement(ahead: Ahead, fields: Sequence[Fields], leaves: Sequence[Bundle]) -> Statement:
-    """Return the statement of a batch: the one made ahead if it is for exactly these records.
-
-    Args:
-        leaves: as in `plain`.
-    """
-    if ahead is not None and ahead[0] == fields and not leaves:
-        return ahead[1]
-    return plain(fields, leaves)
+        return ahead[1] if ahead is not None and ahead[0] == batch else None
