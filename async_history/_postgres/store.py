@@ -32,7 +32,7 @@ from async_history._core.writing.writer import GroupCommitWriter
 from async_history._core.writing.writer_options import WriterOptions
 from async_history._postgres import schema as migrations
 from async_history._postgres.check import faults_of
-from async_history._postgres.connecting.bounds import time_for
+from async_history._postgres.connecting.bounds import Parts, time_for
 from async_history._postgres.connecting.connections import Connections
 from async_history._postgres.connecting.open_writers import OpenWriters
 from async_history._postgres.connecting.pool import ConnectionPool
@@ -73,8 +73,9 @@ from async_history.errors import HistoryError
 
 T = TypeVar("T")
 
-_WAITS: Final = 50
-"""Lock waits that fit into a late batch's time, so that a waiting submission can be found."""
+_PARTS: Final = Parts(lock_waits=50, statements=20)
+"""Lock waits and statements that fit into a late batch's time, so that a submission that waits or
+takes too long can be found. A statement gets more time, because a slow server may need it."""
 
 
 class PostgresStore:
@@ -216,10 +217,10 @@ class PostgresStore:
     # Writing
 
     def _write(
-        self, work: "Write[T]", size_s: float = 0.0, waits: int | None = None
+        self, work: "Write[T]", size_s: float = 0.0, parts: Parts | None = None
     ) -> Awaitable[T]:
         """Run work on the writing connection, with the store's current keys."""
-        return self._with_current_keys(lambda: self.connections.write(work, size_s, waits))
+        return self._with_current_keys(lambda: self.connections.write(work, size_s, parts))
 
     async def _use_apart(
         self,
@@ -276,7 +277,7 @@ class PostgresStore:
     async def _commit(
         self, batch: Sequence[Submission], this: CommitTry
     ) -> Mapping[int, HistoryError]:
-        # Submissions of a late batch that wait for a lock are refused one by one.
+        # Submissions of a late batch that wait for a lock or take too long are refused one by one.
         is_late = monotonic() - this.first_begun > self._late_after_s
 
         async def commit(connection: Any, settings: Sequence[str]) -> Mapping[int, HistoryError]:
@@ -290,8 +291,8 @@ class PostgresStore:
             )
             return await committer.commit(batch)
 
-        waits = _WAITS if is_late and len(batch) > 1 else None
-        refused = await self._write(commit, time_for(batch), waits)
+        parts = _PARTS if is_late and len(batch) > 1 else None
+        refused = await self._write(commit, time_for(batch), parts)
         self._committed.notify()
         records = sum([one.record_count for one in batch if isinstance(one, AddRecords)])
         self._statistics.add_changes(records)

@@ -218,6 +218,18 @@ async def test_a_lock_that_one_waits_for_does_not_fail_the_others(open_: Open, o
         assert outcomes == ["ok"] * 7 + ["StorageLocked"] + ["ok"] * 12
 
 
+@pytest.mark.parametrize("named", [False, True])
+async def test_a_statement_that_does_not_end_does_not_fail_the_others(
+    named: bool, open_: Open, owner: Any
+) -> None:
+    """One of them has a trigger that takes an hour."""
+    async with open_(retry_timeout_s=12) as history:
+        await _make(owner, history, _running("PERFORM pg_catalog.pg_sleep(3600);"))
+        records = _records(_CALLS, named=named)
+        outcomes = await _outcomes([history.batch_add_history([record]) for record in records])
+        assert outcomes == ["ok"] * 7 + ["StorageUnreachable"] + ["ok"] * 12
+
+
 @pytest.mark.parametrize(
     ("sql", "error"),
     [

@@ -3,7 +3,7 @@
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import asyncpg
 
@@ -37,6 +37,13 @@ _HAS_STANDBYS: Final = (
 
 Settings = Mapping[str, int]
 """A session's settings, in milliseconds; 0 means no limit."""
+
+
+class Parts(NamedTuple):
+    """How many lock waits, and how many long statements, must fit into a try."""
+
+    lock_waits: int
+    statements: int
 
 
 READ_COMMITTED: Final = "SET default_transaction_isolation TO 'read committed'"
@@ -79,9 +86,14 @@ def bounds(settings: Settings, try_s: float, *, is_local: bool) -> str:
     )
 
 
-def short_waits(settings: Settings, try_s: float, waits: int) -> str:
-    """Return the statement that limits each lock wait, so that `waits` of them fit into a try."""
-    return f"SET LOCAL lock_timeout TO {_least(settings, 'lock_timeout', try_s / waits)}"
+def short_limits(settings: Settings, try_s: float, parts: Parts) -> str:
+    """Return the statements that make the server end long lock waits and statements, so that
+    `parts` of them fit into a try. (The server does not limit a COMMIT.)"""
+    lock, statement = try_s / parts.lock_waits, try_s / parts.statements
+    return (
+        f"SET LOCAL lock_timeout TO {_least(settings, 'lock_timeout', lock)}; "
+        f"SET LOCAL statement_timeout TO {_least(settings, 'statement_timeout', statement)}"
+    )
 
 
 def set_statements(settings: Settings) -> str:

@@ -7,6 +7,7 @@ from time import monotonic
 from typing import Any, Final, TypeVar
 
 from async_history._core.writing.commit_function import OutcomeUnknown, TryAgain
+from async_history._postgres.connecting.bounds import Parts
 from async_history._postgres.connecting.pool import ConnectionPool
 from async_history._postgres.connecting.writing_connection import Write, WritingConnection
 from async_history.errors import HistoryClosed, HistoryError, StorageUnreachable
@@ -52,12 +53,12 @@ class Connections:
         return self._writing.has_standbys
 
     def write(
-        self, work: "Write[T]", size_s: float = 0.0, waits: int | None = None
+        self, work: "Write[T]", size_s: float = 0.0, parts: Parts | None = None
     ) -> Awaitable[T]:
         """Run work on the writing connection: see `WritingConnection.do`."""
         if self._is_closed:
             raise HistoryClosed("the manager was closed before this was written")
-        return self._writing.do(work, size_s, waits)
+        return self._writing.do(work, size_s, parts)
 
     async def write_apart(
         self,

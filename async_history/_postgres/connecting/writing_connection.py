@@ -11,13 +11,14 @@ from typing import Any, Final, TypeVar
 from async_history._core.writing.commit_function import OutcomeUnknown, TryAgain
 from async_history._postgres.connecting.bounds import (
     READ_COMMITTED,
+    Parts,
     Settings,
     bounds,
     enable_client_check,
     has_standbys,
     set_statements,
     settings_of,
-    short_waits,
+    short_limits,
 )
 from async_history._postgres.connecting.idle_watch import IdleWatch
 from async_history._postgres.connecting.pool import ConnectionPool
@@ -64,12 +65,12 @@ class WritingConnection:
         self.has_standbys = True
         self._idle = IdleWatch(idle_s, self._close_idle)
 
-    async def do(self, work: "Write[T]", size_s: float = 0.0, waits: int | None = None) -> T:
+    async def do(self, work: "Write[T]", size_s: float = 0.0, parts: Parts | None = None) -> T:
         """Run work on the connection.
 
         Args:
             size_s: extra seconds that the server may take because of the batch's size.
-            waits: how many lock waits must fit into a try; None: one.
+            parts: how many lock waits and statements must fit into a try; None: one.
 
         Raises:
             OutcomeUnknown, TryAgain, StorageError: see `WorkLimit`.
@@ -77,7 +78,7 @@ class WritingConnection:
         limit = self._limit
         if limit is None or self._given_up or self._pool.is_unusable(self._connection):
             limit = await self._ready()
-        settings = self._settings(size_s, waits)
+        settings = self._settings(size_s, parts)
         try:
             with self._idle, limit.within(self._try_s + size_s):
                 done = await work(self._connection, settings)
@@ -87,12 +88,12 @@ class WritingConnection:
         self._given_up = 0
         return done
 
-    def _settings(self, size_s: float, waits: int | None) -> Sequence[str]:
+    def _settings(self, size_s: float, parts: Parts | None) -> Sequence[str]:
         settings: list[str] = []
         if size_s or self._pool.is_behind_pooler:
             settings.append(bounds(self._pool.settings, self._try_s + size_s, is_local=True))
-        if waits is not None:
-            settings.append(short_waits(self._pool.settings, self._try_s, waits))
+        if parts is not None:
+            settings.append(short_limits(self._pool.settings, self._try_s + size_s, parts))
         return settings
 
     async def _ready(self) -> WorkLimit:
