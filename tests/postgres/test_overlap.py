@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from async_history._core.writing.new_submissions import UncheckedRecords
+from async_history._core.writing.new_submissions import UncheckedRecords, earlier_text
 from async_history._core.writing.submissions import AddRecords
 from async_history._core.writing.writer_options import BATCH_RECORDS
 from async_history._postgres.connecting.bounds import time_for
@@ -40,6 +40,20 @@ class Recorder:
         return "INSERT 0 2"
 
 
+def new_committer(connection: Recorder, settings: Sequence[str] = ()) -> BatchCommitter:
+    return BatchCommitter(
+        connection,
+        '"a"',
+        settings=settings,
+        is_distributed=False,
+        known=KnownOwners(),
+        plain=PlainStatements(),
+        seal=InClear(),
+        where="nowhere",
+        sent=lambda: connection.seen.append(WOKEN),
+    )
+
+
 @pytest.mark.parametrize(
     ("settings", "seen"),
     [
@@ -55,19 +69,30 @@ async def test_callers_are_woken_as_the_records_are_sent(
     settings: Sequence[str], seen: Sequence[str]
 ) -> None:
     connection = Recorder()
-    committer = BatchCommitter(
-        connection,
-        '"a"',
-        settings=settings,
-        is_distributed=False,
-        known=KnownOwners(),
-        plain=PlainStatements(),
-        seal=InClear(),
-        where="nowhere",
-        sent=lambda: connection.seen.append(WOKEN),
-    )
+    committer = new_committer(connection, settings)
     assert await committer.commit([await submission(1), await submission(2)]) == {}
     assert connection.seen == seen
+
+
+class _EndError(Exception):
+    pass
+
+
+class EndsAtLookUp(Recorder):
+    """A connection that is lost at the first look-up."""
+
+    async def fetch(self, sql: str, *_: Any) -> list[Any]:
+        self.seen.append(sql.split()[0])
+        raise _EndError
+
+
+async def test_callers_are_woken_before_a_batch_looks_anything_up() -> None:
+    connection = EndsAtLookUp()
+    with pytest.raises(_EndError):
+        await new_committer(connection).commit(
+            [earlier_text(str(number), 1, actor_id=None, role=None) for number in range(2)]
+        )
+    assert connection.seen == ["BEGIN", WOKEN, "SELECT", "SELECT", "ROLLBACK"]
 
 
 async def test_a_batch_of_usual_size_needs_no_settings() -> None:

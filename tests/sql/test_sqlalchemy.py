@@ -20,6 +20,7 @@ from async_history import (
     StorageError,
     open_history,
 )
+from async_history._core.writing.wakeups import WakeupScheduler
 from async_history.sql import SqlHistoryManager
 from async_history.testing import (
     ContractCases,
@@ -258,3 +259,22 @@ async def test_thousands_of_memories_at_once(
         erased = await history.erase(memory_ids=names, reason="asked", vacuum=False)
         assert erased.records > len(names)
         assert not (await history.check()).problems
+
+
+async def test_callers_are_woken_before_a_batch_looks_anything_up(
+    tmp_path: Path, engines: Callable[[str], AsyncEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The event loop works while the server does."""
+    seen: list[str] = []
+    monkeypatch.setattr(WakeupScheduler, "commit_has_begun", lambda _: seen.append("woken"))
+    engine = engines(f"sqlite+aiosqlite:///{tmp_path / 'h.db'}")
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        seen.append(statement.split()[0])
+
+    async with open_history(engine=engine) as history:
+        await history.add_history("m", None, "a", "ADD")
+        event.listen(engine.sync_engine, "before_cursor_execute", note)
+        seen.clear()
+        await history.update_history("m", "b")
+    assert seen.index("woken") < seen.index("SELECT") < seen.index("INSERT")

@@ -84,7 +84,8 @@ class BatchCommitter:
         attestation: computes the leaves of records; None if the store has no ledger.
         keys: gives a user's transaction access to the keys of the store.
         where: the server, for messages.
-        sent: called shortly before the batch is sent, when Python's work for it is done.
+        sent: called shortly before the batch is sent, when Python's work for it is done; for a
+            batch of several steps, before the first one.
         waited: called with the seconds that each statement took that only locks.
     """
 
@@ -193,6 +194,7 @@ class BatchCommitter:
         Raises:
             OwnersUnlocked: in a transaction of the user: roll back, and begin with `lock_owners`.
         """
+        self._sent()
         additions = [one for one in batch if isinstance(one, AddRecords)]
         locks = BatchLocks(self._connection, self._schema, self._waited)
         await locks.lock_memories(additions)

@@ -101,8 +101,8 @@ class Batches:
             return WrittenBatch({}, committer.learn)
         await connection.rollback()
         committer = self._committer(connection, this, waited)
+        this.has_begun()  # it waits for the server in each step
         refused = await committer.commit_in_steps(batch)
-        this.has_begun()
         return WrittenBatch(refused, committer.learn)
 
     def _committer(
