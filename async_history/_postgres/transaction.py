@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from async_history._core.ledger.operation_log import LedgeredOperationLog
 from async_history._core.ledger.tables import LedgerTables
-from async_history._core.operations.operation_log import StatementOperationLog
+from async_history._core.operations.operation_log import OperationStatements, StatementOperationLog
 from async_history._core.removing.erase_transaction import RecordRef
 from async_history._postgres.errors import DriverError
 from async_history._postgres.operations import OPERATIONS
@@ -86,18 +86,24 @@ async def savepoint(connection: Any, *, checks_constraints: bool) -> AsyncIterat
         raise
 
 
-def log_within(connection: Any, schema: str, ledger: LedgerTables | None) -> LedgeredOperationLog:
+def log_within(
+    connection: Any,
+    schema: str,
+    ledger: LedgerTables | None,
+    statements: OperationStatements = OPERATIONS,
+) -> LedgeredOperationLog:
     """Return the log of operations inside a connection's transaction.
 
     Args:
         schema: the quoted schema.
         ledger: the ledger's tables in this transaction, if the store has one.
+        statements: `NEW_OPERATIONS` if the operations that are added can't be in the log.
     """
 
     async def fetch(sql: str, *arguments: Any) -> Sequence[Sequence[Any]]:
         return list(await connection.fetch(in_schema(sql, schema), *arguments))
 
-    return LedgeredOperationLog(StatementOperationLog(OPERATIONS, fetch), lambda: ledger)
+    return LedgeredOperationLog(StatementOperationLog(statements, fetch), lambda: ledger)
 
 
 class SchemaSteps:

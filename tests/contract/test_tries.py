@@ -175,6 +175,29 @@ async def test_a_pruning_between_two_tries(new_store: NewStore) -> None:
 
 
 @each_store
+async def test_a_restore_whose_record_was_pruned_between_two_tries(new_store: NewStore) -> None:
+    """It is written again, with what is then the text, and is once in the log."""
+    open_store = new_store()
+    async with open_store() as history, open_store() as other:
+        for text in "ab":
+            await history.update_history("m", text)
+
+        async def prune() -> None:
+            for text in "cd":
+                await other.update_history("m", text)
+            await other.prune(older_than=datetime.now(UTC) + timedelta(hours=1), keep_last=2)
+
+        restored = await tried_twice(
+            history, lambda one: one.restore("m", to=1), prune, first=history
+        )
+        records = await history.get_history("m")
+        assert [one.new_memory for one in records] == ["c", "d", "c"]
+        assert restored == records[-1]
+        logged = [one.id for one in await history.operations() if one.kind == "restore"]
+        assert logged == [records[-1].id]
+
+
+@each_store
 @pytest.mark.parametrize("is_committed", [True, False])
 @pytest.mark.parametrize("named", [{}, {"user_id": "ann"}])
 async def test_messages_that_are_erased_between_two_tries(

@@ -25,6 +25,7 @@ from async_history._postgres.errors import (
 from async_history._postgres.key_statements import Access
 from async_history._postgres.keys import Seal
 from async_history._postgres.ledger import Attestation, leaves_of, tables_of
+from async_history._postgres.operations import NEW_OPERATIONS, OPERATIONS
 from async_history._postgres.schema import in_schema
 from async_history._postgres.transaction import WAIT_FOR_REPLICAS_TOO, log_within, savepoint
 from async_history._postgres.writing.add import OwnersCheck, Statement, within_transaction
@@ -101,6 +102,7 @@ class BatchSteps:
         self._where = where
         self._is_distributed = is_distributed
         self._owns_transaction = owns_transaction
+        self._is_repeated = is_repeated
         self._leaves_out_late = leaves_out_late
         self._has_undated = has_undated
         self._in_vain: int | None = 0  # None once something was written
@@ -202,7 +204,8 @@ class BatchSteps:
     async def enter(self, entries: LogEntries) -> None:
         """Add operations to the log."""
         ledger = tables_of(self._attestation, self._connection)
-        await log_within(self._connection, self._schema, ledger).enter(entries)
+        statements = OPERATIONS if self._is_repeated else NEW_OPERATIONS
+        await log_within(self._connection, self._schema, ledger, statements).enter(entries)
 
     async def _save_messages(self, submissions: Sequence[SaveMessages]) -> None:
         number = self._owners.found.number if self._owners.has_looked else None
