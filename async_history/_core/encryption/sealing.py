@@ -91,6 +91,15 @@ def is_json_sealed(text: object) -> bool:
     return type(text) is str and (text.endswith(_JSON_END) or JSON_BEGIN in text)
 
 
+def may_have_sealed(values: Iterable[Any]) -> bool:
+    """Return whether any of these stored texts and JSON may be sealed, or is of another type."""
+    try:
+        texts = "\n".join([value for value in values if value is not None])
+    except TypeError:
+        return True
+    return BEGIN in texts or END in texts
+
+
 def key_ids(texts: Iterable[object]) -> set[str]:
     """Return the ids of the data keys named in stored texts and in JSON of texts.
 

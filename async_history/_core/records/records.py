@@ -2,10 +2,11 @@
 
 import re
 import sysconfig
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import partial
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
@@ -255,13 +256,15 @@ class MemoryState(NamedTuple):
     context: Mapping[str, Any] | None
 
 
+made_state: Final[Callable[[Sequence[Any]], MemoryState]] = partial(tuple.__new__, MemoryState)
+"""Creates a state from its values, in a third less time than its class."""
+
 Latest = HistoryRecord | MemoryState
 """A memory's latest record, or its values that decide."""
 _DELETE: Final = Event.DELETE
-_AS_FORMATTED: Final = re.compile(
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.(?!000000)[0-9]{6}\+00:00"
-)
-"""The form of most times. `isoformat` would return them unchanged, but takes four times as long."""
+_AS_FORMATTED: Final = re.compile(r"....-..-..T..:..:..\.(?!000000)......\+00:00")
+"""The form of most valid times. `isoformat` would return them unchanged, but takes four times as
+long, and classes of digits twice as long."""
 
 
 def is_alive(record: Latest) -> bool:

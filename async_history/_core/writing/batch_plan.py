@@ -56,20 +56,21 @@ class Plan:
         self.outcomes: dict[AddRecords, Sequence[HistoryRecord]] = {}
 
     def add(self, index: int, submission: AddRecords) -> None:
-        """Plan to write the missing records of a submission, or refuse it."""
-        if isinstance(submission, RestoreMemory) and not (
-            submission.is_found or submission.new.id in self.known
-        ):
-            return
+        """Plan to write the missing records of a submission, or refuse it.
+
+        A restoration whose text was not found is left as it is.
+        """
         try:
             if isinstance(submission, UpdateMemory):
                 outcome, missing = self._update(submission)
+                if not outcome:
+                    return
             else:
                 outcome, missing = self._outcome(submission)
-            if missing and submission.if_latest is not None:
-                self._require_latest(submission.if_latest)
-                if submission.repeats is not None:
-                    self._require_kept(submission.repeats)
+                if missing and submission.if_latest is not None:
+                    self._require_latest(submission.if_latest)
+                    if submission.repeats is not None:
+                        self._require_kept(submission.repeats)
             if self._erased:
                 require_not_erased(submission, missing, self._erased)
             owners, left_out = _NO_OWNERS
@@ -85,8 +86,10 @@ class Plan:
         if left_out:
             self.left_out += left_out
         self.outcomes[submission] = outcome
+        if not missing:
+            return
         self.records += missing
-        if missing and isinstance(submission, RestoreMemory):
+        if type(submission) is RestoreMemory:
             self.restored.append(submission)
         for record in missing:
             self.known[record.id] = record
@@ -155,7 +158,7 @@ class Plan:
     def _update(
         self, submission: UpdateMemory
     ) -> tuple[Sequence[HistoryRecord], Sequence[HistoryRecord]]:
-        """Return the same as `_outcome` for a memory's new text.
+        """Return the same as `_outcome` for a memory's new text; nothing if it was not found.
 
         Raises:
             IdConflict: as `_outcome`.
@@ -166,9 +169,11 @@ class Plan:
             _require_same(submission, 0, there)
             return [there], ()
         # If an earlier try took effect, its record is stored.
-        earlier = self.known.get(submission.records[0].id)
-        if earlier is not None:
-            return [earlier], ()
+        (outcome,) = submission.records
+        if outcome is not new and outcome.id in self.known:
+            return [self.known[outcome.id]], ()
+        if new.new_memory is None:
+            return (), ()
         latest = self.latest[new.memory_id]
         record = submission.record_after(latest)
         if record is not None:

@@ -92,7 +92,7 @@ def new_text(
     if id is not None:
         given = {"updated_at": updated_at, "actor_id": actor_id, "role": role, "context": context}
         named = {0: given}
-    return UpdateMemory([record], named, None, 1, bytes_of(fields), record)
+    return UpdateMemory(record, bytes_of(fields), named)
 
 
 def earlier_text(
@@ -106,7 +106,7 @@ def earlier_text(
     check_moment("to", to)
     fields = new_fields(memory_id, None, None, _ADD, actor_id=actor_id, role=role)
     record = made_record(*fields)
-    return RestoreMemory([record], NO_IDS, None, 1, bytes_of(fields), record, to)
+    return RestoreMemory(record, bytes_of(fields), to)
 
 
 def owners_to_give(owners: Mapping[str, Owner]) -> GiveOwners:

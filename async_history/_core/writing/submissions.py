@@ -28,6 +28,8 @@ from async_history._core.writing.sizes import bytes_of
 
 _UPDATE: Final = Event.UPDATE
 _ALWAYS_COMPARED: Final = ("memory_id", "old_memory", "new_memory", "event")
+NO_IDS: Final[Mapping[int, Mapping[str, Any]]] = {}
+"""The value of `given` if every id is generated."""
 _COMPARED_IF_GIVEN: Final = (
     "created_at",
     "updated_at",
@@ -137,14 +139,27 @@ class CopyRecords(AddRecords):
         return self.records[index] == stored
 
 
-@dataclass(slots=True, eq=False)
 class UpdateMemory(AddRecords):
     """A memory's new text, to be recorded as a change after its latest record.
 
     `new` has the text as an ADD. After the commit, `records` has the resulting record.
     """
 
-    new: HistoryRecord
+    __slots__ = ("new",)
+
+    if_latest = None
+    record_count = 1
+    must_match_owner = True
+    repeats = None
+
+    def __init__(
+        self, new: HistoryRecord, size_bytes: int, given: Mapping[int, Mapping[str, Any]]
+    ) -> None:
+        self.new = new
+        self.records = [new]
+        self.given = given
+        self.size_bytes = size_bytes
+        self.begun_at = begun_at()
 
     @property
     def wanted(self) -> Sequence[HistoryRecord]:
@@ -171,7 +186,7 @@ class UpdateMemory(AddRecords):
         new = self.new
         if latest is None or not is_alive(latest):
             return new
-        if self.is_text_of(latest):
+        if latest.new_memory == new.new_memory and self.is_text_of(latest):
             return None
         return made_record(
             new.id,
@@ -208,7 +223,6 @@ class UpdateMemory(AddRecords):
         )
 
 
-@dataclass(slots=True, eq=False)
 class RestoreMemory(UpdateMemory):
     """A memory's text of a moment, to be restored.
 
@@ -219,12 +233,18 @@ class RestoreMemory(UpdateMemory):
     `to` is the moment for the transaction; `asked` is the caller's.
     """
 
-    to: Moment
-    asked: Moment = field(init=False)
-    _expected: str | None = field(default=None, init=False)
+    __slots__ = ("_expected", "asked", "to")
 
-    def __post_init__(self) -> None:
-        self.asked = self.to
+    given = NO_IDS
+
+    def __init__(self, new: HistoryRecord, size_bytes: int, to: Moment) -> None:
+        self.new = new
+        self.records = [new]
+        self.size_bytes = size_bytes
+        self.begun_at = begun_at()
+        self.to: Moment = to
+        self.asked: Moment = to
+        self._expected: str | None = None
 
     @property
     def wanted(self) -> Sequence[HistoryRecord]:
@@ -236,10 +256,11 @@ class RestoreMemory(UpdateMemory):
         return self.new.new_memory is not None
 
     def needs_record(self, state: MemoryState | None) -> bool:
-        if not self.is_found:
-            return False
+        text = self.new.new_memory
+        if text is None or state is None:
+            return text is not None
         # A memory that has the text keeps its latest record, which is returned.
-        return state is None or (not state.is_deleted and self.is_text_of(state))
+        return state.new_memory == text and not state.is_deleted and self.is_text_of(state)
 
     @property
     def is_decided(self) -> bool:
@@ -314,10 +335,6 @@ class GiveOwners:
 
 
 Submission = AddRecords | SaveMessages | GiveOwners
-
-
-NO_IDS: Final[Mapping[int, Mapping[str, Any]]] = {}
-"""The value of `given` if every id is generated."""
 
 
 class AddFields(AddRecords):

@@ -16,7 +16,13 @@ from async_history._core.reading.timeline import PAGE_POSITIONS, MemoryMoment
 from async_history._core.records.records import HistoryRecord
 from async_history._core.records.values import in_utc
 from async_history._postgres.reading.filters import Search
-from async_history._postgres.rows import RECORD_COLUMNS, Fetch, record_from_row
+from async_history._postgres.rows import (
+    NAMES,
+    RECORD_COLUMNS,
+    Fetch,
+    joined_names,
+    record_from_row,
+)
 from async_history._postgres.schema import in_schema
 
 _EVERYTHING: Final = Filter(None, None, None, None, None, None, None)
@@ -84,10 +90,10 @@ FETCH: Final = f"{_FETCH_ON_CLUSTER} ORDER BY seq LIMIT (SELECT {PAGE_POSITIONS}
 """The LIMIT excludes no rows. Without statistics the planner would expect most of the table and
 read all of it for each page; for an unknown LIMIT it expects a tenth."""
 
-_ASKED: Final = """ROWS FROM (
-    pg_catalog.unnest($1::pg_catalog.text[]),
-    pg_catalog.unnest(pg_catalog.string_to_array($2, ',', '')::bigint[]),
-    pg_catalog.unnest($3::pg_catalog.text[])
+_ASKED: Final = f"""ROWS FROM (
+    pg_catalog.unnest({NAMES}),
+    pg_catalog.unnest(pg_catalog.string_to_array($3, ',', '')::bigint[]),
+    pg_catalog.unnest(pg_catalog.string_to_array($4, ',', ''))
 ) WITH ORDINALITY AS asked (name, earlier, moment, number)"""
 _OF_MOMENT: Final = """(
     (
@@ -110,8 +116,8 @@ _LAST_CHANGES: Final = f"""
 SELECT {RECORD_COLUMNS}, asked.number FROM {_ASKED} CROSS JOIN LATERAL {_OF_MOMENT} AS found
 """
 _STATES_AND_THEN: Final = f"""
-SELECT asked.number, event = 'DELETE' OR is_deleted, new_memory, created_at, context,
-    then_id, then_text, then_context
+SELECT event = 'DELETE' OR is_deleted, new_memory, created_at, context,
+    then_id, then_text, then_context, asked.number
 FROM {_ASKED}
 CROSS JOIN LATERAL (
     SELECT * FROM {{schema}}.history WHERE memory_id = asked.name
@@ -141,30 +147,33 @@ async def last_changes(
 
 async def states_and_then(
     fetch: Fetch, schema: str, asked: Sequence[MemoryMoment]
-) -> Sequence[Sequence[Any]]:
-    """Return rows of the states of memories, with their texts of moments.
+) -> list[Sequence[Any] | None]:
+    """Return a row for each memory and its moment; None for a memory without records.
 
-    A row has the request's index from 1, the values of a `MemoryState` with the context as JSON,
-    then the id, text and context of the record of the moment. That text is None if the memory had
-    none, or if finding it needs all its records.
+    A row has the values of a `MemoryState` with the context as JSON, then the id, text and context
+    of the record of the moment. That text is None if the memory had none, or if finding it needs
+    all its records.
 
     Args:
         schema: the quoted schema.
     """
-    return await fetch(in_schema(_STATES_AND_THEN, schema), *_parameters(asked))
+    found: list[Sequence[Any] | None] = [None] * len(asked)
+    for row in await fetch(in_schema(_STATES_AND_THEN, schema), *_parameters(asked)):
+        found[int(row[-1]) - 1] = row
+    return found
 
 
-def _parameters(asked: Sequence[MemoryMoment]) -> tuple[list[str], str, list[str | None]]:
-    """Return the parameters of `_ASKED`."""
-    names = [memory_id for memory_id, _ in asked]
+def _parameters(asked: Sequence[MemoryMoment]) -> tuple[str, str, str, str]:
+    """Return the parameters of `_ASKED`: one or more requests."""
     earlier = [""] * len(asked)
-    instants: list[str | None] = [None] * len(asked)
+    instants = [""] * len(asked)
     for index, (_, when) in enumerate(asked):
         if isinstance(when, int):
             earlier[index] = str(min(when - 1, _MOST_ROWS))
         else:
             instants[index] = in_utc(when).isoformat()
-    return names, ",".join(earlier), instants
+    names = joined_names([memory_id for memory_id, _ in asked])
+    return *names, ",".join(earlier), ",".join(instants)
 
 
 class ServerStates:

@@ -103,8 +103,8 @@ class BatchReads:
         async def read() -> Sequence[HistoryRecord]:
             nonlocal found
             found = RestoredTexts()
-            for number, *row in await states_and_then(self._connection.fetch, self._schema, asked):
-                found.add(restored[int(number) - 1], row)
+            rows = await states_and_then(self._connection.fetch, self._schema, asked)
+            found.add(restored, rows)
             return found.sealed
 
         opened = await self._seal.opened(read, self._keys)

@@ -295,8 +295,10 @@ class OwnerSteps:
         if owners and (not self.found.number or any(map(self.found.has, owners))):
             await self._give_late(owners)
         found = self.found
-        names = dict.fromkeys([record.memory_id for record in records])
-        whose = {name: found.owner(name) or owners.get(name) for name in names}
+        names: dict[str, Owner | None] = dict.fromkeys([record.memory_id for record in records])
+        whose: dict[str, Owner | None] = names
+        if found.rows or found.others or owners:
+            whose = {name: found.owner(name) or owners.get(name) for name in names}
         new = {}
         if found.number:
             new = {name: owner for name, owner in whose.items() if name not in found.rows}

@@ -229,10 +229,7 @@ class _CommitSteps:
         self._require_ready()
         found = RestoredTexts()
         asked = [(one.decided_by, one.to) for one in restored]
-        rows = await _STATES_AND_THEN.read(self._fetch, asked)
-        for one, row in zip(restored, rows, strict=True):
-            if row is not None:
-                found.add(one, row)
+        found.add(restored, await _STATES_AND_THEN.read(self._fetch, asked))
         found.add_opened(self._opened(found.sealed))
         return found.states
 
