@@ -14,7 +14,6 @@ from async_history._core.locking.lock_session import SessionOptions
 from async_history._core.locking.locks import ProcessLocks
 from async_history._core.locking.session_locks import SessionLocks
 from async_history._core.writing.writer_options import WriterOptions
-from async_history._postgres import schema as migrations
 from async_history._postgres.connecting.codecs import (
     USED,
     USED_WITH_KEYS_OR_LEDGER,
@@ -27,6 +26,7 @@ from async_history._postgres.connecting.pool_limits import PoolLimits
 from async_history._postgres.connecting.server_url import ServerUrl
 from async_history._postgres.encryption_sql import HAS_CLEAR_INDEX, IS_ENCRYPTED
 from async_history._postgres.key_statements import CLEAR_INDEX
+from async_history._postgres.schema import in_schema, migrations, quoted
 from async_history._postgres.schema.indexes import make
 from async_history._postgres.store import PostgresStore
 from async_history.errors import InvalidInput, KeyMissing, MigrationError
@@ -174,9 +174,9 @@ class PostgresBackend:
         return there
 
     async def _find(self, connection: Any) -> "_Found":
-        schema = migrations.quoted(self.schema_name)
+        schema = quoted(self.schema_name)
         has_index = bool(await connection.fetchval(HAS_CLEAR_INDEX, self.schema_name))
-        encrypted = migrations.in_schema(IS_ENCRYPTED, schema)
+        encrypted = in_schema(IS_ENCRYPTED, schema)
         return _Found(
             is_distributed=await migrations.is_distributed(connection, self.schema_name),
             has_clear_index=has_index,
@@ -201,7 +201,7 @@ class PostgresBackend:
                 "without keys"
             )
         if self.may_migrate:
-            await make(connection, migrations.quoted(self.schema_name), CLEAR_INDEX)
+            await make(connection, quoted(self.schema_name), CLEAR_INDEX)
         elif not there.has_clear_index:
             raise MigrationError(
                 f"{self.where} is not encrypted, and migrate=False keeps it as it is; open it with "

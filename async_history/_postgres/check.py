@@ -5,7 +5,8 @@ from typing import Any, Final
 
 from async_history._core.records.owners import SCOPES
 from async_history._core.wording import counted
-from async_history._postgres.schema import has_ledger, quoted
+from async_history._postgres.schema import quoted
+from async_history._postgres.schema.migrations import has_ledger
 
 _INVALID: Final = """
 SELECT pg_class.relname FROM pg_catalog.pg_index

@@ -12,13 +12,12 @@ from typing import Any, Final
 from async_history._postgres.connecting.connect import connected
 from async_history._postgres.connecting.table_locks import retry_while_locked
 from async_history._postgres.connecting.url import server_url
-from async_history._postgres.schema import (
+from async_history._postgres.schema import in_schema, quoted
+from async_history._postgres.schema.migrations import (
     SWITCH_WITHIN_S,
     has_citus,
-    in_schema,
     is_distributed,
     migrate,
-    quoted,
 )
 from async_history.errors import MigrationError
 

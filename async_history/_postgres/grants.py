@@ -13,7 +13,8 @@ from async_history._core.records.owners import SCOPES
 from async_history._postgres.connecting.connect import connected
 from async_history._postgres.connecting.table_locks import retry_while_locked
 from async_history._postgres.connecting.url import server_url
-from async_history._postgres.schema import SWITCH_WITHIN_S, quoted
+from async_history._postgres.schema import quoted
+from async_history._postgres.schema.migrations import SWITCH_WITHIN_S
 from async_history.errors import InvalidInput, StorageMissing
 
 Level = Literal["reader", "writer", "operator"]

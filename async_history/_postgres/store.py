@@ -30,7 +30,6 @@ from async_history._core.writing.commit_function import CommitTry
 from async_history._core.writing.submissions import AddRecords, Submission
 from async_history._core.writing.writer import GroupCommitWriter
 from async_history._core.writing.writer_options import WriterOptions
-from async_history._postgres import schema as migrations
 from async_history._postgres.check import faults_of
 from async_history._postgres.connecting.bounds import Parts, time_for
 from async_history._postgres.connecting.connections import Connections
@@ -65,6 +64,7 @@ from async_history._postgres.removing.reset import reset
 from async_history._postgres.removing.statistics import Statistics
 from async_history._postgres.removing.vacuum import Vacuum
 from async_history._postgres.rows import Fetch
+from async_history._postgres.schema import in_schema, quoted
 from async_history._postgres.transaction import log_within, savepoint, transaction
 from async_history._postgres.warnings import STATE, warnings_of
 from async_history._postgres.writing.batches import Batches
@@ -114,7 +114,7 @@ class PostgresStore:
     ) -> None:
         self._where = where
         self._schema_name = schema_name
-        self.schema = migrations.quoted(schema_name)
+        self.schema = quoted(schema_name)
         self._has_replica = read_pool is not pool
         self._committed = committed
         self._ended = ended
@@ -307,7 +307,7 @@ class PostgresStore:
         return await self.run_exclusively(change)
 
     async def _read_log(self, sql: str, *parameters: Any) -> Sequence[Sequence[Any]]:
-        return await self.connections.fetch(migrations.in_schema(sql, self.schema), *parameters)
+        return await self.connections.fetch(in_schema(sql, self.schema), *parameters)
 
     def run_exclusively(self, work: "Write[T]") -> "asyncio.Future[T]":
         """Run work on the writing connection, alone, in the order of calls with all other
@@ -362,7 +362,7 @@ class PostgresStore:
             read = await self.connections.fetch(STATE, self._schema_name)
         warnings = warnings_of(written, read)
         if self.encryption is not None and not self.encryption.keys.is_off:
-            sql = migrations.in_schema(COUNT_CLEAR, self.schema)
+            sql = in_schema(COUNT_CLEAR, self.schema)
             ((clear,),) = await self.connections.fetch(sql)
             warnings = (*warnings, *clear_warning(clear))
         return Measured(size, 0, warnings)

@@ -7,8 +7,8 @@ from typing import Any, Final
 import pytest
 
 from async_history import InvalidInput, MigrationError, StorageDenied, open_history
-from async_history._postgres import schema as migrations
 from async_history._postgres.grants import Grants, Level, grant
+from async_history._postgres.schema import migrations
 from tests.ledger.ledgers import KEY, OWNER, fill, leaves_of, opened, operate, what_is_found
 from tests.support.keys import ring
 from tests.support.postgres_roles import (

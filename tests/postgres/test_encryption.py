@@ -14,9 +14,9 @@ from async_history import HistoryManager, open_history
 from async_history._core.encryption.key_statements import KEY_COLUMNS
 from async_history._core.encryption.sealing import BEGIN
 from async_history._core.removing.erase_transaction import note
-from async_history._postgres import schema as migrations
 from async_history._postgres.grants import Grants, grant
 from async_history._postgres.key_statements import LOCK_KEYS
+from async_history._postgres.schema import migrations
 from async_history.errors import (
     HistoryError,
     IdConflict,

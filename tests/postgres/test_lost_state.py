@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 
 from async_history import MigrationError, StorageCorrupt, StorageError, open_history
-from async_history._postgres import schema as migrations
+from async_history._postgres.schema import migrations
 from async_history._postgres.schema.columns import OF_VERSION, column_faults
 from async_history.postgres import PostgresHistoryManager
 from tests.support.all_calls import follow, read, remove, take_back, write

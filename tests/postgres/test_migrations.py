@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 
 from async_history import MigrationError, StorageLocked, open_history
-from async_history._postgres import schema as migrations
+from async_history._postgres.schema import migrations
 from tests.support.patience import LONG_S
 from tests.support.postgres_schemas import schema_of, until, version
 

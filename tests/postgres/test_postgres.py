@@ -29,7 +29,7 @@ from async_history import (
     open_history,
 )
 from async_history._postgres import citus
-from async_history._postgres import schema as migrations
+from async_history._postgres.schema import in_schema, migrations, quoted
 from async_history.cli.app import app
 from async_history.postgres import PostgresHistoryManager
 from tests.support.docs_examples import example
@@ -128,7 +128,7 @@ class TestSchema:
         url = new_schema()
         async with open_history(url):
             pass
-        notes = f"{migrations.quoted(schema_of(url))}.migrations"
+        notes = f"{quoted(schema_of(url))}.migrations"
         await owner.execute(f"INSERT INTO {notes} (version) VALUES (99)")
         either: list[HistoryOptions] = [{}, {"migrate": False}]
         for options in either:
@@ -148,7 +148,7 @@ class TestSchema:
                 assert len(await history.get_last_messages("s")) == 1
                 assert (await history.stats()).file_bytes > 0
                 await history.reset()
-            await owner.execute(f"DROP SCHEMA {migrations.quoted(name)} CASCADE")
+            await owner.execute(f"DROP SCHEMA {quoted(name)} CASCADE")
         for name in ("", "a\0b", "x" * 64):
             with pytest.raises(InvalidInput, match="schema"):
                 PostgresHistoryManager(postgres, schema=name)
@@ -159,8 +159,8 @@ class TestSchema:
         url = new_schema()
         async with open_history(url):
             pass
-        schema = migrations.quoted(schema_of(url))
-        await owner.execute(migrations.in_schema(citus.AS_SHARDS, schema))
+        schema = quoted(schema_of(url))
+        await owner.execute(in_schema(citus.AS_SHARDS, schema))
         for table, column in citus.COLUMNS.items():
             keys = await owner.fetch(
                 "SELECT pg_get_indexdef(indexrelid) FROM pg_index"
@@ -677,7 +677,7 @@ class TestSchemas:
     @pytest.mark.parametrize("name", ["$user", 'a "b" $$', "%I", "{schema}", "SELECT"])
     async def test_schemas_of_any_name(self, name: str, postgres: str, owner: Any) -> None:
         """In a search path `$user` is another schema, even in quotes."""
-        await owner.execute("CREATE SCHEMA IF NOT EXISTS " + migrations.quoted("owner"))
+        await owner.execute("CREATE SCHEMA IF NOT EXISTS " + quoted("owner"))
         try:
             with pytest.MonkeyPatch.context() as patched:
                 older = {n: text for n, text in migrations.SCRIPTS.items() if n == 1}
@@ -697,7 +697,7 @@ class TestSchemas:
             )
             assert [row[0] for row in found] == [name]
         finally:
-            await owner.execute(f"DROP SCHEMA IF EXISTS {migrations.quoted(name)} CASCADE")
+            await owner.execute(f"DROP SCHEMA IF EXISTS {quoted(name)} CASCADE")
             await owner.execute("DROP SCHEMA owner")
 
     @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import asyncpg
 import pytest
 
 from async_history import JsonLines, check_history, copy_history, dump_lines, open_history
-from async_history._postgres import schema as migrations
+from async_history._postgres.schema import migrations
 from async_history.ledger import LedgerKey
 from async_history.postgres import ForeignTable, PostgresHistoryManager
 from tests.support.all_calls import follow, read, remove, take_back, write, write_many_details
@@ -76,7 +76,11 @@ class Calls:
         return getattr(self._history, name)
 
 
-ONLY_ON_CITUS: Final = {"citus._DISTRIBUTE", "citus._COPY_TO_ALL", "schema._IS_DISTRIBUTED"}
+ONLY_ON_CITUS: Final = {
+    "citus._COPY_TO_ALL",
+    "citus._DISTRIBUTE",
+    "schema.migrations._IS_DISTRIBUTED",
+}
 """Statements that call functions of the extension."""
 NEVER_SQL: Final = {
     *("aclose", "close", "require_writable", "backend", "store", "backup", "encryption"),

@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from async_history._postgres import schema as migrations
+from async_history._postgres.schema import migrations
 from tests.support.patience import LONG_S
 
 

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 import asyncpg
 
-from async_history._postgres.schema import limit_lock_wait
 from async_history._postgres.schema.indexes import ASK_AGAIN_S
+from async_history._postgres.schema.migrations import limit_lock_wait
 from async_history.errors import StorageLocked
 
 T = TypeVar("T")
