@@ -10,7 +10,7 @@ from async_history._core.concurrency.commit_signal import CommitSignal
 from async_history._core.concurrency.lifecycle import CLOSE_TIMEOUT_S
 from async_history._core.encryption.key_ring import KeyRing
 from async_history._core.encryption.store_encryption import OPEN_WITH_KEYS
-from async_history._core.locking.lock_session import SessionOptions
+from async_history._core.locking.lock_connection import SessionOptions
 from async_history._core.locking.locks import ProcessLocks
 from async_history._core.locking.session_locks import SessionLocks
 from async_history._core.writing.writer_options import WriterOptions

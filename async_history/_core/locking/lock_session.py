@@ -9,13 +9,14 @@ import asyncio
 import logging
 import os
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from random import uniform
 from time import monotonic
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
+from async_history._core.locking.lock_connection import LockConnection, SessionOptions
 from async_history._core.wording import counted
 from async_history.errors import (
     HistoryClosed,
@@ -34,50 +35,6 @@ LONGEST_RUN_S: Final = 0.2
 """Seconds for which a process may pass a lock between its own calls before it yields to others."""
 _RECONNECT_S: Final = 0.1
 Notify = Callable[[], None]
-
-
-class LockConnection(Protocol):
-    """A connection whose session holds locks by number."""
-
-    async def release_and_try(
-        self, released: Sequence[int], tried: Sequence[int]
-    ) -> Mapping[int, bool]:
-        """Release locks, then try to take others; return whether each of these was taken.
-
-        Raises:
-            StorageError: the outcome is unknown; the connection can no longer be used.
-        """
-
-    def when_terminated(self, call: Callable[[], None]) -> None:
-        """Call a function on the loop when the connection is lost, if the driver reports it."""
-
-    def terminate(self) -> None:
-        """Close the connection at once; the server then releases its locks."""
-
-    @property
-    def descriptor(self) -> int:
-        """The descriptor of its socket; -1 if it is closed or unknown."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionOptions:
-    """The options of a session.
-
-    Attributes:
-        connect: connects, on the session's loop; returns None behind a pooler, whose sessions keep
-            no locks.
-        where: the server, for messages.
-        idle_s: seconds that a connection without locks is kept.
-        check_s: seconds between checks of a connection with locks; None if the driver reports a
-            loss.
-        retry_timeout_s: seconds to retry if the server can't be reached.
-    """
-
-    connect: Callable[[], Awaitable[LockConnection | None]]
-    where: str
-    idle_s: float | None
-    check_s: float | None = None
-    retry_timeout_s: float
 
 
 @dataclass(slots=True)

@@ -6,7 +6,8 @@ from hashlib import blake2b
 from typing import Final
 
 from async_history._core.concurrency.loop_thread import LoopThread
-from async_history._core.locking.lock_session import LockSession, Notify, SessionOptions
+from async_history._core.locking.lock_connection import SessionOptions
+from async_history._core.locking.lock_session import LockSession, Notify
 from async_history.errors import HistoryClosed
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final, Self
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from async_history._core.locking.lock_session import LockConnection, SessionOptions
+from async_history._core.locking.lock_connection import LockConnection, SessionOptions
 from async_history._core.locking.session_locks import SessionLocks
 from async_history._sql.connecting.connections import terminate
 from async_history._sql.errors import DriverError, storage_error
