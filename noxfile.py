@@ -74,11 +74,11 @@ asyncio.run(main())
 
 ON_UVLOOP = (
     "tests/contract/test_cancellation.py",
-    "tests/contract/test_cancelled_reads.py",
     "tests/contract/test_follow.py",
     "tests/contract/test_latest.py",
     "tests/contract/test_order_of_calls.py",
     "tests/contract/test_threads.py",
+    "tests/sqlite/test_cancelled_reads.py",
     "tests/sqlite/test_hops.py",
     "tests/mem0/test_lifecycle.py",
     "tests/web/test_feed.py",
