@@ -11,6 +11,7 @@ from async_history._core.encryption.sealing import DataKey
 from async_history.errors import InvalidInput, StorageError
 from tests.contract.decryption_cases import DecryptionCases
 from tests.contract.encryption_race_cases import EncryptionRaceCases
+from tests.contract.erased_key_cases import ErasedKeyCases
 from tests.contract.look_alike_cases import LookAlikeCases
 from tests.contract.moved_key_cases import MovedKeyCases
 from tests.contract.replaced_key_cases import ReplacedKeyCases
@@ -34,6 +35,9 @@ class TestReplacedKeys(ReplacedKeyCases): ...
 
 
 class TestMovedKeys(MovedKeyCases): ...
+
+
+class TestErasedKeys(ErasedKeyCases): ...
 
 
 @pytest.mark.parametrize("damaged", ["text 7", '{"why":"tea"}', '{"run_id":"r"}', "hello"])

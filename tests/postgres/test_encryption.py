@@ -4,7 +4,6 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Any
 
 import asyncpg
@@ -13,7 +12,6 @@ import pytest
 from async_history import HistoryManager, open_history
 from async_history._core.encryption.key_statements import KEY_COLUMNS
 from async_history._core.encryption.sealing import BEGIN
-from async_history._core.removing.erase_transaction import note
 from async_history._postgres.grants import Grants, grant
 from async_history._postgres.key_statements import LOCK_KEYS
 from async_history._postgres.schema import migrations
@@ -27,7 +25,7 @@ from async_history.errors import (
     StorageDenied,
 )
 from async_history.postgres import PostgresHistoryManager
-from tests.support.encrypted_cases import ANN, BOB, texts, write_each_way
+from tests.support.encrypted_cases import ANN, texts, write_each_way
 from tests.support.keys import ring
 from tests.support.postgres_roles import ROLE_PASSWORD, as_role, server_of
 from tests.support.postgres_schemas import schema_of, until
@@ -172,34 +170,6 @@ async def test_a_batch_through_a_pooler_checks_its_keys_too(
             assert await texts(history, name) == ["tea"]
 
 
-async def test_an_erased_owners_keys_are_destroyed(url: str, raw: asyncpg.Connection) -> None:
-    """Even if another manager holds a lease of them. An owner who comes back gets a new key."""
-    async with opened(url) as history, opened(url) as other:
-        for manager, name in ((history, "a"), (other, "b")):
-            await manager.add_history(name, None, "before", "ADD", owner=ANN)
-            await manager.add_history(f"{name} of bob", None, "mate", "ADD", owner=BOB)
-            await manager.save_messages([{"role": "user", "content": "x"}], "user_id=ann")
-        kept = await raw.fetch("SELECT * FROM history")
-        report = await history.erase(**ANN, reason="asked")
-        assert any("data keys of what was erased" in one for one in report.remains)
-        for manager, name in ((other, "c"), (history, "d")):
-            await manager.add_history(name, None, "after", "ADD", owner=ANN)
-            await manager.save_messages([{"role": "user", "content": "y"}], "user_id=ann")
-    async with opened(url) as history:
-        assert await texts(history, "a") == await texts(history, "b") == [None]
-        assert await texts(history, "c") == await texts(history, "d") == ["after"]
-        assert await texts(history, "b of bob") == ["mate"]
-        messages = await history.get_last_messages("user_id=ann")
-        assert [message.content for message in messages] == ["y", "y"]
-        # The records of a backup are not readable with today's keys.
-        (of_a,) = [row for row in kept if row["memory_id"] == "a"]
-        await raw.execute(
-            "UPDATE history SET new_memory = $1 WHERE memory_id = 'a'", of_a["new_memory"]
-        )
-        with pytest.raises(KeyMissing, match="destroyed"):
-            await history.get_history("a")
-
-
 async def test_a_key_that_is_made_while_an_owner_is_noted_is_destroyed(
     url: str, raw: asyncpg.Connection, connect: Any
 ) -> None:
@@ -242,58 +212,6 @@ async def test_a_backup_from_before_an_erasure_needs_the_master_key_of_its_time(
         await opened(url, "two")
     async with opened(url, "two", "one") as history:
         assert await texts(history, "a") == ["before"]
-
-
-async def test_an_interrupted_erasure_leaves_everything_readable(url: str) -> None:
-    async with opened(url) as history:
-        await history.add_history("m", None, "tea", "ADD", owner=ANN)
-        first_step = partial(note, [("user_id", "ann")], datetime.now(UTC))
-        await history.store.eraser.in_transaction(first_step)
-    async with opened(url) as history:
-        assert await texts(history, "m") == ["tea"]
-        await history.add_history("n", None, "mate", "ADD", owner=ANN)
-        assert (await history.erase(**ANN, reason="asked")).records == 2
-
-
-async def test_an_actors_texts_are_found_in_others_records(url: str) -> None:
-    """They are compared as texts, not as they are stored."""
-    async with opened(url) as history:
-        await history.add_history("m", None, "secret", "ADD", actor_id="ann")
-        await history.add_history("m", "secret", "other", "UPDATE", actor_id="bob")
-        await history.add_history("m", "other", "secret", "UPDATE", actor_id="bob")
-        await history.erase(actor_id="ann", reason="asked")
-        found = [(one.old_memory, one.new_memory) for one in await history.get_history("m")]
-    assert found == [(None, None), (None, "other"), ("other", None)]
-
-
-async def test_other_managers_work_while_keys_are_rotated(
-    url: str, raw: asyncpg.Connection
-) -> None:
-    async with opened(url, "old", "new") as other, opened(url, "new", "old") as history:
-        await history.add_history("m", None, "tea", "ADD", owner=ANN)
-        stop = asyncio.Event()
-
-        async def write() -> int:
-            count = 0
-            while not stop.is_set():
-                owner = {"user_id": f"owner {count}"}
-                await other.add_history(f"n{count}", None, str(count), "ADD", owner=owner)
-                count += 1
-                await asyncio.sleep(0.01)  # otherwise rotations have more and more keys to wrap
-            return count
-
-        writing = asyncio.create_task(write())
-        for _ in range(2):
-            await history.encryption.rotate_keys()
-        stop.set()
-        count = await writing
-    assert [row[0] for row in await raw.fetch("SELECT DISTINCT master FROM wrapping_keys")] == [
-        "new"
-    ]
-    async with opened(url, "new") as history:
-        assert await texts(history, "m") == ["tea"]
-        for number in range(count):
-            assert await texts(history, f"n{number}") == [str(number)]
 
 
 async def test_a_text_that_was_moved_is_refused(url: str, raw: asyncpg.Connection) -> None:

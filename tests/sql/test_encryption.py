@@ -28,7 +28,7 @@ from async_history.testing import (
     OpenStore,
 )
 from tests.sql.encrypted import opened
-from tests.support.encrypted_cases import ANN, BOB, EncryptedCases, texts, write_each_way
+from tests.support.encrypted_cases import ANN, EncryptedCases, texts, write_each_way
 from tests.support.keys import ring
 from tests.support.mariadb_server import MariaDBServer, run_sql
 
@@ -186,70 +186,6 @@ async def test_a_key_that_the_store_has_lost_encrypts_nothing_more(url: URL) -> 
         async with opened(url) as other:
             assert [one.content for one in await other.get_last_messages("other")] == ["again"]
     await engine.dispose()
-
-
-async def test_an_erased_owners_keys_are_destroyed(url: URL) -> None:
-    """Even if another manager holds a lease of them. An owner who comes back gets a new key."""
-    async with opened(url) as history, opened(url) as other:
-        for manager, name in ((history, "a"), (other, "b")):
-            await manager.add_history(name, None, "before", "ADD", owner=ANN)
-            await manager.add_history(f"{name} of bob", None, "mate", "ADD", owner=BOB)
-            await manager.save_messages([{"role": "user", "content": "x"}], "user_id=ann")
-        ((kept,),) = run_sql(
-            url, "SELECT new_memory FROM async_history_records WHERE memory_id = 'a'"
-        )
-        report = await history.erase(**ANN, reason="asked")
-        assert any("data keys of what was erased" in one for one in report.remains)
-        for manager, name in ((other, "c"), (history, "d")):
-            await manager.add_history(name, None, "after", "ADD", owner=ANN)
-            await manager.save_messages([{"role": "user", "content": "y"}], "user_id=ann")
-    async with opened(url) as history:
-        assert await texts(history, "a") == await texts(history, "b") == [None]
-        assert await texts(history, "c") == await texts(history, "d") == ["after"]
-        assert await texts(history, "b of bob") == ["mate"]
-        messages = await history.get_last_messages("user_id=ann")
-        assert [message.content for message in messages] == ["y", "y"]
-        # The records of a backup are not readable with today's keys.
-        run_sql(
-            url, f"UPDATE async_history_records SET new_memory = '{kept}' WHERE memory_id = 'a'"
-        )
-        with pytest.raises(KeyMissing, match="destroyed"):
-            await history.get_history("a")
-
-
-async def test_an_actors_texts_are_found_in_others_records(url: URL) -> None:
-    """They are compared as texts, not as they are stored."""
-    async with opened(url) as history:
-        await history.add_history("m", None, "secret", "ADD", actor_id="ann")
-        await history.add_history("m", "secret", "other", "UPDATE", actor_id="bob")
-        await history.erase(actor_id="ann", reason="asked")
-        found = [(one.old_memory, one.new_memory) for one in await history.get_history("m")]
-    assert found == [(None, None), (None, "other")]
-
-
-async def test_other_managers_work_while_keys_are_rotated(url: URL) -> None:
-    async with opened(url, "old", "new") as other, opened(url, "new", "old") as history:
-        await history.add_history("m", None, "tea", "ADD", owner=ANN)
-        stop = asyncio.Event()
-
-        async def write() -> int:
-            count = 0
-            while not stop.is_set():
-                owner: Any = {"user_id": f"owner {count}"}
-                await other.add_history(f"n{count}", None, str(count), "ADD", owner=owner)
-                count += 1
-            return count
-
-        writing = asyncio.create_task(write())
-        for _ in range(2):
-            await history.encryption.rotate_keys()
-        stop.set()
-        count = await writing
-    assert run_sql(url, "SELECT DISTINCT master FROM async_history_wrapping_keys") == [("new",)]
-    async with opened(url, "new") as history:
-        assert await texts(history, "m") == ["tea"]
-        for number in range(count):
-            assert await texts(history, f"n{number}") == [str(number)]
 
 
 async def test_a_text_that_was_moved_is_refused(url: URL) -> None:

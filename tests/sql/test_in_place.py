@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from async_history.sql import SqlHistoryManager
 from tests.contract.decryption_cases import DecryptionCases
 from tests.contract.encryption_race_cases import EncryptionRaceCases
+from tests.contract.erased_key_cases import ErasedKeyCases
 from tests.contract.look_alike_cases import LookAlikeCases
 from tests.contract.moved_key_cases import MovedKeyCases
 from tests.contract.replaced_key_cases import ReplacedKeyCases
@@ -59,3 +60,6 @@ class TestReplacedKeys(ReplacedKeyCases): ...
 
 
 class TestMovedKeys(MovedKeyCases): ...
+
+
+class TestErasedKeys(ErasedKeyCases): ...

@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from async_history import HistoryManager, JsonLines, copy_history, dump_lines, o
 from async_history._core.encryption.data_keys import LEASE
 from async_history._core.encryption.key_statements import MOST_USES
 from async_history._core.encryption.sealing import BEGIN, END, DataKey, new_nonces
-from async_history._core.removing.erase_transaction import note
 from async_history.blocking import BlockingHistoryManager
 from async_history.encryption import KeyRing
 from async_history.errors import (
@@ -329,22 +327,6 @@ class TestErasing:
                 await history.get_history("m")
             assert await texts(history, "n") == ["mate"]
 
-    async def test_who_comes_back_gets_a_new_key_in_every_manager(self, path: Path) -> None:
-        """Also in one that holds a lease of the key that is destroyed."""
-        async with open_file(path) as history, open_file(path) as other:
-            for manager, name in ((history, "a"), (other, "b")):
-                await manager.add_history(name, None, "before", "ADD", owner=ANN)
-                await manager.save_messages([{"role": "user", "content": "x"}], "user_id=ann")
-            await history.erase(**ANN, reason="asked")
-            for manager, name in ((other, "c"), (history, "d")):
-                await manager.add_history(name, None, "after", "ADD", owner=ANN)
-                await manager.save_messages([{"role": "user", "content": "y"}], "user_id=ann")
-        async with open_file(path) as history:
-            assert await texts(history, "a") == await texts(history, "b") == [None]
-            assert await texts(history, "c") == await texts(history, "d") == ["after"]
-            messages = await history.get_last_messages("user_id=ann")
-            assert [message.content for message in messages] == ["y", "y"]
-
     async def test_other_erasures_destroy_no_key(self, path: Path) -> None:
         """A text from before its memory had an owner keeps the common key."""
         async with open_file(path) as history:
@@ -372,31 +354,6 @@ class TestErasing:
         texts = connection.execute("SELECT new_memory FROM history ORDER BY rowid").fetchall()
         keys = connection.execute("SELECT id, wrapped FROM async_history_data_keys").fetchall()
         return [text for (text,) in texts], keys
-
-    async def test_an_erasure_that_was_interrupted_leaves_all_readable(self, path: Path) -> None:
-        async with open_file(path) as history:
-            await history.add_history("m", None, "tea", "ADD", owner=ANN)
-            first_step = partial(note, [("user_id", "ann")], datetime.now(UTC))
-            await history.store.eraser.in_transaction(first_step)
-            assert await texts(history, "m") == ["tea"]
-        async with open_file(path) as history:
-            assert await texts(history, "m") == ["tea"]
-            await history.add_history("n", None, "mate", "ADD", owner=ANN)
-            assert (await history.erase(**ANN, reason="asked")).records == 2
-        with raw(path) as connection:
-            assert connection.execute(
-                "SELECT count(user_id) FROM async_history_data_keys"
-            ).fetchall() == [(0,)]
-
-    async def test_an_actors_texts_are_found_in_others_records(self, path: Path) -> None:
-        """They are compared as texts, not as they are stored."""
-        async with open_file(path) as history:
-            await history.add_history("m", None, "secret", "ADD", actor_id="ann")
-            await history.add_history("m", "secret", "other", "UPDATE", actor_id="bob")
-            await history.add_history("m", "other", "secret", "UPDATE", actor_id="bob")
-            await history.erase(actor_id="ann", reason="asked")
-            found = [(one.old_memory, one.new_memory) for one in await history.get_history("m")]
-        assert found == [(None, None), (None, "other"), ("other", None)]
 
     async def test_what_a_rule_of_the_file_refused_took_no_key_along(self, path: Path) -> None:
         async with open_file(path) as history:
