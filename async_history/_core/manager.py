@@ -161,6 +161,9 @@ class HistoryManager(LoopBound[Store]):
         self._followers.close()  # notifies followers
         return super()._close_task(opened)
 
+    def _raise_end(self, opened: Store) -> None:
+        opened.writer.require_writable()
+
     def _abandon(self, opened: Store) -> None:
         opened.abandon()
 

@@ -228,9 +228,9 @@ class TestBatches:
         """The head start of an earlier batch, which was woken sooner, does not shorten it."""
         now, woken = 0.0, list[str]()
 
-        def wake(callers: str) -> Iterator[None]:
+        def wake(callers: str, most: int) -> bool:
             woken.append(callers)
-            yield from ()
+            return False
 
         monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now)
         scheduler = WakeupScheduler[str](wake, head_start_s=10)

@@ -158,6 +158,9 @@ class LoopBound(ABC, Generic[Opened]):
         """Mark as closed: the open object has ended by itself."""
         self._closed = True
 
+    def _raise_end(self, opened: Opened) -> None:
+        """Raise why this object is closed, if the open one has ended by itself."""
+
     def _weak_end(self) -> Callable[[], None]:
         """Return a function that calls `_end` while this object exists, and does not keep it."""
         weak = WeakMethod(self._end)
@@ -182,6 +185,8 @@ class LoopBound(ABC, Generic[Opened]):
             return opened
         if self._closed or opened is None:
             self._require_own_process()
+            if opened is not None:
+                self._raise_end(opened)
             raise HistoryClosed(
                 "the manager is closed; open another"
                 if self._closed

@@ -15,7 +15,7 @@ class Waiter(asyncio.Future[None]):
     """
 
     _resume: Callable[..., object]
-    _context: Context | None
+    _context: Context | None = None
 
     def add_done_callback(
         self, fn: Callable[[Self], object], /, *, context: Context | None = None

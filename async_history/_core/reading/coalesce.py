@@ -99,14 +99,16 @@ class CoalescedReads(Generic[Q, A]):
 
     def _is_long(self, task: "asyncio.Task[None]") -> None:
         self._short.discard(task)
+        if task.done():  # `_ended` was interrupted by an exception, as of a signal handler
+            self._under_way.pop(task, None)
         self._begin()
 
     def _ended(self, group: Sequence[_Pending[Q, A]], task: "asyncio.Task[None]") -> None:
-        self._under_way.pop(task).cancel()
-        del self._groups[task]
         self._short.discard(task)
+        self._groups.pop(task, None)
         for _, answer in group:
             answer.cancel()  # if the task was cancelled before it had a result
+        self._under_way.pop(task).cancel()
         self._begin()
 
     async def _answer(self, group: Sequence[_Pending[Q, A]]) -> None:

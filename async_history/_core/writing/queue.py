@@ -215,19 +215,21 @@ class BoundedQueue(Generic[S]):
         self.admit_waiting()
         call.stop_waiting()  # last: if admitting raises, the timer of a reserved call does it
 
-    def take(self, records: int, size_bytes: int) -> list[PendingCall[S]]:
-        """Take the next batch: calls in order up to these bounds, or one larger call alone.
+    def take(self, batch: list[PendingCall[S]], records: int, size_bytes: int) -> None:
+        """Move the next batch to a list: calls in order up to these bounds, or one larger call
+        alone.
 
-        An operation is a separate batch. Cancelled calls are omitted.
+        An operation is a separate batch. Cancelled calls are omitted. Whatever interrupts this,
+        each call is in the list or still in the queue, or in both.
         """
         if self.records <= records and self.size_bytes <= size_bytes:
             # Taking all at once needs a quarter of the time, and the database waits for it.
             calls = [call for call in self._in if not call.done()]
             if not [call for call in calls if call.operation is not None]:
+                batch += calls
                 self._remove_all()
                 self.admit_waiting()
-                return calls
-        batch: list[PendingCall[S]] = []
+                return
         taken: list[PendingCall[S]] = []
         for call in self._in:
             if not call.done():
@@ -243,7 +245,6 @@ class BoundedQueue(Generic[S]):
         for call in taken:
             self._remove(call)
         self.admit_waiting()
-        return batch
 
     def next_submissions(self, records: int, size_bytes: int) -> list[S]:
         """Return the submissions that `take` would take now, within the same bounds."""

@@ -2,8 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
-from itertools import chain
+from collections import deque
+from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
 B = TypeVar("B")
@@ -24,7 +24,10 @@ A socket's buffer may not take a large batch at once. The rest is sent in the ne
 event loop, and the server waits for it.
 """
 
-_END: Final = object()
+_LOST_S: Final = 0.1
+"""Seconds after which callers are woken again if an exception, such as one that a signal handler
+raises, came before a slice.
+"""
 
 
 class WakeupScheduler(Generic[B]):
@@ -37,14 +40,15 @@ class WakeupScheduler(Generic[B]):
     they do not block it. The next batch is not taken before all are woken: it would be smaller.
 
     Args:
-        wake: returns an iterator that wakes one slice of a batch's callers at each step.
+        wake: wakes at most so many of a batch's callers, and returns whether others are left. If it
+            raises, it is called again.
         head_start_s: the maximum wait for the next commit to begin.
         woken: called when all of a large batch are woken and have run.
     """
 
     def __init__(
         self,
-        wake: Callable[[B], Iterator[None]],
+        wake: Callable[[B, int], bool],
         head_start_s: float = HEAD_START_S,
         *,
         woken: Callable[[], None] | None = None,
@@ -55,7 +59,8 @@ class WakeupScheduler(Generic[B]):
         self._loop = asyncio.get_running_loop()
         self._waiting: list[B] = []
         self._timer: asyncio.TimerHandle | None = None
-        self._slices: Iterator[None] | None = None
+        self._waking: deque[B] = deque()
+        self._slice = FIRST_SLICE
         self._tells_when_woken = False
         self._all_woken: asyncio.Future[None] | None = None
 
@@ -70,11 +75,11 @@ class WakeupScheduler(Generic[B]):
             self._waiting.append(batch)
             if self._timer is None:
                 self._timer = self._loop.call_later(self._head_start_s, self._wake_all)
-        elif self._waiting or self._slices is not None:
+        elif self._waiting or self._waking:
             self._waiting.append(batch)
             self._wake_all()
         else:
-            self._slices = self._wake(batch)
+            self._waking.append(batch)
             self._wake_slice()
 
     def commit_has_begun(self) -> None:
@@ -88,34 +93,49 @@ class WakeupScheduler(Generic[B]):
             self._timer.cancel()
             self._timer = None
         self._tells_when_woken = True
-        waiting, self._waiting = self._waiting, []
-        slices = chain.from_iterable(map(self._wake, waiting))
-        if self._slices is None:
-            self._slices = slices
+        is_waking = self.is_waking
+        self._waking += self._waiting
+        self._waiting.clear()
+        if not is_waking:
             self._wake_slice()
-        else:
-            self._slices = chain(self._slices, slices)
 
     def _wake_slice(self) -> None:
-        if self._slices is not None and next(self._slices, _END) is not _END:
+        try:
+            if self._wake_some():
+                self._loop.call_soon(self._wake_slice)
+                return
+            if self._woken is not None and self._tells_when_woken:
+                self._tells_when_woken = False
+                self._loop.call_soon(self._woken)  # after the callers
+            if self._all_woken is not None and not self._all_woken.done():
+                self._all_woken.set_result(None)
+        except BaseException:
             self._loop.call_soon(self._wake_slice)
-            return
-        self._slices = None
-        if self._woken is not None and self._tells_when_woken:
-            self._tells_when_woken = False
-            self._loop.call_soon(self._woken)  # after the callers
-        if self._all_woken is not None and not self._all_woken.done():
-            self._all_woken.set_result(None)
+            raise
+
+    def _wake_some(self) -> bool:
+        """Wake a slice of callers; return whether others are left."""
+        while self._waking:
+            if self._wake(self._waking[0], self._slice):
+                self._slice = min(2 * self._slice, SLICE)
+                return True
+            self._waking.popleft()
+            self._slice = FIRST_SLICE
+        return False
 
     @property
     def is_waking(self) -> bool:
         """Whether callers are being woken."""
-        return self._slices is not None
+        return bool(self._waking)
 
     async def wait_until_woken(self) -> None:
         """Wait until no callers are being woken. Callers that wait for a commit to begin keep
         waiting.
         """
-        while self._slices is not None:
+        while self._waking:
             self._all_woken = self._loop.create_future()
-            await self._all_woken
+            again = self._loop.call_later(_LOST_S, self._wake_slice)
+            try:
+                await self._all_woken
+            finally:
+                again.cancel()

@@ -8,8 +8,7 @@ never delayed to grow.
 
 import asyncio
 import copy
-import logging
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import monotonic
 from typing import Final, Generic, TypeVar
 
@@ -20,9 +19,10 @@ from async_history._core.writing.commit_function import (
     OutcomeUnknown,
     TryAgain,
 )
+from async_history._core.writing.committed_batch import CommittedBatch, refuse
 from async_history._core.writing.observer import WriterObserver
 from async_history._core.writing.queue import BoundedQueue, PendingCall, S
-from async_history._core.writing.wakeups import FIRST_SLICE, HEAD_START_S, SLICE, WakeupScheduler
+from async_history._core.writing.wakeups import HEAD_START_S, WakeupScheduler
 from async_history._core.writing.writer_options import DEFAULT_OPTIONS, WriterOptions
 from async_history._core.writing.writer_stats import WriterCounters, WriterStats
 from async_history.errors import (
@@ -35,9 +35,8 @@ _RETRY_DELAY_S = 0.01
 _LONGEST_RETRY_DELAY_S = 1.0
 """First and longest pause before a commit is retried; the pause doubles each time."""
 
-_log = logging.getLogger("async_history")
-
 T = TypeVar("T")
+
 
 _running: Final[set[asyncio.Task[None]]] = set()
 """The tasks of writers. An event loop has only weak references to tasks, so one that waits for work
@@ -96,7 +95,7 @@ class GroupCommitWriter(Generic[S]):
         self._in_batch: list[PendingCall[S]] = []
         self._prepare = prepare
         self._forget_prepared = forget_prepared
-        self._wakeups = WakeupScheduler(
+        self._wakeups = WakeupScheduler[CommittedBatch[S]](
             self._settle_calls, head_start_s, woken=prepare and self._prepare_next
         )
         self._closing = False
@@ -192,7 +191,9 @@ class GroupCommitWriter(Generic[S]):
     async def _run(self) -> None:
         try:
             while await self._wait_for_work():
-                await self._settle(self._queue.take(self._batch_records, self._batch_bytes))
+                self._in_batch = []
+                self._queue.take(self._in_batch, self._batch_records, self._batch_bytes)
+                await self._settle(self._in_batch)
         except BaseException as error:
             self._died = error
             raise
@@ -220,7 +221,6 @@ class GroupCommitWriter(Generic[S]):
         return True
 
     async def _settle(self, batch: list[PendingCall[S]]) -> None:
-        self._in_batch = batch
         begun = monotonic()
         try:
             if batch and batch[0].operation is not None:
@@ -232,14 +232,14 @@ class GroupCommitWriter(Generic[S]):
             self._note_failed(batch, error, begun)
             for call in batch:
                 # A copy: each raise of an error extends its traceback.
-                self._refuse(call, copy.copy(error), error)
+                refuse(call, copy.copy(error), error)
         except Exception as error:
             # Any other error, such as one that a signal handler raises, can come after the commit.
             self._note_failed(batch, error, begun)
             reason = error if isinstance(error, OutcomeUnknown) else repr(error)
             for call in batch:
                 unknown = CommitUnknown(f"the outcome is unknown: {reason}", call.ids)
-                self._refuse(call, unknown, error)
+                refuse(call, unknown, error)
         self._in_batch = []
 
     def _note_failed(self, batch: list[PendingCall[S]], error: Exception, begun: float) -> None:
@@ -265,31 +265,18 @@ class GroupCommitWriter(Generic[S]):
         self._counters.count_batch(batch, begun, ended)
         if self._observer is not None:
             self._observer.committed(batch, refused, begun, ended)
-        self._wakeups.add((batch, refused), callers=len(batch), next_callers=len(self._queue))
+        committed = CommittedBatch(batch, refused)
+        self._wakeups.add(committed, callers=len(batch), next_callers=len(self._queue))
 
-    def _settle_calls(
-        self, committed: tuple[list[PendingCall[S]], Mapping[int, HistoryError]]
-    ) -> Iterator[None]:
-        """Wake the callers of a batch, a slice at a time."""
-        batch, refused = committed
-        for index, error in refused.items():
-            self._refuse(batch[index], error, None)
-        waits_s = self._counters.count_settled(batch, refused, monotonic())
+    def _settle_calls(self, committed: CommittedBatch[S], most: int) -> bool:
+        return committed.settle(most, self._report_settled)
+
+    def _report_settled(
+        self, calls: list[PendingCall[S]], refused: Mapping[int, HistoryError]
+    ) -> None:
+        waits_s = self._counters.count_settled(calls, refused, monotonic())
         if self._observer is not None:
             self._observer.acknowledged(waits_s)
-        # A call is removed from the batch when it is acknowledged. If all were kept until the end,
-        # the garbage collector would take more time than everything else here.
-        batch.reverse()
-        size = FIRST_SLICE
-        while True:
-            for _ in range(min(size, len(batch))):
-                call = batch.pop()
-                if not call.done():
-                    call.set_result(None)
-            if not batch:
-                return
-            size = min(2 * size, SLICE)
-            yield
 
     def _prepare_next(self) -> None:
         if self._in_batch and self._prepare is not None:
@@ -333,14 +320,6 @@ class GroupCommitWriter(Generic[S]):
             await asyncio.sleep(delay)
         except asyncio.CancelledError:
             self.begin_close()
-
-    @staticmethod
-    def _refuse(call: PendingCall[S], error: HistoryError, cause: BaseException | None) -> None:
-        if cause is not None:
-            error.__cause__ = cause
-        call.refuse(error)
-        if call.cancelled():
-            _log.error("a submission whose caller was cancelled was not written: %s", error)
 
     # Closing
 

@@ -60,8 +60,12 @@ class ThreadConnection(aiosqlite.Connection):
 
     async def _execute(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Queue a function for the thread. The driver logs the function, but not its arguments."""
-        work = _Work(partial(fn, *args, **kwargs))
-        return await super()._execute(work)  # type: ignore[no-untyped-call]
+        if self._connection is None or not self._running:
+            raise ValueError("the connection is closed")
+        loop = asyncio.get_running_loop()
+        work = _Work(partial(fn, *args, **kwargs), loop.create_future())
+        self._tx.put_nowait((None, work))
+        return await work.result
 
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Call a function on the connection's thread and return its result.
@@ -153,13 +157,38 @@ class ThreadConnection(aiosqlite.Connection):
 
 
 class _Work:
-    """A call whose `repr` shows no arguments: they contain recorded texts."""
+    """A call for the thread, and its result on the event loop.
 
-    def __init__(self, call: Callable[[], Any]) -> None:
+    Its `repr` shows no arguments: they contain recorded texts. The driver would give the result to
+    the loop once. If an exception, such as one that a signal handler raises, came between, the
+    caller would wait for ever.
+    """
+
+    def __init__(self, call: Callable[[], Any], result: "asyncio.Future[Any]") -> None:
+        self.result = result
         self._call = call
+        self._found: Any = None
+        self._error: BaseException | None = None
 
-    def __call__(self) -> Any:
-        return self._call()
+    def __call__(self) -> None:
+        try:
+            self._found = self._call()
+        except BaseException as error:
+            self._error = error
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self.result.get_loop().call_soon_threadsafe(self._give)
+
+    def _give(self) -> None:
+        try:
+            if self.result.done():
+                return
+            if self._error is None:
+                self.result.set_result(self._found)
+            else:
+                self.result.set_exception(self._error)
+        except BaseException:
+            self.result.get_loop().call_soon(self._give)
+            raise
 
 
 class _Read:

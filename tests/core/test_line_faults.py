@@ -1,0 +1,122 @@
+"""What others wait for still comes after an exception at any line that the event loop runs.
+
+A signal handler may raise anywhere: pytest-timeout's does, and Python's own for SIGINT where a
+program calls `run_until_complete`.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from types import CodeType
+
+import pytest
+
+from async_history import CommitUnknown, HistoryClosed, HistoryManager, open_history
+from async_history._core.reading.coalesce import CoalescedReads
+from async_history._core.writing.wakeups import WAKEUP_BATCH_MIN
+from async_history._core.writing.writer import GroupCommitWriter
+from async_history._core.writing.writer_options import DEFAULT_OPTIONS
+from tests.core.writers import Item, Store
+from tests.support.line_faults import fault_at_line
+from tests.support.patience import LONG_S
+
+QUEUE = {"take", "admit_waiting", "_remove_all", "_remove"}
+CALLERS = {"submit", "_require_open", "_wake_up"}
+"""Functions of the writer that run in the caller's task, which gets their exceptions."""
+
+
+@pytest.fixture(autouse=True)
+async def silent_loop() -> AsyncIterator[None]:
+    """asyncio logs the exceptions of callbacks."""
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda *_: None)
+    yield
+    loop.set_exception_handler(None)
+
+
+def of_the_writer(code: CodeType) -> bool:
+    name = Path(code.co_filename).name
+    if name == "queue.py":
+        return code.co_name in QUEUE
+    return name in ("wakeups.py", "committed_batch.py", "writer.py") and code.co_name not in CALLERS
+
+
+async def submitted(writer: GroupCommitWriter[Item], name: str) -> None:
+    await writer.submit(Item(name))
+
+
+@pytest.mark.parametrize(("callers", "step"), [(6, 1), (WAKEUP_BATCH_MIN + 1, 7)])
+async def test_every_caller_of_the_writer_gets_an_outcome(callers: int, step: int) -> None:
+    nth, ended = 1 - step, False
+    while not ended:
+        nth += step
+        store = Store()
+        store.gate.set()
+        writer = GroupCommitWriter(store.commit, finish=store.finish, options=DEFAULT_OPTIONS)
+        await asyncio.sleep(0)
+        # The second batch is committed while the first one's callers wait to be woken.
+        tasks = [asyncio.create_task(submitted(writer, str(n))) for n in range(callers)]
+        with fault_at_line(nth, of=of_the_writer) as fault:
+            begun = asyncio.create_task(store.begun.wait())
+            await asyncio.wait([begun, *tasks], return_when=asyncio.FIRST_COMPLETED)
+            begun.cancel()
+            tasks += [asyncio.create_task(submitted(writer, "later")) for _ in range(callers)]
+            await asyncio.wait(tasks, timeout=LONG_S)
+        ended = fault.line is None
+        after = asyncio.create_task(submitted(writer, "after"))
+        await asyncio.wait([after], timeout=LONG_S)
+        assert all(task.done() for task in [*tasks, after]), fault.line
+        if isinstance(error := after.exception(), HistoryClosed):
+            assert "LineFault" in str(error)
+        else:
+            assert error is None, fault.line
+        outcomes = {type(task.exception()) for task in tasks}
+        assert outcomes <= {type(None), CommitUnknown, HistoryClosed}, fault.line
+        assert sum(task.exception() is None for task in tasks) <= len(store.log), fault.line
+        await writer.aclose(LONG_S)
+        if not writer.task.cancelled():
+            writer.task.exception()
+
+
+async def test_every_caller_of_shared_reads_gets_an_outcome() -> None:
+    async def read(questions: Sequence[int]) -> Mapping[int, int]:
+        await asyncio.sleep(0)
+        return {question: question for question in questions}
+
+    nth, ended = 0, False
+    while not ended:
+        nth += 1
+        reads = CoalescedReads[int, int](read, 1)
+        with fault_at_line(nth, of=lambda code: code.co_name == "_ended") as fault:
+            tasks = [asyncio.create_task(reads.of(n)) for n in range(3)]
+            await asyncio.wait(tasks, timeout=LONG_S)
+        ended = fault.line is None
+        for n in range(3):
+            assert await asyncio.wait_for(reads.of(n), LONG_S) == n, fault.line
+
+
+@pytest.mark.parametrize("url", ["memory://", "file"])
+async def test_the_result_of_a_connections_thread_arrives(url: str, tmp_path: Path) -> None:
+    async with open_history(tmp_path / "history.db" if url == "file" else url) as history:
+        for nth in (2, 3, 4):  # an exception at the first line, `try`, comes before the function
+            with fault_at_line(nth, of=lambda code: code.co_name == "_give") as fault:
+                await asyncio.wait_for(record_and_read(history, str(nth)), LONG_S)
+            assert fault.line is not None
+
+
+async def record_and_read(history: HistoryManager, text: str) -> None:
+    for n in range(3):
+        await history.add_history("m", None, f"{text}.{n}", "ADD")
+        await history.get_history("m")
+
+
+async def test_a_manager_says_why_it_has_ended() -> None:
+    async with open_history("memory://") as history:
+        with (
+            fault_at_line(1, of=lambda code: code.co_name == "take"),
+            pytest.raises(HistoryClosed, match="LineFault"),
+        ):
+            await history.add_history("m", None, "text", "ADD")
+        await asyncio.sleep(0)
+        with pytest.raises(HistoryClosed, match="the writer died: LineFault"):
+            await history.get_history("m")
