@@ -14,9 +14,10 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b, sha256
 from operator import attrgetter
+from struct import Struct
 from typing import Any, Final, NamedTuple
 
-from async_history._core.ledger.tree import leaf_hash
+from async_history._core.ledger.tree import leaf_hashes
 from async_history._core.records.json_object import json_text
 from async_history._core.records.owners import SCOPES, Owner
 from async_history._core.records.records import Fields
@@ -26,6 +27,8 @@ from async_history.errors import StorageCorrupt
 SALT_BYTES: Final = 16
 _COMMITMENT_BYTES: Final = 32
 _LEAF_BYTES: Final = SALT_BYTES + _COMMITMENT_BYTES
+_salts_and_commitments: Final = Struct(f"{SALT_BYTES}s{_COMMITMENT_BYTES}s").iter_unpack
+"""Yields the salt and the commitment of each leaf in a bundle's hashes."""
 _PERSON: Final = b"ledger salt"
 NO_SALT: Final = bytes(SALT_BYTES)
 """The value that replaces an erased salt."""
@@ -114,11 +117,7 @@ class Bundle(NamedTuple):
 
     def leaf_hashes(self) -> list[bytes]:
         """Return the hashes of its leaves in the tree."""
-        hashes = self.hashes
-        return [
-            leaf_hash(hashes[at : at + _COMMITMENT_BYTES])
-            for at in range(SALT_BYTES, len(hashes), _LEAF_BYTES)
-        ]
+        return leaf_hashes(commitment for _, commitment in _salts_and_commitments(self.hashes))
 
     @property
     def has_keyed_salts(self) -> bool:
@@ -127,19 +126,17 @@ class Bundle(NamedTuple):
 
     def holds(self, rows: Sequence[Sequence[Any]], key: bytes | None) -> bool:
         """Return whether each leaf has its salt, and commits to its row's values."""
-        hashes, prefix = self.hashes, _prefix(self.kind)
-        if NO_SALT in hashes:
+        if NO_SALT in self.hashes:
             return False
-        key = key if self.has_keyed_salts else None
-        texts = _texts(self.kind, rows)
-        for at, text in zip(range(0, len(hashes), _LEAF_BYTES), texts, strict=True):
-            middle = at + SALT_BYTES
-            salt = hashes[at:middle]
-            if key is not None:
-                salt = _keyed(salt, key)
-            if sha256(salt + prefix + text).digest() != hashes[middle : at + _LEAF_BYTES]:
-                return False
-        return True
+        leaves = list(_salts_and_commitments(self.hashes))
+        salts = [salt for salt, _ in leaves]
+        if key is not None and self.has_keyed_salts:
+            salts = [_keyed(salt, key) for salt in salts]
+        texts, prefix = _texts(self.kind, rows), _prefix(self.kind)
+        computed = [
+            sha256(salt + prefix + text).digest() for salt, text in zip(salts, texts, strict=True)
+        ]
+        return computed == [commitment for _, commitment in leaves]
 
 
 class Leaf(NamedTuple):
@@ -285,13 +282,13 @@ def _texts(kind: str, rows: Iterable[Sequence[Any]]) -> Iterable[bytes]:
 def _record_text(values: Sequence[Any]) -> bytes:
     """Return a record's values as the lines of a commitment, in UTF-8."""
     try:
-        return _lines(values).encode()
+        return _lines(values)
     except TypeError:
         return _encode_rows(values)[1:-1].encode()
 
 
-def _lines(values: Sequence[Any]) -> str:
-    """Return a record's values as the lines of a commitment.
+def _lines(values: Sequence[Any]) -> bytes:
+    """Return a record's values as the lines of a commitment, in UTF-8.
 
     Raises:
         TypeError: they have types that are never recorded.
@@ -310,7 +307,7 @@ def _lines(values: Sequence[Any]) -> str:
 {"null" if actor is None else _quoted(actor)}
 {"null" if role is None else _quoted(role)}
 {"null" if context is None else _quoted(context)}
-{"null" if cause is None else _quoted(cause)}"""
+{"null" if cause is None else _quoted(cause)}""".encode()
 
 
 _quoted: Final = json.encoder.encode_basestring

@@ -4,11 +4,14 @@ The tree of n leaves is stored as its complete subtrees: the node `(level, index
 2**level leaves from index * 2**level on. All other nodes are computed from these.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import sha256
+from struct import Struct
 from typing import Final
 
 HASH_BYTES: Final = 32
+_pairs: Final = Struct(f"{2 * HASH_BYTES}s").iter_unpack
+"""Yields each two of joined hashes, which must be an even number."""
 EMPTY_ROOT: Final = sha256(b"").digest()
 """The root of the tree without leaves."""
 
@@ -23,6 +26,11 @@ def leaf_hash(data: bytes) -> bytes:
     return sha256(b"\x00" + data).digest()
 
 
+def leaf_hashes(leaves: Iterable[bytes]) -> list[bytes]:
+    """Return the hashes of several leaves."""
+    return [sha256(b"\x00" + data).digest() for data in leaves]
+
+
 def node_hash(left: bytes, right: bytes) -> bytes:
     """Return the hash of a node from the hashes of its two halves."""
     return sha256(b"\x01" + left + right).digest()
@@ -30,10 +38,8 @@ def node_hash(left: bytes, right: bytes) -> bytes:
 
 def fold(hashes: bytes) -> bytes:
     """Return the root of a complete subtree from the joined hashes of one level, a power of two."""
-    pair = 2 * HASH_BYTES
     while len(hashes) > HASH_BYTES:
-        starts = range(0, len(hashes), pair)
-        hashes = b"".join([sha256(b"\x01" + hashes[at : at + pair]).digest() for at in starts])
+        hashes = b"".join([sha256(b"\x01" + pair).digest() for (pair,) in _pairs(hashes)])
     return hashes
 
 
