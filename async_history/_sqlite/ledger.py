@@ -110,10 +110,12 @@ STATEMENTS: Final = LedgerStatements(
     LEFT JOIN async_history_details AS detail ON detail.id = history.id
     """,
     owners=f"""
-    SELECT owned.memory_id, owned.owner FROM json_each(?) AS given
-    CROSS JOIN main.async_history_owners AS owned ON owned.number = {
-        owner_number("async_history_key(CAST(given.value AS BLOB))", "given.value")
-    }
+    SELECT owned.memory_id, owned.owner FROM (
+        SELECT value AS memory_id, async_history_key(CAST(value AS BLOB)) AS memory
+        FROM json_each(?) LIMIT -1 -- computes each key once
+    ) AS given
+    CROSS JOIN main.async_history_owners AS owned
+        ON owned.number = {owner_number("given.memory", "given.memory_id")}
     """,
     memories="""
     SELECT value FROM json_each(?) WHERE EXISTS (SELECT 1 FROM history WHERE memory_id = value)

@@ -16,13 +16,11 @@ from async_history._core.ledger.leaves import (
     Bundle,
     Leaf,
     held_at,
-    owner_values,
 )
 from async_history._core.ledger.new_leaves import MOST_CHARACTERS, MOST_LEAVES
 from async_history._core.ledger.removals import Removals
 from async_history._core.ledger.stored import StoredBundle, StoredOperation, StoredRecord
 from async_history._core.ledger.tables import LedgerTables
-from async_history._core.records.owners import Owner
 from async_history.errors import StorageCorrupt
 
 
@@ -33,7 +31,7 @@ class SeenLeaves:
     first: int
     leaves: Sequence[Leaf]
     records: Mapping[str, StoredRecord]
-    owners: Mapping[str, Owner]
+    owners: Mapping[str, Sequence[Any]]
     memories: frozenset[str]
     operations: Mapping[str, StoredOperation]
     held: Set[int]
@@ -121,9 +119,9 @@ async def _whole_of_owners(
 ) -> dict[int, WholeBundle]:
     """Return the bundles whose owners all match, by place."""
     whole: dict[int, WholeBundle] = {}
-    there = await tables.owners_of(asked)
+    there = await tables.owner_rows(asked)
     for first, bundle, names in group:
-        rows = [owner_values(name, there[name]) for name in names if name in there]
+        rows = [there[name] for name in names if name in there]
         if len(rows) == len(names) and bundle.holds(rows, tables.key):
             whole[first] = WholeBundle(first, names, OWNER, ())
     return whole
@@ -157,7 +155,7 @@ async def seen(first: int, leaves: Sequence[Leaf], tables: LedgerTables) -> Seen
     owned = _names(leaves, OWNER)
     logged = _names(leaves, BEGUN, ENDED)
     records = await tables.records(ids) if ids else {}
-    owners = await tables.owners(owned) if owned else {}
+    owners = await _owner_rows(owned, tables) if owned else {}
     bare = [name for name in owned if name not in owners]
     there = await tables.memories(bare) if bare else set()
     operations = await tables.operations(logged) if logged else {}
@@ -171,12 +169,20 @@ async def seen(first: int, leaves: Sequence[Leaf], tables: LedgerTables) -> Seen
     return SeenLeaves(first, leaves, records, owners, frozenset(there), operations, held)
 
 
+async def _owner_rows(names: Sequence[str], tables: LedgerTables) -> dict[str, Sequence[Any]]:
+    with closing(tables.ask([(OWNER, names)])) as answers:
+        return await tables.owner_rows(next(answers))
+
+
 def _values(
-    kind: str, name: str, records: Mapping[str, StoredRecord], owners: Mapping[str, Owner]
+    kind: str,
+    name: str,
+    records: Mapping[str, StoredRecord],
+    owners: Mapping[str, Sequence[Any]],
 ) -> Sequence[Any] | None:
     """Return the stored values of a leaf; None if they are not stored."""
     if kind == OWNER:
-        return owner_values(name, owners[name]) if name in owners else None
+        return owners.get(name)
     if kind in (RECORD, REST):
         stored = records.get(name)
         return stored.values if stored is not None and stored.has_owner else None

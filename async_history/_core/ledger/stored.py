@@ -1,12 +1,17 @@
 """The stored rows that a ledger reads: bundles of leaves, records and operations."""
 
+import json
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from async_history._core.ledger.leaves import Bundle
+from async_history._core.records.owners import SCOPES
 from async_history._core.records.rows import Row
 from async_history.errors import StorageCorrupt
 
+_OWNERS_KEPT: Final = 4_096
+"""Size of the cache of owners: the same ones repeat."""
 _DATES: Final = {str, type(None)}
 BYTES: Final = (bytes, bytearray, memoryview)
 """The types in which drivers return bytes."""
@@ -104,4 +109,23 @@ def record_values(row: Row) -> Sequence[Any]:
     for at in (5, 6):
         if values[at] is not None and type(values[at]) is not str:
             values[at] = str(values[at])
+    return values
+
+
+def stored_owner(memory_id: str, text: str | None) -> Sequence[Any]:
+    """Return an owner's values for its leaf: the memory, and its scopes from their JSON text.
+
+    The scopes are not checked. No leaf commits to a text that is not an owner's.
+    """
+    return (memory_id,) if text is None else (memory_id, *_scopes_in(text))
+
+
+@lru_cache(_OWNERS_KEPT)
+def _scopes_in(text: str) -> Sequence[Any]:
+    try:
+        scopes = json.loads(text)
+        values = [scopes.get(name) for name in SCOPES]
+        "".join(filter(None, values)).encode()
+    except (AttributeError, TypeError, ValueError, RecursionError):
+        return (repr(text),)
     return values

@@ -34,6 +34,7 @@ from async_history._core.ledger.stored import (
     bundle_of,
     record_values,
     stored_bundle,
+    stored_owner,
 )
 from async_history._core.ledger.tiles import Tile, grown, last_tiles, roots_from, tiles_of
 from async_history._core.ledger.tree import Range
@@ -236,7 +237,7 @@ class LedgerTables:
     def ask(self, names: Iterable[tuple[str, Sequence[str]]]) -> Generator[Answer, None, None]:
         """Yield an answer for each kind of leaves and its names.
 
-        It is an argument of `owners_of` if the kind is OWNER, otherwise of `record_rows`.
+        It is an argument of `owner_rows` if the kind is OWNER, otherwise of `record_rows`.
         """
         return ask_ahead(
             self._run,
@@ -282,13 +283,17 @@ class LedgerTables:
 
     async def owners(self, memory_ids: Collection[str]) -> dict[str, Owner]:
         """Return the owners of these memories, where they have one."""
-        return await self.owners_of(self._run(self._sql.owners, _json(list(memory_ids))))
-
-    async def owners_of(self, asked: Answer) -> dict[str, Owner]:
-        """Return the owners of the memories that `ask` asked for, where they have one."""
-        rows = await asked
+        rows = await self._run(self._sql.owners, _json(list(memory_ids)))
         found = {memory_id: owner_from_text(text) for memory_id, text in rows}
         return {memory_id: owner for memory_id, owner in found.items() if owner is not None}
+
+    async def owner_rows(self, asked: Answer) -> dict[str, Sequence[Any]]:
+        """Return the values, as `stored_owner` does, of the owners that `ask` asked for, by memory.
+
+        Memories without an owner are left out.
+        """
+        rows = [stored_owner(memory_id, text) for memory_id, text in await asked]
+        return {row[0]: row for row in rows if any(row[1:])}
 
     async def memories(self, memory_ids: Collection[str]) -> set[str]:
         """Return those of these memories that have a record."""
