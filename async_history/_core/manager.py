@@ -63,7 +63,7 @@ from async_history._core.removing.prune_request import PruneRequest, new_prune_r
 from async_history._core.requests import takes
 from async_history._core.stats import HistoryStats, Measured, Measurements, history_stats
 from async_history._core.telemetry import ReportedStore, telemetry
-from async_history._core.undoing.restore import restore
+from async_history._core.undoing.restore import restore_after_reading
 from async_history._core.undoing.rollback import (
     RollbackReport,
     memories_of,
@@ -824,7 +824,12 @@ class HistoryManager(LoopBound[Store]):
         """
         store = self._require_open()
         submission = earlier_text(memory_id, to, actor_id=actor_id, role=role)
-        return await restore(submission, store.writer, lambda name: self._reader().history(name))
+        await store.writer.submit(submission)
+        if not submission.is_decided:
+            await restore_after_reading(
+                submission, store.writer, lambda name: self._reader().history(name)
+            )
+        return submission.records[0]
 
     @takes(rollback_request)
     async def rollback(self, asked: RollbackRequest) -> RollbackReport:

@@ -9,7 +9,7 @@ from async_history._core.concurrency.yielding import after_record
 from async_history._core.reading.filters import Pairs, has_owner_and_cause
 from async_history._core.records.records import HistoryRecord, is_alive
 from async_history._core.records.values import is_aware
-from async_history._core.validation import check_count, shown
+from async_history._core.validation import MOST_COUNT, check_count, shown
 from async_history._core.wording import counted
 from async_history.errors import CursorGone, InvalidInput
 
@@ -56,6 +56,8 @@ def check_moment(name: str, value: object) -> Moment:
         InvalidInput: it is neither.
     """
     if type(value) is int:
+        if 1 <= value <= MOST_COUNT:
+            return value
         if value < 1:
             raise InvalidInput(
                 f"{name} must be at least 1, the version of the ADD, not {shown(value)}"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from async_history._core.operations.operations import LogEntry, actor_of
 from async_history._core.reading.restoration import can_be_restored, restore_arguments
@@ -40,8 +40,7 @@ _COMPARED_IF_GIVEN: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class ExpectedLatest:
+class ExpectedLatest(NamedTuple):
     """The record that must be its memory's latest for a submission to be written.
 
     `text` is its new text as read, if the caller has read it: it must not have been erased since.
