@@ -20,7 +20,7 @@ from async_history._core.concurrency.yielding import CooperativeCalls
 from async_history._core.encryption.encryption import Encryption
 from async_history._core.encryption.store_encryption import EncryptedStore, StoreEncryption
 from async_history._core.ledger.ledger import Ledger
-from async_history._core.ledger.tables import LedgeredStore, LedgerStore
+from async_history._core.ledger.ledger_store import LedgeredStore, LedgerStore
 from async_history._core.limits import DEFAULT_LIMITS, Limits
 from async_history._core.operations.erasures import ERASE, Erasure, erasures_of
 from async_history._core.operations.operation_log import OperationLog, logged

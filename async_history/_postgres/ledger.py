@@ -16,8 +16,9 @@ from typing import Any, Final, TypeVar
 from async_history._core.concurrency.threads import computed_with_calls
 from async_history._core.encryption.key_statements import Run
 from async_history._core.ledger.leaves import Bundle
+from async_history._core.ledger.ledger_store import GIVEN_A_LEDGER, place_all
 from async_history._core.ledger.new_leaves import NewLeaves
-from async_history._core.ledger.tables import GIVEN_A_LEDGER, LedgerTables, place_all
+from async_history._core.ledger.tables import LedgerTables
 from async_history._core.records.owners import Owner
 from async_history._core.records.records import Fields
 from async_history._postgres.key_statements import key_table

@@ -14,7 +14,7 @@ from async_history._core.encryption.data_keys import DataKeys
 from async_history._core.encryption.key_ring import KeyRing
 from async_history._core.encryption.sealed_reader import SealedFollowReader, SealedReader
 from async_history._core.encryption.store_encryption import StoreEncryption
-from async_history._core.ledger.tables import place_all
+from async_history._core.ledger.ledger_store import place_all
 from async_history._core.operations.operation_log import (
     OperationLog,
     OperationLogInTurn,

@@ -12,8 +12,9 @@ from typing import Any, Final, TypeVar
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from async_history._core.concurrency.threads import computed_with_calls
+from async_history._core.ledger.ledger_store import GIVEN_A_LEDGER
 from async_history._core.ledger.new_leaves import NewLeaves
-from async_history._core.ledger.tables import GIVEN_A_LEDGER, LedgerTables
+from async_history._core.ledger.tables import LedgerTables
 from async_history._sql.dialects import begin_snapshot
 from async_history._sql.key_statements import SqlKeyTable
 from async_history._sql.keys import Seal

@@ -14,7 +14,8 @@ from async_history._core.encryption.key_ring import KeyRing
 from async_history._core.encryption.key_statements import KeyTable
 from async_history._core.encryption.sealed_reader import SealedFollowReader, SealedReader
 from async_history._core.encryption.store_encryption import StoreEncryption
-from async_history._core.ledger.tables import LedgerTables, place_all
+from async_history._core.ledger.ledger_store import place_all
+from async_history._core.ledger.tables import LedgerTables
 from async_history._core.operations.operation_log import OperationLog, OperationLogInTurn
 from async_history._core.operations.operations import StoreOperation
 from async_history._core.reading.follow_reads import FollowReader

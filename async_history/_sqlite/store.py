@@ -18,7 +18,7 @@ from async_history._core.encryption.key_ring import KeyRing
 from async_history._core.encryption.key_statements import KeyTable
 from async_history._core.encryption.sealed_reader import SealedFollowReader, SealedReader
 from async_history._core.encryption.store_encryption import StoreEncryption
-from async_history._core.ledger.tables import LedgerStore, place_all
+from async_history._core.ledger.ledger_store import LedgerStore, place_all
 from async_history._core.operations.operation_log import (
     OperationLog,
     OperationLogInTurn,

@@ -13,7 +13,8 @@ from async_history import HistoryManager, open_history
 from async_history._core.concurrency.threads import run_to_completion
 from async_history._core.ledger.checkpoint import Checkpoint, LedgerKey
 from async_history._core.ledger.leaves import Leaf
-from async_history._core.ledger.tables import LedgeredStore, LedgerTables
+from async_history._core.ledger.ledger_store import LedgeredStore
+from async_history._core.ledger.tables import LedgerTables
 from async_history._core.ledger.verify import verify
 from async_history._core.operations.operations import StoreOperation
 from async_history._sqlite.index import add_functions

@@ -6,9 +6,10 @@ from typing import Final
 
 from async_history._core.ledger.checkpoint import Checkpoint, LedgerKey
 from async_history._core.ledger.leaves import RECORD
+from async_history._core.ledger.ledger_store import LedgerStore
 from async_history._core.ledger.proof import GrowthProof, RecordProof, record_of_values
 from async_history._core.ledger.report import LedgerReport
-from async_history._core.ledger.tables import LedgerStore, LedgerTables
+from async_history._core.ledger.tables import LedgerTables
 from async_history._core.ledger.tree import growth_ranges, inclusion_ranges
 from async_history._core.ledger.verify import size_when_placed, verify
 from async_history._core.operations.operation_log import OperationLog, logged

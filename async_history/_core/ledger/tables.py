@@ -11,14 +11,13 @@ from collections.abc import (
     Awaitable,
     Callable,
     Collection,
-    Coroutine,
     Generator,
     Iterable,
     Sequence,
 )
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Any, Final, Protocol, TypeVar, runtime_checkable
+from typing import Any, Final, TypeVar
 
 from async_history._core.encryption.store_encryption import OPEN_WITH_KEYS
 from async_history._core.ledger.asked import Answer, Run, ask_ahead
@@ -44,11 +43,6 @@ from async_history.errors import KeyMissing, StorageCorrupt
 
 T = TypeVar("T")
 
-GIVEN_A_LEDGER: Final = (
-    "the history was given a ledger since it was opened here, which has to note what is removed; "
-    "nothing was removed. Open it again"
-)
-"""The message if a store that was opened without a ledger has one when it removes records."""
 _PLACED_AT_ONCE: Final = 8_192
 """Leaves to which one transaction assigns places, in some 30 ms."""
 _BUNDLES_AT_ONCE: Final = 256
@@ -395,31 +389,3 @@ class LedgerTables:
                 raise StorageCorrupt(
                     f"leaves of the ledger from {place:,} on are missing: verify it"
                 )
-
-
-@runtime_checkable
-class LedgeredStore(Protocol):
-    """An open store that can have a ledger."""
-
-    @property
-    def ledger(self) -> "LedgerStore | None":
-        """Its ledger; None if it has none."""
-
-
-class LedgerStore(Protocol):
-    """A store's ledger: transactions over its tables."""
-
-    async def write(self, work: Callable[[LedgerTables], Coroutine[Any, Any, T]]) -> T:
-        """Run work in one transaction, queued with the writes of this store."""
-
-    async def read(self, work: Callable[[LedgerTables], Coroutine[Any, Any, T]]) -> T:
-        """Run work that only reads; long work does not run on the event loop."""
-
-
-async def place_all(ledger: LedgerStore) -> None:
-    """Assign places to all written leaves, some in each transaction.
-
-    This is called before records are removed, so that the removing transaction has few left.
-    """
-    while await ledger.write(LedgerTables.grow):
-        pass

@@ -18,11 +18,12 @@ from async_history._core.ledger.leaves import (
     REST,
     Leaf,
 )
+from async_history._core.ledger.ledger_store import LedgerStore, place_all
 from async_history._core.ledger.order import RecordingOrder
 from async_history._core.ledger.removals import Removals
 from async_history._core.ledger.report import FaultKind, LedgerFault, LedgerReport, damaged
 from async_history._core.ledger.seen import SeenLeaves, WholeBundle, seen, seen_bundles
-from async_history._core.ledger.tables import LedgerStore, LedgerTables, place_all
+from async_history._core.ledger.tables import LedgerTables
 from async_history._core.operations.progress import Progress
 from async_history.errors import StorageCorrupt
 

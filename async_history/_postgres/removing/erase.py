@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 import asyncpg
 
 from async_history._core.encryption.store_encryption import KEYS_DESTROYED
-from async_history._core.ledger.tables import place_all
+from async_history._core.ledger.ledger_store import place_all
 from async_history._core.removing.erase import Residue
 from async_history._core.removing.erase_request import Vacuuming
 from async_history._core.removing.erase_transaction import EraseTransaction

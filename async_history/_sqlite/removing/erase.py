@@ -17,7 +17,8 @@ from typing import Any, Final, TypeVar
 from async_history._core.concurrency.threads import run_to_completion
 from async_history._core.encryption.store_encryption import KEYS_DESTROYED
 from async_history._core.ledger import changes
-from async_history._core.ledger.tables import LedgerStore, LedgerTables, place_all
+from async_history._core.ledger.ledger_store import LedgerStore, place_all
+from async_history._core.ledger.tables import LedgerTables
 from async_history._core.reading.cursors import Cursor
 from async_history._core.reading.filters import Filter
 from async_history._core.removing.erase import Residue
