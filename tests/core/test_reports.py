@@ -32,13 +32,19 @@ REPORTS = sorted(
 
 @cache
 def definitions() -> dict[str, ast.ClassDef]:
-    """Return the package's classes by name."""
+    """Return the package's dataclasses by name."""
     return {
         node.name: node
         for path in Path(async_history.__file__).parent.rglob("*.py")
         for node in ast.parse(path.read_text(encoding="utf-8")).body
         if isinstance(node, ast.ClassDef)
+        and "dataclass" in map(decorator_name, node.decorator_list)
     }
+
+
+def decorator_name(decorator: ast.expr) -> str:
+    """Return the last part of a decorator's name."""
+    return ast.unparse(decorator).partition("(")[0].rpartition(".")[2]
 
 
 def documented(report: type) -> set[str]:

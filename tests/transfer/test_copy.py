@@ -405,11 +405,12 @@ class TestInterrupted:
             "from async_history import open_history\n"
             "from async_history._transfer.copy import CopyLimits, copy_within\n"
             "limits = CopyLimits(records=50)\n"
+            "def step(*done):\n"
+            "    print(*done, flush=True)\n"
+            "    sys.stdin.readline()\n"
             "async def main():\n"
             "    async with open_history(sys.argv[1]) as a, open_history(sys.argv[2]) as b:\n"
-            "        await copy_within(\n"
-            "            limits, a, b, on_progress=lambda *d: print(*d, flush=True)\n"
-            "        )\n"
+            "        await copy_within(limits, a, b, on_progress=step)\n"
             "asyncio.run(main())\n"
         )
         async with open_history(source) as history:
@@ -417,11 +418,15 @@ class TestInterrupted:
         for lines in (1, 3, 7, 15, 30):
             with subprocess.Popen(
                 [sys.executable, "-c", program, str(source), str(target)],
+                stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
             ) as process:
+                assert process.stdin is not None
                 assert process.stdout is not None
                 for _ in range(lines):
                     process.stdout.readline()
+                    process.stdin.write(b"\n")
+                    process.stdin.flush()
                 process.send_signal(signal.SIGKILL)
         async with open_history(source) as history, open_history(target) as copy:
             there = len(await all_of(copy))
