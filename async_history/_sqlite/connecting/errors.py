@@ -38,6 +38,10 @@ LOG_RESET_WARNING = (
 )
 
 _PRIMARY_CODE = 0xFF
+_READONLY_ROLLBACK: Final = 776
+_READONLY_DBMOVED: Final = 1032
+"""Extended codes, as numbers: pysqlite3, which programs put in the place of sqlite3, has no names
+for them."""
 
 _LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
 """SQLITE_PROTOCOL: others used or reset the log each time that this connection tried to."""
@@ -84,7 +88,7 @@ def is_commit_unknown(error: sqlite3.Error) -> bool:
 
 def storage_error(error: sqlite3.Error, where: str) -> StorageError:
     """Return the typed error for a driver's error; `where` names the file."""
-    if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_READONLY_DBMOVED:
+    if getattr(error, "sqlite_errorcode", None) == _READONLY_DBMOVED:
         return StorageMissing(
             f"{where} was removed or replaced by another file while it was open; nothing was "
             "written. Put it back under its name, or close the history and open it again"
@@ -101,7 +105,7 @@ def storage_error(error: sqlite3.Error, where: str) -> StorageError:
             "the path has at most 504 bytes and the file's name 247, and that this process may "
             "open more files (ulimit -n)"
         )
-    if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_READONLY_ROLLBACK:
+    if getattr(error, "sqlite_errorcode", 0) == _READONLY_ROLLBACK:
         return StorageReadOnly(
             f"{where} has the unfinished transaction of a writer that was killed, and this user "
             "may not roll it back: open the file as a user who may write it and its folder"

@@ -97,14 +97,19 @@ _DETAILED: Final = {
 _ROWS_A_RECORD: Final = 4
 """The most rows of a record with details: the record, its memory's owner, and two for more keys."""
 _OTHER_PARAMETERS: Final = 4
+_MIN_PARAMETERS: Final = 32_766
+"""The parameters of a statement that SQLite allows since 3.32, if its build does not say more."""
 
 
 def most_with_details(connection: sqlite3.Connection) -> int:
     """Return the most records with details that fit in one statement.
 
-    SQLite allows 32,766 parameters; some builds, such as Debian's, allow more.
+    SQLite allows 32,766 parameters; some builds, such as Debian's, allow more. A driver without
+    `getlimit`, such as pysqlite3 in the place of sqlite3, can't be asked.
     """
-    limit = connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER)
+    limit = _MIN_PARAMETERS
+    if hasattr(connection, "getlimit"):
+        limit = connection.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER)
     rows = max(n for n in _DETAILED_ROWS if n * DETAILED_WIDTH + _OTHER_PARAMETERS <= limit)
     return (rows - 2) // _ROWS_A_RECORD
 
