@@ -25,7 +25,7 @@ from async_history._postgres.key_statements import key_table
 from async_history._postgres.keys import Seal
 from async_history._postgres.ledger_sql import STATEMENTS
 from async_history._postgres.schema import in_schema
-from async_history._postgres.transaction import BY_INDEX, transaction
+from async_history._postgres.transaction import ANY_PLAN, BY_INDEX, transaction
 from async_history.errors import MigrationError
 
 T = TypeVar("T")
@@ -60,7 +60,7 @@ class Attestation:
         self._seal = seal
         self.new = NewLeaves(turn, lambda: seal.salt_key)
         self.lock: Final = _lock(schema)
-        self._statements = replace(STATEMENTS, lock=self.lock)
+        self._statements = replace(STATEMENTS, lock=self.lock, scan=ANY_PLAN)
 
     def tables(self, fetch: Run) -> LedgerTables:
         """Return the ledger's tables in a transaction; `fetch` runs one statement in it."""

@@ -1,6 +1,7 @@
 """The ledger's statements in PostgreSQL: see `LedgerStatements` for their parameters and results.
 
 They run in transactions that turn off plans without an index, so that lists are joined row by row.
+`scan` turns them on again: the index of memories would read each record's page by itself.
 """
 
 from typing import Final
@@ -150,6 +151,7 @@ STATEMENTS: Final = LedgerStatements(
         SELECT FROM {{schema}}.history WHERE history.memory_id = given.memory_id
     )
     """,
+    scan=None,  # set where transactions have their settings: see `Attestation`
     record_count="SELECT pg_catalog.count(*) FROM {schema}.history",
     owner_count=f"""
     SELECT (

@@ -28,11 +28,14 @@ WAIT_FOR_REPLICAS_TOO: Final = (
 )
 """Writes a few bytes of log: a commit waits for a synchronous standby only if it wrote some.
 Otherwise an earlier try that is committed only here would be acknowledged at once."""
-BY_INDEX: Final = "; ".join(
-    f"SET LOCAL enable_{plan} TO off" for plan in ("seqscan", "bitmapscan", "sort")
-)
+_WITHOUT_INDEX: Final = ("seqscan", "bitmapscan", "sort")
+BY_INDEX: Final = "; ".join(f"SET LOCAL enable_{plan} TO off" for plan in _WITHOUT_INDEX)
 """For statements whose rows an index gives in order. PostgreSQL caches plans. A plan made while the
 table was small, or without statistics, would read or sort all of a large table for a few rows."""
+ANY_PLAN: Final = "SELECT " + ", ".join(
+    f"pg_catalog.set_config('enable_{plan}', 'on', true)" for plan in _WITHOUT_INDEX
+)
+"""For statements after `BY_INDEX` that read whole tables."""
 RECORDS: Final = (
     "id = ANY($1::pg_catalog.text[])"
     " AND ($2::pg_catalog.text[] IS NULL"

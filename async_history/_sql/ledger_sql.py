@@ -66,6 +66,7 @@ def statements_in(tables: Tables) -> LedgerStatements:
         records=of_store.records,
         owners=of_store.owners,
         memories=of_store.memories,
+        scan=None,
         record_count=of_store.record_count,
         owner_count=of_store.owner_count,
         record_ids=of_store.record_ids,

@@ -120,6 +120,7 @@ STATEMENTS: Final = LedgerStatements(
     memories="""
     SELECT value FROM json_each(?) WHERE EXISTS (SELECT 1 FROM history WHERE memory_id = value)
     """,
+    scan=None,
     record_count="SELECT count(*) FROM history",
     owner_count="SELECT count(*) FROM async_history_owners",
     record_ids="SELECT rowid, id FROM history WHERE rowid > ? ORDER BY rowid LIMIT ?",

@@ -39,6 +39,8 @@ class LedgerStatements:
             columns, context and cause of records: list of ids.
         owners: returns memory and owner, as JSON, of memories with an owner: list of memories.
         memories: returns those memories of a list that have a record.
+        scan: allows plans that read a whole table, until the transaction ends; None if they always
+            are.
         record_count: returns the number of records.
         owner_count: returns the number of memories with an owner.
         record_ids: returns position and id of the next records: position to start after, limit.
@@ -69,6 +71,7 @@ class LedgerStatements:
     records: Statement
     owners: Statement
     memories: Statement
+    scan: Statement
     record_count: Statement
     owner_count: Statement
     record_ids: Statement

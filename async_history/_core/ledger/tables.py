@@ -296,6 +296,8 @@ class LedgerTables:
 
     async def counts(self) -> tuple[int, int]:
         """Return the number of records, and of memories with an owner."""
+        if self._sql.scan is not None:
+            await self._run(self._sql.scan)
         ((records,),) = await self._run(self._sql.record_count)
         ((owners,),) = await self._run(self._sql.owner_count)
         return int(records), int(owners)
