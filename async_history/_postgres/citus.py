@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final
 
+from async_history._postgres.connecting.bounds import lift_limits
 from async_history._postgres.connecting.connect import connected
+from async_history._postgres.connecting.pooler import is_pooled
 from async_history._postgres.connecting.table_locks import retry_while_locked
 from async_history._postgres.connecting.url import server_url
 from async_history._postgres.schema import in_schema, quoted
@@ -59,6 +61,8 @@ async def distribute(
         StorageError: the server can't be reached, or refuses this.
     """
     async with connected(server_url(url)) as connection:
+        if not await is_pooled(connection):
+            await lift_limits(connection)
         return await _distribute(connection, schema, switch_within_s)
 
 

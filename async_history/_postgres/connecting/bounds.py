@@ -2,12 +2,13 @@
 """The server's settings that limit the time and lock waits of a statement, so that it ends."""
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import asyncpg
 
 from async_history._core.writing.submissions import Submission
+from async_history._postgres.errors import DriverError
 
 _RECORD_S: Final = 0.001
 _BYTES_A_S: Final = 1024 * 1024
@@ -30,6 +31,13 @@ WHERE name = ANY ('{lock_timeout,statement_timeout,client_connection_check_inter
     ::pg_catalog.text[])
 """
 
+_LIMITS: Final = """
+SELECT name, setting FROM pg_catalog.pg_settings
+WHERE name = ANY (
+    '{statement_timeout,lock_timeout,idle_in_transaction_session_timeout,transaction_timeout}'
+    ::pg_catalog.text[]
+)
+"""
 _HAS_STANDBYS: Final = (
     "SELECT pg_catalog.current_setting('synchronous_standby_names'::pg_catalog.text, true)"
     " IS DISTINCT FROM ''::pg_catalog.text"
@@ -57,6 +65,35 @@ def time_for(batch: Sequence[Submission]) -> float:
     records = sum([one.record_count for one in batch])
     needed_s = records * _RECORD_S + sum([one.size_bytes for one in batch]) / _BYTES_A_S
     return needed_s if needed_s > _UNNOTICED_S else 0.0
+
+
+async def lift_limits(connection: Any) -> str:
+    """Lift the server's time limits of a session whose statements may take long; return the
+    statements that restore them.
+
+    A role may have limits against forgotten queries, which would end each migration or VACUUM of a
+    large history, however often it is tried again. (pg_dump lifts the same ones.)
+    """
+    before = await connection.fetch(_LIMITS)
+    await connection.execute("; ".join(f"SET {name} TO 0" for name, _ in before))
+    return "; ".join(f"SET {name} TO {milliseconds}" for name, milliseconds in before)
+
+
+@contextlib.asynccontextmanager
+async def without_limits(connection: Any, timeout_s: float) -> AsyncIterator[None]:
+    """Lift the server's time limits for the body, on a session of the user's.
+
+    Args:
+        timeout_s: seconds to wait for the server after the body. Then the connection is terminated.
+    """
+    restore = await lift_limits(connection)
+    try:
+        yield
+    finally:
+        try:
+            await connection.execute(restore, timeout=timeout_s)
+        except DriverError:
+            connection.terminate()
 
 
 async def settings_of(connection: Any) -> Settings:

@@ -15,7 +15,9 @@ from async_history._postgres.connecting.bounds import (
     Settings,
     bounds,
     enable_client_check,
+    lift_limits,
     settings_of,
+    without_limits,
 )
 from async_history._postgres.connecting.codecs import require_own_codecs
 from async_history._postgres.connecting.connect import (
@@ -30,6 +32,7 @@ from async_history._postgres.connecting.pool_callbacks import acquire_from, rele
 from async_history._postgres.connecting.pool_limits import PoolLimits
 from async_history._postgres.connecting.pooler import is_pooled, require_no_lost_statements
 from async_history._postgres.connecting.server_url import ServerUrl
+from async_history._postgres.connecting.user_pool import UserPool
 from async_history._postgres.connecting.work_limit import WorkLimit, meaning_of
 from async_history._postgres.errors import (
     DriverError,
@@ -104,6 +107,7 @@ class ConnectionPool:
                 settings = await settings_of(connection)
                 if not is_behind_pooler:
                     await enable_client_check(connection)
+                    await lift_limits(connection)
             await prepare(connection)
         with typed(server.where):
             pool = await asyncpg.create_pool(
@@ -139,9 +143,10 @@ class ConnectionPool:
                 pooler loses.
             StorageError: as `connect`.
         """
+        users = UserPool(pool)
         try:
             with typed(where):
-                connection = await acquire_from(pool, where, limits.acquire_timeout_s)
+                connection = await acquire_from(users, where, limits.acquire_timeout_s)
                 try:
                     with in_time(connection, limits.acquire_timeout_s):
                         is_behind_pooler = await is_pooled(connection)
@@ -149,12 +154,16 @@ class ConnectionPool:
                             await require_no_lost_statements(connection, pool)
                         await require_own_codecs(connection, types)
                         settings = await settings_of(connection)
-                    await prepare(connection)
+                    if is_behind_pooler:
+                        await prepare(connection)
+                    else:
+                        async with without_limits(connection, limits.acquire_timeout_s):
+                            await prepare(connection)
                 except asyncio.CancelledError:
                     connection.terminate()  # it has an open transaction
                     raise
                 finally:
-                    await release_to(pool, where, connection, None)
+                    await release_to(users, where, connection, None)
         except StorageError as error:
             if error.__cause__ is not None and is_pool_unusable(error.__cause__):
                 raise InvalidInput(
@@ -163,7 +172,7 @@ class ConnectionPool:
                 ) from error
             raise
         return cls(
-            pool,
+            users,
             where,
             limits,
             owned=False,

@@ -53,8 +53,6 @@ WHERE oid = pg_catalog.to_regclass($1::pg_catalog.text)::pg_catalog.oid
 """
 _PAUSE_S: Final = 0.05
 """Seconds between two tries of VACUUM FULL."""
-_NO_END_S: Final = 1e8
-"""A timeout for asyncpg, because a user's pool may have a shorter default."""
 
 
 class Vacuum:
@@ -166,9 +164,7 @@ class Vacuum:
             OutcomeUnknown: the server no longer runs it, or can't be asked.
         """
         await self._require_right(table, connection)
-        running = asyncio.ensure_future(
-            connection.execute(f"VACUUM ({options}) {table}", timeout=_NO_END_S)
-        )
+        running = asyncio.ensure_future(connection.execute(f"VACUUM ({options}) {table}"))
         begun.set()
         pid = None if self._side.is_behind_pooler else connection.get_server_pid()
         try:

@@ -1,0 +1,104 @@
+"""Time limits of a role or a user's pool, for work that may take longer."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import asyncpg
+import pytest
+
+from async_history import HistoryManager, open_history
+from async_history.postgres import PostgresHistoryManager
+from tests.conftest import stores
+from tests.support.postgres_schemas import schema_of, version
+from tests.support.postgres_server import with_query
+
+pytestmark = [pytest.mark.postgres, pytest.mark.once]
+
+_LIMITS = {"statement_timeout": "250ms", "lock_timeout": "200ms"}
+_WAITS = """
+SELECT pid FROM pg_stat_activity
+WHERE query LIKE $1 AND wait_event_type = 'Lock' AND clock_timestamp() - query_start > '1 s'
+"""
+_SLEEPING = """
+CREATE FUNCTION {0}.sleep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    PERFORM pg_catalog.pg_sleep(3); RETURN NULL;
+END $$;
+CREATE TRIGGER sleep AFTER INSERT OR UPDATE ON {0}.history EXECUTE FUNCTION {0}.sleep();
+"""
+
+
+@asynccontextmanager
+async def limited(how: str, url: str, postgres: str) -> AsyncIterator[Callable[[], HistoryManager]]:
+    """Provide a function that opens a history whose sessions have limits, by a URL or a pool.
+
+    At the end the pool's sessions must have them.
+    """
+    if how == "own":
+        yield lambda: open_history(with_query(url, **_LIMITS))
+        return
+    async with asyncpg.create_pool(
+        postgres, min_size=0, max_size=3, server_settings=_LIMITS
+    ) as pool:
+        yield lambda: PostgresHistoryManager(pool=pool, schema=schema_of(url))
+        async with AsyncExitStack() as stack:
+            for _ in range(3):
+                connection = await stack.enter_async_context(pool.acquire())
+                for name, value in _LIMITS.items():
+                    assert await connection.fetchval(f"SHOW {name}") == value
+
+
+async def until_it_waits(connection: Any, query: str, task: "asyncio.Future[Any]") -> None:
+    """Wait until a task's statement has waited longer than the limits are."""
+    while not await connection.fetchval(_WAITS, query):
+        assert not task.done(), task.result()
+
+
+@pytest.mark.parametrize("how", stores("own", "pool"))
+async def test_a_migration_takes_longer(
+    how: str, url: str, postgres: str, connect: Callable[[], Any]
+) -> None:
+    with version(3):
+        async with open_history(url):
+            pass
+    other, owner = await connect(), await connect()
+    async with limited(how, url, postgres) as open_:
+        async with other.transaction():
+            await other.execute(f"LOCK TABLE {schema_of(url)}.history IN ROW EXCLUSIVE MODE")
+            opening = asyncio.ensure_future(open_())
+            await until_it_waits(owner, "CREATE UNIQUE INDEX%", opening)
+        history = await opening
+        await history.add_history("m", None, "tea", "ADD")
+        await history.aclose()
+
+
+@pytest.mark.parametrize("how", stores("own", "pool"))
+async def test_a_vacuum_takes_longer(
+    how: str, url: str, postgres: str, connect: Callable[[], Any]
+) -> None:
+    other, owner = await connect(), await connect()
+    async with limited(how, url, postgres) as open_, open_() as history:
+        await history.add_history("m", None, "tea", "ADD")
+        async with other.transaction():
+            await other.execute(
+                f"LOCK TABLE {schema_of(url)}.history IN SHARE UPDATE EXCLUSIVE MODE"
+            )
+            erasing = asyncio.ensure_future(history.erase(memory_ids=["m"], reason="asked"))
+            await until_it_waits(owner, "VACUUM%", erasing)
+        report = await erasing
+        assert not [sentence for sentence in report.remains if "not vacuumed" in sentence]
+
+
+async def test_the_command_timeout_of_a_pool_ends_nothing(
+    url: str, postgres: str, connect: Callable[[], Any]
+) -> None:
+    async with (
+        asyncpg.create_pool(postgres, min_size=0, max_size=3, command_timeout=2) as pool,
+        PostgresHistoryManager(pool=pool, schema=schema_of(url)) as history,
+    ):
+        await (await connect()).execute(_SLEEPING.format(schema_of(url)))
+        await history.add_history("m", None, "tea", "ADD")
+        await history.add_history("m", "tea", "mate", "UPDATE", id="named")
+        assert (await history.erase(memory_ids=["m"], reason="asked")).records == 2
+        assert await pool.fetchval("SELECT 1") == 1
