@@ -16,6 +16,7 @@ from async_history.errors import (
     StorageLocked,
     StorageMissing,
     StorageReadOnly,
+    StorageRefused,
     StorageUnreachable,
 )
 
@@ -24,6 +25,7 @@ DriverError = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, asyncpg.I
 
 _GONE: Final = "cannot be reached, or went away; check that it runs and accepts connections"
 _DENIED: Final = "refuses this role; check its name, password and pg_hba.conf"
+_REFUSES: Final = "has a constraint, trigger or policy that refuses this"
 _NO_TLS: Final = "rejected SSL upgrade"
 """asyncpg's message for a server without TLS; nothing else identifies that error."""
 _TLS: Final = (
@@ -61,6 +63,7 @@ _BY_STATE: Final[dict[str, _Meaning]] = {
         "lost a prepared statement, as after DISCARD ALL, or behind a pooler that takes none",
         is_passing=True,
     ),
+    "23": _Meaning(StorageRefused, _REFUSES),
     "28": _Meaning(StorageDenied, _DENIED),
     "3D": _Meaning(StorageMissing, "does not have this database"),
     "3F": _Meaning(StorageMissing, "has lost the history's schema; run `async-history migrate`"),
@@ -87,6 +90,7 @@ _BY_STATE: Final[dict[str, _Meaning]] = {
     "42P05": _Meaning(
         StorageError, "has this prepared statement already, as behind a pooler that takes none"
     ),
+    "44": _Meaning(StorageRefused, _REFUSES),
     "53": _Meaning(
         StorageUnreachable,
         "has no resources left; raise its limits or connect less",
@@ -111,6 +115,7 @@ _BY_STATE: Final[dict[str, _Meaning]] = {
     "57P04": _Meaning(StorageMissing, "has dropped this database"),
     "57P05": _Meaning(StorageUnreachable, "closed a connection by its idle_session_timeout"),
     "58": _Meaning(StorageError, "had an I/O error"),
+    "P0001": _Meaning(StorageRefused, _REFUSES),
     "XX001": _Meaning(StorageCorrupt, "has damaged data where it was touched"),
     "XX002": _Meaning(StorageCorrupt, "has a damaged index where it was touched; REINDEX it"),
 }

@@ -167,6 +167,7 @@ class PostgresStore:
             self.schema,
             ask_every_s=retry_timeout_s,
             lock_timeout_s=retry_timeout_s,
+            is_distributed=is_distributed,
         )
         self._open_writers = OpenWriters(
             self.connections.fetch_where_written, self.schema, where, timeout_s=retry_timeout_s

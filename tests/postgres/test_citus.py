@@ -73,5 +73,7 @@ async def test_a_distributed_history(schema: str) -> None:
         assert [len(await history.get_history(f"m{n}")) for n in range(50)] == [1] * 50
         await history.erase(memory_ids=["m7"], reason="a test")
         assert [record.new_memory for record in await history.get_history("m7")] == [None]
+        report = await history.erase(memory_ids=["m8"], reason="a test", vacuum="full")
+        assert not [sentence for sentence in report.remains if "not vacuumed" in sentence]
         await history.reset()
         assert [record async for record in history.query_history()] == []

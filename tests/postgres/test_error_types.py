@@ -23,6 +23,7 @@ from async_history import (
     StorageLocked,
     StorageMissing,
     StorageReadOnly,
+    StorageRefused,
     StorageUnreachable,
     open_history,
 )
@@ -50,6 +51,7 @@ KINDS: Final[dict[str, tuple[type[StorageError], bool]]] = {
     "08P01": (StorageError, False),
     "0P": (StorageDenied, False),
     "21000": (StorageCorrupt, False),
+    "23": (StorageRefused, False),
     "25006": (StorageReadOnly, True),
     "25P03": (StorageUnreachable, False),
     "25P04": (StorageUnreachable, False),
@@ -61,6 +63,7 @@ KINDS: Final[dict[str, tuple[type[StorageError], bool]]] = {
     "42501": (StorageDenied, False),
     "42703": (StorageMissing, False),
     "42P01": (StorageMissing, False),
+    "44": (StorageRefused, False),
     "53": (StorageUnreachable, True),
     "53100": (StorageFull, False),
     "53400": (StorageFull, False),
@@ -69,6 +72,7 @@ KINDS: Final[dict[str, tuple[type[StorageError], bool]]] = {
     "57014": (StorageUnreachable, True),
     "57P": (StorageUnreachable, False),
     "57P04": (StorageMissing, False),
+    "P0001": (StorageRefused, False),
     "XX001": (StorageCorrupt, False),
     "XX002": (StorageCorrupt, False),
 }

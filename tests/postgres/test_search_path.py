@@ -79,6 +79,7 @@ class Calls:
 ONLY_ON_CITUS: Final = {
     "citus._COPY_TO_ALL",
     "citus._DISTRIBUTE",
+    "removing.vacuum._FILES_OF_SHARDS",
     "schema.migrations._IS_DISTRIBUTED",
 }
 """Statements that call functions of the extension."""

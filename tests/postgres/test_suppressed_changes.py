@@ -5,6 +5,7 @@ owners given later.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from datetime import timedelta
 from secrets import token_hex
 from typing import Any, Final
 
@@ -26,6 +27,15 @@ POLICY: Final = """
 ALTER TABLE {schema}.{table} ENABLE ROW LEVEL SECURITY;
 CREATE POLICY seen ON {schema}.{table} FOR SELECT TO agent USING (true);
 CREATE POLICY added ON {schema}.{table} FOR INSERT TO agent WITH CHECK (true)
+"""
+FOREIGN_KEY: Final = """
+CREATE TABLE {schema}.cited (id text COLLATE "C" REFERENCES {schema}.history (id));
+INSERT INTO {schema}.cited SELECT id FROM {schema}.history LIMIT 1
+"""
+RAISING: Final = """
+CREATE FUNCTION {schema}.no() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE ''no''; END';
+CREATE TRIGGER no BEFORE UPDATE OR DELETE ON {schema}.history
+FOR EACH ROW EXECUTE FUNCTION {schema}.no()
 """
 RIGHTS: Final = """
 GRANT USAGE ON SCHEMA {schema} TO agent;
@@ -51,6 +61,10 @@ async def save_messages(history: Any) -> None:
 
 async def give_owner(history: Any) -> None:
     await history.add_history("plain", "tea", "mate", "UPDATE", owner={"user_id": "bob"})
+
+
+async def prune(history: Any) -> None:
+    await history.prune(older_than=timedelta(0), keep_last=0)
 
 
 @pytest.fixture(scope="module")
@@ -109,3 +123,19 @@ async def test_a_statement_that_changes_nothing_is_refused(
             await call(history)
     assert await owner.fetch(rows) == before
     assert await owner.fetchval(f"SELECT count(*) FROM {schema}.history") == 2
+
+
+@pytest.mark.parametrize(
+    ("obstacle", "call"), [(FOREIGN_KEY, prune), (RAISING, prune), (RAISING, erase_memory)]
+)
+async def test_a_change_that_ends_with_an_error_is_refused(
+    server: PostgresServer, owner: Any, obstacle: str, call: Callable[[Any], Awaitable[None]]
+) -> None:
+    schema = f"s_{token_hex(6)}"
+    async with open_history(with_query(server.url(), schema=schema)) as history:
+        await history.add_history("m", None, "tea", "ADD")
+        await owner.execute(obstacle.format(schema=schema))
+        with pytest.raises(StorageRefused, match="refuses this"):
+            await call(history)
+        (record,) = await history.get_history("m")
+        assert record.new_memory == "tea"

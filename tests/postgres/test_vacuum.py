@@ -49,9 +49,9 @@ def often(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Make the erasure ask the server often; return the usual interval."""
     asked_every: list[float] = []
 
-    def vacuum(*arguments: Any, ask_every_s: float, lock_timeout_s: float) -> Vacuum:
+    def vacuum(*arguments: Any, ask_every_s: float, **options: Any) -> Vacuum:
         asked_every.append(ask_every_s)
-        return Vacuum(*arguments, ask_every_s=_ASK_EVERY_S, lock_timeout_s=lock_timeout_s)
+        return Vacuum(*arguments, ask_every_s=_ASK_EVERY_S, **options)
 
     monkeypatch.setattr(store, "Vacuum", vacuum)
     return asked_every

@@ -48,9 +48,17 @@ _MISSES: Final = 2
 """Consecutive checks that must find no such process. A single one may fall between vacuuming and
 analyzing, or before the answer arrives."""
 _FILE: Final = """
-SELECT relfilenode::pg_catalog.int8 FROM pg_catalog.pg_class
+SELECT ''::pg_catalog.text, relfilenode::pg_catalog.text FROM pg_catalog.pg_class
 WHERE oid = pg_catalog.to_regclass($1::pg_catalog.text)::pg_catalog.oid
 """
+_FILES_OF_SHARDS: Final = """
+SELECT shardid::pg_catalog.text, result FROM pg_catalog.run_command_on_shards(
+    $1::pg_catalog.text::pg_catalog.regclass,
+    'SELECT relfilenode FROM pg_catalog.pg_class WHERE oid = %L::pg_catalog.regclass'
+        ::pg_catalog.text
+)
+"""
+"""On a Citus cluster each shard is vacuumed, or skipped because it is locked, where it is."""
 _PAUSE_S: Final = 0.05
 """Seconds between two tries of VACUUM FULL."""
 
@@ -69,6 +77,7 @@ class Vacuum:
         schema: the quoted schema.
         ask_every_s: seconds between questions to the server.
         lock_timeout_s: seconds to try VACUUM FULL while others have locked a table.
+        is_distributed: whether the tables are distributed over the nodes of a Citus cluster.
     """
 
     def __init__(
@@ -80,6 +89,7 @@ class Vacuum:
         *,
         ask_every_s: float,
         lock_timeout_s: float,
+        is_distributed: bool,
     ) -> None:
         self._side = side
         self._run_exclusively = run_exclusively
@@ -87,6 +97,7 @@ class Vacuum:
         self._schema = schema
         self._ask_every_s = ask_every_s
         self._lock_timeout_s = lock_timeout_s
+        self._files = _FILES_OF_SHARDS if is_distributed else _FILE
 
     async def run(self, tables: Sequence[str], *, full: bool = False) -> list[str]:
         """Vacuum tables; return a sentence for each that could not be vacuumed.
@@ -135,10 +146,10 @@ class Vacuum:
             StorageError, OutcomeUnknown: as `_vacuum_on`.
         """
         deadline = monotonic() + self._lock_timeout_s
-        file = await self._file_of(table, connection)
+        files = await self._files_of(table, connection)
         while True:
             await self._vacuum_on(table, "FULL, ANALYZE, SKIP_LOCKED", begun, connection)
-            if await self._file_of(table, connection) != file:
+            if not files & await self._files_of(table, connection):
                 return
             if monotonic() > deadline:
                 raise StorageLocked(
@@ -148,11 +159,10 @@ class Vacuum:
                 )
             await asyncio.sleep(_PAUSE_S)
 
-    async def _file_of(self, table: str, connection: Any) -> int | None:
-        """Return the number of a table's file, which a rewrite changes."""
+    async def _files_of(self, table: str, connection: Any) -> set[tuple[str, str]]:
+        """Return the numbers of the files of a table or its shards, which a rewrite changes."""
         async with transaction(connection):
-            number: int | None = await connection.fetchval(_FILE, table)
-        return number
+            return {(shard, file) for shard, file in await connection.fetch(self._files, table)}
 
     async def _vacuum_on(
         self, table: str, options: str, begun: asyncio.Event, connection: Any
