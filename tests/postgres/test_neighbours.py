@@ -292,3 +292,28 @@ class _Statements:
 
     def _count(self, record: Any) -> None:
         self.savepoints += record.query.startswith("SAVEPOINT")
+
+
+@pytest.mark.parametrize("within", ["queue", "transaction"])
+async def test_a_call_that_is_too_large_for_a_message_is_not_sent(
+    within: str, open_: Open, owner: Any
+) -> None:
+    """More than 1 GiB in four texts. The others of its batch are written."""
+    text = "x" * (260 * 1024 * 1024)
+    large = [{"memory_id": "m", "new_memory": text, "event": "ADD"}] * 4
+    async with open_() as history:
+        await history.add_history("m", None, "tea", "ADD")
+        if within == "queue":
+            outcomes = await _outcomes(
+                [
+                    history.add_history("m", None, "tea", "ADD"),
+                    history.batch_add_history(large),
+                    history.add_history("m", None, "tea", "ADD"),
+                ]
+            )
+            assert outcomes == ["ok", "StorageRefused", "ok"]
+            return
+        async with owner.transaction():
+            with pytest.raises(StorageRefused, match="in several calls"):
+                await history.add_in_transaction(owner, large)
+            assert await owner.fetchval("SELECT 1") == 1

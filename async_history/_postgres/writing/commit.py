@@ -6,7 +6,7 @@ take a transaction of several statements.
 """
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any, Final
 
@@ -53,6 +53,7 @@ from async_history._postgres.writing.batch_steps import (
 from async_history._postgres.writing.owner_steps import OwnerSteps
 from async_history._postgres.writing.owners import KnownOwners, OwnersPlan
 from async_history._postgres.writing.plain_statements import PlainStatements
+from async_history._postgres.writing.too_large import find_too_large
 from async_history.errors import HistoryError
 
 _BY_INDEX: Final = "SET LOCAL enable_seqscan TO off"
@@ -61,6 +62,11 @@ table when it is large: 500 ids per batch took 300 ms at 50,000 rows."""
 _ONE_CONNECTION_A_NODE: Final = "SET LOCAL citus.multi_shard_modify_mode TO 'sequential'"
 """Otherwise a batch uses a connection, and a prepared transaction, for each shard: 500 random
 memories on two workers and 32 shards took 310 ms instead of 17 (Citus 13.2)."""
+
+_SEALED_GROWTH: Final = 4 / 3
+"""Of a text in Base64."""
+Write = Callable[[Sequence[Submission]], Awaitable[Mapping[int, HistoryError]]]
+"""A function that writes submissions, and returns the refused ones by index."""
 
 _EVENT: Final = COLUMNS.index("event")
 
@@ -146,6 +152,21 @@ class BatchCommitter:
         Raises:
             The driver's errors: nothing was written, or the outcome is unknown.
         """
+        return await self._but_too_large(batch, self._commit)
+
+    async def _but_too_large(
+        self, batch: Sequence[Submission], write: Write
+    ) -> Mapping[int, HistoryError]:
+        """Write the submissions that fit a statement; return the refused ones by index."""
+        growth = 1.0 if isinstance(self._seal, InClear) else _SEALED_GROWTH
+        too_large = find_too_large(batch, self._where, growth)
+        if not too_large:
+            return await write(batch)
+        left = [index for index in range(len(batch)) if index not in too_large]
+        refused = await write([batch[index] for index in left]) if left else {}
+        return {left[index]: error for index, error in refused.items()} | too_large
+
+    async def _commit(self, batch: Sequence[Submission]) -> Mapping[int, HistoryError]:
         ahead = self._plain.take(batch)
         try:
             if await self._add_at_once(batch, ahead):
@@ -159,7 +180,7 @@ class BatchCommitter:
                 raise
         try:
             async with self._transaction(_BY_INDEX):
-                refused = await self.commit_in_transaction(batch)
+                refused = await self._commit_in_steps(batch)
         except BaseException:
             self._seal.undone()
             raise
@@ -194,6 +215,9 @@ class BatchCommitter:
         Raises:
             OwnersUnlocked: in a transaction of the user: roll back, and begin with `lock_owners`.
         """
+        return await self._but_too_large(batch, self._commit_in_steps)
+
+    async def _commit_in_steps(self, batch: Sequence[Submission]) -> Mapping[int, HistoryError]:
         self._sent()
         additions = [one for one in batch if isinstance(one, AddRecords)]
         locks = BatchLocks(self._connection, self._schema, self._waited)
