@@ -72,6 +72,12 @@ def test_unreadable_json_of_other_programs(text: str) -> None:
         JsonObject(text).get("x")
 
 
+@pytest.mark.parametrize("text", ["{", "", "[]", "1", '{"user_id":1}'])
+def test_an_unreadable_owner_of_other_programs(text: str) -> None:
+    with pytest.raises(StorageCorrupt, match="can't be read"):
+        owner_from_text(text)
+
+
 def test_an_owner_has_at_least_one_scope() -> None:
     assert new_owner({}) is new_owner({"user_id": None}) is new_owner(Owner()) is None
     owner = new_owner({"user_id": "ann", "run_id": "1"})

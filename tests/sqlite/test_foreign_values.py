@@ -156,3 +156,19 @@ async def test_a_text_that_is_not_utf8_is_called_damaged(column: str, tmp_path: 
             [record async for record in history.query_history()]
         assert len(await history.get_history("sound")) == 1
         await history.add_history("sound", None, "x", "UPDATE")
+
+
+@pytest.mark.parametrize("owner", ["{", "[]", "1", '{"user_id":1}'])
+async def test_an_owner_that_is_not_one_is_called_damaged(tmp_path: Path, owner: str) -> None:
+    path = tmp_path / "history.db"
+    async with open_history(path) as history:
+        await history.add_history("m", None, "first", "ADD", owner={"user_id": "ann"})
+        await history.add_history("other", None, "first", "ADD")
+    _execute(path, f"UPDATE async_history_owners SET owner = '{owner}'")
+    async with open_history(path) as history:
+        with pytest.raises(StorageCorrupt, match="can't be read"):
+            await history.get_history("m")
+        with pytest.raises(StorageCorrupt, match="can't be read"):
+            await history.update_history("m", "second")
+        await history.update_history("other", "second")
+        assert len(await history.get_history("other")) == 2

@@ -156,7 +156,9 @@ def parse_json(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise StorageCorrupt(f"a context or cause can't be read as JSON: {error}") from error
+        raise StorageCorrupt(
+            f"an owner, context or cause can't be read as JSON: {error}"
+        ) from error
 
 
 def object_of_texts(content: dict[str, str]) -> JsonObject:

@@ -6,9 +6,10 @@ from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any, Final
 
+from async_history._core.records.json_object import parse_json
 from async_history._core.records.values import check_name
 from async_history._core.validation import shown
-from async_history.errors import InvalidInput
+from async_history.errors import InvalidInput, StorageCorrupt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,11 +106,18 @@ def _text(owner: Owner) -> str:
 
 @lru_cache(_KEPT)
 def owner_from_text(text: str | None) -> Owner | None:
-    """Return the owner of a JSON text; None for None, and for a text that is not an owner's."""
+    """Return the owner of a stored JSON text; None for None, and for an object without a scope.
+
+    Raises:
+        StorageCorrupt: another program stored a text that is not an owner's.
+    """
     if text is None:
         return None
-    given = json.loads(text)
-    return new_owner({name: given.get(name) for name in SCOPES})
+    given = parse_json(text)
+    try:
+        return new_owner({name: given.get(name) for name in SCOPES})
+    except (AttributeError, InvalidInput) as error:
+        raise StorageCorrupt(f"an owner can't be read: {error}") from error
 
 
 def _checked(*scopes: object) -> Owner | None:
