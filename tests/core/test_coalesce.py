@@ -1,6 +1,7 @@
 """Coalesced reads, with a read function that is slow or fails on demand."""
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 
 import pytest
@@ -205,3 +206,21 @@ async def test_a_read_without_callers_is_cancelled() -> None:
     await turns()
     reading.may_end.set()
     assert await tasks[2] == [record("b")], "a caller still waits"
+
+
+async def test_a_read_that_ends_as_it_becomes_long_lets_the_next_begin() -> None:
+    long_s = 0.001
+    reading = Reading(long_s=long_s)
+    faults: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
+    first = reading.ask("first")
+    for _ in range(3):
+        await asyncio.sleep(0)
+    reading.may_end.set()
+    await asyncio.sleep(0)  # the read is about to end
+    second = reading.ask("second")
+    time.sleep(2 * long_s)  # noqa: ASYNC251 - the timer is due with the read's last step
+    await asyncio.wait_for(asyncio.gather(first, second), LONG_S)
+    for name in ("third", "fourth"):
+        await asyncio.wait_for(reading.ask(name), LONG_S)
+    assert faults == []

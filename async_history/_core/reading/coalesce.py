@@ -108,7 +108,9 @@ class CoalescedReads(Generic[Q, A]):
         self._groups.pop(task, None)
         for _, answer in group:
             answer.cancel()  # if the task was cancelled before it had a result
-        self._under_way.pop(task).cancel()
+        timer = self._under_way.pop(task, None)
+        if timer is not None:
+            timer.cancel()
         self._begin()
 
     async def _answer(self, group: Sequence[_Pending[Q, A]]) -> None:
