@@ -19,12 +19,11 @@ from async_history._core.encryption.data_keys import DataKeys
 from async_history._core.encryption.key_statements import KeyTable
 from async_history._core.encryption.sealed_reader import ReadRecords, read_opened, read_rows_opened
 from async_history._core.encryption.sealed_records import (
-    USES,
     owner_of_session,
     sealed_messages,
     uses_of,
 )
-from async_history._core.encryption.sealing import DataKey
+from async_history._core.encryption.sealing import USES, DataKey
 from async_history._core.encryption.store_encryption import OPEN_WITH_KEYS
 from async_history._core.records.owners import Owner
 from async_history._core.records.records import HistoryRecord

@@ -2,25 +2,25 @@
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from async_history._core.concurrency.threads import run_to_completion
 from async_history._core.encryption.data_keys import DataKeys
 from async_history._core.encryption.sealed_records import (
-    USES,
+    SealedValues,
     have_sealed,
     opened_if_whole,
     opened_record,
     opened_text,
     owner_of_session,
-    sealed_fields,
     sealed_messages,
+    sealed_values,
     texts_of,
     texts_of_row,
     uses_of,
 )
-from async_history._core.encryption.sealing import DataKey, key_ids
+from async_history._core.encryption.sealing import USES, DataKey, key_ids
 from async_history._core.encryption.store_encryption import OPEN_WITH_KEYS
 from async_history._core.records.owners import Owner
 from async_history._core.records.records import Fields, HistoryRecord
@@ -46,15 +46,16 @@ class StoredText(NamedTuple):
         return self.stored.decode(errors="replace") if self.stored and self.kind == "text" else ""
 
 
-class SealedFields(NamedTuple):
-    """Records' fields as they are stored, for a single iteration.
+class SealedBatch(NamedTuple):
+    """The values of records as they are stored.
 
     Attributes:
+        values: sealed as they are requested; None if the records stay in clear.
         keys: ids of the keys that must be in the file and not be retired in the transaction that
             adds the records: see `DataKeys.needed`.
     """
 
-    fields: Iterable[Fields]
+    values: Iterator[SealedValues] | None = None
     keys: Sequence[str] = ()
 
 
@@ -65,14 +66,14 @@ class Seal(Protocol):
     def salt_key(self) -> bytes | None:
         """The key of the salts of a ledger; None if they are stored in clear."""
 
-    def fields(
+    def records(
         self,
         records: Sequence[Fields],
         owners: Sequence[StoredOwner | None],
         noted: int,
         connection: sqlite3.Connection,
-    ) -> SealedFields:
-        """Return records' fields as they will be stored.
+    ) -> SealedBatch:
+        """Return the values of records as they will be stored.
 
         Args:
             owners: the owners of their memories.
@@ -110,14 +111,14 @@ class InClear:
 
     salt_key: Final = None
 
-    def fields(
+    def records(
         self,
         records: Sequence[Fields],
         owners: Sequence[StoredOwner | None],
         noted: int,
         connection: sqlite3.Connection,
-    ) -> SealedFields:
-        return SealedFields(records)
+    ) -> SealedBatch:
+        return SealedBatch()
 
     def opened(
         self, records: Sequence[HistoryRecord], connection: sqlite3.Connection
@@ -156,17 +157,17 @@ class Sealing:
     def salt_key(self) -> bytes:
         return self._keys.index_key
 
-    def fields(
+    def records(
         self,
         records: Sequence[Fields],
         owners: Sequence[StoredOwner | None],
         noted: int,
         connection: sqlite3.Connection,
-    ) -> SealedFields:
+    ) -> SealedBatch:
         whose = [None if stored is None else stored.owner for stored in owners]
         used = self.keys_of(whose, noted, connection)
         unchecked = () if connection.in_transaction else self._keys.needed(used)
-        return SealedFields(sealed_fields(records, used, self._keys.index_key), unchecked)
+        return SealedBatch(sealed_values(records, used, self._keys.index_key), unchecked)
 
     def opened(
         self, records: Sequence[HistoryRecord], connection: sqlite3.Connection

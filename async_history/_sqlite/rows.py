@@ -4,6 +4,7 @@ import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from async_history._core.encryption.sealed_records import SealedValues
 from async_history._core.records.records import (
     COLUMNS,
     EVENTS,
@@ -130,9 +131,14 @@ def rows_sql(width: int, rows: int) -> str:
     return f"VALUES {', '.join([row] * rows)}"
 
 
-def parameters(record: Fields) -> tuple[Any, ...]:
-    """Return a record's ten columns, as the plain types that SQLite binds fastest."""
+def parameters(record: Fields, sealed: SealedValues | None) -> tuple[Any, ...]:
+    """Return a record's ten columns, as the plain types that SQLite binds fastest.
+
+    Its texts are those of `sealed`, if that is given.
+    """
     id_, memory_id, old, new, event, created, updated, deleted, actor, role, *_ = record
+    if sealed is not None:
+        old, new, *_ = sealed
     return (
         id_,
         memory_id,

@@ -1,7 +1,6 @@
 """Encrypting, decrypting and replacing data keys in place: on files and on PostgreSQL."""
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -47,8 +46,8 @@ async def test_a_text_that_cannot_be_opened_after_encryption_replaces_nothing(
     """As on a machine with faulty memory: no text is overwritten by a damaged one."""
     seal = DataKey.seal
 
-    def seal_another(key: DataKey, text: str, place: bytes, nonces: Iterator[bytes]) -> str:
-        return seal(key, text.swapcase() if text == damaged else text, place, nonces)
+    def seal_another(key: DataKey, text: str, place: bytes, nonce: bytes) -> str:
+        return seal(key, text.swapcase() if text == damaged else text, place, nonce)
 
     async with open_store() as history:
         records = await fill(history)

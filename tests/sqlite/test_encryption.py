@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,14 @@ from mem0.memory.storage import SQLiteManager
 from async_history import HistoryManager, JsonLines, copy_history, dump_lines, open_history
 from async_history._core.encryption.data_keys import LEASE
 from async_history._core.encryption.key_statements import MOST_USES
-from async_history._core.encryption.sealing import BEGIN, END, DataKey, new_nonces
+from async_history._core.encryption.sealing import (
+    BEGIN,
+    END,
+    USES,
+    DataKey,
+    new_nonce,
+    new_nonces,
+)
 from async_history.blocking import BlockingHistoryManager
 from async_history.encryption import KeyRing
 from async_history.errors import (
@@ -614,13 +622,13 @@ class TestKeyRing:
 
 def test_nonces_and_places_decide() -> None:
     key = DataKey("0" * 16, master("data"))
-    nonces = new_nonces(50)
-    assert len({key.seal("text", b"place", nonces) for _ in range(50)}) == 50
+    nonces = [*chain.from_iterable(new_nonces(50)), new_nonce()]
+    assert len({key.seal("text", b"place", nonce) for nonce in nonces}) == 50 * USES + 1
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 3, 1_000, 1_001, 1_002])
 def test_an_encrypted_text_is_as_long_as_the_documentation_says(size: int) -> None:
-    sealed = DataKey("0" * 16, master("data")).seal("x" * size, b"place", new_nonces(1))
+    sealed = DataKey("0" * 16, master("data")).seal("x" * size, b"place", new_nonce())
     assert 64 < len(sealed) - size * 4 / 3 < 68
 
 

@@ -3,16 +3,14 @@
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from threading import Lock
-from typing import Final
+from typing import Any, Final
 
 from async_history._core.concurrency.threads import computed
 from async_history._core.encryption.data_keys import DataKeys
 from async_history._core.encryption.sealed_records import (
     SealedTexts,
-    SealedValues,
     sealed_fields,
     sealed_values,
-    texts_of_values,
     uses_of,
 )
 from async_history._core.encryption.sealing import DataKey
@@ -90,6 +88,7 @@ class NewTexts:
 
     def __init__(self, turn: Lock) -> None:
         self._ahead = ComputedAhead[_Sealed](turn)
+        self._index_key = b""
 
     def begin(
         self,
@@ -104,10 +103,13 @@ class NewTexts:
         """
         if self._ahead.has_begun:
             return
-        keyed = [(one, key_of(one)) for one in fields_waiting(submissions)]
-        fields = [one for one, key in keyed if key is not None]
+        fields = fields_waiting(submissions)
+        keys = list(map(key_of, fields))
+        if None in keys:
+            fields = [one for one, key in zip(fields, keys, strict=True) if key is not None]
+            keys = [key for key in keys if key is not None]
         if len(fields) > _SEALED_HERE:
-            keys = [key for _, key in keyed if key is not None]
+            self._index_key = index_key
             self._ahead.begin(fields, partial(_sealed_under, keys, index_key))
 
     def drop(self) -> None:
@@ -119,39 +121,50 @@ class NewTexts:
     ) -> SealedTexts:
         """Return the values of a batch's records sealed, each under its key; in clear if its key is
         None."""
-        known = [
-            one[2] if one is not None and one[0] is key and one[1] == index_key else None
-            for one, key in zip(await self._ahead.of(fields), keys, strict=True)
+        is_same_index = index_key == self._index_key
+        sealed = await self._ahead.of(fields)
+        ids = [None if key is None else key.id for key in keys]
+        lacking = [
+            at
+            for at, (one, key_id) in enumerate(zip(sealed, ids, strict=True))
+            if one is None or one[0] != key_id or not is_same_index
         ]
-        seal = partial(_texts, fields, keys, index_key, known)
-        return seal() if known.count(None) <= _SEALED_HERE else await computed(seal)
+        if lacking:
+            seal = partial(
+                _all_sealed_under,
+                [keys[at] for at in lacking],
+                index_key,
+                [fields[at] for at in lacking],
+            )
+            new = seal() if len(lacking) <= _SEALED_HERE else await computed(seal)
+            for at, one in zip(lacking, new, strict=True):
+                sealed[at] = one
+        _, *columns = zip(*sealed, strict=True)
+        return SealedTexts(*columns)
 
 
-_Sealed = tuple[DataKey, bytes, SealedValues]
-"""A record's key, the key of the tokens, and the values sealed under them."""
+_Sealed = tuple[
+    str | None, str | None, str | None, str | None, str | None, Mapping[str, Any] | None
+]
+"""The id of a record's key, None in clear, and the `SealedValues` under it. The garbage collector
+does not visit such tuples again, unlike those with other objects."""
 
 
 def _sealed_under(
-    keys: Sequence[DataKey], index_key: bytes, fields: Sequence[Fields]
+    keys: Sequence[DataKey | None], index_key: bytes, fields: Sequence[Fields]
 ) -> Iterator[_Sealed]:
     for key, values in zip(keys, sealed_values(fields, keys, index_key), strict=True):
-        yield key, index_key, values
+        yield None if key is None else key.id, *values
 
 
-def _texts(
-    fields: Sequence[Fields],
-    keys: Sequence[DataKey | None],
-    index_key: bytes,
-    known: Sequence[SealedValues | None],
-) -> SealedTexts:
-    """Return the values of records; those that are not known are sealed."""
-    new = [at for at, values in enumerate(known) if values is None]
-    sealed_now = sealed_values([fields[at] for at in new], [keys[at] for at in new], index_key)
-    return texts_of_values(next(sealed_now) if one is None else one for one in known)
+def _all_sealed_under(
+    keys: Sequence[DataKey | None], index_key: bytes, fields: Sequence[Fields]
+) -> list[_Sealed]:
+    return list(_sealed_under(keys, index_key, fields))
 
 
 def _sealed(
     records: Sequence[HistoryRecord], keys: Sequence[DataKey | None], index_key: bytes
 ) -> list[HistoryRecord]:
-    stored = sealed_fields(map(fields_in_order, records), keys, index_key)
+    stored = sealed_fields(list(map(fields_in_order, records)), keys, index_key)
     return [made_record(*fields) for fields in stored]

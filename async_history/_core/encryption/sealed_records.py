@@ -2,18 +2,19 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from async_history._core.encryption.sealing import (
+    USES,
     DataKey,
     Keys,
     Token,
     damaged,
     is_json_sealed,
     is_sealed,
-    json_of,
     json_taken_apart,
     key_id_of,
+    new_nonce,
     new_nonces,
     place_of,
     stored_bytes,
@@ -38,8 +39,6 @@ from async_history._core.writing.erased_names import names_of_session
 from async_history._core.writing.message_buffers import MessageRow
 from async_history.errors import KeyMissing, StorageCorrupt
 
-USES: Final = 4
-"""The most texts of a record: two texts, its context and its cause."""
 _ID, _OLD, _NEW, _EVENT = map(COLUMNS.index, ("id", "old_memory", "new_memory", "event"))
 
 
@@ -51,44 +50,32 @@ def uses_of(owners: Iterable[Owner | None]) -> dict[Owner | None, int]:
     return {owner: USES * count for owner, count in Counter(owners).items()}
 
 
-def sealed_fields(
-    records: Iterable[Fields], keys: Sequence[DataKey | None], index_key: bytes
-) -> Iterator[Fields]:
-    """Yield records' fields with texts, contexts and causes sealed, each record under its key.
-
-    A record without a key stays in clear. Each is sealed when it is requested, because the garbage
-    collector visits all that are kept.
-    """
-    nonces, token = new_nonces(USES * len(keys)), token_under(index_key)
-    for record, key in zip(records, keys, strict=True):
-        yield record if key is None else _sealed_fields(record, key, nonces, token)
-
-
 SealedValues = tuple[str | None, str | None, str | None, str | None, dict[str, Any] | None]
 """A record's texts, context and cause as they are stored, and the content of the cause's JSON."""
 
 
 class SealedTexts(NamedTuple):
-    """The sealed values of records, one list for each column.
+    """The sealed values of records, one sequence for each column.
 
-    `tokens` has the content of each cause's JSON, with its tokens. These are lists of texts, not
-    records, because the garbage collector visits no texts: with records it takes a quarter of the
-    time of sealing.
+    `tokens` has the content of each cause's JSON, with its tokens.
     """
 
-    old_memory: list[str | None]
-    new_memory: list[str | None]
-    context: list[str | None]
-    cause: list[str | None]
-    tokens: list[Mapping[str, Any] | None]
+    old_memory: Sequence[str | None]
+    new_memory: Sequence[str | None]
+    context: Sequence[str | None]
+    cause: Sequence[str | None]
+    tokens: Sequence[Mapping[str, Any] | None]
 
 
 def sealed_values(
     records: Iterable[Fields], keys: Sequence[DataKey | None], index_key: bytes
 ) -> Iterator[SealedValues]:
-    """Yield the values of records sealed, each record under its key; in clear without a key."""
-    nonces, token = new_nonces(USES * len(keys)), token_under(index_key)
-    for record, key in zip(records, keys, strict=True):
+    """Yield the values of records sealed, each record under its key; in clear without a key.
+
+    Each is sealed when it is requested, because the garbage collector visits all that are kept.
+    """
+    token = token_under(index_key)
+    for record, key, nonces in zip(records, keys, new_nonces(len(keys)), strict=True):
         if key is None:
             cause = record[CAUSE]
             yield record[_OLD], record[_NEW], json_text(record[CONTEXT]), json_text(cause), cause
@@ -96,22 +83,18 @@ def sealed_values(
             yield _sealed_values(record, key, nonces, token)
 
 
-def texts_of_values(values: Iterable[SealedValues]) -> SealedTexts:
-    """Return the values of records as one list for each column."""
-    sealed = SealedTexts([], [], [], [], [])
-    old_memory, new_memory, contexts, causes, tokens = sealed
-    for old, new, context, cause, content in values:
-        old_memory.append(old)
-        new_memory.append(new)
-        contexts.append(context)
-        causes.append(cause)
-        tokens.append(content)
-    return sealed
+def sealed_fields(
+    records: Sequence[Fields], keys: Sequence[DataKey | None], index_key: bytes
+) -> Iterator[Fields]:
+    """Yield records' fields with texts, contexts and causes sealed, like `sealed_values`."""
+    sealed = sealed_values(records, keys, index_key)
+    for record, key, values in zip(records, keys, sealed, strict=True):
+        yield record if key is None else _stored_fields(record, values)
 
 
-def _sealed_fields(record: Fields, key: DataKey, nonces: Iterator[bytes], token: Token) -> Fields:
+def _stored_fields(record: Fields, values: SealedValues) -> Fields:
     record_id, memory_id, _, _, *middle, owner, _, _ = record
-    old, new, context, cause, tokens = _sealed_values(record, key, nonces, token)
+    old, new, context, cause, content = values
     return (
         record_id,
         memory_id,
@@ -120,29 +103,28 @@ def _sealed_fields(record: Fields, key: DataKey, nonces: Iterator[bytes], token:
         *middle,
         owner,
         None if context is None else JsonObject(context),
-        None if cause is None else JsonObject(cause, tokens),
+        None if cause is None else JsonObject(cause, content),
     )
 
 
 def _sealed_values(
-    record: Fields, key: DataKey, nonces: Iterator[bytes], token: Token
+    record: Fields, key: DataKey, nonces: Sequence[bytes], token: Token
 ) -> SealedValues:
     seal, record_id = key.seal, record[_ID]
     old, new, context, cause = record[_OLD], record[_NEW], record[CONTEXT], record[CAUSE]
     content: dict[str, Any] | None = None
     if old is not None:
-        old = seal(old, f"old_memory\0{record_id}".encode(), nonces)
+        old = seal(old, f"old_memory\0{record_id}".encode(), nonces[0])
     if new is not None:
-        new = seal(new, f"new_memory\0{record_id}".encode(), nonces)
+        new = seal(new, f"new_memory\0{record_id}".encode(), nonces[1])
     if context is not None:
         place = f"context\0{record_id}\0".encode()
-        context = json_of(seal(json_text(context) or "", place, nonces))
+        context = f'{{"sealed":"{seal(json_text(context) or "", place, nonces[2])}"}}'
     if cause is not None:
-        content = {**tokens_of(token, cause)}
-        tokens = "".join([f'"{name}":"{found}",' for name, found in content.items()])
+        content, tokens = tokens_of(token, cause)
         place = f"cause\0{record_id}\0{tokens}".encode()
-        text = seal(json_text(cause) or "", place, nonces)
-        cause, content["sealed"] = json_of(text, tokens), text
+        text = seal(json_text(cause) or "", place, nonces[3])
+        cause, content["sealed"] = f'{{{tokens}"sealed":"{text}"}}', text
     return old, new, context, cause, content
 
 
@@ -169,7 +151,7 @@ def sealed_message(row: MessageRow, key: DataKey) -> MessageRow:
     """Return a message's row with its content sealed."""
     message_id, scope, role, content, name, created_at = row
     if content is not None:
-        content = key.seal(content, place_of("content", message_id, scope), new_nonces(1))
+        content = key.seal(content, place_of("content", message_id, scope), new_nonce())
     return message_id, scope, role, content, name, created_at
 
 

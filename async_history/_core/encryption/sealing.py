@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from os import urandom
+from struct import Struct
 from typing import Any, Final
 
 from async_history._core.encryption.aes import aes_gcm, invalid_tag
@@ -34,6 +35,9 @@ JSON_BEGIN: Final = f'"sealed":"{BEGIN}'
 _JSON_END: Final = f'{END}"}}'
 _KEY: Final = slice(len(BEGIN), len(BEGIN) + KEY_ID)
 _TOKEN: Final = 32
+USES: Final = 4
+"""The most uses of a key for a record: two texts, its context and its cause."""
+_NONCES: Final = Struct(f"{NONCE_BYTES}s" * USES)
 _JSON_FORM: Final = re.compile(
     rf'\{{((?:"(?:{"|".join(INDEXED_CAUSES)})":"[0-9a-f]{{{_TOKEN}}}",)*)"sealed":"([^"]*)"\}}',
     re.ASCII,
@@ -51,9 +55,8 @@ class DataKey:
         self._encrypt, self._decrypt = aes.encrypt, aes.decrypt
         self._prefix = f"{BEGIN}{key_id}:"
 
-    def seal(self, text: str, place: bytes, nonces: Iterator[bytes]) -> str:
-        """Return a text sealed for a place, with the next new nonce."""
-        nonce = next(nonces)
+    def seal(self, text: str, place: bytes, nonce: bytes) -> str:
+        """Return a text sealed for a place; the nonce must be new."""
         stored = b2a_base64(nonce + self._encrypt(nonce, text.encode(), place), newline=False)
         return f"{self._prefix}{stored.decode()}{END}"
 
@@ -66,10 +69,17 @@ class DataKey:
         return text.decode()
 
 
-def new_nonces(count: int) -> Iterator[bytes]:
-    """Return random nonces from a single call of the system, because each call releases the GIL."""
-    drawn = urandom(NONCE_BYTES * count)
-    return iter([drawn[at : at + NONCE_BYTES] for at in range(0, len(drawn), NONCE_BYTES)])
+def new_nonce() -> bytes:
+    """Return a random nonce."""
+    return urandom(NONCE_BYTES)
+
+
+def new_nonces(records: int) -> Iterator[tuple[bytes, ...]]:
+    """Return random nonces for the texts of each record.
+
+    They are from a single call of the system, because each call releases the GIL.
+    """
+    return _NONCES.iter_unpack(urandom(_NONCES.size * records))
 
 
 def place_of(column: str, *names: str) -> bytes:
@@ -193,11 +203,6 @@ def damaged(column: str, record_id: str) -> StorageCorrupt:
     )
 
 
-def json_of(sealed: str, tokens: str = "") -> str:
-    """Return the JSON of a sealed text."""
-    return f'{{{tokens}"sealed":"{sealed}"}}'
-
-
 Token = Callable[[str, str], str]
 """Returns the index token of a cause's key and value."""
 
@@ -216,11 +221,13 @@ def token_under(index_key: bytes) -> Token:
     return token
 
 
-def tokens_of(token: Token, cause: Mapping[str, Any]) -> dict[str, str]:
-    """Return the tokens of a cause by key."""
+def tokens_of(token: Token, cause: Mapping[str, Any]) -> tuple[dict[str, str], str]:
+    """Return the tokens of a cause by key, and how its JSON begins with them."""
     content = cause.content() if type(cause) is JsonObject else cause
-    return {
-        name: token(name, value)
-        for name, value in content.items()
-        if name in INDEXED_CAUSES and isinstance(value, str)
-    }
+    tokens: dict[str, str] = {}
+    begin = ""
+    for name, value in content.items():
+        if name in INDEXED_CAUSES and isinstance(value, str):
+            found = tokens[name] = token(name, value)
+            begin += f'"{name}":"{found}",'
+    return tokens, begin

@@ -5,9 +5,10 @@ See `commit` for why a batch is a single statement.
 
 import sqlite3
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from async_history._core.encryption.sealed_records import SealedValues
 from async_history._core.ledger.leaves import Bundle, owner_bundle
 from async_history._core.records.json_object import json_text
 from async_history._core.records.owners import Owner
@@ -30,6 +31,7 @@ from async_history._sqlite.index import (
     owner_entry,
 )
 from async_history._sqlite.key_statements import checking_keys, key_parameters
+from async_history._sqlite.keys import SealedBatch
 from async_history._sqlite.rows import NOT_YET, NULL, ROW_WIDTH, parameters, rows_sql
 from async_history._sqlite.write_program import (
     ADD,
@@ -183,9 +185,9 @@ _NOTHING: Final = Noted()
 
 
 def add_statement(
-    records: Iterable[Fields],
-    count: int,
+    records: Sequence[Fields],
     expected: ExpectedOwners | None,
+    sealed: SealedBatch,
     *,
     noted: Noted = _NOTHING,
     has_triggers: bool = False,
@@ -194,16 +196,34 @@ def add_statement(
     """Return the statement that adds records.
 
     Args:
-        count: the number of records, at most the last of `STATEMENT_ROWS`.
+        records: at most the last of `STATEMENT_ROWS`.
         expected: None if no memory in the store has an owner, and no record has details.
+        sealed: the next values in it are those of the records.
         noted: used instead, if `expected` is None.
         has_triggers: whether the file's owner has triggers on the table.
         leaves: the leaves of the records, for the file's ledger; None if it has none.
     """
     if expected is None:
-        return _plain_statement(records, count, noted, leaves, has_triggers=has_triggers)
-    is_indexed = count > _FEW and not has_triggers
-    values = _detailed_parameters(records, expected, leaves, is_indexed=is_indexed)
+        statement = _plain_statement(
+            records, sealed.values, noted, leaves, has_triggers=has_triggers
+        )
+    else:
+        statement = _detailed_statement(
+            records, sealed.values, expected, leaves, has_triggers=has_triggers
+        )
+    return statement.checking(sealed.keys)
+
+
+def _detailed_statement(
+    records: Sequence[Fields],
+    sealed: Iterator[SealedValues] | None,
+    expected: ExpectedOwners,
+    leaves: Bundle | None,
+    *,
+    has_triggers: bool,
+) -> Statement:
+    is_indexed = len(records) > _FEW and not has_triggers
+    values = _detailed_parameters(records, sealed, expected, leaves, is_indexed=is_indexed)
     width = DETAILED_WIDTH
     needed = len(values) // width
     rows = _DETAILED_ROWS[bisect_left(_DETAILED_ROWS, needed)]
@@ -216,18 +236,19 @@ def add_statement(
 
 
 def _plain_statement(
-    records: Iterable[Fields],
-    count: int,
+    records: Sequence[Fields],
+    sealed: Iterator[SealedValues] | None,
     noted: Noted,
     leaves: Bundle | None,
     *,
     has_triggers: bool,
 ) -> Statement:
+    count = len(records)
     is_indexed = count > _FEW and not has_triggers
     rows = STATEMENT_ROWS[bisect_left(STATEMENT_ROWS, count)]
     values: list[Any] = []
     for record in records:
-        values += parameters(record)
+        values += parameters(record, None if sealed is None else next(sealed))
         values.append(memory_key(record[MEMORY_ID]) if is_indexed else NOT_YET)
     values += (*_leaf_columns(leaves, None), count if is_indexed else 0)
     values += (NULL,) * (ROW_WIDTH * (rows - count))
@@ -270,8 +291,16 @@ _BEGIN_ROW: Final = _row(BEGIN)
 _END_ROW: Final = _row(END)
 
 
+def _more_keys(keys: Sequence[int]) -> Iterator[Any]:
+    """Yield the parameters of rows with more keys of the record before."""
+    for start in range(0, len(keys), KEYS):
+        part = keys[start : start + KEYS]
+        yield from (*_NO_COLUMNS, *(NULL,) * 5, *part, *_NO_KEYS[len(part)], MORE_KEYS)
+
+
 def _detailed_parameters(
-    records: Iterable[Fields],
+    records: Sequence[Fields],
+    sealed: Iterator[SealedValues] | None,
     expected: ExpectedOwners,
     leaves: Bundle | None,
     *,
@@ -297,22 +326,30 @@ def _detailed_parameters(
         elif memory_id in unseen:
             unseen.remove(memory_id)
             values += _row(CHECK, memory_id, memory)
-        context: str | float | None = NULL
-        cause: str | float | None = NULL
-        if record[CONTEXT] is not None:
-            context = json_text(record[CONTEXT])
-        if record[CAUSE] is not None:
-            cause = json_text(record[CAUSE])
-            if is_indexed:
-                keys = (*keys, *cause_keys(record[CAUSE]))
+        texts = None
+        if sealed is None:
+            content = record[CAUSE]
+            context, cause = json_text(record[CONTEXT]), json_text(content)
+        else:
+            texts = next(sealed)
+            _, _, context, cause, content = texts
         if not is_indexed:
             keys = ()
-        values += parameters(record)
-        values += (memory, number, owner, context, cause, *keys[:KEYS])
-        values += _ENDS[len(keys)] if len(keys) < KEYS else _ENDS[KEYS]
-        for start in range(KEYS, len(keys), KEYS):
-            part = keys[start : start + KEYS]
-            values += (*_NO_COLUMNS, *(NULL,) * 5, *part, *_NO_KEYS[len(part)], MORE_KEYS)
+        elif content is not None:
+            keys = (*keys, *cause_keys(content))
+        values += parameters(record, texts)
+        values += (
+            memory,
+            number,
+            owner,
+            NULL if context is None else context,
+            NULL if cause is None else cause,
+            *keys[:KEYS],
+        )
+        if len(keys) <= KEYS:
+            values += _ENDS[len(keys)]
+        else:
+            values += (*_ENDS[KEYS], *_more_keys(keys[KEYS:]))
     owners = owner_bundle(given) if leaves is not None and given else None
     values += (*_leaf_columns(leaves, owners), *_END_ROW[len(COLUMNS) :])
     return values

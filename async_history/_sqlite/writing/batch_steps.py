@@ -323,12 +323,12 @@ class _CommitSteps:
         if found.last_number or found.noted or any(map(has_details, records)):
             expected = ExpectedOwners(owners, set(), set(), found.noted)
         given = list(map(fields_in_order, records))
-        fields, _ = self._seal.fields(given, owners, found.noted, self._connection)
+        sealed = self._seal.records(given, owners, found.noted, self._connection)
         leaves = None
         if self._attests:
             leaves = record_bundle([one.id for one in records], given, self._seal.salt_key)
         statement = add_statement(
-            fields, len(given), expected, has_triggers=self._has_triggers, leaves=leaves
+            given, expected, sealed, has_triggers=self._has_triggers, leaves=leaves
         )
         with _refusals():
             if not self._has_triggers:

@@ -148,15 +148,9 @@ class BatchCommitter:
         expected = self._owners.expected(records, additions)
         if expected is None:
             return False
-        sealed = self._seal.fields(records, expected.owners, expected.noted, connection)
-        fields = iter(sealed.fields)
+        sealed = self._seal.records(records, expected.owners, expected.noted, connection)
         statements = [
-            add_statement(
-                islice(fields, len(part)),
-                len(part),
-                expected.part(start, part),
-                leaves=self._leaves(part),
-            ).checking(sealed.keys)
+            add_statement(part, expected.part(start, part), sealed, leaves=self._leaves(part))
             for start, part in parts(records, most_with_details(connection))
         ]
         if not self._is_added(partial(_execute_all, statements, connection), connection):
@@ -168,18 +162,18 @@ class BatchCommitter:
         """Add new records with mem0's columns only, if no memory has an owner."""
         noted = self._owners.noted(additions)
         if not self._attests and len(additions) == additions[0].record_count == 1:
-            (record,), keys = self._seal.fields(
-                list(fields_of(additions)), _NO_OWNERS[:1], noted.last, connection
-            )
-            if self._is_added(partial(self._lone.add, connection, record, noted, keys), connection):
+            (record,) = fields_of(additions)
+            sealed = self._seal.records([record], _NO_OWNERS[:1], noted.last, connection)
+            if self._is_added(
+                partial(self._lone.add, connection, record, noted, sealed), connection
+            ):
                 return True
         statements: list[Statement] = []
         records = fields_of(additions)
         while part := list(islice(records, STATEMENT_ROWS[-1])):  # not all as fields at once
-            fields, keys = self._seal.fields(part, _NO_OWNERS[: len(part)], noted.last, connection)
+            sealed = self._seal.records(part, _NO_OWNERS[: len(part)], noted.last, connection)
             leaves = self._leaves(part)
-            statement = add_statement(fields, len(part), None, noted=noted, leaves=leaves)
-            statements.append(statement.checking(keys))
+            statements.append(add_statement(part, None, sealed, noted=noted, leaves=leaves))
         return self._is_added(partial(_execute_all, statements, connection), connection)
 
     def _is_added(self, add: Callable[[], bool], connection: sqlite3.Connection) -> bool:

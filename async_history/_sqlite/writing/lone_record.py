@@ -8,7 +8,6 @@ connection refuses to compile.
 
 import contextlib
 import sqlite3
-from collections.abc import Sequence
 from typing import Any, Final
 
 from async_history._core.records.records import COLUMN_LIST, COLUMNS, Fields
@@ -20,6 +19,7 @@ from async_history._sqlite.index import (
     NONE_ERASED_SINCE,
 )
 from async_history._sqlite.key_statements import checking_keys, key_parameters
+from async_history._sqlite.keys import SealedBatch
 from async_history._sqlite.rows import parameters
 from async_history._sqlite.writing.add import Noted
 
@@ -43,7 +43,7 @@ class LoneRecords:
         connection: sqlite3.Connection,
         record: Fields,
         noted: Noted,
-        keys: Sequence[str] = (),
+        sealed: SealedBatch,
     ) -> bool:
         """Add a record, to be indexed later; return whether it was added.
 
@@ -54,9 +54,10 @@ class LoneRecords:
         Raises:
             sqlite3.IntegrityError: its id exists, or a constraint of the file's owner refuses it.
         """
-        sql, values = _ADD, (*parameters(record), *noted)
-        if keys:
-            sql, values = checking_keys(sql), (*values, *key_parameters(keys))
+        texts = None if sealed.values is None else next(sealed.values)
+        sql, values = _ADD, (*parameters(record, texts), *noted)
+        if sealed.keys:
+            sql, values = checking_keys(sql), (*values, *key_parameters(sealed.keys))
         if self._is_compiled:
             return self._run(connection, sql, values)
         if self._is_usual:
