@@ -93,6 +93,7 @@ async def test_two_records_with_each_others_values_are_found(
         '{"user_id":"\\ud800"}',
         '{"user_id":"ann"',
         '{"user_id":"ann"},{"user_id":"bob"}',
+        '{"user_id":"ann"} ',
         "[" * 100_000,
     ],
 )
