@@ -11,6 +11,12 @@ from async_history._core.records.owners import SCOPES, Owner
 from async_history._core.records.recording import INDEXED_CAUSES
 from async_history._core.records.records import CAUSE, CONTEXT, MEMORY_ID, Fields
 
+OWNERS_NUMBER: Final = (
+    "CASE WHEN number = 0::pg_catalog.int8 THEN 0::pg_catalog.int8 ELSE"
+    " number * 4294967296 + owners_state.xmin::pg_catalog.text::pg_catalog.int8 END"
+)
+"""What identifies a state of `owners_state`: its number, and the transaction that wrote its row.
+Another table of that name, or a row that was restored, may have the same number."""
 SCOPE_LIST: Final = ", ".join(SCOPES)
 CAUSE_COLUMNS: Final[Mapping[str, str]] = {key: f"cause_{key}" for key in INDEXED_CAUSES}
 """The column with the hash of a cause, by the cause's key."""

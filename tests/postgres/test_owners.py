@@ -281,6 +281,35 @@ async def test_owners_that_another_process_removed_are_not_remembered(url: str) 
     await require_sound(url)
 
 
+@pytest.mark.parametrize("is_new_schema", [True, False], ids=["new schema", "restored rows"])
+async def test_owners_of_other_tables_are_not_remembered(
+    url: str, connect: Any, *, is_new_schema: bool
+) -> None:
+    """A schema that is dropped and made again, or restored, can have the number of the cache."""
+    raw, schema = await connect(), schema_of(url)
+    async with open_history(url) as history:
+        await history.add_history("first", None, "tea", "ADD", owner=ALICE)
+        number = await raw.fetchval(f"SELECT number FROM {schema}.owners_state")
+        await history.add_history("m", None, "tea", "ADD", owner=ALICE)
+        if is_new_schema:
+            await raw.execute(f"DROP SCHEMA {schema} CASCADE")
+        else:
+            tables = f"{schema}.history, {schema}.owners, {schema}.owners_state"
+            await raw.execute(
+                f"CREATE TABLE {schema}.saved AS SELECT * FROM {schema}.owners_state; "
+                f"TRUNCATE {tables}; "
+                f"INSERT INTO {schema}.owners_state SELECT * FROM {schema}.saved"
+            )
+        async with open_history(url) as other:
+            await other.add_history("m", None, "tea", "ADD", owner=BOB)
+        assert await raw.fetchval(f"SELECT number FROM {schema}.owners_state") == number
+        for adding in (1, 2):
+            changes = [{"memory_id": "m", "new_memory": "mate", "event": "UPDATE"}] * adding
+            added = await history.batch_add_history(changes)
+            assert [record.owner for record in added] == [Owner(user_id="bob")] * adding
+    await require_sound(url)
+
+
 async def prune_all(history: HistoryManager) -> None:
     await history.add_history("kept", None, "x", "ADD", owner=BOB)
     await history.prune(older_than=datetime.now(UTC) + timedelta(days=1), keep_last=0)

@@ -24,6 +24,7 @@ from async_history._core.records.records import (
 from async_history._core.writing.additions import fields_have_details
 from async_history._postgres.detail_columns import (
     DETAIL_COLUMNS,
+    OWNERS_NUMBER,
     SCOPE_LIST,
     OwnerByMemory,
     detail_columns,
@@ -58,6 +59,7 @@ _SELECTED: Final = """id, memory_id, old_memory, new_memory, event, created_at, 
     is_deleted::boolean, actor_id, role, moment::pg_catalog.timestamptz"""
 _ROW: Final = f"{COLUMN_LIST}, occurred_at"
 _NUMBER: Final = "(SELECT number FROM {schema}.owners_state)"
+_STATE: Final = f"(SELECT {OWNERS_NUMBER} FROM {{schema}}.owners_state)"
 """NULL if the row is lost. Then nothing is added, and the look-ups that follow raise the error."""
 _WITHOUT_OWNERS: Final = f" AND {_NUMBER} = 0::pg_catalog.int8"
 _SEND_WARNINGS: Final = "pg_catalog.set_config('client_min_messages', 'warning', true)"
@@ -143,7 +145,7 @@ SELECT {_SELECTED},
     {", ".join(f"{n}::bigint" if n.startswith("cause_") else n for n in DETAIL_COLUMNS)}
 FROM (SELECT {_unnested(_WITH_DETAILS, 1, _SEPARATOR)}) AS given WHERE id <> ''"""
 _AS_KNOWN: Final = (
-    f" AND {_NUMBER} = ${_KNOWN}::pg_catalog.int8 AND NOT {IS_ERASED.format(digests=_ERASED)}"
+    f" AND {_STATE} = ${_KNOWN}::pg_catalog.int8 AND NOT {IS_ERASED.format(digests=_ERASED)}"
 )
 _WITHOUT_RECORDS: Final = f""" AND NOT EXISTS (
     SELECT FROM pg_catalog.unnest(

@@ -25,6 +25,7 @@ from async_history._core.writing.erased_names import (
     microseconds,
     name_digest,
 )
+from async_history._postgres.detail_columns import OWNERS_NUMBER
 
 IS_ERASED: Final = """EXISTS (
     SELECT FROM {{schema}}.erased
@@ -34,9 +35,9 @@ IS_ERASED: Final = """EXISTS (
 )"""
 """SQL condition: one of some names was erased. The parameter number `digests` is
 `memory_digests`."""
-FIND_ERASED: Final = """
-SELECT number, erased_at, digest, at FROM {schema}.owners_state
-LEFT JOIN {schema}.erased ON digest = ANY($1::pg_catalog.text[])
+FIND_ERASED: Final = f"""
+SELECT {OWNERS_NUMBER}, erased_at, digest, at FROM {{schema}}.owners_state
+LEFT JOIN {{schema}}.erased ON digest = ANY($1::pg_catalog.text[])
 """
 _NOTE: Final = """
 INSERT INTO {schema}.erased (digest, at)

@@ -6,6 +6,7 @@ from typing import Any, Final
 from async_history._core.records.messages import MESSAGES_KEPT
 from async_history._core.writing.message_buffers import Buffer, MessageRow
 from async_history._core.writing.submissions import SaveMessages
+from async_history._postgres.detail_columns import OWNERS_NUMBER
 from async_history._postgres.schema import in_schema
 
 _BUFFERS: Final = """
@@ -26,7 +27,8 @@ ORDER BY place
 """
 _SAVE_MESSAGES_AS_SEEN: Final = _SAVE_MESSAGES.replace(
     "ORDER BY place",
-    "WHERE (SELECT number FROM {schema}.owners_state) = $7::pg_catalog.int8 ORDER BY place",
+    f"WHERE (SELECT {OWNERS_NUMBER} FROM {{schema}}.owners_state) = $7::pg_catalog.int8"
+    " ORDER BY place",
 )
 """Adds nothing if a name was erased since the look-up. (On a Citus cluster the statement can't
 compare the number, so the number is locked.)"""

@@ -19,6 +19,7 @@ from async_history._core.records.records import HistoryRecord
 from async_history._core.writing.erased_names import Name, names_in
 from async_history._core.writing.submissions import Submission
 from async_history._postgres.detail_columns import (
+    OWNERS_NUMBER,
     SCOPE_LIST,
     owner_of,
     scopes_of,
@@ -36,10 +37,10 @@ from async_history._postgres.writing.owners import (
 from async_history.errors import StorageCorrupt, StorageRefused
 
 _FIND: Final = f"""
-SELECT number, erased_at, memory_id, {SCOPE_LIST} FROM {{schema}}.owners_state
+SELECT {OWNERS_NUMBER}, erased_at, memory_id, {SCOPE_LIST} FROM {{schema}}.owners_state
 LEFT JOIN {{schema}}.owners ON memory_id = ANY($1::pg_catalog.text[])
 """
-_STATE: Final = "SELECT number, erased_at FROM {schema}.owners_state"
+_STATE: Final = f"SELECT {OWNERS_NUMBER}, erased_at FROM {{schema}}.owners_state"
 _ROWS: Final = f"""
 SELECT memory_id, {SCOPE_LIST} FROM {{schema}}.owners WHERE memory_id = ANY($1::pg_catalog.text[])
 """
@@ -79,7 +80,8 @@ UPDATE {schema}.owners_state
 SET last = last + 1::pg_catalog.int8, number = last + 1::pg_catalog.int8 RETURNING number
 """
 _NUMBER_AFTER: Final = NEXT_NUMBER.replace(
-    "RETURNING", "WHERE number = $1::pg_catalog.int8 RETURNING"
+    "RETURNING number",
+    f"WHERE {OWNERS_NUMBER} = $1::pg_catalog.int8 RETURNING {OWNERS_NUMBER}",
 )
 FORGET_OWNERS: Final = """
 UPDATE {schema}.owners_state SET
@@ -206,6 +208,8 @@ class OwnerSteps:
         """Whether owners or erased names were looked up in this transaction."""
 
     async def _fetch(self, sql: str, *arguments: Any) -> Sequence[Sequence[Any]]:
+        if self._is_distributed:  # each node has a row of its own
+            sql = sql.replace(OWNERS_NUMBER, "number")
         return list(await self._connection.fetch(in_schema(sql, self._schema), *arguments))
 
     async def _execute(self, sql: str, *arguments: Any) -> None:

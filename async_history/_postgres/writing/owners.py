@@ -7,7 +7,9 @@ of them looks again.
 
 The cache is valid while `owners_state.number` is unchanged; each statement that adds records
 compares it. The number changes when an owner is given to a memory that has records, and when owners
-are removed. Before the first owner it is 0.
+are removed. Before the first owner it is 0. Everywhere but in the table itself, the number includes
+the transaction that wrote the row (`OWNERS_NUMBER`), except on a Citus cluster, whose nodes have a
+row each.
 """
 
 from collections.abc import Iterable, Sequence
