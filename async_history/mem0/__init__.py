@@ -10,11 +10,16 @@ from async_history.mem0 import _version  # noqa: F401, I001 - first: it refuses 
 from async_history.mem0 import _to_thread_patch  # noqa: F401 - patches mem0's asyncio.to_thread
 from async_history._core.public import show_as
 from async_history.mem0._async_memory import AsyncMemory
-from async_history.mem0._differences import Difference, MemoryCheck, MemoryDifference, Repair
+from async_history.mem0._checking.differences import (
+    Difference,
+    MemoryCheck,
+    MemoryDifference,
+    Repair,
+)
 from async_history.mem0._errors import HistoryNotWritten, RollbackIncomplete
-from async_history.mem0._forget_request import ForgetReport
+from async_history.mem0._forgetting.forget_request import ForgetReport
 from async_history.mem0._install import install, uninstall
-from async_history.mem0._learning import LearnedOwners
+from async_history.mem0._checking.learning import LearnedOwners
 from async_history.mem0._memory import Memory
 
 __all__ = [

@@ -21,9 +21,9 @@ from async_history.mem0._config import check_config
 from async_history.mem0._history_operations import HistoryOperations
 from async_history.mem0._loop_states import LoopStates, Where
 from async_history.mem0._operation import current
-from async_history.mem0._payloads import WatchedStore, unwatched
 from async_history.mem0._recorder import Recorder, read_history, read_last_messages
-from async_history.mem0._workers import DEFAULT_THREADS, Workers, using
+from async_history.mem0._threads.workers import DEFAULT_THREADS, Workers, using
+from async_history.mem0._vectors.payloads import WatchedStore, unwatched
 
 T = TypeVar("T")
 

@@ -21,16 +21,16 @@ from async_history._opening import from_any_folder, open_history
 from async_history.blocking import BlockingHistoryManager
 from async_history.errors import HistoryClosed, HistoryError
 from async_history.mem0._add_history import AddHistory
-from async_history.mem0._erased_here import erased_here
 from async_history.mem0._errors import Unwritten
-from async_history.mem0._forks import forget_in_child, keep_inherited
 from async_history.mem0._late_changes import raise_unwritten, take_back_blocking
-from async_history.mem0._new_memories import NewMemories
-from async_history.mem0._payloads import Payload
 from async_history.mem0._recorder import to_submit
-from async_history.mem0._store_turns import NO_TURNS, turns_of
+from async_history.mem0._threads.forks import forget_in_child, keep_inherited
 from async_history.mem0._tracing import in_trace
-from async_history.mem0._turns import current_turn
+from async_history.mem0._turns.erased_here import erased_here
+from async_history.mem0._turns.new_memories import NewMemories
+from async_history.mem0._turns.store_turns import NO_TURNS, turns_of
+from async_history.mem0._turns.turns import current_turn
+from async_history.mem0._vectors.payloads import Payload
 
 T = TypeVar("T")
 _log = logging.getLogger("async_history")

@@ -16,20 +16,24 @@ from async_history._core.undoing.rollback_request import (
     undo_request,
 )
 from async_history.mem0._assigned import OWN_RECORDER, require_own_history
-from async_history.mem0._check import check_memory, check_request
-from async_history.mem0._differences import MemoryCheck
-from async_history.mem0._forget import forget
-from async_history.mem0._forget_request import ForgetReport, ForgetRequest, new_forget_request
-from async_history.mem0._hosted_history import ask
-from async_history.mem0._learning import LearnedOwners, learn, unowned
+from async_history.mem0._checking.check import check_memory, check_request
+from async_history.mem0._checking.differences import MemoryCheck
+from async_history.mem0._checking.learning import LearnedOwners, learn, unowned
+from async_history.mem0._checking.repair import CheckRequest
+from async_history.mem0._forgetting.forget import forget
+from async_history.mem0._forgetting.forget_request import (
+    ForgetReport,
+    ForgetRequest,
+    new_forget_request,
+)
 from async_history.mem0._loop_state import LoopState
 from async_history.mem0._loop_states import LoopStates
 from async_history.mem0._operation import Operation
 from async_history.mem0._recorder import Recorder
-from async_history.mem0._repair import CheckRequest
-from async_history.mem0._restore import check_metadata, restore_memory
-from async_history.mem0._rollback import take_back
-from async_history.mem0._workers import Workers, using
+from async_history.mem0._threads.hosted_history import ask
+from async_history.mem0._threads.workers import Workers, using
+from async_history.mem0._undoing.restore import check_metadata, restore_memory
+from async_history.mem0._undoing.rollback import take_back
 
 T = TypeVar("T")
 

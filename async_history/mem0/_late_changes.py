@@ -11,7 +11,7 @@ from async_history._core.records.records import Event, HistoryRecord
 from async_history._core.writing.erased_names import MEMORY
 from async_history.errors import Erased
 from async_history.mem0._errors import Unwritten, history_not_written
-from async_history.mem0._local_stores import in_store_thread
+from async_history.mem0._vectors.local_stores import in_store_thread
 
 History = Sequence[HistoryRecord]
 """A memory's records."""

@@ -10,15 +10,15 @@ from async_history._core.concurrency.yielding import OnceATurn
 from async_history._core.records.recording import Surroundings
 from async_history._core.wording import counted
 from async_history.errors import HistoryClosed, HistoryError
-from async_history.mem0._erased_here import erased_here
 from async_history.mem0._late_changes import raise_unwritten, take_back
-from async_history.mem0._loop_inbox import LoopInbox
 from async_history.mem0._operation import Operation, OperationStore
 from async_history.mem0._recorder import Recorder
+from async_history.mem0._threads.loop_inbox import LoopInbox
+from async_history.mem0._threads.workers import Workers
 from async_history.mem0._to_thread_patch import sees_changes
 from async_history.mem0._tracing import in_trace
-from async_history.mem0._turns import Turns
-from async_history.mem0._workers import Workers
+from async_history.mem0._turns.erased_here import erased_here
+from async_history.mem0._turns.turns import Turns
 
 T = TypeVar("T")
 _log = logging.getLogger("async_history")

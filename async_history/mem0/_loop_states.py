@@ -15,12 +15,12 @@ from async_history._core.options import HistoryOptions
 from async_history._opening import from_any_folder, open_history, sqlite_file
 from async_history._sqlite.manager import SQLiteHistoryManager
 from async_history.errors import HistoryClosed, HistoryError, InvalidInput
-from async_history.mem0._forks import forget_in_child, keep_inherited
-from async_history.mem0._hosted_history import HostedHistory
-from async_history.mem0._loop_inbox import is_running
 from async_history.mem0._loop_state import CLOSED, LoopState
 from async_history.mem0._recorder import Recorder
-from async_history.mem0._store_turns import NO_TURNS, turns_of
+from async_history.mem0._threads.forks import forget_in_child, keep_inherited
+from async_history.mem0._threads.hosted_history import HostedHistory
+from async_history.mem0._threads.loop_inbox import is_running
+from async_history.mem0._turns.store_turns import NO_TURNS, turns_of
 
 Where = str | os.PathLike[str] | HistoryManager
 

@@ -31,16 +31,20 @@ from async_history.mem0._assigned import (
     without_history,
 )
 from async_history.mem0._blocking_operations import BlockingRecorder
-from async_history.mem0._check import check_memory_blocking, check_request
+from async_history.mem0._checking.check import check_memory_blocking, check_request
+from async_history.mem0._checking.differences import MemoryCheck
+from async_history.mem0._checking.learning import LearnedOwners, learn_blocking
+from async_history.mem0._checking.repair import CheckRequest
 from async_history.mem0._config import check_config
-from async_history.mem0._differences import MemoryCheck
-from async_history.mem0._forget import forget_blocking
-from async_history.mem0._forget_request import ForgetReport, ForgetRequest, new_forget_request
-from async_history.mem0._learning import LearnedOwners, learn_blocking
-from async_history.mem0._payloads import WatchedStore, unwatched
-from async_history.mem0._repair import CheckRequest
-from async_history.mem0._restore import check_metadata, restore_memory_blocking
-from async_history.mem0._rollback import take_back_blocking
+from async_history.mem0._forgetting.forget import forget_blocking
+from async_history.mem0._forgetting.forget_request import (
+    ForgetReport,
+    ForgetRequest,
+    new_forget_request,
+)
+from async_history.mem0._undoing.restore import check_metadata, restore_memory_blocking
+from async_history.mem0._undoing.rollback import take_back_blocking
+from async_history.mem0._vectors.payloads import WatchedStore, unwatched
 
 T = TypeVar("T")
 

@@ -19,13 +19,13 @@ from async_history._core.records.records import HistoryRecord
 from async_history._core.telemetry import NoteMemory, memory_operation
 from async_history._core.writing.submissions import Submission
 from async_history.errors import Erased, HistoryClosed, HistoryError
-from async_history.mem0._erased_here import ErasedHere
 from async_history.mem0._errors import Unwritten
-from async_history.mem0._loop_inbox import LoopInbox
-from async_history.mem0._new_memories import NewMemories
-from async_history.mem0._payloads import Payload
-from async_history.mem0._turns import Turn, Turns, current_turn
-from async_history.mem0._workers import Workers, calling
+from async_history.mem0._threads.loop_inbox import LoopInbox
+from async_history.mem0._threads.workers import Workers, calling
+from async_history.mem0._turns.erased_here import ErasedHere
+from async_history.mem0._turns.new_memories import NewMemories
+from async_history.mem0._turns.turns import Turn, Turns, current_turn
+from async_history.mem0._vectors.payloads import Payload
 
 _log = logging.getLogger("async_history")
 _NOTHING: Final = Surroundings()

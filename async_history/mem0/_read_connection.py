@@ -5,7 +5,7 @@ import threading
 from pathlib import Path
 
 from async_history._sqlite.connecting.errors import connect, typed_errors
-from async_history.mem0._forks import forget_in_child, keep_inherited
+from async_history.mem0._threads.forks import forget_in_child, keep_inherited
 
 
 class ReadConnection:

@@ -15,9 +15,9 @@ from async_history.blocking._sanitize import Sanitizer, complete_records, messag
 from async_history.errors import HistoryError, InvalidInput
 from async_history.mem0._add_history import AddHistory
 from async_history.mem0._operation import Operation, Records, current
-from async_history.mem0._payloads import Payload, with_details
 from async_history.mem0._read_connection import ReadConnection
 from async_history.mem0._tracing import in_trace
+from async_history.mem0._vectors.payloads import Payload, with_details
 
 
 class Recorder(AddHistory):

@@ -19,11 +19,11 @@ from typing import Any, Final
 
 from mem0.memory import main as mem0_main
 
-from async_history.mem0._local_stores import call_alone, lock_of
 from async_history.mem0._operation import Operation, current
-from async_history.mem0._payloads import WatchedStore, unwatched
 from async_history.mem0._recorder import Recorder
-from async_history.mem0._workers import calling
+from async_history.mem0._threads.workers import calling
+from async_history.mem0._vectors.local_stores import call_alone, lock_of
+from async_history.mem0._vectors.payloads import WatchedStore, unwatched
 
 Call = Callable[..., Coroutine[Any, Any, Any]]
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from async_history import HistoryManager, HistoryRecord, InvalidInput, open_history
-from async_history.mem0._erased_here import ErasedHere
-from async_history.mem0._loop_inbox import LoopInbox
 from async_history.mem0._operation import Operation, current
 from async_history.mem0._recorder import Recorder
-from async_history.mem0._turn_queues import TurnQueues
-from async_history.mem0._turns import Turns
+from async_history.mem0._threads.loop_inbox import LoopInbox
+from async_history.mem0._turns.erased_here import ErasedHere
+from async_history.mem0._turns.turn_queues import TurnQueues
+from async_history.mem0._turns.turns import Turns
 from tests.conftest import OpenStore
 
 pytestmark = [pytest.mark.once, pytest.mark.statements]

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from async_history import ChainFault, InvalidInput, open_history
 from async_history.cli.app import app
 from async_history.mem0 import AsyncMemory, Difference, Memory, MemoryCheck
-from async_history.mem0._vector_listing import list_memories
+from async_history.mem0._vectors.vector_listing import list_memories
 from tests.mem0.memories import Configured, Kind, infers, release_all
 from tests.subprocesses.openai_server import DIMENSIONS, Model
 from tests.support.docs_examples import example

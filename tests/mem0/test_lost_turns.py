@@ -9,7 +9,7 @@ import pytest
 
 from async_history import StorageLocked
 from async_history.mem0 import AsyncMemory, Memory
-from async_history.mem0._process_locks import FileLocks
+from async_history.mem0._turns.process_locks import FileLocks
 from tests.mem0.fakes import InstantEmbedder, InstantStore
 from tests.mem0.memories import BEFORE_ALL, Configured
 from tests.support.patience import LONG_S

@@ -17,7 +17,7 @@ from mem0 import Memory as PlainMemory
 from async_history import Owner, OwnerConflict, open_history, recording
 from async_history.blocking._sanitize import Sanitizer
 from async_history.mem0 import AsyncMemory, Memory
-from async_history.mem0._payloads import context_in, owner_in
+from async_history.mem0._vectors.payloads import context_in, owner_in
 from tests.mem0.fakes import answer
 from tests.mem0.memories import IS_V1, SCOPES, WHOSE, Configured, Used, infers
 from tests.subprocesses.openai_server import Model

@@ -13,10 +13,10 @@ import pytest
 
 from async_history import open_history
 from async_history.errors import StorageLocked
-from async_history.mem0._process_locks import SUFFIX, FileLocks
-from async_history.mem0._store_turns import turns_of
-from async_history.mem0._turn_queues import TurnQueues
-from async_history.mem0._turns import Turns, number_of
+from async_history.mem0._turns.process_locks import SUFFIX, FileLocks
+from async_history.mem0._turns.store_turns import turns_of
+from async_history.mem0._turns.turn_queues import TurnQueues
+from async_history.mem0._turns.turns import Turns, number_of
 from tests.mem0.turns import Together, taken
 from tests.subprocesses.turns import Holder
 from tests.support.patience import LONG_S

@@ -26,9 +26,9 @@ from async_history import (
 from async_history._core.locking import lock_session
 from async_history._core.locking.session_locks import SessionLocks
 from async_history.mem0 import AsyncMemory, Memory
-from async_history.mem0._store_turns import turns_of
-from async_history.mem0._turn_queues import TurnQueues
-from async_history.mem0._turns import Turns, number_of
+from async_history.mem0._turns.store_turns import turns_of
+from async_history.mem0._turns.turn_queues import TurnQueues
+from async_history.mem0._turns.turns import Turns, number_of
 from benchmarks._processes import update_together
 from tests.conftest import stores
 from tests.mem0.memories import Configured, MakeMemory, add, make_instant

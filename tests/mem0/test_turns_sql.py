@@ -15,8 +15,8 @@ from async_history import open_history
 from async_history._core.locking.session_locks import SessionLocks
 from async_history._sql.connecting.lock_connection import NamedLockConnection
 from async_history.errors import StorageLocked, StorageUnreachable
-from async_history.mem0._turn_queues import TurnQueues
-from async_history.mem0._turns import Turns, number_of
+from async_history.mem0._turns.turn_queues import TurnQueues
+from async_history.mem0._turns.turns import Turns, number_of
 from benchmarks._processes import update_together
 from tests.mem0.turns import taken
 from tests.subprocesses.turns import Holder

@@ -1,4 +1,4 @@
-"""The worker threads of mem0's calls: `async_history.mem0._workers`."""
+"""The worker threads of mem0's calls: `async_history.mem0._threads.workers`."""
 
 import asyncio
 import contextlib
@@ -22,9 +22,9 @@ import pytest
 
 from async_history.errors import InvalidInput
 from async_history.mem0 import AsyncMemory
-from async_history.mem0._local_stores import in_store_thread, lock_of
-from async_history.mem0._loop_inbox import LoopInbox
-from async_history.mem0._workers import Workers, calling
+from async_history.mem0._threads.loop_inbox import LoopInbox
+from async_history.mem0._threads.workers import Workers, calling
+from async_history.mem0._vectors.local_stores import in_store_thread, lock_of
 from tests.mem0.fakes import InstantEmbedder, InstantStore
 from tests.mem0.memories import IS_V1, Configured, MakeMemory, add, make_instant, until
 from tests.support.patience import LONG_S
@@ -309,7 +309,7 @@ async def test_a_forked_child_has_its_own_threads() -> None:
 
 _AT_EXIT = """
 import asyncio, sys, threading
-from async_history.mem0._workers import Workers
+from async_history.mem0._threads.workers import Workers
 
 inside, go_on = threading.Event(), threading.Event()
 

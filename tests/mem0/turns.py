@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 
-from async_history.mem0._turns import Turns
+from async_history.mem0._turns.turns import Turns
 
 
 class Together:

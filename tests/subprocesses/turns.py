@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 from typing import Final
 
 from async_history import open_history
-from async_history.mem0._store_turns import turns_of
+from async_history.mem0._turns.store_turns import turns_of
 
 _CONTEXT: Final = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload([__name__])

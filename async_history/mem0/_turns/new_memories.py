@@ -9,7 +9,7 @@ moment.
 import asyncio
 from typing import Any
 
-from async_history.mem0._turns import Turns, number_of
+from async_history.mem0._turns.turns import Turns, number_of
 
 
 class NewMemories:

@@ -20,7 +20,7 @@ from typing import Any
 from async_history._core.concurrency.threads import computed
 from async_history._core.concurrency.yielding import OnceATurn
 from async_history.errors import StorageLocked
-from async_history.mem0._turn_queues import TurnQueues
+from async_history.mem0._turns.turn_queues import TurnQueues
 
 current_turn: "ContextVar[Turn | None]" = ContextVar("async_history_turn", default=None)
 """The turn taken last by this task or thread, or by the one that started it."""

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 from async_history._core.records.owners import SCOPES
 from async_history._core.writing.erased_names import Name, name_digest
 from async_history.errors import Erased
-from async_history.mem0._turn_queues import TurnQueues
+from async_history.mem0._turns.turn_queues import TurnQueues
 
 _KEPT: Final = 1_000
 """Most owners kept here. An operation that began before more owners than these were forgotten is

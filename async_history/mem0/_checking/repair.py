@@ -20,18 +20,18 @@ from async_history.errors import (
     OwnerConflict,
     StorageRefused,
 )
-from async_history.mem0._differences import (
+from async_history.mem0._checking.differences import (
     Difference,
     MemoryDifference,
     Repair,
     differences_of,
 )
 from async_history.mem0._late_changes import kept, kept_blocking
-from async_history.mem0._local_stores import in_store_thread
 from async_history.mem0._operation import Operation
-from async_history.mem0._payloads import context_in, owner_in
-from async_history.mem0._restore import change_vectors, change_vectors_blocking
-from async_history.mem0._vector_changes import (
+from async_history.mem0._undoing.restore import change_vectors, change_vectors_blocking
+from async_history.mem0._vectors.local_stores import in_store_thread
+from async_history.mem0._vectors.payloads import context_in, owner_in
+from async_history.mem0._vectors.vector_changes import (
     Fields,
     VectorChange,
     VectorDeletion,

@@ -21,7 +21,7 @@ from async_history._core.writing.submissions import Submission
 from async_history._sqlite.connecting.worker_thread import run_in_thread
 from async_history.blocking._store import LoopStore
 from async_history.errors import HistoryClosed
-from async_history.mem0._forks import forget_in_child, keep_inherited
+from async_history.mem0._threads.forks import forget_in_child, keep_inherited
 
 T = TypeVar("T")
 _log = logging.getLogger("async_history")

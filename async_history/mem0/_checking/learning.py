@@ -14,9 +14,9 @@ from async_history._core.records.owners import Owner
 from async_history._core.writing.new_submissions import owners_to_give
 from async_history._core.writing.submissions import GiveOwners
 from async_history.blocking._sanitize import Sanitizer
-from async_history.mem0._local_stores import in_store_thread
 from async_history.mem0._operation import SubmissionStore
-from async_history.mem0._payloads import owner_in, unwatched
+from async_history.mem0._vectors.local_stores import in_store_thread
+from async_history.mem0._vectors.payloads import owner_in, unwatched
 
 _AT_ONCE: Final = 200
 """Memories read and written at once: a fraction of a second with most stores."""

@@ -11,7 +11,7 @@ from typing import Any, Final
 from async_history._core.records.json_object import JsonObject
 from async_history._core.records.owners import SCOPES, Owner, new_owner
 from async_history.blocking._sanitize import Sanitizer
-from async_history.mem0._new_memories import NewMemories
+from async_history.mem0._turns.new_memories import NewMemories
 
 Payload = Mapping[str, Any]
 

@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 from async_history._core.concurrency.threads import run_to_completion
 from async_history._core.manager import HistoryManager
 from async_history.mem0._blocking_operations import BlockingRecorder
-from async_history.mem0._erased_here import ErasedHere
-from async_history.mem0._forget_request import ForgetReport, ForgetRequest
-from async_history.mem0._hosted_history import ask
-from async_history.mem0._local_stores import in_store_thread
+from async_history.mem0._forgetting.forget_request import ForgetReport, ForgetRequest
+from async_history.mem0._forgetting.owner_removal import OwnerRemoval, Steps, Stores
 from async_history.mem0._operation import Operation
-from async_history.mem0._owner_removal import OwnerRemoval, Steps, Stores
+from async_history.mem0._threads.hosted_history import ask
+from async_history.mem0._turns.erased_here import ErasedHere
+from async_history.mem0._vectors.local_stores import in_store_thread
 
 T = TypeVar("T")
 

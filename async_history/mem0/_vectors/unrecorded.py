@@ -7,8 +7,8 @@ from async_history._core.records.new_records import new_id
 from async_history._core.records.records import Event, HistoryRecord, is_alive, made_at
 from async_history._core.records.values import now_text, parse_time
 from async_history.blocking._sanitize import Sanitizer
-from async_history.mem0._payloads import context_in, owner_in
-from async_history.mem0._vector_changes import Fields, text_held
+from async_history.mem0._vectors.payloads import context_in, owner_in
+from async_history.mem0._vectors.vector_changes import Fields, text_held
 
 
 def unrecorded_text(history: Sequence[HistoryRecord], held: Fields | None) -> HistoryRecord | None:

@@ -8,9 +8,9 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 from async_history._core.locking.locks import ProcessLocks
 from async_history._core.manager import HistoryManager
 from async_history._core.validation import check_flag
-from async_history.mem0._process_locks import FileLocks
-from async_history.mem0._turn_queues import TurnQueues
-from async_history.mem0._turns import Turns
+from async_history.mem0._turns.process_locks import FileLocks
+from async_history.mem0._turns.turn_queues import TurnQueues
+from async_history.mem0._turns.turns import Turns
 
 
 def turns_of(manager: HistoryManager, *, between_processes: bool = True) -> Turns:

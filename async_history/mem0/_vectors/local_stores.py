@@ -10,8 +10,8 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Final
 
-from async_history.mem0._forks import forget_in_child
-from async_history.mem0._workers import in_thread
+from async_history.mem0._threads.forks import forget_in_child
+from async_history.mem0._threads.workers import in_thread
 
 
 class _Locks:

@@ -18,7 +18,7 @@ from async_history._core.records.records import HistoryRecord
 from async_history._core.records.values import parse_time
 from async_history.blocking._sanitize import Sanitizer
 from async_history.errors import OwnerConflict
-from async_history.mem0._payloads import IN_COLUMNS, OWN_FIELDS, context_in, owner_in
+from async_history.mem0._vectors.payloads import IN_COLUMNS, OWN_FIELDS, context_in, owner_in
 
 Fields = dict[str, Any]
 """A payload, or a part of one."""

@@ -26,13 +26,13 @@ from async_history._core.reading.timeline import Moment
 from async_history._core.records.records import HistoryRecord
 from async_history._core.records.rows import fields_of
 from async_history.errors import Erased, InvalidInput
-from async_history.mem0._hosted_history import ask
 from async_history.mem0._late_changes import kept, kept_blocking
-from async_history.mem0._local_stores import in_store_thread
 from async_history.mem0._operation import OperationStore
 from async_history.mem0._operation_log import AskedLog, logged_blocking
-from async_history.mem0._unrecorded import unrecorded_text
-from async_history.mem0._vector_changes import (
+from async_history.mem0._threads.hosted_history import ask
+from async_history.mem0._vectors.local_stores import in_store_thread
+from async_history.mem0._vectors.unrecorded import unrecorded_text
+from async_history.mem0._vectors.vector_changes import (
     VectorChange,
     VectorRestore,
     embed_with,

@@ -39,25 +39,25 @@ from async_history.errors import (
     OwnerConflict,
     StorageRefused,
 )
-from async_history.mem0._embeddings import Embeddings
 from async_history.mem0._errors import RollbackIncomplete
 from async_history.mem0._late_changes import kept, kept_blocking
-from async_history.mem0._local_stores import in_store_thread
 from async_history.mem0._operation import Operation
 from async_history.mem0._operation_log import Ask, AskedLog, logged_blocking
-from async_history.mem0._restore import (
+from async_history.mem0._threads.workers import in_thread
+from async_history.mem0._undoing.restore import (
     change_vectors,
     change_vectors_blocking,
     note_history_ahead,
 )
-from async_history.mem0._unrecorded import details_in, unrecorded_text
-from async_history.mem0._vector_changes import (
+from async_history.mem0._vectors.embeddings import Embeddings
+from async_history.mem0._vectors.local_stores import in_store_thread
+from async_history.mem0._vectors.unrecorded import details_in, unrecorded_text
+from async_history.mem0._vectors.vector_changes import (
     Fields,
     VectorDeletion,
     VectorRestore,
     payload_held,
 )
-from async_history.mem0._workers import in_thread
 
 T = TypeVar("T")
 

@@ -13,15 +13,20 @@ from typing import Any, Final, get_args
 from async_history._core.reading.filters import check_scopes
 from async_history._core.records.new_records import new_id
 from async_history._core.validation import check_choice, check_flag
-from async_history.mem0._comparison import Comparison, faults_for, histories_of, look_into_history
-from async_history.mem0._differences import MemoryCheck, Repair
-from async_history.mem0._learning import parts
-from async_history.mem0._local_stores import in_store_thread
+from async_history.mem0._checking.comparison import (
+    Comparison,
+    faults_for,
+    histories_of,
+    look_into_history,
+)
+from async_history.mem0._checking.differences import MemoryCheck, Repair
+from async_history.mem0._checking.learning import parts
+from async_history.mem0._checking.repair import Ask, CheckRequest, SuspectMemory
 from async_history.mem0._operation_log import Ask as AsyncAsk
-from async_history.mem0._repair import Ask, CheckRequest, SuspectMemory
-from async_history.mem0._rollback import InTurn
-from async_history.mem0._vector_listing import list_memories
-from async_history.mem0._workers import in_thread
+from async_history.mem0._threads.workers import in_thread
+from async_history.mem0._undoing.rollback import InTurn
+from async_history.mem0._vectors.local_stores import in_store_thread
+from async_history.mem0._vectors.vector_listing import list_memories
 
 _AT_ONCE: Final = 16
 """Most memories that are checked closely at the same time."""

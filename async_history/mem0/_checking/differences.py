@@ -11,8 +11,8 @@ from async_history._core.records.owners import SCOPES
 from async_history._core.records.records import HistoryRecord, is_alive
 from async_history._core.wording import counted
 from async_history.blocking._sanitize import Sanitizer
-from async_history.mem0._payloads import IN_COLUMNS, context_in, owner_in
-from async_history.mem0._vector_changes import Fields, text_held
+from async_history.mem0._vectors.payloads import IN_COLUMNS, context_in, owner_in
+from async_history.mem0._vectors.vector_changes import Fields, text_held
 
 Repair = Literal["history", "vector"]
 """The side to repair: the history, or the vector store."""

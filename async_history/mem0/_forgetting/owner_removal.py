@@ -28,11 +28,11 @@ from async_history._core.writing.new_submissions import checked_records
 from async_history._core.writing.submissions import AddRecords
 from async_history.blocking._sanitize import Sanitizer
 from async_history.errors import Erased, HistoryError, InvalidInput
-from async_history.mem0._erased_here import ErasedHere
-from async_history.mem0._forget_request import ForgetReport, ForgetRequest
-from async_history.mem0._payloads import owner_in, unwatched
-from async_history.mem0._restore import open_entities
-from async_history.mem0._vector_listing import list_rows
+from async_history.mem0._forgetting.forget_request import ForgetReport, ForgetRequest
+from async_history.mem0._turns.erased_here import ErasedHere
+from async_history.mem0._undoing.restore import open_entities
+from async_history.mem0._vectors.payloads import owner_in, unwatched
+from async_history.mem0._vectors.vector_listing import list_rows
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 
 from async_history._core.locking.locks import ProcessLocks
 from async_history.errors import StorageLocked
-from async_history.mem0._forks import forget_in_child
+from async_history.mem0._threads.forks import forget_in_child
 
 _TURN_TIMEOUT_S: Final = 60.0
 """Seconds to wait for another process: longer than a change of any vector store and its commit."""

@@ -12,15 +12,15 @@ from async_history._core.manager import HistoryManager
 from async_history._core.records.recording import operation
 from async_history._core.records.records import HistoryRecord
 from async_history._core.records.values import parse_time
-from async_history.mem0._differences import (
+from async_history.mem0._checking.differences import (
     Difference,
     MemoryCheck,
     MemoryDifference,
     differences_of,
 )
-from async_history.mem0._repair import CheckRequest, SuspectMemory
-from async_history.mem0._vector_changes import Fields, payload_held
-from async_history.mem0._vector_listing import Listing
+from async_history.mem0._checking.repair import CheckRequest, SuspectMemory
+from async_history.mem0._vectors.vector_changes import Fields, payload_held
+from async_history.mem0._vectors.vector_listing import Listing
 
 _PAGE: Final = 1_000
 """Records of some memories that one read returns."""

@@ -6,8 +6,8 @@ from functools import partial
 from inspect import signature
 from typing import Any, Final
 
-from async_history.mem0._payloads import unwatched
-from async_history.mem0._vector_changes import Fields
+from async_history.mem0._vectors.payloads import unwatched
+from async_history.mem0._vectors.vector_changes import Fields
 
 _FIRST: Final = 1_024
 _MORE: Final = 4

@@ -1,0 +1,1 @@
+"""Threads and calls between them: workers, other loops, forks."""

@@ -1,0 +1,1 @@
+"""Turns: who may change a memory, within a process and among processes."""

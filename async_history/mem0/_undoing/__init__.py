@@ -1,0 +1,1 @@
+"""Restoring memories, and taking many back."""

@@ -1,0 +1,1 @@
+"""mem0's vector store: its payloads, its changes, its lists."""
