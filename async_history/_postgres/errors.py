@@ -152,6 +152,7 @@ _OF_POOLERS: Final = (
 )
 """Errors of a pooler that a retry does not change. PgBouncer has one SQLSTATE, protocol violation,
 for nearly all errors that end a connection; its messages are never translated."""
+_POOLER_FULL: Final = re.compile(r"no more connections allowed|server login has been failing")
 _A_STATEMENT_EACH: Final = "not allowed in statement pooling mode"
 """The words of PgBouncer when it ends a connection. asyncpg reports them as a lost connection."""
 _STATEMENT_MODE: Final = _Meaning(
@@ -252,6 +253,14 @@ def may_connect_later(error: BaseException) -> bool:
     """Return whether a failed connection attempt may succeed soon."""
     meaning = _meaning(error)
     return meaning.is_passing or meaning.kind is StorageUnreachable
+
+
+def is_full(error: BaseException) -> bool:
+    """Return whether a server or pooler has no free connection now."""
+    if _state(error) == _PROTOCOL:
+        is_ours = _meaning(error).kind is StorageUnreachable  # not a login that fails by its name
+        return is_ours and bool(_POOLER_FULL.search(str(error)))
+    return isinstance(error, asyncpg.TooManyConnectionsError)
 
 
 def _came_meanwhile(error: BaseException) -> bool:

@@ -222,6 +222,11 @@ def may_work_later(error: BaseException) -> bool:
     return _meaning(error).is_passing
 
 
+def is_full(error: BaseException) -> bool:
+    """Return whether the server has no free connection now."""
+    return _meaning(error) is _BUSY
+
+
 def is_taken(error: BaseException) -> bool:
     """Return whether a key already exists, from another writer or an earlier try."""
     return _meaning(error) is _TAKEN

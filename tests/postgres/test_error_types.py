@@ -143,6 +143,19 @@ class TestPostgresStates:
         assert postgres_errors.may_connect_later(error) == is_later
         assert postgres_errors.is_connection_lost(error)
 
+    @pytest.mark.parametrize(
+        ("words", "is_full"),
+        [
+            ("no more connections allowed (max_client_conn)", True),
+            ("server login has been failing, cached error: too many connections", True),
+            ("server login has been failing, cached error: password authentication failed", False),
+            ("server conn crashed?", False),
+        ],
+    )
+    def test_poolers_without_a_free_connection(self, words: str, *, is_full: bool) -> None:
+        error = server_error("08P01", "FATAL", words, V="")
+        assert postgres_errors.is_full(error) == is_full
+
 
 def made_by_driver(text: str) -> asyncpg.InterfaceError:
     return asyncpg.InterfaceError(text)
@@ -250,10 +263,9 @@ def server() -> Iterator[PostgresServer]:
 
     async def prepare() -> None:
         owner = await asyncpg.connect(server.url())
-        for name in ("tls_only", "rejected", "nologin", "none_free"):
+        for name in ("tls_only", "rejected", "nologin"):
             await owner.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'secret'")
         await owner.execute("ALTER ROLE nologin NOLOGIN")
-        await owner.execute("ALTER ROLE none_free CONNECTION LIMIT 0")
         await owner.execute("CREATE DATABASE shut ALLOW_CONNECTIONS false")
         await owner.close()
 
@@ -275,7 +287,6 @@ class TestConnecting:
             ("rejected", "postgres", {}, StorageDenied),
             ("nologin", "postgres", {}, StorageDenied),
             ("nobody_known", "postgres", {}, StorageDenied),
-            ("none_free", "postgres", {}, StorageUnreachable),
             ("owner", "nowhere", {}, StorageMissing),
             ("owner", "shut", {}, StorageError),
             ("owner", "postgres", {"sslmode": "require"}, StorageDenied),

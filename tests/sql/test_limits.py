@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
-from sqlalchemy import text
-from sqlalchemy.engine import URL
+from sqlalchemy import event, text
+from sqlalchemy.engine import URL, Engine, ExceptionContext
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
@@ -84,13 +84,25 @@ async def test_a_server_without_a_connection_left(
                 with suppress(OperationalError):
                     taken.append(await engine.connect())
 
+    refused = asyncio.Event()
+
+    def note_refusal(_: ExceptionContext) -> None:
+        refused.set()
+
+    async def open_another() -> None:
+        async with SqlHistoryManager(url, acquire_timeout_s=LONG_S):
+            pass
+
     try:
         async with SqlHistoryManager(url) as history:
             await add(history, "0", "1")
             await take_all()
             await add(history, "2")
             with pytest.raises(StorageUnreachable, match="no connection left"):
-                await SqlHistoryManager(url, retry_timeout_s=0.2)
+                await SqlHistoryManager(url, acquire_timeout_s=2, retry_timeout_s=0.2)
+            event.listen(Engine, "handle_error", note_refusal)
+            opening = asyncio.create_task(open_another())
+            await refused.wait()
             (writer,) = await as_root(
                 "SELECT id FROM information_schema.processlist"
                 f" WHERE db = '{url.database}' ORDER BY id LIMIT 1"
@@ -103,8 +115,11 @@ async def test_a_server_without_a_connection_left(
                 await one.close()
             await engine.dispose()
             await waiting
+            await opening
             assert await stored(history) == ["0", "1", "2", "3"]
     finally:
+        if event.contains(Engine, "handle_error", note_refusal):
+            event.remove(Engine, "handle_error", note_refusal)
         await engine.dispose()
         await as_root("SET GLOBAL max_connections = 60")
 

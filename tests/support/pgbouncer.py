@@ -35,6 +35,7 @@ def pgbouncer(
     *,
     mode: str = "transaction",
     pool_size: int = 2,
+    most_clients: int = 200,
     certificate: Path | None = None,
 ) -> Iterator[str]:
     """Run a PgBouncer in front of the database of a URL; yield the URL through it.
@@ -43,6 +44,7 @@ def pgbouncer(
         postgres: the server's URL.
         mode: when a client's connection to the server is given to another.
         pool_size: connections to the server.
+        most_clients: connections of clients; others are refused.
         certificate: a PEM file with key and certificate, for clients with TLS.
     """
     require("pgbouncer")
@@ -75,7 +77,7 @@ auth_type = plain
 auth_file = {folder}/users
 pool_mode = {mode}
 default_pool_size = {pool_size}
-max_client_conn = 200
+max_client_conn = {most_clients}
 ignore_startup_parameters = extra_float_digits
 {tls}"""
     )

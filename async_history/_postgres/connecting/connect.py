@@ -9,10 +9,11 @@ from typing import Any
 
 import asyncpg
 
+from async_history._core.concurrency.until_free import until_free
 from async_history._postgres.connecting.bounds import enable_client_check
 from async_history._postgres.connecting.pool_limits import ACQUIRE_TIMEOUT_S
 from async_history._postgres.connecting.server_url import ServerUrl
-from async_history._postgres.errors import DriverError, storage_error
+from async_history._postgres.errors import DriverError, is_full, storage_error
 from async_history.errors import HistoryError, InvalidInput, StorageUnreachable
 
 
@@ -62,16 +63,26 @@ async def connect_checked(server: ServerUrl, _: object = None, **options: Any) -
     return connection
 
 
+async def connect_when_free(server: ServerUrl, timeout_s: float, **options: Any) -> Any:
+    """Connect as `connect_to_any`, without a statement cache, as a pooler requires; if the server
+    has no free connection, try again for `timeout_s`."""
+
+    async def connect(left_s: float) -> Any:
+        return await connect_to_any(server, timeout=left_s, statement_cache_size=0, **options)
+
+    return await until_free(connect, is_full, timeout_s)
+
+
 @contextlib.asynccontextmanager
 async def connected(server: ServerUrl, timeout_s: float = ACQUIRE_TIMEOUT_S) -> AsyncIterator[Any]:
-    """Open a connection for the body, without a statement cache, as a pooler requires.
+    """Open a connection for the body, as `connect_when_free`.
 
     Raises:
         InvalidInput: the driver can't use the URL.
         StorageError: the server can't be reached in time, or refuses; also for errors of the body.
     """
     with typed(server.where):
-        connection = await connect_to_any(server, statement_cache_size=0, timeout=timeout_s)
+        connection = await connect_when_free(server, timeout_s)
         try:
             yield connection
         finally:

@@ -3,7 +3,12 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Self
 
-from async_history._postgres.connecting.connect import Connection, connect_to_any, in_time, typed
+from async_history._postgres.connecting.connect import (
+    Connection,
+    connect_when_free,
+    in_time,
+    typed,
+)
 from async_history._postgres.connecting.pool_limits import PoolLimits
 from async_history._postgres.connecting.pooler import is_pooled
 from async_history._postgres.connecting.server_url import ServerUrl
@@ -56,17 +61,14 @@ class LockConnection:
 
         Raises:
             StorageReadOnly: the server is a standby.
-            StorageError: as `connect_to_any`.
+            StorageError: as `connect_when_free`.
         """
         timeout_s = limits.acquire_timeout_s
         if 0 in (limits.statement_cache_size, server.options.get("statement_cache_size")):
             return None  # as behind a pooler
         with typed(server.where):
-            connection = await connect_to_any(
-                server,
-                statement_cache_size=0,
-                timeout=timeout_s,
-                connection_class=_SocketConnection,
+            connection = await connect_when_free(
+                server, timeout_s, connection_class=_SocketConnection
             )
             try:
                 with in_time(connection, timeout_s):

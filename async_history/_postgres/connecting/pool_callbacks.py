@@ -3,15 +3,18 @@
 import logging
 from typing import Any
 
+from async_history._core.concurrency.until_free import until_free
 from async_history._postgres.connecting.stack import require_stack
-from async_history._postgres.errors import DriverError
+from async_history._postgres.errors import DriverError, is_full
 from async_history.errors import HistoryError, StorageError
 
 _log = logging.getLogger("async_history")
 
 
 async def acquire_from(pool: Any, where: str, timeout_s: float) -> Any:
-    """Return a connection of a pool.
+    """Return a connection of a pool; if the server has no free one, try again for `timeout_s`.
+
+    Each try begins in the pool, which may have got a connection back meanwhile.
 
     Raises:
         TimeoutError, the driver's errors: there is none.
@@ -20,7 +23,7 @@ async def acquire_from(pool: Any, where: str, timeout_s: float) -> Any:
     """
     require_stack()
     try:
-        return await pool.acquire(timeout=timeout_s)
+        return await until_free(lambda left_s: pool.acquire(timeout=left_s), is_full, timeout_s)
     except (HistoryError, *DriverError):
         raise
     except Exception as error:

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from async_history._core.concurrency.cancellation import to_the_end
 from async_history._core.concurrency.deadline import TimeLimit
+from async_history._core.concurrency.until_free import until_free
 from async_history._core.writing.commit_function import OutcomeUnknown, TryAgain
 from async_history._sql.connecting.sqlite_cancellation import (
     connect_interruptible,
@@ -20,6 +21,7 @@ from async_history._sql.dialects import begin_write, is_sqlite
 from async_history._sql.errors import (
     DriverError,
     is_connection_lost,
+    is_full,
     may_work_later,
     package_missing,
     storage_error,
@@ -100,7 +102,7 @@ class Connections:
         if self._is_sqlite:
             return await connect_interruptible(self._engine)
         try:
-            return await self._engine.connect()
+            return await until_free(lambda _: self._engine.connect(), is_full, self._acquire_s)
         except RuntimeError as error:
             missing = package_missing(error, self.where)
             if missing is None:
