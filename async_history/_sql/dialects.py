@@ -130,17 +130,17 @@ async def _driver_of(connection: AsyncConnection) -> Any:
 
 
 async def claim(
-    connection: AsyncConnection, tables: Tables, count: int, version: int
+    connection: AsyncConnection, tables: Tables, count: int, version: int, least: int
 ) -> int | None:
     """Lock `state` and reserve `count` numbers; return the last number before them.
 
-    None if the version has changed. Then nothing was reserved.
+    None if the version has changed, or the last number is below `least`. Then nothing was reserved.
     """
     state = tables.state
     dialect = connection.dialect
     claimed = (
         update(state)
-        .where(state.c.id == 1, state.c.version == version)
+        .where(state.c.id == 1, state.c.version == version, state.c.last >= least)
         .values(last=state.c.last + count)
     )
     if is_mysql(dialect):  # the result contains the new number, so no SELECT is needed

@@ -1,7 +1,8 @@
 """A transaction that writes, with the row of `state` that it locks."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from random import randrange
+from typing import Any, Final
 
 from sqlalchemy import Executable, Select, select, update
 from sqlalchemy.engine import CursorResult
@@ -11,6 +12,10 @@ from async_history._core.concurrency.timed import timed, unreported
 from async_history._sql.dialects import claim, latest_committed
 from async_history._sql.tables import Tables
 from async_history.errors import StorageCorrupt
+
+_STEP: Final = 1 << 32
+"""Versions go up by random steps below this, so that other tables, made in the place of those that
+a writer has cached, have other versions."""
 
 Counters = tuple[int, int, int, int, int | None]
 
@@ -64,10 +69,10 @@ class Transaction:
             statement = latest_committed(self.connection.dialect, statement)
         return await fetch_on(self.connection, statement, values)
 
-    async def claim(self, count: int, version: int) -> int | None:
+    async def claim(self, count: int, version: int, least: int) -> int | None:
         """Lock `state` and reserve `count` numbers: see `dialects.claim`."""
         with timed(self._waited):
-            return await claim(self.connection, self.tables, count, version)
+            return await claim(self.connection, self.tables, count, version, least)
 
     async def lock(self) -> None:
         """Lock the row of `state` until the transaction ends, and read it.
@@ -134,7 +139,7 @@ class Transaction:
 
     def next_version(self, erased_at: int | None = None) -> None:
         """Invalidate the caches of owners and erased names of all writers."""
-        self.last_version += 1
+        self.last_version += randrange(1, _STEP)  # noqa: S311 - not a secret
         self.version = self.last_version
         if erased_at is not None:
             self.erased_at = max(erased_at, self.erased_at or erased_at)

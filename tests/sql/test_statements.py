@@ -137,7 +137,7 @@ async def test_dialect_specific_statements_compile_for_their_databases(name: str
         return SimpleNamespace(rowcount=1, lastrowid=9, scalar=lambda: 9, scalar_one=lambda: 9)
 
     connection: Any = SimpleNamespace(dialect=dialect, execute=execute)
-    assert await claim(connection, tables, 2, version=0) == 7
+    assert await claim(connection, tables, 2, version=0, least=0) == 7
     size = size_query(dialect, tables, has_ledger=True)
     assert size is None or str(size.compile(dialect=dialect))
     assert checks.faults == []

@@ -120,7 +120,8 @@ class BatchCommitter:
         if stored is not None and bulk is None:
             is_done = await self._commit_at_once(stored, leaves, size, has_begun)
         if not is_done:
-            last = await self._transaction.claim(len(records), self._known.version)
+            known = self._known
+            last = await self._transaction.claim(len(records), known.version, known.last or 0)
             if last is None:
                 return False
             self._is_as_known()
@@ -217,6 +218,8 @@ class BatchCommitter:
         """Write a batch inside the transaction; return the refused submissions by index."""
         self._has_undated = has_undated(batch)
         await self._transaction.lock()
+        if self._transaction.last < (self._known.last or 0):
+            self._known.forget()
         if self._transaction.version != self._known.version:
             await self._seal.check(self._transaction)
         before = self._transaction.last

@@ -1,7 +1,7 @@
 """A writer's cache between batches, so that most batches need no look-up.
 
 It is valid while `state.version` is unchanged. Each batch compares the version when it reserves its
-numbers.
+numbers, and that they follow its own: else the tables are others, or were restored.
 """
 
 from collections import OrderedDict
