@@ -133,3 +133,20 @@ async def test_records_whose_key_is_not_known_are_sealed_with_their_batch() -> N
     keys = [key] * MANY
     check(waiting, await sealed(waiting, new, keys), keys)
     assert key.sealed == 2 * MANY
+
+
+async def test_a_batch_of_some_records_is_sealed_in_slices_between_which_the_loop_runs() -> None:
+    new, key, batch = NewTexts(Lock()), Key("a"), [added(n) for n in range(20)]
+    seen: list[int] = []
+
+    async def look() -> None:
+        while True:
+            seen.append(key.sealed // 2)
+            await asyncio.sleep(0)
+
+    looking = asyncio.create_task(look())
+    await asyncio.sleep(0)
+    keys = [key] * len(batch)
+    check(batch, await sealed(batch, new, keys), keys)
+    looking.cancel()
+    assert seen == [0, 8, 16]

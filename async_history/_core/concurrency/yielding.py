@@ -1,9 +1,12 @@
 """Yielding to the event loop: calls that need not wait sometimes let other tasks run."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from threading import get_ident
-from typing import Final
+from typing import Final, TypeVar
+
+T = TypeVar("T")
+V = TypeVar("V")
 
 CALLS_AT_ONCE: Final = 16
 """Calls of one manager that return at once within one iteration of the loop. With more, the first
@@ -77,3 +80,20 @@ async def after_record(index: int) -> None:
     """Let other tasks run after every `RECORDS_AT_ONCE` records of a page."""
     if index % RECORDS_AT_ONCE == RECORDS_AT_ONCE - 1:
         await asyncio.sleep(0)
+
+
+async def in_slices(
+    compute: Callable[[Sequence[T]], Iterable[V]], items: Sequence[T], size: int
+) -> list[V]:
+    """Compute a value for each item, on the event loop, which runs once between two slices.
+
+    Args:
+        compute: returns the values of a slice, in order.
+        size: the number of items of a slice.
+    """
+    values: list[V] = []
+    for begin in range(0, len(items), size):
+        if begin:
+            await asyncio.sleep(0)
+        values += compute(items[begin : begin + size])
+    return values

@@ -3,9 +3,10 @@
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from threading import Lock
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from async_history._core.concurrency.threads import computed
+from async_history._core.concurrency.yielding import in_slices
 from async_history._core.encryption.data_keys import DataKeys
 from async_history._core.encryption.sealed_records import (
     SealedTexts,
@@ -19,8 +20,13 @@ from async_history._core.records.records import Fields, HistoryRecord, fields_in
 from async_history._core.writing.ahead import ComputedAhead, fields_waiting
 from async_history.errors import StorageCorrupt
 
+T = TypeVar("T")
+V = TypeVar("V")
+
 _SEALED_HERE: Final = 32
-"""Most records sealed on the event loop (a third of a millisecond); a thread seals more."""
+"""Most records sealed on the event loop; a thread seals more."""
+_SEALED_AT_ONCE: Final = 8
+"""Most records sealed in one iteration of the event loop (a tenth of a millisecond)."""
 _MOST_TRIES: Final = 3
 """Most leases of keys for one batch, if the keys in memory are not in the store."""
 
@@ -75,8 +81,17 @@ async def sealed_records(
     records: Sequence[HistoryRecord], keys: Sequence[DataKey | None], index_key: bytes
 ) -> list[HistoryRecord]:
     """Return records sealed, each under its key; in clear if its key is None."""
-    seal = partial(_sealed, records, keys, index_key)
-    return seal() if len(records) <= _SEALED_HERE else await computed(seal)
+    return await _here_or_on_a_thread(
+        partial(_sealed, index_key), list(zip(records, keys, strict=True))
+    )
+
+
+async def _here_or_on_a_thread(
+    seal: Callable[[Sequence[T]], Iterable[V]], items: Sequence[T]
+) -> list[V]:
+    if len(items) <= _SEALED_HERE:
+        return await in_slices(seal, items, _SEALED_AT_ONCE)
+    return await computed(lambda: list(seal(items)))
 
 
 class NewTexts:
@@ -130,13 +145,9 @@ class NewTexts:
             if one is None or one[0] != key_id or not is_same_index
         ]
         if lacking:
-            seal = partial(
-                _all_sealed_under,
-                [keys[at] for at in lacking],
-                index_key,
-                [fields[at] for at in lacking],
+            new = await _here_or_on_a_thread(
+                partial(_sealed_pairs, index_key), [(fields[at], keys[at]) for at in lacking]
             )
-            new = seal() if len(lacking) <= _SEALED_HERE else await computed(seal)
             for at, one in zip(lacking, new, strict=True):
                 sealed[at] = one
         _, *columns = zip(*sealed, strict=True)
@@ -157,14 +168,16 @@ def _sealed_under(
         yield None if key is None else key.id, *values
 
 
-def _all_sealed_under(
-    keys: Sequence[DataKey | None], index_key: bytes, fields: Sequence[Fields]
-) -> list[_Sealed]:
-    return list(_sealed_under(keys, index_key, fields))
+def _sealed_pairs(
+    index_key: bytes, pairs: Sequence[tuple[Fields, DataKey | None]]
+) -> Iterator[_Sealed]:
+    fields, keys = zip(*pairs, strict=True)
+    return _sealed_under(keys, index_key, fields)
 
 
 def _sealed(
-    records: Sequence[HistoryRecord], keys: Sequence[DataKey | None], index_key: bytes
-) -> list[HistoryRecord]:
+    index_key: bytes, pairs: Sequence[tuple[HistoryRecord, DataKey | None]]
+) -> Iterator[HistoryRecord]:
+    records, keys = zip(*pairs, strict=True)
     stored = sealed_fields(list(map(fields_in_order, records)), keys, index_key)
-    return [made_record(*fields) for fields in stored]
+    return (made_record(*fields) for fields in stored)

@@ -6,6 +6,7 @@ from threading import Lock
 from typing import Final
 
 from async_history._core.concurrency.threads import computed
+from async_history._core.concurrency.yielding import in_slices
 from async_history._core.ledger.leaves import (
     Bundle,
     bundle_of_records,
@@ -17,8 +18,9 @@ from async_history._core.records.records import Fields
 from async_history._core.writing.ahead import ComputedAhead, fields_waiting
 
 _HASHED_HERE: Final = 64
-"""Most records whose leaves are computed on the event loop, in a third of a millisecond. A thread
-computes those of more."""
+"""Most records whose leaves are computed on the event loop; a thread computes those of more."""
+_HASHED_AT_ONCE: Final = 16
+"""Most leaves computed in one iteration of the event loop (a tenth of a millisecond)."""
 _OWNERS_A_RECORD: Final = 3
 """Leaves of owners that take as long as one of a record."""
 MOST_LEAVES: Final = 512
@@ -57,14 +59,21 @@ class NewLeaves:
         key = self._salt_key()
         ahead = await self._ahead.of(fields)
         leaves = [one[1] if one is not None and one[0] == key else None for one in ahead]
-        make = partial(_bundles, fields, leaves, owners, key)
-        work = leaves.count(None) + len(owners) // _OWNERS_A_RECORD
-        return make() if work <= _HASHED_HERE else await computed(make)
+        missing = [one for one, leaf in zip(fields, leaves, strict=True) if leaf is None]
+        hashed = partial(_hashed, key)
+        bundles = partial(_bundles, fields, leaves, owners, key)
+        if len(missing) + len(owners) // _OWNERS_A_RECORD <= _HASHED_HERE:
+            return bundles(await in_slices(hashed, missing, _HASHED_AT_ONCE))
+        return await computed(lambda: bundles(hashed(missing)))
+
+
+def _hashed(key: bytes | None, fields: Sequence[Fields]) -> Iterator[bytes]:
+    return new_leaves_of_records(fields, len(fields), key)
 
 
 def _under(key: bytes | None, fields: Sequence[Fields]) -> Iterator[tuple[bytes | None, bytes]]:
     """Yield the key of the salts and the leaf of each record."""
-    return ((key, leaf) for leaf in new_leaves_of_records(fields, len(fields), key))
+    return ((key, leaf) for leaf in _hashed(key, fields))
 
 
 def _bundles(
@@ -72,11 +81,11 @@ def _bundles(
     leaves: Sequence[bytes | None],
     owners: Mapping[str, Owner | None],
     key: bytes | None,
+    missing: Iterable[bytes],
 ) -> list[Bundle]:
-    """Return the bundles of records and owners; a record whose leaf is None is hashed."""
-    missing = [one for one, leaf in zip(fields, leaves, strict=True) if leaf is None]
-    computed_now = new_leaves_of_records(missing, len(missing), key)
-    whole = [next(computed_now) if leaf is None else leaf for leaf in leaves]
+    """Return the bundles of records and owners, with the missing leaves in place of None."""
+    rest = iter(missing)
+    whole = [next(rest) if leaf is None else leaf for leaf in leaves]
     ids = [one[0] for one in fields]
     owned = {name: owner for name, owner in owners.items() if owner is not None}
     memories = list(owned)
