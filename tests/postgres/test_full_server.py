@@ -112,6 +112,25 @@ async def test_a_check_waits_for_a_connection(role: Role) -> None:
         assert (await checking).records == 1
 
 
+async def test_long_work_uses_a_connection_of_the_pool(role: Role) -> None:
+    async with open_history(role.url) as history:
+        await history.add_history("m", None, "tea", "ADD")
+        await history.get_history("m")
+        await role.allow(0)
+        assert (await history.check()).problems == ()
+        report = await history.erase(memory_ids=["m"], reason="asked")
+    assert role.refused.is_set()
+    assert not [left for left in report.remains if "was not vacuumed" in left]
+
+
+async def test_a_check_gives_up(role: Role) -> None:
+    async with open_history(role.url, acquire_timeout_s=2) as history:
+        await history.add_history("m", None, "tea", "ADD")
+        await role.allow(0)
+        with pytest.raises(StorageUnreachable, match="raise its limits or connect less"):
+            await history.check()
+
+
 async def test_an_opening_gives_up(role: Role) -> None:
     await role.allow(0)
     with pytest.raises(StorageUnreachable, match="raise its limits or connect less"):

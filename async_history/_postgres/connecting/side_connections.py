@@ -5,14 +5,17 @@ from functools import partial
 from typing import Any, TypeVar
 
 from async_history._core.concurrency.cancellation import to_the_end
+from async_history._core.writing.commit_function import OutcomeUnknown, TryAgain
 from async_history._postgres.connecting.bounds import (
     enable_client_check,
     lift_limits,
     without_limits,
 )
-from async_history._postgres.connecting.connect import connected, in_time
+from async_history._postgres.connecting.connect import connect_to_any, in_time, typed
 from async_history._postgres.connecting.pool import ConnectionPool
 from async_history._postgres.connecting.server_url import ServerUrl
+from async_history._postgres.errors import DriverError, is_full
+from async_history.errors import StorageUnreachable
 
 T = TypeVar("T")
 
@@ -22,7 +25,7 @@ class SideConnections:
     limit for it, whatever the role's settings are, except behind a pooler.
 
     With a user's pool, or behind a pooler, which may allow few connections, they come from the
-    pool.
+    pool. So they do if the server has no free connection: the pool may have one.
 
     Args:
         server: the pool's server; None with a user's pool.
@@ -42,21 +45,41 @@ class SideConnections:
         It is cancelled with its caller; behind a pooler it continues.
 
         Raises:
-            As `ConnectionPool.use`.
+            StorageError, HistoryClosed: there is no connection, or it was lost; also for the
+                driver's errors in the work.
         """
         if self.is_behind_pooler:
-            return await self._pool.use(work)
+            return await self._use_pool(work)
         if self._server is None:
-            return await self._pool.use(partial(self._without_limits, work))
-        async with connected(self._server, self._pool.acquire_timeout_s) as connection:
-            with in_time(connection, self._pool.acquire_timeout_s):
-                await enable_client_check(connection)
-                await lift_limits(connection)
+            return await self._use_pool(partial(self._without_limits, work))
+        timeout_s = self._pool.acquire_timeout_s
+        with typed(self._server.where):
             try:
+                connection = await connect_to_any(
+                    self._server, statement_cache_size=0, timeout=timeout_s
+                )
+            except DriverError as error:
+                if not is_full(error):
+                    raise
+                connection = None
+            if connection is None:
+                return await self._use_pool(partial(self._without_limits, work))
+            try:
+                with in_time(connection, timeout_s):
+                    await enable_client_check(connection)
+                    await lift_limits(connection)
                 return await work(connection)
             finally:
                 # Not at once: the server may just have been asked to cancel a statement.
                 await to_the_end(self._pool.retire(connection))
+
+    async def _use_pool(self, work: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
+        try:
+            return await self._pool.use(work)
+        except TryAgain as error:
+            raise error.reason from error
+        except OutcomeUnknown as error:
+            raise StorageUnreachable(str(error)) from error
 
     async def _without_limits(
         self, work: Callable[[Any], Coroutine[Any, Any, T]], connection: Any
