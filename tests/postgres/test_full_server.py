@@ -106,10 +106,11 @@ async def test_a_check_waits_for_a_connection(role: Role) -> None:
     async with open_history(role.url, acquire_timeout_s=LONG_S) as history:
         await history.add_history("m", None, "tea", "ADD")
         await role.allow(0)
-        checking = asyncio.create_task(history.check())
-        await role.refused.wait()
-        await role.allow(-1)
-        assert (await checking).records == 1
+        async with asyncio.TaskGroup() as group:
+            checking = group.create_task(history.check())
+            await role.refused.wait()
+            await role.allow(-1)
+        assert checking.result().records == 1
 
 
 async def test_long_work_uses_a_connection_of_the_pool(role: Role) -> None:

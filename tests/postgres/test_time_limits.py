@@ -50,7 +50,7 @@ async def limited(how: str, url: str, postgres: str) -> AsyncIterator[Callable[[
 
 
 async def until_it_waits(connection: Any, query: str, task: "asyncio.Future[Any]") -> None:
-    """Wait until a task's statement has waited longer than the limits are."""
+    """Wait until a task's statement, like a pattern, has waited longer than the limits are."""
     while not await connection.fetchval(_WAITS, query):
         assert not task.done(), task.result()
 
@@ -67,7 +67,7 @@ async def test_a_migration_takes_longer(
         async with other.transaction():
             await other.execute(f"LOCK TABLE {schema_of(url)}.history IN ROW EXCLUSIVE MODE")
             opening = asyncio.ensure_future(open_())
-            await until_it_waits(owner, "CREATE UNIQUE INDEX%", opening)
+            await until_it_waits(owner, f"CREATE UNIQUE INDEX%{schema_of(url)}%", opening)
         history = await opening
         await history.add_history("m", None, "tea", "ADD")
         await history.aclose()
@@ -85,7 +85,7 @@ async def test_a_vacuum_takes_longer(
                 f"LOCK TABLE {schema_of(url)}.history IN SHARE UPDATE EXCLUSIVE MODE"
             )
             erasing = asyncio.ensure_future(history.erase(memory_ids=["m"], reason="asked"))
-            await until_it_waits(owner, "VACUUM%", erasing)
+            await until_it_waits(owner, f"VACUUM%{schema_of(url)}%", erasing)
         report = await erasing
         assert not [sentence for sentence in report.remains if "not vacuumed" in sentence]
 

@@ -101,21 +101,20 @@ async def test_a_server_without_a_connection_left(
             with pytest.raises(StorageUnreachable, match="no connection left"):
                 await SqlHistoryManager(url, acquire_timeout_s=2, retry_timeout_s=0.2)
             event.listen(Engine, "handle_error", note_refusal)
-            opening = asyncio.create_task(open_another())
-            await refused.wait()
-            (writer,) = await as_root(
-                "SELECT id FROM information_schema.processlist"
-                f" WHERE db = '{url.database}' ORDER BY id LIMIT 1"
-            )
-            await as_root(f"KILL CONNECTION {writer[0]}")
-            await take_all()
-            waiting = asyncio.create_task(add(history, "3"))
-            await asyncio.wait([waiting], timeout=0.2)
-            for one in taken:
-                await one.close()
-            await engine.dispose()
-            await waiting
-            await opening
+            async with asyncio.TaskGroup() as group:
+                group.create_task(open_another())
+                await refused.wait()
+                (writer,) = await as_root(
+                    "SELECT id FROM information_schema.processlist"
+                    f" WHERE db = '{url.database}' ORDER BY id LIMIT 1"
+                )
+                await as_root(f"KILL CONNECTION {writer[0]}")
+                await take_all()
+                waiting = group.create_task(add(history, "3"))
+                await asyncio.wait([waiting], timeout=0.2)
+                for one in taken:
+                    await one.close()
+                await engine.dispose()
             assert await stored(history) == ["0", "1", "2", "3"]
     finally:
         if event.contains(Engine, "handle_error", note_refusal):

@@ -1,1 +1,1 @@
-"""Erasing and pruning, and what the server does after it: VACUUM and ANALYZE."""
+"""Erasing, pruning and resetting, and what the server does after it: VACUUM and ANALYZE."""
