@@ -12,19 +12,11 @@ from async_history._core.writing.erased_names import from_microseconds
 from async_history._sql.dialects import set_up_alone
 from async_history._sql.operations import log_within
 from async_history._sql.tables import LAYOUT, PREFIX, Tables
+from async_history._sql.transaction import version_step
 from async_history.errors import MigrationError, StorageMissing
 
 _ERASURES: Final = f"{PREFIX}erasures"
 """The log of erasures in version 1."""
-_FIRST_STATE = {
-    "id": 1,
-    "layout": LAYOUT,
-    "last": 0,
-    "last_message": 0,
-    "version": 0,
-    "last_version": 0,
-    "erased_at": None,
-}
 
 
 async def require_current(connection: AsyncConnection, tables: Tables, where: str) -> None:
@@ -71,10 +63,23 @@ async def migrate(connection: AsyncConnection, tables: Tables, where: str) -> No
             return
         try:
             async with connection.begin_nested():
-                await connection.execute(insert(tables.state), _FIRST_STATE)
+                await connection.execute(insert(tables.state), _first_state())
         except IntegrityError:  # another process was faster; some databases have no lock for this
             pass
         await connection.commit()
+
+
+def _first_state() -> dict[str, int | None]:
+    """Return the row of `state` of new tables."""
+    return {
+        "id": 1,
+        "layout": LAYOUT,
+        "last": 0,
+        "last_message": 0,
+        "version": -version_step(),
+        "last_version": 0,
+        "erased_at": None,
+    }
 
 
 async def _upgrade(connection: AsyncConnection, tables: Tables, layout: int) -> None:

@@ -66,7 +66,8 @@ class Tables:
             the place of each name's leaf. Only a history with a ledger has these tables.
         state: one row. Each transaction that writes updates it first, which locks it until the end.
             `last` is the number of the newest record, so numbers are in commit order. A writer's
-            cache of owners is valid while `version` is unchanged; it is 0 before the first owner.
+            cache of owners is valid while `version` is unchanged; it is at most 0 before the first
+            owner.
     """
 
     metadata: MetaData

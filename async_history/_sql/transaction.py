@@ -14,10 +14,15 @@ from async_history._sql.tables import Tables
 from async_history.errors import StorageCorrupt
 
 _STEP: Final = 1 << 32
-"""Versions go up by random steps below this, so that other tables, made in the place of those that
-a writer has cached, have other versions."""
+"""Versions begin, and go up, by random steps below this, so that other tables, made in the place of
+those that a writer has cached, have other versions."""
 
 Counters = tuple[int, int, int, int, int | None]
+
+
+def version_step() -> int:
+    """Return a random number by which a version differs from the one before."""
+    return randrange(1, _STEP)  # noqa: S311 - not a secret
 
 
 async def fetch_on(
@@ -38,7 +43,7 @@ class Transaction:
     Attributes:
         last, last_message: the numbers of the newest record and message.
         version: the caches of writers are valid while it is unchanged. Before the first owner it is
-            0, or negative once encryption was turned on.
+            negative, or 0 in older tables.
         last_version: the highest version so far.
         erased_at: when a name was last erased, in microseconds since 1970; None: never.
     """
@@ -139,7 +144,7 @@ class Transaction:
 
     def next_version(self, erased_at: int | None = None) -> None:
         """Invalidate the caches of owners and erased names of all writers."""
-        self.last_version += randrange(1, _STEP)  # noqa: S311 - not a secret
+        self.last_version += version_step()
         self.version = self.last_version
         if erased_at is not None:
             self.erased_at = max(erased_at, self.erased_at or erased_at)

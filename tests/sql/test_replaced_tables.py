@@ -47,9 +47,10 @@ async def test_owners_of_other_tables_are_not_remembered(
         assert (await history.check()).problems == ()
 
 
+@pytest.mark.parametrize("count", [1, 3, 5], ids=["fewer", "as many", "more"])
 @pytest.mark.parametrize("adding", [1, 2])
 async def test_a_query_by_time_finds_what_is_written_to_other_tables(
-    new_database: Callable[[], URL], adding: int
+    new_database: Callable[[], URL], adding: int, count: int
 ) -> None:
     """The spans of times that the writer has cached are those of the old tables."""
     url = new_database()
@@ -57,10 +58,12 @@ async def test_a_query_by_time_finds_what_is_written_to_other_tables(
         await add(history, 3, None)
         await drop_tables(url)
         async with SqlHistoryManager(url) as other:
-            await other.add_history("n", None, "tea", "ADD")
+            for _ in range(count):
+                await other.add_history("n", None, "tea", "ADD")
         await history.batch_add_history(
             [{"memory_id": "m", "new_memory": "mate", "event": "ADD", "created_at": EARLY}] * adding
         )
         until = datetime(2020, 6, 1, tzinfo=UTC)
         found = [record async for record in history.query_history(until=until)]
         assert len(found) == adding
+        assert (await history.check()).problems == ()
