@@ -63,8 +63,10 @@ def long_names(names: Mapping[str, str | None]) -> str | None:
 def whole_names(row: Sequence[Any], columns: Sequence[str], stored: str) -> list[Any]:
     """Return a row with the whole names from `long_names`.
 
+    A column's text that does not stand for the name there is returned as it is.
+
     Raises:
-        StorageCorrupt: `long_names` lacks one of them.
+        StorageCorrupt: `long_names` is not a JSON object.
     """
     try:
         cut = json.loads(stored)
@@ -76,6 +78,10 @@ def whole_names(row: Sequence[Any], columns: Sequence[str], stored: str) -> list
             "object; restore the row from a backup"
         )
     return [
-        cut[column] if isinstance(value, str) and is_cut(value) and column in cut else value
+        _whole_name(value, cut.get(column)) if isinstance(value, str) and is_cut(value) else value
         for column, value in zip(columns, row, strict=True)
     ]
+
+
+def _whole_name(key: str, name: object) -> str:
+    return name if isinstance(name, str) and key_of(name) == key else key

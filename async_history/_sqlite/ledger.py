@@ -14,7 +14,7 @@ from async_history._core.ledger.tables import LedgerTables
 from async_history._core.records.records import COLUMNS
 from async_history._core.records.rows import ReadRows, Row
 from async_history._sqlite.connecting.connection import ThreadConnection, fetch_rows, transaction
-from async_history._sqlite.index import mark_copied, owner_number
+from async_history._sqlite.index import has_memorys_owner, mark_copied, owner_number
 from async_history._sqlite.key_statements import HAS_KEY_TABLES, HAS_KEYS
 from async_history._sqlite.keys import InClear, Seal
 from async_history._sqlite.write_program import ATTEST_PROGRAM, WRITE_PROGRAM
@@ -105,9 +105,10 @@ STATEMENTS: Final = LedgerStatements(
     f" {_PAIRS} ORDER BY 1",
     remove_names=f"DELETE FROM async_history_ledger_names WHERE (key, place) IN ({_PAIRS})",
     records=f"""
-    SELECT history.rowid, 1, {_HISTORY}, detail.context, detail.cause
+    SELECT history.rowid, {has_memorys_owner("history")}, {_HISTORY}, detail.context, detail.cause
     FROM json_each(?) AS given CROSS JOIN history ON history.id = given.value
     LEFT JOIN async_history_details AS detail ON detail.id = history.id
+    LEFT JOIN async_history_owners AS owned ON owned.number = detail.owner
     """,
     owners=f"""
     SELECT owned.memory_id, owned.owner FROM (

@@ -185,21 +185,6 @@ class RestoredCases:
             found = what_is_found(await history.ledger.verify(kept))
         assert found >= {("damaged", "0"), ("damaged", "1")}
 
-    async def test_records_whose_owners_were_swapped_are_found(self, tables: Tables) -> None:
-        """In all tables, as if each memory had been given the other's owner."""
-        async with tables.open() as history:
-            for name in ("ann", "bob"):
-                owner = {"user_id": name}
-                await history.add_history(name, None, "tea", "ADD", id=name, owner=owner)
-            for table in (tables.names.history, tables.names.owners):
-                other = "CASE user_id WHEN 'ann' THEN 'bob' ELSE 'ann' END"
-                await tables.run(f"UPDATE {table} SET user_id = {other}")
-            assert what_is_found(await history.ledger.verify()) == {
-                ("changed", "ann"),
-                ("changed", "bob"),
-                ("owners", None),
-            }
-
 
 _LAST = "(SELECT last FROM (SELECT max(first) AS last FROM {ledger}) AS found)"
 

@@ -5,6 +5,7 @@ Each change is made and verified in a transaction that is rolled back.
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from threading import Lock
 from typing import Any
 
@@ -18,6 +19,7 @@ from async_history._postgres.schema import quoted
 from async_history._postgres.transaction import BY_INDEX
 from async_history.ledger import Checkpoint, LedgerReport
 from tests.ledger.ledgers import Raw, opened, what_is_found
+from tests.ledger.owner_cases import OwnerCases, OwnerStatements, with_scopes
 from tests.ledger.tampering_cases import (
     Names,
     ResetCases,
@@ -104,6 +106,14 @@ class TestTampering(TamperingCases): ...
 
 
 class TestRestored(RestoredCases): ...
+
+
+class TestOwners(OwnerCases):
+    @pytest.fixture
+    def owners(self) -> OwnerStatements:
+        """Each memory has a row, so that a new owner is a change of it."""
+        with_columns = with_scopes(NAMES)
+        return replace(with_columns, new=with_columns.of_memory)
 
 
 class TestResets(ResetCases): ...

@@ -17,10 +17,12 @@ from async_history import open_history
 from async_history._core.ledger.verify import verify
 from async_history._sql.keys import InClear
 from async_history._sql.ledger import Attestation
+from async_history._sql.names import key_of
 from async_history._sql.tables import TABLES
 from async_history._sql.transaction import fetch_on
 from async_history.ledger import Checkpoint, LedgerReport
 from tests.ledger.ledgers import KEY, Raw, what_is_found
+from tests.ledger.owner_cases import OwnerCases
 from tests.ledger.tampering_cases import (
     Names,
     ResetCases,
@@ -111,6 +113,9 @@ class TestTampering(TamperingCases): ...
 class TestRestored(RestoredCases): ...
 
 
+class TestOwners(OwnerCases): ...
+
+
 class TestResets(ResetCases): ...
 
 
@@ -175,6 +180,14 @@ async def test_a_changed_long_name_is_found(store: Store, table: Table) -> None:
     for other in ("x", "7", "{}", text("replace(long_names, 'a long', 'A long')")):
         change = update(table).where(is_long).values(long_names=other)
         assert await store.found(change), other
+
+
+@pytest.mark.parametrize("column", ["id", "memory_id", "user_id"])
+async def test_the_beginning_of_another_long_name_is_found(store: Store, column: str) -> None:
+    """Queries look for the column's text, so they would miss the record."""
+    is_long = HISTORY.c.long_names.is_not(None)
+    for other in (key_of(f"another {LONG}"), "x"):
+        assert await store.found(update(HISTORY).where(is_long).values({column: other}))
 
 
 async def test_unreadable_hashes_are_found(store: Store) -> None:

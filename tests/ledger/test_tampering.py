@@ -4,8 +4,8 @@ import asyncio
 import json
 import shutil
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, closing
+from collections.abc import Iterator
+from contextlib import closing
 from datetime import timedelta
 from itertools import takewhile
 from pathlib import Path
@@ -20,11 +20,12 @@ from async_history._core.encryption.store_encryption import EncryptedStore
 from async_history._core.ledger.changes import prune
 from async_history._core.records.records import COLUMN_LIST, COLUMNS
 from async_history._core.records.values import plain
+from async_history._sqlite.index import THROUGH_INDEX
 from async_history._sqlite.keys import Seal, Sealing
 from async_history._sqlite.ledger import tables as tables_on
 from async_history.encryption import KeyRing
 from async_history.errors import StorageCorrupt
-from async_history.ledger import Checkpoint, LedgerReport
+from async_history.ledger import Checkpoint
 from tests.ledger.ledgers import (
     IN_CLEAR,
     KEY,
@@ -32,24 +33,11 @@ from tests.ledger.ledgers import (
     connected,
     verified,
     verified_here,
-    what_is_found,
 )
-from tests.ledger.tampering_cases import Names, ResetCases, Tables, TamperingCases, fill_small
 from tests.support.keys import ring
 from tests.support.parts import Places, in_parts
 
 pytestmark = pytest.mark.once
-NAMES = Names(
-    history="history",
-    seq="rowid",
-    owners="async_history_owners",
-    operations="async_history_operations",
-    ledger="async_history_ledger",
-    tiles="async_history_ledger_tiles",
-    names="async_history_ledger_names",
-    copy=("CREATE TABLE {1} AS SELECT * FROM {0}",),
-    put_back="INSERT OR IGNORE INTO {0} SELECT * FROM {1}",
-)
 
 
 async def small(path: Path, keys: KeyRing | None = None) -> tuple[list[str], Checkpoint]:
@@ -70,54 +58,6 @@ async def store(tmp_path: Path) -> tuple[Path, list[str], Checkpoint]:
 
 
 Store = tuple[Path, list[str], Checkpoint]
-
-
-@pytest.fixture
-def tables(tmp_path: Path) -> Tables:
-    path = tmp_path / "history.db"
-
-    async def run(sql: str) -> None:
-        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-            connection.execute(sql)
-
-    return Tables(NAMES, lambda: open_history(path, ledger=True), run)
-
-
-class SmallStore:
-    """A small history with a checkpoint. The file is put back after each change."""
-
-    names = NAMES
-
-    def __init__(self, path: Path, kept: Checkpoint) -> None:
-        self._path = path
-        self._kept = kept
-
-    async def verified(self, *checkpoints: Checkpoint) -> LedgerReport:
-        return await verified(self._path, *checkpoints)
-
-    @asynccontextmanager
-    async def changed(self, *statements: str) -> AsyncIterator[None]:
-        whole = self._path.read_bytes()
-        change(self._path, *statements)
-        try:
-            yield
-        finally:
-            self._path.write_bytes(whole)
-
-    async def found(self, *statements: str) -> set[tuple[str, str | None]]:
-        async with self.changed(*statements):
-            return what_is_found(await self.verified(self._kept))
-
-
-class TestTampering(TamperingCases):
-    @pytest.fixture
-    async def store(self, tmp_path: Path) -> SmallStore:
-        path = tmp_path / "history.db"
-        async with open_history(path, ledger=True, journal="delete") as history:
-            return SmallStore(path, await fill_small(history))
-
-
-class TestResets(ResetCases): ...
 
 
 class TestRecords:
@@ -342,7 +282,10 @@ def seen(connection: sqlite3.Connection, ids: list[str], seal: Seal) -> Any:
     """Return what a store says of its records and their owners."""
     found = tables_on(connection, seal)
     records = run_to_completion(found.records(ids))
-    rows = connection.execute("SELECT rowid, id, memory_id FROM history ORDER BY rowid").fetchall()
+    owner = THROUGH_INDEX.details.owner("history")
+    rows = connection.execute(
+        f"SELECT rowid, id, memory_id, {owner} FROM history ORDER BY rowid"
+    ).fetchall()
     owners = run_to_completion(found.owners(["m0", "m1", "m2"]))
     values = {name: [plain(v) for v in one.values] for name, one in records.items()}
     return rows, values, json.dumps({name: owner.as_dict() for name, owner in owners.items()})
@@ -385,6 +328,8 @@ class TestEachByte:
             connection.execute("PRAGMA page_size = 512")
             connection.execute("VACUUM")
         ids, checkpoint = await small(path, keys)
+        async with open_history(path, journal="delete", keys=keys) as history:
+            await history.prune(older_than=timedelta(days=1))  # removes nothing, indexes the rest
         data_keys = None
         if keys is not None:
             async with open_history(path, journal="delete", keys=keys) as history:

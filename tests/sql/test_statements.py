@@ -260,6 +260,8 @@ def test_long_names_are_read_whole_or_called_damaged() -> None:
     stored = long_names({"id": long, "role": "user"})
     assert stored is not None
     assert whole_names(row, columns, stored) == [long, "user"]
+    other = key_of(f"{long}x")
+    assert whole_names((other, "user"), columns, stored) == [other, "user"]
     for damaged in ("", "x", "7", "[]", '"a"', "null"):
         with pytest.raises(StorageCorrupt, match="long_names of the row with id"):
             whole_names(row, columns, damaged)

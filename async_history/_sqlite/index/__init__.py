@@ -85,6 +85,7 @@ from async_history._sqlite.index.owners import (
     StoredOwner,
     cause_key,
     cause_keys,
+    has_memorys_owner,
     owner_entry,
     owner_number,
 )
@@ -171,6 +172,7 @@ __all__ = [
     "erase_details",
     "erased_names",
     "has_index",
+    "has_memorys_owner",
     "index_foreign_rows",
     "index_version",
     "indexed_transaction",

@@ -8,8 +8,13 @@ from async_history._core.records.recording import INDEXED_CAUSES
 from async_history._sqlite import times
 from async_history._sqlite.index.blocks import CHUNKS, SPANS
 from async_history._sqlite.index.levels import LEVELS
-from async_history._sqlite.index.owners import CAUSE, HAS_OWNERS, key_of, owner_number
-from async_history._sqlite.index.validity import INDEXED_THROUGH
+from async_history._sqlite.index.owners import (
+    CAUSE,
+    HAS_OWNERS,
+    is_unindexed,
+    key_of,
+    owner_number,
+)
 
 
 def _has_entry(key: str) -> str:
@@ -19,8 +24,7 @@ def _has_entry(key: str) -> str:
     )
 
 
-_IS_INDEXED: Final = f"""history.rowid <= {INDEXED_THROUGH}
-    AND history.rowid NOT IN (SELECT position FROM main.async_history_strays)"""
+_IS_INDEXED: Final = f"NOT {is_unindexed('history')}"
 _NOT_FOUND: Final = f"""
 SELECT count(*), min(id) FROM main.history
 WHERE {_IS_INDEXED} AND NOT ({_has_entry(key_of("history"))})

@@ -112,11 +112,33 @@ def owner_number(
     )"""
 
 
+def is_unindexed(row: str) -> str:
+    """Return an SQL condition: the row has no entries yet, so its owner is found by its memory."""
+    return f"""(
+        {row}.rowid > {INDEXED_THROUGH}
+        OR {row}.rowid IN (SELECT position FROM main.async_history_strays)
+    )"""
+
+
+def has_memorys_owner(row: str) -> str:
+    """Return an SQL condition on a row and `owned`, the owner that its details name, if it exists:
+    readers find an owner for the row, or its memory has none.
+
+    It is a CASE because SQLite evaluates both sides of an OR.
+    """
+    return f"""CASE
+        WHEN owned.memory_id IS {row}.memory_id OR NOT {HAS_OWNERS} OR {is_unindexed(row)} THEN 1
+        ELSE (
+            SELECT {owner_number("keyed.memory", f"{row}.memory_id")} IS NULL
+            FROM (SELECT {key_of(row)} AS memory LIMIT -1) AS keyed -- computes the key once
+        )
+    END"""
+
+
 def _unindexed_owner(row: str) -> str:
     """Return SQL for the owner of a row that was not indexed; NULL for other rows."""
     return f"""
-        CASE WHEN {row}.rowid > {INDEXED_THROUGH}
-            OR {row}.rowid IN (SELECT position FROM main.async_history_strays)
+        CASE WHEN {is_unindexed(row)}
         THEN CASE WHEN {INDEX_IS_VALID} AND NOT EXISTS (
             SELECT 1 FROM main.async_history_bereft AS reduced
             WHERE reduced.memory_id = {row}.memory_id
