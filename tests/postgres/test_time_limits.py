@@ -1,18 +1,19 @@
 """Time limits of a role or a user's pool, for work that may take longer."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import asyncpg
 import pytest
 
-from async_history import HistoryManager, open_history
+from async_history import ErasureReport, HistoryManager, StorageUnreachable, open_history
 from async_history.postgres import PostgresHistoryManager
 from tests.conftest import stores
-from tests.support.postgres_schemas import schema_of, version
-from tests.support.postgres_server import with_query
+from tests.support.patience import SOON_S
+from tests.support.postgres_schemas import schema_of, until, version
+from tests.support.postgres_server import PostgresServer, with_query
 
 pytestmark = [pytest.mark.postgres, pytest.mark.once]
 
@@ -21,6 +22,10 @@ _WAITS = """
 SELECT pid FROM pg_stat_activity
 WHERE query LIKE $1 AND wait_event_type = 'Lock' AND clock_timestamp() - query_start > '1 s'
 """
+_LOCK = "BEGIN; LOCK TABLE async_history.history IN SHARE UPDATE EXCLUSIVE MODE"
+_VACUUM = "SELECT pid FROM pg_stat_activity WHERE query LIKE 'VACUUM%' AND wait_event_type = 'Lock'"
+_LOCK_SCHEMA = "SELECT pg_advisory_xact_lock(hashtextextended('async_history async_history', 0))"
+_ADVISORY = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'advisory'"
 _SLEEPING = """
 CREATE FUNCTION {0}.sleep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
     PERFORM pg_catalog.pg_sleep(3); RETURN NULL;
@@ -102,3 +107,106 @@ async def test_the_command_timeout_of_a_pool_ends_nothing(
         await history.add_history("m", "tea", "mate", "UPDATE", id="named")
         assert (await history.erase(memory_ids=["m"], reason="asked")).records == 2
         assert await pool.fetchval("SELECT 1") == 1
+
+
+@asynccontextmanager
+async def vacuum_that_waits(
+    server: PostgresServer,
+) -> AsyncIterator[tuple["asyncio.Future[ErasureReport]", asyncpg.Pool, Any, int]]:
+    """Provide an erasure on a user's pool whose VACUUM waits for a lock, the pool, a connection to
+    watch the server, and the VACUUM's process."""
+    async with AsyncExitStack() as stack:
+        pool = await stack.enter_async_context(unreset_pool(server))
+        history = await stack.enter_async_context(PostgresHistoryManager(pool=pool))
+        await history.add_history("m", None, "tea", "ADD")
+        other, owner = [await asyncpg.connect(server.url()) for _ in range(2)]
+        stack.callback(other.terminate)
+        stack.callback(owner.terminate)
+        await other.execute(_LOCK)
+        erasing = asyncio.ensure_future(history.erase(memory_ids=["m"], reason="asked"))
+        yield erasing, pool, owner, await until(owner, _VACUUM)
+
+
+@asynccontextmanager
+async def unreset_pool(server: PostgresServer) -> AsyncIterator[asyncpg.Pool]:
+    """Provide a pool that gives out sessions as they are; at the end each must have its limits."""
+
+    async def keep(_: object) -> None:
+        pass
+
+    pool = await asyncpg.create_pool(
+        server.url(), min_size=0, max_size=2, server_settings=_LIMITS, reset=keep
+    )
+    try:
+        yield pool
+        async with pool.acquire() as one, pool.acquire() as two:
+            for connection in (one, two):
+                for name, value in _LIMITS.items():
+                    assert await connection.fetchval(f"SHOW {name}") == value
+    finally:
+        pool.terminate()
+
+
+@pytest.fixture
+def server() -> Iterator[PostgresServer]:
+    server = PostgresServer().create().start()
+    yield server
+    server.remove()
+
+
+async def test_a_cancelled_vacuum_ends_on_the_server(server: PostgresServer) -> None:
+    async with vacuum_that_waits(server) as (erasing, _, owner, _):
+        erasing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await erasing
+        await until(owner, f"SELECT NOT EXISTS ({_VACUUM})")
+
+
+async def test_a_vacuum_is_cancelled_while_the_server_hangs(server: PostgresServer) -> None:
+    async with vacuum_that_waits(server) as (erasing, _, owner, _):
+        server.pause()
+        try:
+            erasing.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asyncio.wait_for(erasing, SOON_S)
+        finally:
+            server.resume()
+        await until(owner, f"SELECT NOT EXISTS ({_VACUUM})")
+
+
+async def test_the_server_ends_the_session_of_a_vacuum(server: PostgresServer) -> None:
+    async with vacuum_that_waits(server) as (erasing, _, owner, process):
+        await owner.execute("SELECT pg_terminate_backend($1)", process)
+        report = await erasing
+        (sentence,) = [one for one in report.remains if "history was not vacuumed" in one]
+        assert "terminating connection due to administrator command" in sentence
+
+
+@pytest.mark.parametrize("how", ["cancelled", "ended"])
+async def test_opening_with_a_pool_is_cut(how: str, server: PostgresServer) -> None:
+    """It waits for the lock of another process that migrates."""
+    other, owner = [await asyncpg.connect(server.url()) for _ in range(2)]
+    await other.execute(f"BEGIN; {_LOCK_SCHEMA}")
+    async with unreset_pool(server) as pool:
+
+        async def open_() -> None:
+            async with PostgresHistoryManager(pool=pool):
+                pass
+
+        opening = asyncio.ensure_future(open_())
+        process = await until(owner, _ADVISORY)
+        if how == "ended":
+            await owner.execute("SELECT pg_terminate_backend($1)", process)
+            with pytest.raises(StorageUnreachable, match="went away"):
+                await opening
+        else:
+            if how == "paused":
+                server.pause()
+            try:
+                opening.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await asyncio.wait_for(opening, SOON_S)
+            finally:
+                server.resume()
+    other.terminate()
+    owner.terminate()

@@ -1,6 +1,7 @@
 # mypy: disable-error-code=import-untyped
 """The server's settings that limit the time and lock waits of a statement, so that it ends."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
@@ -81,18 +82,25 @@ async def lift_limits(connection: Any) -> str:
 
 @contextlib.asynccontextmanager
 async def without_limits(connection: Any, timeout_s: float) -> AsyncIterator[None]:
-    """Lift the server's time limits for the body, on a session of the user's.
+    """Lift the server's time limits for the body, on a session of a pool.
+
+    If this raises, also for an error of the body, the session has no limits: close the connection.
 
     Args:
-        timeout_s: seconds to wait for the server after the body. Then the connection is terminated.
+        timeout_s: seconds to wait for the server before and after the body. After it, the
+            connection is terminated then.
+
+    Raises:
+        TimeoutError, the driver's errors: the limits were not lifted.
     """
-    restore = await lift_limits(connection)
+    async with asyncio.timeout(timeout_s):
+        restore = await lift_limits(connection)
+    yield
     try:
-        yield
-    finally:
-        try:
-            await connection.execute(restore, timeout=timeout_s)
-        except DriverError:
+        async with asyncio.timeout(timeout_s):
+            await connection.execute(restore)
+    except DriverError:
+        with contextlib.suppress(asyncpg.InterfaceError):  # the pool has it back already
             connection.terminate()
 
 

@@ -159,8 +159,10 @@ class ConnectionPool:
                     else:
                         async with without_limits(connection, limits.acquire_timeout_s):
                             await prepare(connection)
-                except asyncio.CancelledError:
-                    connection.terminate()  # it has an open transaction
+                except BaseException:
+                    # It has an open transaction, or no limits.
+                    with contextlib.suppress(asyncpg.InterfaceError):  # the pool has it already
+                        connection.terminate()
                     raise
                 finally:
                     await release_to(users, where, connection, None)
@@ -242,7 +244,9 @@ class ConnectionPool:
     async def retire(self, connection: Any) -> None:
         """Close a connection, which frees its slot in the pool."""
         with contextlib.suppress(*DriverError):
-            await connection.close(timeout=self.acquire_timeout_s)
+            # asyncpg 0.31 waits without its `timeout` until a cancel request is sent.
+            async with asyncio.timeout(self.acquire_timeout_s):
+                await connection.close()
 
     async def release(self, connection: Any) -> None:
         """Return a connection to the pool; the pool replaces a closed one at the next `acquire`.
@@ -295,6 +299,22 @@ class ConnectionPool:
             return await self._uncancelled(connection, work(connection), None)
         return await self._answer(connection, work(connection), None)
 
+    async def use_without_limits(self, work: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
+        """Run work as `use`, not behind a pooler, without the server's time limits.
+
+        After an error the connection is closed, because its session has no limits.
+
+        Raises:
+            As `acquire`, and as `WorkLimit`.
+        """
+        connection = await self.acquire()
+
+        async def run() -> T:
+            async with without_limits(connection, self.acquire_timeout_s):
+                return await work(connection)
+
+        return await self._answer(connection, run(), None, self.retire)
+
     async def write(
         self, work: Callable[[Any, Sequence[str]], Coroutine[Any, Any, T]], timeout_s: float
     ) -> T:
@@ -309,21 +329,32 @@ class ConnectionPool:
         limits = bounds(self.settings, timeout_s, is_local=True)
         return await self._uncancelled(connection, work(connection, (limits,)), timeout_s)
 
-    async def _answer(self, connection: Any, call: Awaitable[T], timeout_s: float | None) -> T:
+    async def _answer(
+        self,
+        connection: Any,
+        call: Awaitable[T],
+        timeout_s: float | None,
+        give_up: Callable[[Any], Coroutine[Any, Any, None]] | None = None,
+    ) -> T:
         """Wait for the server's answer; if the caller is cancelled, asyncpg asks the server to
-        cancel the statement."""
+        cancel the statement.
+
+        Args:
+            give_up: what to do with the connection after an error; None: `release`.
+        """
+        give_up = give_up or self.release
         try:
             answer = await call
         except TimeoutError as error:
-            self._start(self.release(connection))
+            self._start(give_up(connection))
             within = "in time" if timeout_s is None else f"within {timeout_s} s"
             raise OutcomeUnknown(f"{self._where} did not answer {within}") from error
         except DriverError as error:
             meaning = meaning_of(error, self._where, connection)
-            await self.release(connection)
+            await give_up(connection)
             raise meaning from error
         except BaseException:
-            self._start(self.release(connection))
+            self._start(give_up(connection))
             raise
         await self.release(connection)
         return answer

@@ -1,16 +1,11 @@
 """Connections for long work, outside our own pool, so that no other call waits for them."""
 
-from collections.abc import Callable, Coroutine
-from functools import partial
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from async_history._core.concurrency.cancellation import to_the_end
 from async_history._core.writing.commit_function import OutcomeUnknown, TryAgain
-from async_history._postgres.connecting.bounds import (
-    enable_client_check,
-    lift_limits,
-    without_limits,
-)
+from async_history._postgres.connecting.bounds import enable_client_check, lift_limits
 from async_history._postgres.connecting.connect import connect_to_any, in_time, typed
 from async_history._postgres.connecting.pool import ConnectionPool
 from async_history._postgres.connecting.server_url import ServerUrl
@@ -18,6 +13,9 @@ from async_history._postgres.errors import DriverError, is_full
 from async_history.errors import StorageUnreachable
 
 T = TypeVar("T")
+
+Work = Callable[[Any], Coroutine[Any, Any, T]]
+"""A function that uses a connection."""
 
 
 class SideConnections:
@@ -39,7 +37,7 @@ class SideConnections:
     def is_behind_pooler(self) -> bool:
         return self._pool.is_behind_pooler
 
-    async def use(self, work: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
+    async def use(self, work: Work[T]) -> T:
         """Run work that commits nothing and has its own time limit.
 
         It is cancelled with its caller; behind a pooler it continues.
@@ -49,9 +47,9 @@ class SideConnections:
                 driver's errors in the work.
         """
         if self.is_behind_pooler:
-            return await self._use_pool(work)
+            return await self._use_pool(self._pool.use, work)
         if self._server is None:
-            return await self._use_pool(partial(self._without_limits, work))
+            return await self._use_pool(self._pool.use_without_limits, work)
         timeout_s = self._pool.acquire_timeout_s
         with typed(self._server.where):
             try:
@@ -63,7 +61,7 @@ class SideConnections:
                     raise
                 connection = None
             if connection is None:
-                return await self._use_pool(partial(self._without_limits, work))
+                return await self._use_pool(self._pool.use_without_limits, work)
             try:
                 with in_time(connection, timeout_s):
                     await enable_client_check(connection)
@@ -73,16 +71,10 @@ class SideConnections:
                 # Not at once: the server may just have been asked to cancel a statement.
                 await to_the_end(self._pool.retire(connection))
 
-    async def _use_pool(self, work: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
+    async def _use_pool(self, use: Callable[[Work[T]], Awaitable[T]], work: Work[T]) -> T:
         try:
-            return await self._pool.use(work)
+            return await use(work)
         except TryAgain as error:
             raise error.reason from error
         except OutcomeUnknown as error:
             raise StorageUnreachable(str(error)) from error
-
-    async def _without_limits(
-        self, work: Callable[[Any], Coroutine[Any, Any, T]], connection: Any
-    ) -> T:
-        async with without_limits(connection, self._pool.acquire_timeout_s):
-            return await work(connection)
