@@ -23,7 +23,7 @@ from async_history import (
     open_history,
 )
 from async_history.mem0 import AsyncMemory, ForgetReport, Memory
-from async_history.mem0._forgetting.forget import _LoopSteps, _ThreadSteps
+from async_history.mem0._forgetting.forget import LoopSteps, ThreadSteps
 from async_history.mem0._vectors.vector_listing import list_rows
 from tests.mem0.fakes import CountingStore, GatedEmbedder
 from tests.mem0.memories import IS_V1, Configured, Used, infers
@@ -232,7 +232,7 @@ async def test_interrupted_anywhere_it_continues_when_called_again(
 
         monkeypatch.setattr(kind, name, step)
 
-    for kind in (_LoopSteps, _ThreadSteps):
+    for kind in (LoopSteps, ThreadSteps):
         failing(kind, "call")
         failing(kind, "ask")
     interrupted = 0

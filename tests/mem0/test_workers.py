@@ -80,6 +80,16 @@ async def test_no_more_threads_than_the_limit() -> None:
     assert workers.threads == 3
 
 
+async def test_two_calls_of_an_iteration_get_two_threads_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first look at waiting calls would be too late for short calls."""
+    monkeypatch.setattr(Workers, "_look", lambda *_: None)
+    meeting = threading.Barrier(2)
+    workers = Workers(2)
+    await asyncio.gather(*(workers.run(meeting.wait, LONG_S) for _ in range(2)))
+
+
 async def test_idle_threads_end() -> None:
     workers = Workers(20, idle_s=0.05)
     meeting = threading.Barrier(20)

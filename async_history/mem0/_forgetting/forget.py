@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class _LoopSteps:
+class LoopSteps:
     """The steps of an `AsyncMemory`, as parts of an operation."""
 
     operation: Operation
@@ -39,7 +39,7 @@ class _LoopSteps:
 
 
 @dataclass(frozen=True, slots=True)
-class _ThreadSteps:
+class ThreadSteps:
     """The steps of a `Memory`. None of them suspends."""
 
     history: BlockingRecorder
@@ -62,12 +62,12 @@ class _ThreadSteps:
 
 async def forget(memory: Any, operation: Operation, asked: ForgetRequest) -> ForgetReport:
     """Forget an owner in an `AsyncMemory`, as its operation."""
-    return await _forget(memory, _LoopSteps(operation, operation.erased_here), asked)
+    return await _forget(memory, LoopSteps(operation, operation.erased_here), asked)
 
 
 def forget_blocking(memory: Any, history: BlockingRecorder, asked: ForgetRequest) -> ForgetReport:
     """Forget an owner in a `Memory`."""
-    steps = _ThreadSteps(history, history.erased_here)
+    steps = ThreadSteps(history, history.erased_here)
     return run_to_completion(_forget(memory, steps, asked))
 
 

@@ -9,6 +9,8 @@ woken once for all results that arrive before it runs.
 import asyncio
 import atexit
 import contextvars
+import copy
+import math
 import os
 import threading
 import time
@@ -16,11 +18,13 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from itertools import repeat, starmap
 from queue import Empty, SimpleQueue
 from typing import Any, Final
 
-from async_history._core.concurrency.threads import computed
+from async_history._core.concurrency.threads import computed, start
 from async_history._core.validation import check_count
+from async_history.errors import StorageError
 
 DEFAULT_THREADS: Final = 128
 
@@ -29,6 +33,9 @@ _COMPUTING: Final = 2
 _LOOK_EVERY_S: Final = 0.005
 _WAITING_S: Final = 0.001
 """A call that takes longer than this is considered waiting, not computing."""
+_LOST_S: Final = 0.1
+"""Seconds after which calls and results are moved again if an exception, such as one that a signal
+handler raises, came before the function that moves them."""
 
 
 class Workers:
@@ -53,7 +60,7 @@ class Workers:
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
         self._notes: deque[bool] = deque()  # for each None in the queue, whether it ends a thread
         self._lock = threading.Lock()
-        self._threads = 0
+        self._threads: set[object] = set()  # a place for each, also before it has started
         self._begun = 0
         self._running: set[int] = set()  # the threads in a call
         self._results: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Results] = (
@@ -64,7 +71,7 @@ class Workers:
     @property
     def threads(self) -> int:
         """The number of threads."""
-        return self._threads
+        return len(self._threads)
 
     async def run(self, function: Callable[..., Any], /, *arguments: Any, **options: Any) -> Any:
         """Call a function in a worker thread, with this task's context variables.
@@ -80,9 +87,14 @@ class Workers:
         if not results.calls:
             loop.call_soon(self._hand_over, loop, results)
         results.calls.append((results, outcome, context, function, arguments, options))
+        if not results.is_watched:
+            loop.call_later(_LOST_S, self._watch, loop, results)
+            results.is_watched = True
+        results.waiting += 1
         try:
             return await outcome
         finally:
+            results.waiting -= 1
             del outcome  # an error's traceback holds this frame, and the outcome the error
 
     def _results_of(self, loop: asyncio.AbstractEventLoop) -> "_Results":
@@ -93,37 +105,93 @@ class Workers:
 
     def _hand_over(self, loop: asyncio.AbstractEventLoop, results: "_Results") -> None:
         """Put an iteration's calls into the queue of the threads."""
-        calls, results.calls = results.calls, []
-        for call in calls:
-            self._calls.put(call)
-        if self._threads < min(_COMPUTING, self._most):
-            self._add_threads(1)
-        if not results.is_looked_after:
-            results.is_looked_after = True
-            loop.call_later(_LOOK_EVERY_S, self._look, loop, self._begun, time.monotonic())
+        now = time.monotonic()
+        if results.looked_at < now - _LOST_S:
+            self._look_later(loop, results, now)
+        # In C, so that no signal handler runs between taking a call and putting it.
+        taken = starmap(results.calls.popleft, repeat((), len(results.calls)))
+        deque(map(self._calls.put, taken), maxlen=0)
+        self._add_threads(min(self._calls.qsize(), _COMPUTING - len(self._threads)))
 
-    def _look(self, loop: asyncio.AbstractEventLoop, begun_before: int, then: float) -> None:
+    def _watch(self, loop: asyncio.AbstractEventLoop, results: "_Results") -> None:
+        """Move calls and results that were lost, as long as tasks wait for results."""
+        results.is_watched = False
+        if not results.waiting:
+            return
+        loop.call_later(_LOST_S, self._watch, loop, results)
+        results.is_watched = True
+        if results.calls or not self._calls.empty():
+            self._hand_over(loop, results)
+        results.deliver()
+
+    def _look_later(self, loop: asyncio.AbstractEventLoop, results: "_Results", now: float) -> None:
+        loop.call_later(_LOOK_EVERY_S, self._look, loop, results, self._begun, now)
+        results.looked_at = now
+
+    def _look(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        results: "_Results",
+        begun_before: int,
+        then: float,
+    ) -> None:
         """Add threads if calls wait in the queue because the running calls wait."""
+        if results.looked_at != then:  # this one was late, and another is scheduled
+            return
         waiting = self._calls.qsize()
         if not waiting:
-            self._results[loop].is_looked_after = False
+            results.looked_at = -math.inf
             return
         now, begun = time.monotonic(), self._begun
         waiting -= len(self._notes)  # if one of them got a thread, another would remain
-        if waiting > 0 and self._threads * (now - then) >= (begun - begun_before) * _WAITING_S:
-            self._add_threads(min(waiting, max(self._threads, 1)))
-        loop.call_later(_LOOK_EVERY_S, self._look, loop, begun, now)
+        threads = len(self._threads)
+        if waiting > 0 and threads * (now - then) >= (begun - begun_before) * _WAITING_S:
+            self._add_threads(min(waiting, max(threads, 1)))
+        self._look_later(loop, results, now)
 
     def _add_threads(self, wanted: int) -> None:
         with self._lock:
-            added = min(wanted, self._most - self._threads)
-            self._threads += added
-        if added > 0:
-            _start(self._work, added)
+            number = min(wanted, self._most - len(self._threads))
+            self._start({object() for _ in range(number)})
 
-    def _work(self, more: int) -> None:
-        if more > 1:  # so that the loop waits for the start of only one thread
-            _start(self._work, more - 1)
+    def _start(self, places: set[object]) -> None:
+        """Start a thread that takes one of some places and starts the next.
+
+        If the system gives no more threads, calls wait for those that are there. Without any, the
+        queued calls get the error.
+        """
+        try:
+            self._threads.update(places)
+            if places:
+                # A daemon: otherwise the program's exit would wait for idle threads.
+                # `_wait_at_exit` waits for running calls.
+                name = "async_history call"
+                start(threading.Thread(target=self._work, args=(places,), name=name, daemon=True))
+        except BaseException as error:
+            self._threads.difference_update(places)
+            places.clear()
+            if not isinstance(error, StorageError):
+                raise
+            if not self._threads:
+                self._refuse(error)
+
+    def _refuse(self, error: StorageError) -> None:
+        """Give an error to all queued calls."""
+        while not self._calls.empty():
+            call = self._calls.get_nowait()
+            if call is None:
+                self._notes.popleft()
+            else:
+                results, outcome, *_ = call
+                results.give(outcome, None, copy.copy(error))
+
+    def _work(self, places: set[object]) -> None:
+        try:
+            place = places.pop()
+        except KeyError:  # an exception came while its start was awaited
+            return
+        if places:  # so that the loop waits for the start of only one thread
+            self._start(places)
         calls, notes, running = self._calls, self._notes, self._running
         thread = threading.get_ident()
         idle_until = time.monotonic() + self._idle_s
@@ -133,7 +201,7 @@ class Workers:
             except Empty:
                 with self._lock:
                     if calls.empty():
-                        self._threads -= 1
+                        self._threads.discard(place)
                         if self._threads:
                             self._note(ends=False)
                         return
@@ -142,7 +210,7 @@ class Workers:
                 if not notes.popleft():
                     continue
                 with self._lock:
-                    self._threads -= 1
+                    self._threads.discard(place)
                 return
             self._begun += 1
             running.add(thread)
@@ -165,7 +233,7 @@ class Workers:
 
         Safe from any thread and from a finalizer: it takes no lock.
         """
-        for _ in range(self._threads):
+        for _ in range(len(self._threads)):
             self._note(ends=True)
 
     def wait_until_idle(self) -> None:
@@ -179,12 +247,16 @@ class _Results:
 
     Attributes:
         calls: those of the loop's current iteration, which the threads do not have yet.
+        waiting: the number of tasks that wait for a result.
+        looked_at: when `_look` was scheduled, in seconds; minus infinity if it is not.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = weakref.ref(loop)  # which is the key of a weak mapping to this
-        self.calls: list[_Call] = []
-        self.is_looked_after = False
+        self.calls: deque[_Call] = deque()
+        self.waiting = 0
+        self.is_watched = False
+        self.looked_at = -math.inf
         self._is_woken = False
         self._given: deque[tuple[asyncio.Future[Any], Any, BaseException | None]] = deque()
 
@@ -198,23 +270,25 @@ class _Results:
         loop = self.loop()
         try:
             if loop is not None:
-                loop.call_soon_threadsafe(self._deliver)
+                loop.call_soon_threadsafe(self.deliver)
                 return
         except RuntimeError:  # it is closed
             pass
         self._given.clear()  # no task waits for them
 
-    def _deliver(self) -> None:
+    def deliver(self) -> None:
+        """Wake the tasks whose results are there."""
         self._is_woken = False
         given = self._given
         while given:
-            outcome, result, error = given.popleft()
+            outcome, result, error = given[0]
             if outcome.done():
-                continue
-            if error is None:
+                pass
+            elif error is None:
                 outcome.set_result(result)
             else:
                 outcome.set_exception(error)
+            given.popleft()
 
 
 _Call = tuple[
@@ -250,12 +324,6 @@ def _awaitable(error: BaseException) -> BaseException:
     held = RuntimeError(f"the call raised {error!r}")
     held.__cause__ = error
     return held
-
-
-def _start(work: Callable[[int], None], number: int) -> None:
-    # A daemon: otherwise the program's exit would wait for idle threads. `_wait_at_exit` waits for
-    # running calls.
-    threading.Thread(target=work, args=(number,), name="async_history call", daemon=True).start()
 
 
 calling: Final[contextvars.ContextVar[Workers | None]] = contextvars.ContextVar(
