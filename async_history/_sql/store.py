@@ -26,6 +26,7 @@ from async_history._core.removing.prune_transaction import PruneTries
 from async_history._core.stats import Measured, StoreWarning, clear_warning
 from async_history._core.writing.commit_function import CommitTry
 from async_history._core.writing.submissions import AddRecords, Submission
+from async_history._core.writing.too_large import write_others
 from async_history._core.writing.writer import GroupCommitWriter
 from async_history._core.writing.writer_options import WriterOptions
 from async_history._sql.check import faults_of
@@ -147,16 +148,14 @@ class SqlStore:
     async def _commit(
         self, batch: Sequence[Submission], this: CommitTry
     ) -> Mapping[int, HistoryError]:
-        left: list[int] = []
         too_large = find_too_large(
             batch, self._statement_bytes, self._seal, self._connections.where
         )
-        if too_large:
-            left = [index for index in range(len(batch)) if index not in too_large]
-            batch = [batch[index] for index in left]
-            if not batch:
-                return too_large
+        return await write_others(batch, too_large, partial(self._commit_others, this=this))
 
+    async def _commit_others(
+        self, batch: Sequence[Submission], this: CommitTry
+    ) -> Mapping[int, HistoryError]:
         async def write(connection: AsyncConnection) -> WrittenBatch:
             waited = self.writer.count_lock_wait
             return await self._batches.write(connection, batch, this, waited)
@@ -165,8 +164,6 @@ class SqlStore:
         written = await self._write(write, size / _BYTES_A_SECOND)
         written.learn()
         self._committed.notify()
-        if too_large:
-            return {left[index]: error for index, error in written.refused.items()} | too_large
         return written.refused
 
     async def _write(

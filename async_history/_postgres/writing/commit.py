@@ -6,7 +6,7 @@ take a transaction of several statements.
 """
 
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any, Final
 
@@ -23,6 +23,7 @@ from async_history._core.writing.additions import (
 from async_history._core.writing.batch import commit_in_steps
 from async_history._core.writing.erased_names import earliest_begin
 from async_history._core.writing.submissions import AddFields, AddRecords, Submission
+from async_history._core.writing.too_large import write_others
 from async_history._core.writing.undated import has_undated
 from async_history._postgres.errors import (
     concerns_all,
@@ -65,8 +66,6 @@ memories on two workers and 32 shards took 310 ms instead of 17 (Citus 13.2)."""
 
 _SEALED_GROWTH: Final = 4 / 3
 """Of a text in Base64."""
-Write = Callable[[Sequence[Submission]], Awaitable[Mapping[int, HistoryError]]]
-"""A function that writes submissions, and returns the refused ones by index."""
 
 _EVENT: Final = COLUMNS.index("event")
 
@@ -152,19 +151,11 @@ class BatchCommitter:
         Raises:
             The driver's errors: nothing was written, or the outcome is unknown.
         """
-        return await self._but_too_large(batch, self._commit)
+        return await write_others(batch, self._too_large(batch), self._commit)
 
-    async def _but_too_large(
-        self, batch: Sequence[Submission], write: Write
-    ) -> Mapping[int, HistoryError]:
-        """Write the submissions that fit a statement; return the refused ones by index."""
+    def _too_large(self, batch: Sequence[Submission]) -> Mapping[int, HistoryError]:
         growth = 1.0 if isinstance(self._seal, InClear) else _SEALED_GROWTH
-        too_large = find_too_large(batch, self._where, growth)
-        if not too_large:
-            return await write(batch)
-        left = [index for index in range(len(batch)) if index not in too_large]
-        refused = await write([batch[index] for index in left]) if left else {}
-        return {left[index]: error for index, error in refused.items()} | too_large
+        return find_too_large(batch, self._where, growth)
 
     async def _commit(self, batch: Sequence[Submission]) -> Mapping[int, HistoryError]:
         ahead = self._plain.take(batch)
@@ -215,7 +206,7 @@ class BatchCommitter:
         Raises:
             OwnersUnlocked: in a transaction of the user: roll back, and begin with `lock_owners`.
         """
-        return await self._but_too_large(batch, self._commit_in_steps)
+        return await write_others(batch, self._too_large(batch), self._commit_in_steps)
 
     async def _commit_in_steps(self, batch: Sequence[Submission]) -> Mapping[int, HistoryError]:
         self._sent()
