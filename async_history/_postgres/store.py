@@ -4,8 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from threading import Lock
-from time import monotonic
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from async_history._core.backend import Reader
 from async_history._core.concurrency.commit_signal import CommitSignal
@@ -26,7 +25,7 @@ from async_history._core.removing.prune import PruneCursor, PruneStep
 from async_history._core.removing.prune_request import PruneRequest
 from async_history._core.removing.prune_transaction import PruneTries
 from async_history._core.stats import Measured, clear_warning
-from async_history._core.writing.commit_function import CommitTry
+from async_history._core.writing.commit_function import CommitTry, OutcomeUnknown, TryAgain
 from async_history._core.writing.submissions import AddRecords, Submission
 from async_history._core.writing.writer import GroupCommitWriter
 from async_history._core.writing.writer_options import WriterOptions
@@ -68,14 +67,11 @@ from async_history._postgres.schema import in_schema, quoted
 from async_history._postgres.transaction import log_within, savepoint, transaction
 from async_history._postgres.warnings import STATE, warnings_of
 from async_history._postgres.writing.batches import Batches
+from async_history._postgres.writing.late_tries import LateTries
 from async_history._postgres.writing.owner_steps import OwnersUnlocked
 from async_history.errors import HistoryError
 
 T = TypeVar("T")
-
-_PARTS: Final = Parts(lock_waits=50, statements=20)
-"""Lock waits and statements that fit into a late batch's time, so that a submission that waits or
-takes too long can be found. A statement gets more time, because a slow server may need it."""
 
 
 class PostgresStore:
@@ -119,7 +115,7 @@ class PostgresStore:
         self._committed = committed
         self._ended = ended
         self._is_distributed = is_distributed
-        self._late_after_s = retry_timeout_s / 2
+        self._late_tries = LateTries(retry_timeout_s / 2)
         self._close_timeout_s = CLOSE_TIMEOUT_S
         self.connections = Connections(
             where, pool, read_pool, idle_s=idle_s, retry_timeout_s=retry_timeout_s
@@ -278,8 +274,7 @@ class PostgresStore:
     async def _commit(
         self, batch: Sequence[Submission], this: CommitTry
     ) -> Mapping[int, HistoryError]:
-        # Submissions of a late batch that wait for a lock or take too long are refused one by one.
-        is_late = monotonic() - this.first_begun > self._late_after_s
+        is_late = self._late_tries.is_late(this)
 
         async def commit(connection: Any, settings: Sequence[str]) -> Mapping[int, HistoryError]:
             committer = self._batches.committer(
@@ -292,8 +287,12 @@ class PostgresStore:
             )
             return await committer.commit(batch)
 
-        parts = _PARTS if is_late and len(batch) > 1 else None
-        refused = await self._write(commit, time_for(batch), parts)
+        parts = self._late_tries.parts(this) if is_late and len(batch) > 1 else None
+        try:
+            refused = await self._write(commit, time_for(batch), parts)
+        except (TryAgain, OutcomeUnknown) as error:
+            self._late_tries.note(this, error)
+            raise
         self._committed.notify()
         records = sum([one.record_count for one in batch if isinstance(one, AddRecords)])
         self._statistics.add_changes(records)

@@ -17,7 +17,10 @@ from async_history import (
     StorageRefused,
     open_history,
 )
+from async_history._core.writing.commit_function import CommitTry, OutcomeUnknown
+from async_history._postgres.connecting.work_limit import CutOff
 from async_history._postgres.schema import quoted
+from async_history._postgres.writing.late_tries import LateTries
 from tests.support.postgres_server import with_query
 
 pytestmark = [pytest.mark.postgres, pytest.mark.once]
@@ -196,15 +199,19 @@ async def test_bad_messages_are_found_too(open_: Open, owner: Any) -> None:
 
 async def test_a_transient_error_of_one_does_not_fail_the_others(open_: Open, owner: Any) -> None:
     """One of them raises a serialization failure each time."""
-    async with open_(retry_timeout_s=2) as history:
+    async with open_(retry_timeout_s=10) as history:
         await _make(owner, history, _raising("40001"))
+        statements = _Statements(history)
         records = _records(_CALLS, named=False)
         outcomes = await _outcomes([history.batch_add_history([record]) for record in records])
         assert outcomes == ["ok"] * 7 + ["StorageLocked"] + ["ok"] * 12
+        # A slow server still has time for each statement.
+        assert statements.with_short_lock_waits
+        assert not statements.short
 
 
 async def test_a_lock_that_one_waits_for_does_not_fail_the_others(open_: Open, owner: Any) -> None:
-    async with open_(retry_timeout_s=3) as history:
+    async with open_(retry_timeout_s=10) as history:
         await _make(
             owner,
             history,
@@ -223,11 +230,27 @@ async def test_a_statement_that_does_not_end_does_not_fail_the_others(
     named: bool, open_: Open, owner: Any
 ) -> None:
     """One of them has a trigger that takes an hour."""
-    async with open_(retry_timeout_s=12) as history:
+    async with open_(retry_timeout_s=30) as history:
         await _make(owner, history, _running("PERFORM pg_catalog.pg_sleep(3600);"))
+        statements = _Statements(history)
         records = _records(_CALLS, named=named)
         outcomes = await _outcomes([history.batch_add_history([record]) for record in records])
         assert outcomes == ["ok"] * 7 + ["StorageUnreachable"] + ["ok"] * 12
+        assert statements.short
+
+
+@pytest.mark.parametrize(
+    ("error", "is_too_long"),
+    [(CutOff("no answer"), True), (OutcomeUnknown("the connection was lost"), False)],
+)
+def test_statements_are_limited_after_a_try_that_was_cut_off(
+    error: OutcomeUnknown, is_too_long: bool
+) -> None:
+    tries = LateTries(1.0)
+    this, other = (CommitTry(True, float(begun), lambda: None) for begun in range(2))
+    tries.note(this, error)
+    assert (tries.parts(this).statements is not None) == is_too_long
+    assert tries.parts(other).statements is None
 
 
 @pytest.mark.parametrize(
@@ -271,10 +294,11 @@ async def test_an_error_that_a_trigger_raises_each_time_is_not_tried_for_each(
 
 
 class _Statements:
-    """Counts the savepoints that a history's writer sets."""
+    """Counts the savepoints that a history's writer sets, and its transactions with short limits
+    of lock waits and of statements."""
 
     def __init__(self, history: HistoryManager) -> None:
-        self.savepoints = 0
+        self.savepoints = self.with_short_lock_waits = self.short = 0
         writing: Any = history.store.connections._writing  # type: ignore[attr-defined]
         done = writing.do
 
@@ -292,6 +316,8 @@ class _Statements:
 
     def _count(self, record: Any) -> None:
         self.savepoints += record.query.startswith("SAVEPOINT")
+        self.with_short_lock_waits += "SET LOCAL lock_timeout" in record.query
+        self.short += "SET LOCAL statement_timeout" in record.query
 
 
 @pytest.mark.parametrize("within", ["queue", "transaction"])

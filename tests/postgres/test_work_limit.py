@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from async_history._core.writing.commit_function import OutcomeUnknown, TryAgain
-from async_history._postgres.connecting.work_limit import WorkLimit
+from async_history._postgres.connecting.work_limit import CutOff, WorkLimit
 from tests.support import patience
 
 LONG_S = 3600.0
@@ -59,7 +59,7 @@ async def test_work_is_cut_off_at_its_own_limit(before_s: float) -> None:
     limit = limit_of(connection, hung)
     with limit.within(before_s):
         pass
-    with pytest.raises(OutcomeUnknown, match="did not answer within"), limit.within(0.01):
+    with pytest.raises(CutOff, match="did not answer within"), limit.within(0.01):
         await asyncio.wait_for(cut_off(connection), patience.SOON_S)
     assert hung == [False, True]
     limit.end()

@@ -49,10 +49,10 @@ Settings = Mapping[str, int]
 
 
 class Parts(NamedTuple):
-    """How many lock waits, and how many long statements, must fit into a try."""
+    """How many lock waits, and how many long statements, must fit into a try; None: any."""
 
     lock_waits: int
-    statements: int
+    statements: int | None
 
 
 READ_COMMITTED: Final = "SET default_transaction_isolation TO 'read committed'"
@@ -134,11 +134,12 @@ def bounds(settings: Settings, try_s: float, *, is_local: bool) -> str:
 def short_limits(settings: Settings, try_s: float, parts: Parts) -> str:
     """Return the statements that make the server end long lock waits and statements, so that
     `parts` of them fit into a try. (The server does not limit a COMMIT.)"""
-    lock, statement = try_s / parts.lock_waits, try_s / parts.statements
-    return (
-        f"SET LOCAL lock_timeout TO {_least(settings, 'lock_timeout', lock)}; "
-        f"SET LOCAL statement_timeout TO {_least(settings, 'statement_timeout', statement)}"
-    )
+    lock = _least(settings, "lock_timeout", try_s / parts.lock_waits)
+    limits = f"SET LOCAL lock_timeout TO {lock}"
+    if parts.statements is None:
+        return limits
+    statement = _least(settings, "statement_timeout", try_s / parts.statements)
+    return f"{limits}; SET LOCAL statement_timeout TO {statement}"
 
 
 def set_statements(settings: Settings) -> str:

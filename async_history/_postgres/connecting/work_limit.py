@@ -21,6 +21,10 @@ from async_history._postgres.errors import (
 _WAIT_FOR_STANDBY: Final = "SyncRepWaitForLSN"
 
 
+class CutOff(OutcomeUnknown):
+    """Raised if work took longer than its time limit."""
+
+
 class WorkLimit:
     """A time limit for each piece of work on one connection, and typed errors for it.
 
@@ -38,6 +42,7 @@ class WorkLimit:
         on_hang: called when the time limit is reached.
 
     Raises (also from `with`):
+        CutOff: the time limit was reached.
         OutcomeUnknown: the connection was lost, or the commit did not wait for its standby.
         TryAgain: nothing was written, and a retry may work.
         StorageError: nothing was written.
@@ -76,15 +81,13 @@ class WorkLimit:
         if error is None:
             if self._unreplicated:
                 raise OutcomeUnknown(self._unreplicated[0])
+        elif self._was_cut_off and isinstance(error, (AttributeError, *DriverError)):
+            # asyncpg raises AttributeError if closed between two messages
+            raise CutOff(f"{self._where} did not answer within {self._timeout_s} s") from error
         elif isinstance(error, DriverError):
             raise meaning_of(error, self._where, self._connection) from error
         elif isinstance(error, asyncio.CancelledError):
             _terminate(self._connection)
-        elif isinstance(error, AttributeError) and self._was_cut_off:
-            # asyncpg raises it if closed between two messages
-            raise OutcomeUnknown(
-                f"{self._where} did not answer within {self._timeout_s} s"
-            ) from error
 
     def _cut_off(self) -> None:
         self._was_cut_off = True
