@@ -6,7 +6,14 @@ from typing import Final
 
 import pytest
 
-from async_history import Event, HistoryClosed, InvalidInput, Message
+from async_history import (
+    Event,
+    HistoryClosed,
+    HistoryManager,
+    InvalidInput,
+    Message,
+    StorageMissing,
+)
 from async_history.testing.fixtures import Cases, OpenStore
 
 MEM0_KEYS = [
@@ -138,22 +145,24 @@ class ContractCases(Cases):
             await history.add_history("m", None, "x", "ADD")
         async with history:
             pass
-        for call in (
-            history.add_history("m", None, "x", "ADD"),
-            history.batch_add_history([{"memory_id": "m", "event": "ADD"}]),
-            history.get_history("m"),
-            history.save_messages([{"role": "user"}], "s"),
-            history.get_last_messages("s"),
-            history.stats(),
-            history.reset(),
-            history.count_history(),
-        ):
-            with pytest.raises(HistoryClosed, match="closed"):
-                await call
-        with pytest.raises(HistoryClosed, match="closed"):
-            history.query_history()
+        await _check_refused(history)
         with pytest.raises(HistoryClosed, match="once"):
             await history
+
+    async def test_a_closed_manager_does_not_ask_its_writer(
+        self, open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its writer may refuse everything, such as one of a file that was removed."""
+
+        def refuse(_: object) -> None:
+            raise StorageMissing("the file was removed")
+
+        history = await open_store()
+        monkeypatch.setattr(type(history.store.writer), "require_writable", refuse)
+        history.close()
+        await _check_refused(history)
+        await history.aclose()
+        await _check_refused(history)
 
     async def test_stats_count_what_was_written(self, open_store: OpenStore) -> None:
         async with open_store() as history:
@@ -213,3 +222,23 @@ class ContractCases(Cases):
             for text in ("", "x", "bm9uZQ", "WzEsMl0"):
                 with pytest.raises(InvalidInput, match="not a cursor"):
                     history.query_history(after=text)
+
+
+async def _check_refused(history: HistoryManager) -> None:
+    """Check that a closed manager refuses its calls."""
+    for call in (
+        history.add_history("m", None, "x", "ADD"),
+        history.batch_add_history([{"memory_id": "m", "event": "ADD"}]),
+        history.get_history("m"),
+        history.save_messages([{"role": "user"}], "s"),
+        history.get_last_messages("s"),
+        history.stats(),
+        history.reset(),
+        history.count_history(),
+    ):
+        with pytest.raises(HistoryClosed, match="closed"):
+            await call
+    with pytest.raises(HistoryClosed, match="closed"):
+        history.query_history()
+    with pytest.raises(HistoryClosed, match="closed"):
+        history.require_writable()

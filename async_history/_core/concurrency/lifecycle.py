@@ -52,6 +52,7 @@ class LoopBound(ABC, Generic[Opened]):
         self._thread = 0
         self._process = _process
         self._closed = False
+        self._has_ended = False
         self._closing: asyncio.Task[None] | None = None
 
     def __await__(self) -> Generator[Any, None, Self]:
@@ -155,11 +156,12 @@ class LoopBound(ABC, Generic[Opened]):
         return "open"
 
     def _end(self) -> None:
-        """Mark as closed: the open object has ended by itself."""
-        self._closed = True
+        """Mark as closed: the open object has ended, by itself unless this is closed already."""
+        if not self._closed:
+            self._has_ended = self._closed = True
 
     def _raise_end(self, opened: Opened) -> None:
-        """Raise why this object is closed, if the open one has ended by itself."""
+        """Raise why the open object has ended by itself. Not called after an ordinary close."""
 
     def _weak_end(self) -> Callable[[], None]:
         """Return a function that calls `_end` while this object exists, and does not keep it."""
@@ -185,7 +187,7 @@ class LoopBound(ABC, Generic[Opened]):
             return opened
         if self._closed or opened is None:
             self._require_own_process()
-            if opened is not None:
+            if opened is not None and self._has_ended:
                 self._raise_end(opened)
             raise HistoryClosed(
                 "the manager is closed; open another"
