@@ -30,6 +30,7 @@ from async_history._core.removing.prune import PruneStep
 from async_history._sqlite import opening
 from async_history._sqlite import store as sqlite_store
 from async_history._sqlite.connecting import errors
+from async_history._sqlite.connecting.connection import ThreadConnection
 from async_history._sqlite.index.levels import LEVELS
 from async_history._sqlite.removing.prune import prune
 from async_history._sqlite.writing.commit import BatchCommitter
@@ -552,3 +553,13 @@ class TestRetries:
             ]
         with closing(sqlite3.connect(path)) as connection:
             check_sound(connection)
+
+
+async def test_a_function_of_the_thread_may_raise_what_a_future_can_not_hold() -> None:
+    connection = await ThreadConnection(lambda: sqlite3.connect(":memory:")).opened()
+    try:
+        with pytest.raises(RuntimeError, match="the call raised StopIteration") as raised:
+            await asyncio.wait_for(connection.run(lambda _: next(iter(()))), LONG_S)
+    finally:
+        await connection.close()
+    assert isinstance(raised.value.__cause__, StopIteration)

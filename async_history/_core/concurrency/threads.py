@@ -30,6 +30,15 @@ def start(thread: threading.Thread) -> None:
         ) from error
 
 
+def error_for_future(error: BaseException) -> BaseException:
+    """Return an error that a future can hold, which is not true of StopIteration."""
+    if not isinstance(error, StopIteration):
+        return error
+    held = RuntimeError(f"the call raised {error!r}")
+    held.__cause__ = error
+    return held
+
+
 async def computed(function: Callable[[], T]) -> T:
     """Call a function on a new thread, and return its result.
 
@@ -53,7 +62,7 @@ async def computed(function: Callable[[], T]) -> T:
         try:
             outcome: tuple[object, object] = (done.set_result, function())
         except BaseException as error:
-            outcome = (done.set_exception, error)
+            outcome = (done.set_exception, error_for_future(error))
         with contextlib.suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(settle, *outcome)  # type: ignore[arg-type]
 

@@ -15,7 +15,7 @@ from typing import Any, Final, Self, TypeVar
 
 import aiosqlite
 
-from async_history._core.concurrency.threads import start
+from async_history._core.concurrency.threads import error_for_future, start
 from async_history._sqlite.connecting.worker_thread import INTERRUPT_PAUSE_S
 from async_history.errors import HistoryClosed
 
@@ -174,7 +174,7 @@ class _Work:
         try:
             self._found = self._call()
         except BaseException as error:
-            self._error = error
+            self._error = error_for_future(error)
         with contextlib.suppress(RuntimeError):  # the loop is closed
             self.result.get_loop().call_soon_threadsafe(self._give)
 

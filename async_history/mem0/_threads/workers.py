@@ -22,7 +22,7 @@ from itertools import repeat, starmap
 from queue import Empty, SimpleQueue
 from typing import Any, Final
 
-from async_history._core.concurrency.threads import computed, start
+from async_history._core.concurrency.threads import computed, error_for_future, start
 from async_history._core.validation import check_count
 from async_history.errors import StorageError
 
@@ -310,20 +310,11 @@ def _run(call: _Call) -> None:
     try:
         result = context.run(function, *arguments, **options)
     except BaseException as error:  # raised where the call is awaited
-        results.give(outcome, None, _awaitable(error))
+        results.give(outcome, None, error_for_future(error))
     else:
         results.give(outcome, result, None)
     finally:
         del call, outcome  # an error's traceback holds this frame, and the outcome the error
-
-
-def _awaitable(error: BaseException) -> BaseException:
-    """Return an error that a future can hold, which is not true of StopIteration."""
-    if not isinstance(error, StopIteration):
-        return error
-    held = RuntimeError(f"the call raised {error!r}")
-    held.__cause__ = error
-    return held
 
 
 calling: Final[contextvars.ContextVar[Workers | None]] = contextvars.ContextVar(
