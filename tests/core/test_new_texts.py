@@ -150,3 +150,7 @@ async def test_a_batch_of_some_records_is_sealed_in_slices_between_which_the_loo
     check(batch, await sealed(batch, new, keys), keys)
     looking.cancel()
     assert seen == [0, 8, 16]
+
+
+async def test_a_batch_without_records_has_no_texts() -> None:
+    assert await sealed([], NewTexts(Lock()), []) == SealedTexts((), (), (), (), ())

@@ -136,6 +136,8 @@ class NewTexts:
     ) -> SealedTexts:
         """Return the values of a batch's records sealed, each under its key; in clear if its key is
         None."""
+        if not fields:
+            return SealedTexts((), (), (), (), ())
         is_same_index = index_key == self._index_key
         sealed = await self._ahead.of(fields)
         ids = [None if key is None else key.id for key in keys]
