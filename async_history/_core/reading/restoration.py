@@ -1,4 +1,7 @@
-"""The restoration of a memory's text of a moment: whether it is needed, and what it records."""
+"""The restoration of a memory's text of a moment: whether it is needed, and what it records.
+
+It is not in `undoing`, because writing, on which undoing depends, also records restorations.
+"""
 
 import json
 from collections.abc import Sequence
