@@ -15,12 +15,25 @@ from async_history import CommitUnknown, HistoryClosed, HistoryManager, open_his
 from async_history._core.reading.coalesce import CoalescedReads
 from async_history._core.writing.wakeups import WAKEUP_BATCH_MIN
 from async_history._core.writing.writer import GroupCommitWriter
-from async_history._core.writing.writer_options import DEFAULT_OPTIONS
-from tests.core.writers import Item, Store
+from async_history._core.writing.writer_options import DEFAULT_OPTIONS, WriterOptions
+from tests.core.writers import Item, Store, turn
 from tests.support.line_faults import fault_at_line
 from tests.support.patience import LONG_S
 
 QUEUE = {"take", "admit_waiting", "_remove_all", "_remove"}
+CLOSING = {
+    "begin_close",
+    "_fail_everyone_left",
+    "_fail_calls",
+    "_on_ended",
+    "_unwritten",
+    "refuse",
+    "refuse_all",
+    "refuse_waiting",
+    "stop_waiting",
+    "withdraw",
+    "wake",
+}
 CALLERS = {"submit", "_require_open", "_wake_up"}
 """Functions of the writer that run in the caller's task, which gets their exceptions."""
 
@@ -39,6 +52,15 @@ def of_the_writer(code: CodeType) -> bool:
     if name == "queue.py":
         return code.co_name in QUEUE
     return name in ("wakeups.py", "committed_batch.py", "writer.py") and code.co_name not in CALLERS
+
+
+class Death(BaseException):
+    """What the writer dies of."""
+
+
+def of_the_closing(code: CodeType) -> bool:
+    name = Path(code.co_filename).name
+    return name in ("queue.py", "waiter.py", "writer.py") and code.co_name in CLOSING
 
 
 async def submitted(writer: GroupCommitWriter[Item], name: str) -> None:
@@ -76,6 +98,44 @@ async def test_every_caller_of_the_writer_gets_an_outcome(callers: int, step: in
         await writer.aclose(LONG_S)
         if not writer.task.cancelled():
             writer.task.exception()
+
+
+@pytest.mark.parametrize("ends", [True, False])
+async def test_every_caller_gets_an_outcome_if_closing_is_interrupted(ends: bool) -> None:
+    nth, ended = 0, False
+    while not ended:
+        nth += 1
+        store = Store()
+        options = WriterOptions(queue_records=2)
+        writer = GroupCommitWriter(store.commit, finish=store.finish, options=options)
+        tasks = [asyncio.create_task(submitted(writer, "in the batch")) for _ in range(2)]
+        await store.begun.wait()
+        tasks += [asyncio.create_task(submitted(writer, "in the queue")) for _ in range(4)]
+        await turn()
+        with fault_at_line(nth, of=of_the_closing) as fault:
+            closing = asyncio.create_task(writer.aclose(LONG_S if ends else 0))
+            await turn()
+            if ends:
+                store.script = [Death()]
+                store.gate.set()
+            await asyncio.wait([closing], timeout=LONG_S)
+            await turn()
+        ended = fault.line is None
+        store.gate.set()
+        # If an exception interrupted the first lines of closing, another call closes.
+        await writer.aclose(LONG_S)
+        await asyncio.wait([*tasks, writer.task], timeout=LONG_S)
+        assert all(task.done() for task in tasks), fault.line
+        assert writer.task.done(), fault.line
+        assert {type(task.exception()) for task in tasks} <= {
+            type(None),
+            CommitUnknown,
+            HistoryClosed,
+        }, fault.line
+        assert store.finished == 1, fault.line
+        for task in (closing, writer.task):
+            if not task.cancelled():
+                task.exception()
 
 
 async def test_every_caller_of_shared_reads_gets_an_outcome() -> None:

@@ -4,7 +4,7 @@ import asyncio
 import gc
 import logging
 import weakref
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 
@@ -20,7 +20,8 @@ from async_history import (
     StorageRefused,
 )
 from async_history._core.writing.commit_function import OutcomeUnknown
-from async_history._core.writing.queue import BoundedQueue
+from async_history._core.writing.committed_batch import CommittedBatch
+from async_history._core.writing.queue import BoundedQueue, PendingCall
 from async_history._core.writing.wakeups import FIRST_SLICE, SLICE, WakeupScheduler
 from async_history._core.writing.writer import GroupCommitWriter
 from async_history._core.writing.writer_options import WriterOptions
@@ -40,6 +41,14 @@ async def committed_before_a_stall(
     store.gate = asyncio.Event()
     await store.begun.wait()
     return tasks[:100]
+
+
+def pending_calls(count: int) -> list[PendingCall[Item]]:
+    """Return calls that have left the queue."""
+    calls = [PendingCall[Item]() for _ in range(count)]
+    for n, call in enumerate(calls):
+        call.submission, call.timer = Item(str(n)), None
+    return calls
 
 
 class TestBatches:
@@ -247,6 +256,35 @@ class TestBatches:
         await turn()
         assert woken == ["first", "second"]
 
+    async def test_callers_are_woken_once_an_iteration_however_long_it_takes(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        now, left = 0.0, 30
+        iterations: list[int] = []
+        iteration = 0
+
+        def wake(callers: str, most: int) -> bool:
+            nonlocal now, left
+            now += 0.3
+            left -= 1
+            iterations.append(iteration)
+            return left > 0
+
+        async def count() -> None:
+            nonlocal iteration
+            while left:
+                iteration += 1
+                await asyncio.sleep(0)
+
+        monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now)
+        counting = asyncio.create_task(count())
+        await asyncio.sleep(0)
+        scheduler = WakeupScheduler[str](wake)
+        scheduler.add("batch", callers=30, next_callers=0)
+        await scheduler.wait_until_woken()
+        await counting
+        assert len(set(iterations)) == len(iterations) == 30
+
 
 class TestFaults:
     async def test_a_refused_submission_does_not_fail_its_neighbours(
@@ -261,6 +299,65 @@ class TestFaults:
         assert store.batches == [["a", "c"]]
         assert writer.stats().refused_submissions == 1
         assert writer.stats().acked_records == 2
+
+    @pytest.mark.parametrize("index", [-1, 3])
+    async def test_a_refusal_of_no_submission_leaves_the_outcome_unknown(
+        self, store: Store, make_writer: MakeWriter, index: int
+    ) -> None:
+        store.script = [{index: IdConflict("taken")}]
+        writer = make_writer()
+        calls = submit(writer, Item("a"), Item("b"), Item("c"))
+        results = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), LONG_S)
+        assert [type(result) for result in results] == [CommitUnknown] * 3
+        await asyncio.wait_for(writer.submit(Item("after")), LONG_S)
+
+    async def test_a_refusal_that_always_raises_is_not_repeated(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It is logged, because its caller was cancelled, and a filter of the log raises."""
+
+        def raise_(_: logging.LogRecord) -> bool:
+            raise RuntimeError("the log is full")
+
+        monkeypatch.setattr(logging.getLogger("async_history"), "filters", [raise_])
+        calls = pending_calls(4)
+        asyncio.Future.cancel(calls[0])
+        taken = IdConflict("taken")
+        batch = CommittedBatch(list(calls), {0: IdConflict("taken"), 2: taken})
+        with pytest.raises(RuntimeError, match="the log is full"):
+            batch.settle(4, lambda *_: None)
+        assert not batch.settle(4, lambda *_: None)
+        assert [calls[1].result(), calls[2].exception(), calls[3].result()] == [None, taken, None]
+
+    async def test_a_refusal_that_raises_has_no_acknowledgement(self) -> None:
+        """As with an error that is none, and with any exception of a signal handler."""
+        calls = pending_calls(2)
+        batch = CommittedBatch(list(calls), {0: StopIteration()})  # type: ignore[dict-item]
+        with pytest.raises(TypeError):
+            batch.settle(4, lambda *_: None)
+        assert not batch.settle(4, lambda *_: None)
+        assert isinstance(calls[0].exception(), CommitUnknown)
+        assert calls[1].result() is None
+
+    async def test_callers_are_woken_in_order_though_the_observer_raises(self) -> None:
+        woken: list[int] = []
+        seen: list[PendingCall[Item]] = []
+
+        def begin(calls: list[PendingCall[Item]], _: Mapping[int, HistoryError]) -> None:
+            seen.extend(calls)
+            raise RuntimeError("the observer failed")
+
+        calls = pending_calls(5)
+        for n, call in enumerate(calls):
+            call.add_done_callback(lambda _, n=n: woken.append(n))  # type: ignore[misc]
+        batch = CommittedBatch(list(calls), {})
+        with pytest.raises(RuntimeError, match="the observer failed"):
+            batch.settle(2, begin)
+        while batch.settle(2, begin):
+            pass
+        await turn()
+        assert seen == calls
+        assert woken == [0, 1, 2, 3, 4]
 
     @pytest.mark.parametrize(
         ("error", "kind"),

@@ -14,7 +14,7 @@ class Waiter(asyncio.Future[None]):
     first.
     """
 
-    _resume: Callable[..., object]
+    _resume: Callable[..., object] | None = None
     _context: Context | None = None
 
     def add_done_callback(
@@ -30,12 +30,16 @@ class Waiter(asyncio.Future[None]):
         Raises what the loop raises; then nothing has changed.
         """
         if not self.done():
-            self.get_loop().call_soon(self._resume, self, context=self._context)
+            self._resume_task()
             self.set_result(None)
 
     def cancel(self, msg: Any = None) -> bool:
         """Cancel the task's wait, unless it is over."""
         if self.done():
             return False
-        self.get_loop().call_soon(self._resume, self, context=self._context)
+        self._resume_task()
         return super().cancel(msg)
+
+    def _resume_task(self) -> None:
+        if self._resume is not None:  # the task awaits this, and not only has it
+            self.get_loop().call_soon(self._resume, self, context=self._context)

@@ -21,9 +21,9 @@ QUEUE_RECORDS = 20_000
 """Default bound of the queue in records: a fifth of a second's work, and twice 10,000 tasks."""
 QUEUE_BYTES = 64 * 1024 * 1024
 """Default bound of the queue in bytes of memory, as submissions estimate it."""
-_LOOK_S: Final = 0.1
-"""Seconds between looks at a reserved call: the stack of its caller may be too short to admit the
-calls that wait for it."""
+_ADMIT_AFTER_S: Final = 0.1
+"""Seconds after which the calls that wait for a reserved one are admitted: the stack of its caller
+may be too short to do it."""
 
 
 class Submission(Protocol):
@@ -140,7 +140,7 @@ class BoundedQueue(Generic[S]):
         return next(iter(self._in), None)
 
     def enter(self, submission: S | None, operation: Operation | None) -> PendingCall[S]:
-        """Queue a new call: admit it, or let it wait behind those already waiting."""
+        """Queue a new call: admit it, or let it wait after those already waiting."""
         call: PendingCall[S] = PendingCall(loop=self._loop)
         call.queue = self
         call.submission = submission
@@ -181,13 +181,13 @@ class BoundedQueue(Generic[S]):
         call.submission = call.operation = None
         call.since = monotonic()
         call.count = call.size = 0
-        call.timer = self._loop.call_later(_LOOK_S, self._look_at_reserved, call)
+        call.timer = self._loop.call_later(_ADMIT_AFTER_S, self._admit_after_reserved, call)
         self._waiting[call] = None
         return call
 
-    def _look_at_reserved(self, call: PendingCall[S]) -> None:
+    def _admit_after_reserved(self, call: PendingCall[S]) -> None:
         if call in self._waiting and call.is_reserved:
-            call.timer = self._loop.call_later(_LOOK_S, self._look_at_reserved, call)
+            call.timer = self._loop.call_later(_ADMIT_AFTER_S, self._admit_after_reserved, call)
         else:
             call.timer = None
             self.admit_waiting()
@@ -257,23 +257,24 @@ class BoundedQueue(Generic[S]):
             found.append(call.submission)
         return found
 
-    def clear_waiting(self) -> list[PendingCall[S]]:
-        """Remove and return all calls that wait for space.
+    def refuse_waiting(self, error: Callable[[], Exception]) -> None:
+        """Remove all calls that wait for space, each refused with a new error.
 
         Reserved calls are cancelled. Calls that waited only for them, and fit, are admitted.
+        Whatever interrupts this, each call without an outcome is still in the queue.
         """
         for call in [call for call in self._waiting if call.is_reserved]:
             call.cancel()
-        waiting = list(self._waiting)
+        for call in self._waiting:
+            call.refuse(error())
         self._waiting.clear()
-        return waiting
 
-    def clear(self) -> list[PendingCall[S]]:
-        """Remove and return all calls."""
-        waiting = self.clear_waiting()
-        calls = [*self._in, *waiting]
+    def refuse_all(self, error: Callable[[], Exception]) -> None:
+        """Remove all calls, each refused with a new error, as `refuse_waiting` does."""
+        self.refuse_waiting(error)
+        for call in self._in:
+            call.refuse(error())
         self._remove_all()
-        return calls
 
     def _has_room(self, call: PendingCall[S]) -> bool:
         return not self._in or (
@@ -315,8 +316,6 @@ class BoundedQueue(Generic[S]):
         if next(iter(self._waiting)).is_reserved:
             self._start_timer(call)  # it waits for a reserved call: the queue may have space
             return
-        del self._waiting[call]
-        self.overloaded += 1
         call.refuse(
             Overloaded(
                 f"the queue was full ({counted(self.records, 'record')}, {self.size_bytes:,} "
@@ -324,4 +323,6 @@ class BoundedQueue(Generic[S]):
                 "queue_bytes or queue_timeout_s"
             )
         )
+        del self._waiting[call]  # last: if refusing raises, it still waits
+        self.overloaded += 1
         self.admit_waiting()

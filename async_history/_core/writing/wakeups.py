@@ -25,8 +25,8 @@ event loop, and the server waits for it.
 """
 
 _LOST_S: Final = 0.1
-"""Seconds after which callers are woken again if an exception, such as one that a signal handler
-raises, came before a slice.
+"""Seconds without a slice after which callers are woken again: an exception, such as one that a
+signal handler raises, came before it.
 """
 
 
@@ -41,7 +41,7 @@ class WakeupScheduler(Generic[B]):
 
     Args:
         wake: wakes at most so many of a batch's callers, and returns whether others are left. If it
-            raises, it is called again.
+            raises, it is called again, so it must not raise for the same caller for ever.
         head_start_s: the maximum wait for the next commit to begin.
         woken: called when all of a large batch are woken and have run.
     """
@@ -61,6 +61,7 @@ class WakeupScheduler(Generic[B]):
         self._timer: asyncio.TimerHandle | None = None
         self._waking: deque[B] = deque()
         self._slice = FIRST_SLICE
+        self._slices = 0
         self._tells_when_woken = False
         self._all_woken: asyncio.Future[None] | None = None
 
@@ -115,6 +116,7 @@ class WakeupScheduler(Generic[B]):
 
     def _wake_some(self) -> bool:
         """Wake a slice of callers; return whether others are left."""
+        self._slices += 1
         while self._waking:
             if self._wake(self._waking[0], self._slice):
                 self._slice = min(2 * self._slice, SLICE)
@@ -134,8 +136,8 @@ class WakeupScheduler(Generic[B]):
         """
         while self._waking:
             self._all_woken = self._loop.create_future()
-            again = self._loop.call_later(_LOST_S, self._wake_slice)
-            try:
-                await self._all_woken
-            finally:
-                again.cancel()
+            slices = self._slices
+            await asyncio.wait([self._all_woken], timeout=_LOST_S)
+            # However long an iteration of the loop takes, a slice runs in it.
+            if self._waking and self._slices == slices:
+                self._loop.call_soon(self._wake_slice)

@@ -9,6 +9,7 @@ never delayed to grow.
 import asyncio
 import copy
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from time import monotonic
 from typing import Final, Generic, TypeVar
 
@@ -108,6 +109,7 @@ class GroupCommitWriter(Generic[S]):
         self._task = self._loop.create_task(self._run(), name="async_history writer")
         _running.add(self._task)
         self._task.add_done_callback(_running.discard)
+        self._task.add_done_callback(self._on_ended)
 
     # Called by callers
 
@@ -146,7 +148,7 @@ class GroupCommitWriter(Generic[S]):
             self._require_open()
             self._queue.fill(call, submission)
         except BaseException:
-            # In its place, if the stack is too short to withdraw it: others wait behind it.
+            # In its place, if the stack is too short to withdraw it: others wait for it.
             call.submission, call.operation = None, _do_nothing_alone
             call.cancel()
             raise
@@ -198,9 +200,16 @@ class GroupCommitWriter(Generic[S]):
             self._died = error
             raise
         finally:
-            self._closing = True
-            self._fail_everyone_left()
-            await self._run_until_settled(self._finish)
+            try:
+                self._closing = True
+                self._fail_everyone_left()
+            finally:
+                await self._run_until_settled(self._finish)
+
+    def _on_ended(self, _: "asyncio.Task[None]") -> None:
+        """Fail the callers that are left if an exception interrupted the end of the task."""
+        self._closing = True
+        self._fail_everyone_left()
 
     async def _wait_for_work(self) -> bool:
         if self._wakeups.is_waking:
@@ -261,6 +270,8 @@ class GroupCommitWriter(Generic[S]):
         refused = await self._run_until_settled(commit)
         if refused:
             self._forget_prepared()
+            if not refused.keys() <= set(range(len(batch))):
+                raise IndexError(f"refused {list(refused)} of {len(batch)} submissions")
         ended = monotonic()
         self._counters.count_batch(batch, begun, ended)
         if self._observer is not None:
@@ -325,12 +336,12 @@ class GroupCommitWriter(Generic[S]):
 
     def begin_close(self) -> None:
         """Refuse new submissions from now on; accepted ones are still committed."""
-        if self._closing:
-            return
         self._closing = True
-        for call in self._queue.clear_waiting():
-            call.refuse(self._unwritten("the manager closed while the queue was full"))
-        self._wake_up()
+        try:
+            reason = "the manager closed while the queue was full"
+            self._queue.refuse_waiting(partial(self._unwritten, reason))
+        finally:
+            self._wake_up()
 
     async def aclose(self, timeout_s: float) -> None:
         """Close, and wait at most `timeout_s` until the accepted submissions are committed.
@@ -353,11 +364,15 @@ class GroupCommitWriter(Generic[S]):
         return self._task
 
     def _fail_everyone_left(self) -> None:
+        again = self._loop.call_soon(self._fail_calls)  # if an exception interrupts it here
+        self._fail_calls()
+        again.cancel()
+
+    def _fail_calls(self) -> None:
         reason = "the manager was closed before this was written"
         if self._died is not None:
             reason = f"the writer died: {self._died!r}"
-        for call in self._queue.clear():
-            call.refuse(self._unwritten(reason))
+        self._queue.refuse_all(partial(self._unwritten, reason))
         for call in self._in_batch:
             call.refuse(CommitUnknown(f"{reason}, while committing", call.ids))
 
