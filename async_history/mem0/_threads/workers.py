@@ -111,7 +111,8 @@ class Workers:
         # In C, so that no signal handler runs between taking a call and putting it.
         taken = starmap(results.calls.popleft, repeat((), len(results.calls)))
         deque(map(self._calls.put, taken), maxlen=0)
-        self._add_threads(min(self._calls.qsize(), _COMPUTING - len(self._threads)))
+        if len(self._threads) < _COMPUTING:
+            self._add_threads(min(self._calls.qsize(), _COMPUTING - len(self._threads)))
 
     def _watch(self, loop: asyncio.AbstractEventLoop, results: "_Results") -> None:
         """Move calls and results that were lost, as long as tasks wait for results."""
