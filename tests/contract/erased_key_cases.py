@@ -16,6 +16,7 @@ from async_history.errors import KeyMissing
 from tests.support.encrypted_cases import ANN, BOB, texts
 from tests.support.encrypted_stores import Open
 from tests.support.keys import ring
+from tests.support.patience import LONG_S
 
 T = TypeVar("T")
 
@@ -106,19 +107,22 @@ class ErasedKeyCases:
             open_store(keys=ring("new", "old")) as history,
         ):
             await history.add_history("m", None, "tea", "ADD", owner=ANN)
-            stop = asyncio.Event()
+            stop, wrote = asyncio.Event(), asyncio.Event()
 
             async def write() -> int:
                 count = 0
                 while not stop.is_set():
-                    owner: Any = {"user_id": f"owner {count}"}
+                    # Of ever more owners, there would be ever more keys to wrap.
+                    owner: Any = {"user_id": f"owner {count % 20}"}
                     await other.add_history(f"n{count}", None, str(count), "ADD", owner=owner)
                     count += 1
-                    await asyncio.sleep(0.01)  # otherwise there are ever more keys to wrap
+                    wrote.set()
                 return count
 
             writing = asyncio.create_task(write())
             for _ in range(2):
+                wrote.clear()
+                await asyncio.wait_for(wrote.wait(), LONG_S)
                 await history.encryption.rotate_keys()
             stop.set()
             count = await writing

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from tests.subprocesses.processes import ROOT
+from tests.support.patience import LONG_S
 
 
 def test_a_driver_with_the_names_of_pysqlite3_serves(tmp_path: Path) -> None:
@@ -15,5 +16,6 @@ def test_a_driver_with_the_names_of_pysqlite3_serves(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
+        timeout=LONG_S,
     )
     assert ended.returncode == 0, ended.stderr

@@ -23,7 +23,21 @@ class _Connection(sqlite3.Connection):
         return super().__getattribute__(name)
 
 
+def _set_primary_code(error: sqlite3.Error, code: int) -> None:
+    error.__dict__["sqlite_errorcode"] = code & 0xFF
+
+
+def _primary_code(error: sqlite3.Error) -> int:
+    try:
+        code: int = error.__dict__["sqlite_errorcode"]
+    except KeyError:
+        raise AttributeError("sqlite_errorcode") from None
+    return code
+
+
 def replace_driver() -> None:
+    code = property(_primary_code, _set_primary_code)
+    sqlite3.Error.sqlite_errorcode = code  # type: ignore[assignment]
     for name in dir(sqlite3):
         if name.removeprefix("SQLITE_").startswith(_MISSING_NAMES):
             delattr(sqlite3, name)

@@ -424,7 +424,7 @@ class TestInterrupted:
                 assert process.stdin is not None
                 assert process.stdout is not None
                 for _ in range(lines):
-                    process.stdout.readline()
+                    assert process.stdout.readline()
                     process.stdin.write(b"\n")
                     process.stdin.flush()
                 process.send_signal(signal.SIGKILL)
