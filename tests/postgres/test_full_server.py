@@ -8,9 +8,11 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from async_history import StorageUnreachable, open_history
+from async_history import StorageMissing, StorageUnreachable, open_history
 from async_history._postgres.connecting.lock_connection import LockConnection
+from async_history._postgres.connecting.pool import ConnectionPool
 from async_history._postgres.connecting.pool_limits import PoolLimits
+from async_history._postgres.connecting.side_connections import SideConnections
 from async_history._postgres.connecting.url import server_url
 from async_history.postgres import PostgresHistoryManager
 from tests.support.patience import LONG_S
@@ -122,6 +124,23 @@ async def test_long_work_uses_a_connection_of_the_pool(role: Role) -> None:
         report = await history.erase(memory_ids=["m"], reason="asked")
     assert role.refused.is_set()
     assert not [left for left in report.remains if "was not vacuumed" in left]
+
+
+async def test_an_error_of_long_work_is_not_one_of_its_connection(url: str) -> None:
+    async def nothing(_: Any) -> None:
+        pass
+
+    async def fail(_: Any) -> None:
+        raise ValueError("not a number")
+
+    server, limits = server_url(url), PoolLimits(2, None, LONG_S, None, None)
+    pool = await ConnectionPool.connect(server, nothing, limits)
+    side = SideConnections(pool, server)
+    with pytest.raises(ValueError, match=r"^not a number$"):
+        await side.use(fail)
+    with pytest.raises(StorageMissing, match="lost the history's tables"):
+        await side.use(lambda connection: connection.execute("SELECT * FROM nowhere"))
+    await pool.aclose(LONG_S)
 
 
 async def test_a_check_gives_up(role: Role) -> None:

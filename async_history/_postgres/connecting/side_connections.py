@@ -9,7 +9,7 @@ from async_history._postgres.connecting.bounds import enable_client_check, lift_
 from async_history._postgres.connecting.connect import connect_to_any, in_time, typed
 from async_history._postgres.connecting.pool import ConnectionPool
 from async_history._postgres.connecting.server_url import ServerUrl
-from async_history._postgres.errors import DriverError, is_full
+from async_history._postgres.errors import DriverError, is_full, storage_error
 from async_history.errors import StorageUnreachable
 
 T = TypeVar("T")
@@ -50,26 +50,35 @@ class SideConnections:
             return await self._use_pool(self._pool.use, work)
         if self._server is None:
             return await self._use_pool(self._pool.use_without_limits, work)
-        timeout_s = self._pool.acquire_timeout_s
         with typed(self._server.where):
-            try:
-                connection = await connect_to_any(
-                    self._server, statement_cache_size=0, timeout=timeout_s
-                )
-            except DriverError as error:
-                if not is_full(error):
-                    raise
-                connection = None
-            if connection is None:
-                return await self._use_pool(self._pool.use_without_limits, work)
-            try:
-                with in_time(connection, timeout_s):
-                    await enable_client_check(connection)
-                    await lift_limits(connection)
-                return await work(connection)
-            finally:
-                # Not at once: the server may just have been asked to cancel a statement.
-                await to_the_end(self._pool.retire(connection))
+            connection = await self._connect(self._server)
+        if connection is None:
+            return await self._use_pool(self._pool.use_without_limits, work)
+        try:
+            return await work(connection)
+        except DriverError as error:
+            raise storage_error(error, self._server.where) from error
+        finally:
+            # Not at once: the server may just have been asked to cancel a statement.
+            await to_the_end(self._pool.retire(connection))
+
+    async def _connect(self, server: ServerUrl) -> Any:
+        """Return a connection without time limits; None if the server has no free one."""
+        timeout_s = self._pool.acquire_timeout_s
+        try:
+            connection = await connect_to_any(server, statement_cache_size=0, timeout=timeout_s)
+        except DriverError as error:
+            if is_full(error):
+                return None
+            raise
+        try:
+            with in_time(connection, timeout_s):
+                await enable_client_check(connection)
+                await lift_limits(connection)
+        except BaseException:
+            await to_the_end(self._pool.retire(connection))
+            raise
+        return connection
 
     async def _use_pool(self, use: Callable[[Work[T]], Awaitable[T]], work: Work[T]) -> T:
         try:
