@@ -45,7 +45,8 @@ from async_history._postgres.removing.erase import LOGS_HAVE_TEXTS
 from async_history._postgres.removing.vacuum import Vacuum
 from async_history._postgres.schema import in_schema
 from async_history._postgres.schema.indexes import drop
-from async_history._postgres.transaction import BY_INDEX, SchemaSteps, transaction
+from async_history._postgres.schema_steps import SchemaSteps
+from async_history._postgres.transaction import BY_INDEX, transaction
 from async_history._postgres.writing.owner_steps import NUMBER, require_one
 from async_history.errors import StorageDenied, StorageError, StorageRefused
 

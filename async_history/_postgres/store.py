@@ -64,7 +64,8 @@ from async_history._postgres.removing.statistics import Statistics
 from async_history._postgres.removing.vacuum import Vacuum
 from async_history._postgres.rows import Fetch
 from async_history._postgres.schema import in_schema, quoted
-from async_history._postgres.transaction import log_within, savepoint, transaction
+from async_history._postgres.schema_steps import log_within
+from async_history._postgres.transaction import savepoint, transaction
 from async_history._postgres.warnings import STATE, warnings_of
 from async_history._postgres.writing.batches import Batches
 from async_history._postgres.writing.late_tries import LateTries

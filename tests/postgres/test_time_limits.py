@@ -32,6 +32,13 @@ CREATE FUNCTION {0}.sleep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
 END $$;
 CREATE TRIGGER sleep AFTER INSERT OR UPDATE ON {0}.history EXECUTE FUNCTION {0}.sleep();
 """
+_SLEEPING_AT_COMMIT = """
+CREATE FUNCTION {0}.sleep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    IF NEW.version = 4 THEN PERFORM pg_catalog.pg_sleep(3); END IF; RETURN NULL;
+END $$;
+CREATE CONSTRAINT TRIGGER sleep AFTER INSERT ON {0}.migrations
+DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION {0}.sleep();
+"""
 
 
 @asynccontextmanager
@@ -182,7 +189,7 @@ async def test_the_server_ends_the_session_of_a_vacuum(server: PostgresServer) -
         assert "terminating connection due to administrator command" in sentence
 
 
-@pytest.mark.parametrize("how", ["cancelled", "ended"])
+@pytest.mark.parametrize("how", ["cancelled", "ended", "paused"])
 async def test_opening_with_a_pool_is_cut(how: str, server: PostgresServer) -> None:
     """It waits for the lock of another process that migrates."""
     other, owner = [await asyncpg.connect(server.url()) for _ in range(2)]
@@ -197,7 +204,7 @@ async def test_opening_with_a_pool_is_cut(how: str, server: PostgresServer) -> N
         process = await until(owner, _ADVISORY)
         if how == "ended":
             await owner.execute("SELECT pg_terminate_backend($1)", process)
-            with pytest.raises(StorageUnreachable, match="went away"):
+            with pytest.raises(StorageUnreachable, match="administrator command"):
                 await opening
         else:
             if how == "paused":
@@ -210,3 +217,17 @@ async def test_opening_with_a_pool_is_cut(how: str, server: PostgresServer) -> N
                 server.resume()
     other.terminate()
     owner.terminate()
+
+
+async def test_the_command_timeout_of_a_pool_ends_no_migration(
+    url: str, postgres: str, connect: Callable[[], Any]
+) -> None:
+    with version(3):
+        async with open_history(url):
+            pass
+    await (await connect()).execute(_SLEEPING_AT_COMMIT.format(schema_of(url)))
+    async with (
+        asyncpg.create_pool(postgres, min_size=0, max_size=3, command_timeout=2) as pool,
+        PostgresHistoryManager(pool=pool, schema=schema_of(url)) as history,
+    ):
+        await history.add_history("m", None, "tea", "ADD")

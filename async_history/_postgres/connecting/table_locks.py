@@ -10,6 +10,7 @@ import asyncpg
 
 from async_history._postgres.schema.indexes import ASK_AGAIN_S
 from async_history._postgres.schema.migrations import limit_lock_wait
+from async_history._postgres.transaction import transaction
 from async_history.errors import StorageLocked
 
 T = TypeVar("T")
@@ -34,7 +35,7 @@ async def retry_while_locked(
     while True:
         is_last = monotonic() > deadline
         try:
-            async with connection.transaction():
+            async with transaction(connection):
                 await connection.execute(limit_lock_wait(is_last=is_last))
                 return await work()
         except asyncpg.LockNotAvailableError as error:

@@ -15,7 +15,7 @@ from async_history._postgres.key_statements import key_table, keys_within
 from async_history._postgres.reading.filters import Search
 from async_history._postgres.removing.erase_keys import DIGESTS, STORED_TEXTS, EraseKeys, Rows
 from async_history._postgres.rows import joined_names
-from async_history._postgres.transaction import RECORDS, SchemaSteps, ref_of
+from async_history._postgres.schema_steps import RECORDS, SchemaSteps, ref_of
 from async_history._postgres.writing.batch_locks import LOCK_MEMORIES
 from async_history._postgres.writing.erased_names import (
     STILL_OWNED,

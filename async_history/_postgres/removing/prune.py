@@ -21,14 +21,8 @@ from async_history._core.removing.prune_transaction import (
     prunable_alone,
 )
 from async_history._postgres.ledger import Attestation, locks, tables_of
-from async_history._postgres.transaction import (
-    BY_INDEX,
-    RECORDS,
-    WAIT_FOR_REPLICAS_TOO,
-    SchemaSteps,
-    ref_of,
-    transaction,
-)
+from async_history._postgres.schema_steps import RECORDS, SchemaSteps, ref_of
+from async_history._postgres.transaction import BY_INDEX, WAIT_FOR_REPLICAS_TOO, transaction
 from async_history._postgres.writing.owner_steps import HAS_OWNERS, NEXT_NUMBER, REMOVE_OWNERS
 
 _ENDS: Final = "SELECT pg_catalog.min(seq), pg_catalog.max(seq) FROM {schema}.history"

@@ -7,7 +7,8 @@ from async_history._core.ledger import changes
 from async_history._core.operations.operations import StoreOperation, at_its_end
 from async_history._postgres.ledger import Attestation, locks, require_no_ledger, tables_of
 from async_history._postgres.schema import in_schema
-from async_history._postgres.transaction import log_within, transaction
+from async_history._postgres.schema_steps import log_within
+from async_history._postgres.transaction import transaction
 from async_history._postgres.writing.owner_steps import FORGET_OWNERS
 
 _COUNT: Final = "SELECT pg_catalog.count(*) FROM"

@@ -32,6 +32,7 @@ from async_history._postgres.schema.indexes import (
 )
 from async_history._postgres.schema.migration_log import log_migration, migration_from
 from async_history._postgres.schema.names import quoted
+from async_history._postgres.transaction import transaction
 from async_history.errors import MigrationError, StorageLocked, StorageMissing
 
 _log = logging.getLogger("async_history")
@@ -231,8 +232,7 @@ async def migrate(
         if version and not await is_distributed(connection, schema):
             applied = await _upgrade(connection, schema, version, switch_within_s)
         else:
-            # Read committed: at other levels it would not see what the lock's holder has done.
-            async with connection.transaction(isolation="read_committed"):
+            async with transaction(connection):
                 applied = await _apply(connection, schema, migration_from(version))
     except asyncpg.InsufficientPrivilegeError as error:
         raise MigrationError(
@@ -276,7 +276,7 @@ async def _upgrade(connection: Any, schema: str, version: int, switch_within_s: 
             deadline += monotonic() - began
             is_last = monotonic() > deadline
             try:
-                async with connection.transaction(isolation="read_committed"):
+                async with transaction(connection):
                     await connection.execute(limit_lock_wait(is_last=is_last))
                     applied += await _apply(connection, schema, operation, through=number)
                 break
@@ -304,7 +304,7 @@ async def make_ledger(connection: Any, schema: str) -> None:
         MigrationError: the role may not create tables, or one of their names is taken.
     """
     try:
-        async with connection.transaction(isolation="read_committed"):
+        async with transaction(connection):
             await connection.execute(_LOCK_SCHEMA, schema)
             if await has_ledger(connection, schema):
                 return

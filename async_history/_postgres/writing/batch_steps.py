@@ -27,7 +27,8 @@ from async_history._postgres.keys import Seal
 from async_history._postgres.ledger import Attestation, leaves_of, tables_of
 from async_history._postgres.operations import NEW_OPERATIONS, OPERATIONS
 from async_history._postgres.schema import in_schema
-from async_history._postgres.transaction import WAIT_FOR_REPLICAS_TOO, log_within, savepoint
+from async_history._postgres.schema_steps import log_within
+from async_history._postgres.transaction import WAIT_FOR_REPLICAS_TOO, savepoint
 from async_history._postgres.writing.add import OwnersCheck, Statement, within_transaction
 from async_history._postgres.writing.batch_reads import BatchReads
 from async_history._postgres.writing.messages import add_messages, evict_messages, find_buffers
