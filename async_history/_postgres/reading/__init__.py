@@ -1,1 +1,1 @@
-"""The SELECTs of queries, followers, and states at a moment."""
+"""The SELECTs of queries, followers, and states at a moment, in PostgreSQL."""

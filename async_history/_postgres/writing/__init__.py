@@ -1,1 +1,1 @@
-"""A batch in one transaction: its statements, look-ups and owners."""
+"""A batch in one transaction, in PostgreSQL: its statements, look-ups and owners."""

@@ -1,1 +1,1 @@
-"""Erasing, pruning and resetting."""
+"""Erasing, pruning and resetting through SQLAlchemy."""

@@ -1,1 +1,1 @@
-"""A batch in one transaction: its statements, look-ups and owners."""
+"""A batch in one transaction, through SQLAlchemy: its statements, look-ups and owners."""

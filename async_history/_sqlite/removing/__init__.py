@@ -1,1 +1,1 @@
-"""Erasing and pruning."""
+"""Erasing, pruning and resetting a SQLite file."""

@@ -1,1 +1,1 @@
-"""A batch in one transaction, on the connection's thread."""
+"""A batch in one transaction, on the connection's thread: its statements and look-ups."""
