@@ -332,7 +332,7 @@ class TestFaults:
     async def test_a_refusal_that_raises_has_no_acknowledgement(self) -> None:
         """As with an error that is none, and with any exception of a signal handler."""
         calls = pending_calls(2)
-        batch = CommittedBatch(list(calls), {0: StopIteration()})  # type: ignore[dict-item]
+        batch = CommittedBatch(list(calls), {0: object()})  # type: ignore[dict-item]
         with pytest.raises(TypeError):
             batch.settle(4, lambda *_: None)
         assert not batch.settle(4, lambda *_: None)
