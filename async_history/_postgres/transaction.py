@@ -10,7 +10,12 @@ from typing import Any, Final
 
 from async_history._postgres.errors import DriverError
 
-_BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED"
+NO_JIT: Final = "jit TO off"
+"""For SET. The server compiles a statement whose plan it expects to be costly, each time it runs
+(https://www.postgresql.org/docs/current/jit-decision.html). Before PostgreSQL 18 that is each plan
+with what `BY_INDEX` turns off; and of a large table, a plan with an unknown LIMIT. Compiling took
+0.1 to 2 s for statements that take a few ms."""
+_BEGIN: Final = f"BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL {NO_JIT}"
 """Each statement must see what was committed while an earlier one waited for locks, whatever the
 database's default is."""
 _COMMIT: Final = "SET CONSTRAINTS ALL IMMEDIATE; SET LOCAL client_min_messages TO warning; COMMIT;"

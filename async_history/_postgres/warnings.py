@@ -1,4 +1,4 @@
-"""Warnings about server settings that can silently lose or hide acknowledged records."""
+"""Warnings about server settings that can silently lose, hide or slow down records."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
@@ -10,6 +10,7 @@ SELECT pg_catalog.current_setting('synchronous_commit'),
        pg_catalog.current_setting('synchronous_standby_names'),
        pg_catalog.current_setting('fsync'),
        pg_catalog.current_setting('full_page_writes'),
+       pg_catalog.current_setting('jit')::pg_catalog.bool AND pg_catalog.pg_jit_available(),
        relname::pg_catalog.text,
        relpersistence = 'u',
        pg_catalog.row_security_active(pg_class.oid),
@@ -28,7 +29,7 @@ ORDER BY 1
 """
 """For each table: settings (which a role, a database or a URL may set), whether a crash empties the
 table, whether row-level security applies to this role, and whether a policy lets it see rows."""
-_OF_TABLE: Final = 4
+_OF_TABLE: Final = 5
 
 
 def warnings_of(
@@ -42,7 +43,7 @@ def warnings_of(
 
 
 def _of_settings(
-    durability: str, standbys: str, fsync: str, full_page_writes: str
+    durability: str, standbys: str, fsync: str, full_page_writes: str, is_compiling: bool
 ) -> Iterator[StoreWarning]:
     if durability == "off":
         yield StoreWarning(
@@ -69,6 +70,13 @@ def _of_settings(
             "critical",
             "the server's full_page_writes is off: a crash of its machine can damage all data, "
             "unless its file system writes whole pages",
+        )
+    if is_compiling:
+        yield StoreWarning(
+            "jit",
+            "warning",
+            "the sessions of your pool have jit on: the server compiles reads of a large history, "
+            "which takes seconds; make the pool with server_settings={'jit': 'off'}",
         )
 
 

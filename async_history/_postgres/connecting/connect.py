@@ -14,6 +14,7 @@ from async_history._postgres.connecting.bounds import enable_client_check
 from async_history._postgres.connecting.pool_limits import ACQUIRE_TIMEOUT_S
 from async_history._postgres.connecting.server_url import ServerUrl
 from async_history._postgres.errors import DriverError, is_full, storage_error
+from async_history._postgres.transaction import NO_JIT
 from async_history.errors import HistoryError, InvalidInput, StorageUnreachable
 
 
@@ -49,13 +50,15 @@ async def connect_to_any(
 
 
 async def connect_checked(server: ServerUrl, _: object = None, **options: Any) -> Any:
-    """Connect as `connect_to_any`, and make the server check whether we are still connected.
+    """Connect as `connect_to_any`, and make the server check whether we are still connected, and
+    compile no statements.
 
     This is not done in a pool's `init`: if the server hangs during `init`, asyncpg waits for it
     without a limit.
     """
     connection = await connect_to_any(server, **options)
     try:
+        await connection.execute(f"SET {NO_JIT}")
         await enable_client_check(connection)
     except BaseException:
         connection.terminate()
