@@ -134,6 +134,16 @@ _CHANGED: Final = _Meaning(
 )
 """asyncpg forgets the statement, so the next try prepares it again."""
 
+_NUMBERING: Final = ("GetNewTransactionId", "GetNewMultiXactId")
+"""The server's functions that number transactions. Near the end of the numbers they refuse every
+write, with the SQLSTATE of a row that is too large."""
+_WITHOUT_NUMBERS: Final = _Meaning(
+    StorageReadOnly,
+    "gives transactions no numbers until it is vacuumed, because it runs out of them; see "
+    "https://www.postgresql.org/docs/current/routine-vacuuming.html",
+    is_passing=True,
+)
+
 _PROTOCOL: Final = "08P01"
 _OF_POOLERS: Final = (
     (
@@ -186,6 +196,8 @@ def storage_error(error: BaseException, where: str) -> StorageError:
 def _meaning(error: BaseException) -> _Meaning:
     if _came_meanwhile(error):
         return _CAME_MEANWHILE
+    if _is_without_numbers(error):
+        return _WITHOUT_NUMBERS
     if isinstance(error, asyncpg.InvalidCachedStatementError):
         return _CHANGED
     if _A_STATEMENT_EACH in str(error):
@@ -273,8 +285,14 @@ def _came_meanwhile(error: BaseException) -> bool:
     return (error.constraint_name or "").startswith(_OUR_KEYS)  # a shard adds a number
 
 
+def _is_without_numbers(error: BaseException) -> bool:
+    return getattr(error, "server_source_function", None) in _NUMBERING
+
+
 def is_refusal(error: asyncpg.PostgresError) -> bool:
     """Return whether a constraint, trigger or policy refused the rows that were written."""
+    if _is_without_numbers(error):
+        return False
     if error.server_source_function in _REFUSING and not may_work_later(error):
         return True
     return _state(error).startswith(_REFUSED)
@@ -285,4 +303,6 @@ def concerns_all(error: asyncpg.PostgresError) -> bool:
 
     False if the error came from code in the database, such as a trigger.
     """
+    if _is_without_numbers(error):
+        return True
     return _state(error).startswith(_OF_ALL) and not is_refusal(error) and error.context is None
