@@ -6,38 +6,25 @@ other processes create a new file.
 """
 
 import contextlib
-import errno
 import logging
 import os
-import struct
 from collections.abc import Callable
-from typing import Any, Final
+from pathlib import Path
+from typing import Final
 
-fcntl: Any
-try:
-    import fcntl
-except ImportError:  # Windows: turns hold within a process there
-    fcntl = None
+from async_history._sqlite.connecting.mounts import mount_of
+from async_history.mem0._turns import byte_locks
+from async_history.mem0._turns.byte_locks import NONE, READ, WRITE, SetLock
 
 _log = logging.getLogger("async_history")
 
 SUFFIX: Final = "-turns"
 """Appended to the history's name to name the lock file."""
-_TAKEN: Final = (errno.EACCES, errno.EAGAIN)
-_OFD_SETLK: Final = getattr(fcntl, "F_OFD_SETLK", None)
-"""Locks that belong to an open file description (Linux 3.15).
-
-Elsewhere locks belong to the process, and closing any descriptor of the file drops them. So only
-this module opens the file, once in a process.
-"""
-_READ, _WRITE, _NONE = (getattr(fcntl, name, 0) for name in ("F_RDLCK", "F_WRLCK", "F_UNLCK"))
 _ASKED: Final = 2**62
 """Offset from a memory's byte to the byte that a waiting process locks."""
 _LONGEST_WAIT_S: Final = 0.002
 """Longest pause in seconds between two attempts to lock a byte: a release is not notified, and a
 commit takes a millisecond."""
-_FLOCK: Final = struct.Struct("@hhqqi4x")
-"""`struct flock`: type, whence, start, length, pid."""
 
 
 class FileLocks:
@@ -52,6 +39,7 @@ class FileLocks:
         self.longest_wait_s = _LONGEST_WAIT_S
         self._name = ""
         self._file: int | None = None
+        self._set: SetLock = byte_locks.set_lock
         self._held: set[int] = set()
         self._lost: set[int] = set()
         self._process = os.getpid()
@@ -63,9 +51,12 @@ class FileLocks:
         # The parent's file description holds the parent's locks: a forked child needs its own.
         self.close()
         self._process = os.getpid()
-        if fcntl is None:
+        if not byte_locks.HAS_LOCKS:
             return
-        self._name = self._name or os.path.realpath(self._path) + SUFFIX
+        if not self._name:
+            self._name = os.path.realpath(self._path) + SUFFIX
+            mount = mount_of(Path(self._name))
+            self._set = byte_locks.setter_for(None if mount is None else mount.file_system)
         try:
             self._file = os.open(self._name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:
@@ -78,7 +69,7 @@ class FileLocks:
 
     def take(self, number: int) -> bool:
         """Lock a byte; return False if another process has it. It does not wait."""
-        if self._file is not None and not self._set(_WRITE, number):
+        if self._file is not None and not self._set(self._file, WRITE, number):
             return False
         self._held.add(number)
         return True
@@ -89,40 +80,25 @@ class FileLocks:
         if number in self._lost:
             self._lost.discard(number)
         elif self._file is not None and self._process == os.getpid():
-            self._set(_NONE, number)
+            self._set(self._file, NONE, number)
 
     def ask_for(self, number: int, _: Callable[[], None]) -> None:
         """Signal to the process that holds a byte that this one waits for it."""
-        if self._file is not None and _OFD_SETLK is not None:
-            self._set(_READ, number + _ASKED)
+        if self._file is not None and byte_locks.HAS_SHARED_LOCKS:
+            self._set(self._file, READ, number + _ASKED)
 
     def stop_asking(self, number: int) -> None:
         """Undo `ask_for`."""
-        if self._file is not None and _OFD_SETLK is not None:
-            self._set(_NONE, number + _ASKED)
+        if self._file is not None and byte_locks.HAS_SHARED_LOCKS:
+            self._set(self._file, NONE, number + _ASKED)
 
     def is_asked_for(self, number: int) -> bool:
         """Return whether another process waits for a byte."""
         if self._file is None:
             return False
-        if _OFD_SETLK is None:
+        if not byte_locks.HAS_SHARED_LOCKS:
             return True  # it may be waiting
-        wanted = _FLOCK.pack(_WRITE, os.SEEK_SET, number + _ASKED, 1, 0)
-        found = fcntl.fcntl(self._file, fcntl.F_OFD_GETLK, wanted)
-        return bool(_FLOCK.unpack(found)[0] != _NONE)
-
-    def _set(self, kind: int, number: int) -> bool:
-        try:
-            if _OFD_SETLK is not None:
-                fcntl.fcntl(self._file, _OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, number, 1, 0))
-            else:
-                how = fcntl.LOCK_UN if kind == _NONE else fcntl.LOCK_EX | fcntl.LOCK_NB
-                fcntl.lockf(self._file, how, 1, number)
-        except OSError as error:
-            if error.errno in _TAKEN:
-                return False
-            raise
-        return True
+        return byte_locks.is_locked(self._file, number + _ASKED)
 
     def look(self) -> None:
         """Open a new file if the file was removed: the locks that are held are lost."""
