@@ -158,6 +158,40 @@ async def test_a_text_that_is_not_utf8_is_called_damaged(column: str, tmp_path: 
         await history.add_history("sound", None, "x", "UPDATE")
 
 
+async def test_the_error_does_not_show_a_text_that_is_not_utf8(tmp_path: Path) -> None:
+    path = tmp_path / "history.db"
+    async with open_history(path) as history:
+        await history.add_history("m", None, "secret", "ADD")
+        _execute(path, "UPDATE history SET new_memory = CAST(x'ff' || new_memory AS TEXT)")
+        with pytest.raises(StorageCorrupt, match="column 'new_memory'") as caught:
+            await history.get_history("m")
+    assert "secret" not in str(caught.value)
+
+
+async def test_a_schema_that_is_not_utf8_is_called_damaged(tmp_path: Path) -> None:
+    """SQLite's own message about it is not UTF-8 then, which its driver does not expect."""
+    path = tmp_path / "history.db"
+    async with open_history(path) as history:
+        await history.add_history("m", None, "likes tea", "ADD")
+    _execute(
+        path,
+        "PRAGMA writable_schema = ON",
+        "UPDATE sqlite_master SET sql = 'CREATE TABLE x', name = CAST(x'ff' AS TEXT)"
+        " WHERE name = 'messages'",
+    )
+    with pytest.raises(StorageCorrupt, match="not UTF-8"):
+        await open_history(path)
+
+
+async def test_a_log_of_operations_without_times_is_called_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "history.db"
+    async with open_history(path) as history:
+        await history.reset()
+        _execute(path, "UPDATE async_history_operations SET begun_at = 'x'")
+        with pytest.raises(StorageCorrupt, match="log of operations"):
+            await history.operations()
+
+
 @pytest.mark.parametrize("owner", ["{", "[]", "1", '{"user_id":1}'])
 async def test_an_owner_that_is_not_one_is_called_damaged(tmp_path: Path, owner: str) -> None:
     path = tmp_path / "history.db"

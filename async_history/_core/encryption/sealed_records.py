@@ -270,7 +270,9 @@ def opened_text(text: Any, column: str, record_id: str, keys: Keys, *names: str)
     """
     if not keys.is_sealed(text):
         return text
-    return _opened(text, column, record_id, place_of(column, record_id, *names), keys)
+    # A damaged id may be of another type.
+    place = place_of(column, *map(str, (record_id, *names)))
+    return _opened(text, column, record_id, place, keys)
 
 
 def opened_json(text: str, column: str, record_id: str, keys: Keys) -> str:
@@ -280,7 +282,7 @@ def opened_json(text: str, column: str, record_id: str, keys: Keys) -> str:
         KeyMissing, StorageCorrupt: as `opened_record`.
     """
     sealed, tokens = json_taken_apart(text, column, record_id)
-    return _opened(sealed, column, record_id, place_of(column, record_id, tokens), keys)
+    return _opened(sealed, column, record_id, place_of(column, str(record_id), tokens), keys)
 
 
 def _opened(sealed: Any, column: str, record_id: str, place: bytes, keys: Keys) -> str:

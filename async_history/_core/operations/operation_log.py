@@ -19,7 +19,7 @@ from async_history._core.operations.operations import (
     instant_text,
     operation_from_row,
 )
-from async_history.errors import HistoryError
+from async_history.errors import HistoryError, StorageCorrupt
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -195,7 +195,10 @@ class StatementOperationLog:
     ) -> list[StoreOperation]:
         """Return the last operations, oldest first."""
         rows = await self._run(self._statements.last, up_to, limit, kind)
-        return [operation_from_row(*json.loads(row)) for (row,) in reversed(rows)]
+        try:
+            return [operation_from_row(*json.loads(row)) for (row,) in reversed(rows)]
+        except (TypeError, ValueError) as error:
+            raise StorageCorrupt(f"the log of operations is damaged: {error}") from error
 
 
 class OperationLogInTurn:

@@ -97,7 +97,7 @@ def storage_error(error: sqlite3.Error, where: str) -> StorageError:
     if str(error).startswith(_NOT_UTF8):
         return StorageCorrupt(
             f"{where} has a text that is not UTF-8, as another program stored it: correct it "
-            f"there; records that are read without it are sound ({error})"
+            f"there; records that are read without it are sound ({_without_text(error)})"
         )
     if code == sqlite3.SQLITE_CANTOPEN:
         return StorageMissing(
@@ -132,6 +132,11 @@ def typed_errors(where: str) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise storage_error(error, where) from error
+    except UnicodeDecodeError:  # of the driver, for a message with a damaged name; it has its bytes
+        raise StorageCorrupt(
+            f"{where} is damaged: its schema has a name or a statement that is not UTF-8. Stop "
+            "writing to it and recover it with the sqlite3 shell's .recover"
+        ) from None
     except OSError as error:
         kind = _BY_ERRNO.get(error.errno or 0, StorageError)
         raise kind(f"{where} cannot be used: {error}") from error
@@ -246,6 +251,11 @@ def read_snapshot(connection: sqlite3.Connection) -> Iterator[None]:
         yield
     finally:
         connection.rollback()
+
+
+def _without_text(error: sqlite3.Error) -> str:
+    """Return an error's message up to the text that could not be decoded: it may be a record's."""
+    return str(error).partition(" with text ")[0]
 
 
 def _code(error: sqlite3.Error) -> int:
