@@ -165,7 +165,7 @@ STATEMENTS: Final = LedgerStatements(
     )
     """,
     record_ids="""
-    SELECT seq, id FROM {schema}.history WHERE seq > $1::pg_catalog.int8
+    SELECT seq, id FROM {schema}.history WHERE seq >= $1::pg_catalog.int8
     ORDER BY seq LIMIT $2::pg_catalog.int8
     """,
     operations=f"""

@@ -234,7 +234,7 @@ class _OfStore:
         )
         self._record_ids = (
             select(history.c.seq, history.c.id, history.c.long_names)
-            .where(history.c.seq > bindparam("after"))
+            .where(history.c.seq >= bindparam("first"))
             .order_by(history.c.seq)
         )
         names = ("id", "kind", "begun_at", "actor_id", "process_id", "host", "database_role")
@@ -278,8 +278,8 @@ class _OfStore:
         ((bare,),) = await fetch(self._bare_owner_count)
         return [(owned + bare,)]
 
-    async def record_ids(self, fetch: Fetch, after: int, limit: int) -> Sequence[Any]:
-        rows = await fetch(self._record_ids.limit(limit), {"after": after})
+    async def record_ids(self, fetch: Fetch, first: int, limit: int) -> Sequence[Any]:
+        rows = await fetch(self._record_ids.limit(limit), {"first": first})
         return [(seq, *_whole((key,), ("id",), stored)) for seq, key, stored in rows]
 
     async def operations(self, fetch: Fetch, ids: str) -> Sequence[Any]:

@@ -124,7 +124,7 @@ STATEMENTS: Final = LedgerStatements(
     scan=None,
     record_count="SELECT count(*) FROM history",
     owner_count="SELECT count(*) FROM async_history_owners",
-    record_ids="SELECT rowid, id FROM history WHERE rowid > ? ORDER BY rowid LIMIT ?",
+    record_ids="SELECT rowid, id FROM history WHERE rowid >= ? ORDER BY rowid LIMIT ?",
     operations="""
     SELECT id, kind, begun_at, actor_id, process_id, host, NULL, arguments, ended_at, error,
            records, messages

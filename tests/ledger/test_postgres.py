@@ -335,7 +335,7 @@ async def test_a_ledger_of_an_encrypted_history_attests_records_in_clear(
         assert {kind for kind, _ in what_is_found(await history.ledger.verify(kept))} == {"changed"}
         erased = await history.erase(user_id="ann", reason="asked")
         report = await history.ledger.verify(kept)
-        assert report.erased == erased.records + 1
+        assert report.erased == erased.records
 
 
 async def test_without_a_ledger_its_tables_are_not_used(url: str, owner: Any) -> None:
@@ -382,7 +382,7 @@ async def test_a_ledger_where_backslashes_escape(url: str, owner: Any) -> None:
     try:
         async with opened(url) as history:
             await fill(history)
-            await history.prune(older_than=timedelta(), keep_last=0)
+            await history.prune(older_than=timedelta(), keep_last=1)
             await history.reset()
             report = await history.ledger.verify()
     finally:

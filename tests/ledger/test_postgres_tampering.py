@@ -178,3 +178,19 @@ async def test_records_with_swapped_texts_are_found(store: Store) -> None:
     swapped = f"""UPDATE history SET new_memory = CASE id WHEN '3' THEN {text_of.format("6")}
         ELSE {text_of.format("3")} END WHERE id IN ('3', '6')"""
     assert {("changed", "3"), ("changed", "6")} <= await store.found(swapped)
+
+
+async def test_a_second_record_with_the_id_of_another_is_listed(store: Store) -> None:
+    """The tables' owner can remove the primary key."""
+    found = await store.found(
+        "ALTER TABLE history DROP CONSTRAINT history_pkey",
+        """INSERT INTO history (seq, id, memory_id, new_memory, event, is_deleted)
+        VALUES (99, '4', 'm1', 'injected', 'ADD', false)""",
+    )
+    assert ("unattested", "4") in found
+
+
+async def test_a_record_at_the_lowest_position_is_listed(store: Store) -> None:
+    inserted = f"""INSERT INTO history (seq, id, memory_id, new_memory, event, is_deleted)
+        VALUES ({-(1 << 63)}, 'x', 'm1', 'injected', 'ADD', false)"""
+    assert await store.found(inserted) == {("unattested", "x")}

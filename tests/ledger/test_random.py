@@ -78,6 +78,7 @@ class TestRandomOperations:
 async def check_random(history: HistoryManager, operations: list[tuple[str, int]]) -> None:
     """Do some operations; then verify, and compare the tree with the naive one."""
     kept: list[Checkpoint] = []
+    pruned = 0
     fresh = (f"memory-{number}" for number in itertools.count())
     async with history:
         for what, number in operations:
@@ -95,7 +96,7 @@ async def check_random(history: HistoryManager, operations: list[tuple[str, int]
                     await history.erase(memory_ids=[found[-1].memory_id], reason=name)
             elif what == "prune":
                 until = datetime.now(UTC) + timedelta(days=1)
-                await history.prune(older_than=until, keep_last=number % 2)
+                pruned += (await history.prune(older_than=until, keep_last=number % 2)).records
             elif what == "reset":
                 await history.reset()
             else:
@@ -105,7 +106,7 @@ async def check_random(history: HistoryManager, operations: list[tuple[str, int]
         assert report.is_intact, report.faults
         assert not report.unattested
         assert report.unattested_owners == report.unattested_operations == 0
-        assert report.records == await history.count_history()
+        assert (report.records, report.pruned) == (await history.count_history(), pruned)
         leaves = await leaves_of(history, report.size)
         commitments = [leaf.commitment for leaf in leaves.values()]
         for one in kept:

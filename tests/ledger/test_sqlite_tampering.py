@@ -136,9 +136,14 @@ class TestOwners(OwnerCases):
 
 
 OTHERS = {
-    "TEXT": ("coalesce({0}, '') || 'x'", "'[null]'"),
-    "INTEGER": ("coalesce({0}, 0) + 1", "coalesce({0}, 0) + 1000"),
-    "BLOB": ("CAST({0} || {0} AS BLOB)", "substr({0}, 2)", "x''"),
+    "TEXT": (
+        "coalesce({0}, '') || 'x'",
+        "'[null]'",
+        "x'ff00'",
+        "replace(hex(zeroblob(2000)), '0', '[')",
+    ),
+    "INTEGER": ("coalesce({0}, 0) + 1", "coalesce({0}, 0) + 1000", "{0} + 0.5", "'x'", "x'ff00'"),
+    "BLOB": ("CAST({0} || {0} AS BLOB)", "substr({0}, 2)", "x''", "1.5", "'x'"),
     "DATETIME": ("coalesce({0}, '') || 'x'",),
 }
 """Other values than a column's, by its type."""

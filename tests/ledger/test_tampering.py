@@ -18,6 +18,9 @@ from async_history._core.concurrency.threads import run_to_completion
 from async_history._core.encryption.data_keys import DataKeys, KeysChanged
 from async_history._core.encryption.store_encryption import EncryptedStore
 from async_history._core.ledger.changes import prune
+from async_history._core.ledger.entries import Removed, entry_bundle
+from async_history._core.ledger.leaves import RECORD
+from async_history._core.ledger.tables import LedgerTables
 from async_history._core.records.records import COLUMN_LIST, COLUMNS
 from async_history._core.records.values import plain
 from async_history._sqlite.index import THROUGH_INDEX
@@ -262,6 +265,40 @@ class TestLedgerTables:
         place = report.size - 1
         change(path, f"UPDATE async_history_ledger SET names = '[]' WHERE first = {place}")
         assert not (await verified(path, checkpoint)).is_intact
+
+    @pytest.mark.parametrize("how", ["hidden", "records", "live", "", 5, ["pruned"], None])
+    async def test_an_entry_of_another_kind_hides_no_removal(self, store: Store, how: Any) -> None:
+        """It would be counted nowhere."""
+        path, ids, checkpoint = store
+        change(path, f"DELETE FROM history WHERE id = '{ids[4]}'")
+
+        async def hide(tables: LedgerTables) -> None:
+            await tables.grow_completely()
+            (place,) = await tables.leaves_of(RECORD, [ids[4]])
+            (stored,) = await tables.bundles_at([place])
+            await tables.rewrite(stored, [place - stored.first], keeps_names=False)
+            await tables.append(entry_bundle(Removed(how, [(place, place + 1)], "2026-01-01")))
+
+        def enter() -> None:
+            with closing(connected(path)) as connection:
+                run_to_completion(hide(tables_on(connection)))
+
+        await asyncio.to_thread(enter)
+        report = await verified(path, checkpoint)
+        assert {one.kind for one in report.faults} == {"damaged"}
+        assert report.records == 11
+
+    @pytest.mark.parametrize("record_id", ["NULL", "x'ff00'", "char(0) || 'a'", "'a' || char(0)"])
+    async def test_an_inserted_record_that_no_look_up_finds_is_listed(
+        self, store: Store, record_id: str
+    ) -> None:
+        path, _, checkpoint = store
+        inserted = f"{record_id}, 'm0', 'injected', 'ADD', 0"
+        columns = "id, memory_id, new_memory, event, is_deleted"
+        change(path, f"INSERT INTO history ({columns}) VALUES ({inserted})")
+        report = await verified(path, checkpoint)
+        assert len(report.unattested) == 1
+        assert report.is_intact
 
 
 def flips(path: Path, places: Places) -> Iterator[tuple[int, Path]]:

@@ -6,7 +6,14 @@ Each is written within the transaction of the change.
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 
-from async_history._core.ledger.entries import Removed, entry_bundle, ranges_of
+from async_history._core.ledger.entries import (
+    ERASED,
+    PRUNED,
+    RESET,
+    Removed,
+    entry_bundle,
+    ranges_of,
+)
 from async_history._core.ledger.leaves import (
     BEGUN,
     ENDED,
@@ -26,7 +33,7 @@ async def prune(tables: LedgerTables, ids: Sequence[str], memory_ids: Collection
     await tables.grow_completely()
     gone = set(memory_ids) - set(await tables.owners(memory_ids))
     leaves = await tables.leaves_of(RECORD, ids) | await tables.leaves_of(OWNER, gone)
-    await _remove(tables, "pruned", leaves)
+    await _remove(tables, PRUNED, leaves)
 
 
 async def held(tables: LedgerTables, ids: Sequence[str]) -> set[str]:
@@ -51,7 +58,7 @@ async def erase(tables: LedgerTables, ids: Sequence[str], held: Collection[str])
         held: the records that matched their leaves before. Others get no new leaf, because they are
             not attested.
     """
-    await _remove(tables, "erased", await tables.leaves_of(RECORD, ids))
+    await _remove(tables, ERASED, await tables.leaves_of(RECORD, ids))
     left = [(name, one) for name, one in (await tables.records(ids)).items() if name in held]
     if left:
         rows = [one.values for _, one in left]
@@ -77,7 +84,7 @@ async def disown(tables: LedgerTables, memory_ids: Collection[str], owned: Colle
         memory_ids: the memories.
         owned: the memories whose owner matched their leaves before.
     """
-    await _remove(tables, "erased", await tables.leaves_of(OWNER, memory_ids))
+    await _remove(tables, ERASED, await tables.leaves_of(OWNER, memory_ids))
     left = {n: one for n, one in (await tables.owners(memory_ids)).items() if n in owned}
     if left:
         await tables.append(owner_bundle(left))
@@ -113,7 +120,7 @@ async def operations_of(tables: LedgerTables, actor_id: str) -> list[str]:
 
 async def forget_actor(tables: LedgerTables, operation_ids: Sequence[str]) -> None:
     """Record that operations lost their actor's name."""
-    await _remove(tables, "erased", await tables.leaves_of(BEGUN, operation_ids))
+    await _remove(tables, ERASED, await tables.leaves_of(BEGUN, operation_ids))
     stored = await tables.operations(operation_ids)
     if stored:
         rows = [one.begun for one in stored.values()]
@@ -125,7 +132,7 @@ async def reset(tables: LedgerTables) -> None:
     await tables.grow_completely()
     places = await tables.rewrite_all()
     if places:
-        await tables.append(entry_bundle(Removed("reset", places, _now())))
+        await tables.append(entry_bundle(Removed(RESET, places, _now())))
 
 
 async def _remove(tables: LedgerTables, how: str, leaves: Mapping[int, Leaf]) -> None:
@@ -135,7 +142,7 @@ async def _remove(tables: LedgerTables, how: str, leaves: Mapping[int, Leaf]) ->
     for stored in await tables.bundles_at(sorted(places)):
         first, end = stored.first, stored.first + stored.bundle.size
         at = [place - first for place in places if first <= place < end]
-        await tables.rewrite(stored, at, keeps_names=how == "erased")
+        await tables.rewrite(stored, at, keeps_names=how == ERASED)
     await tables.append(entry_bundle(Removed(how, ranges_of(places), _now())))
 
 

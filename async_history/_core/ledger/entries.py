@@ -3,15 +3,22 @@
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from async_history._core.ledger.leaves import ENTRY, Bundle, values_bundle
 from async_history._core.ledger.tree import Range
 from async_history.errors import StorageCorrupt
 
+ERASED: Final = "erased"
+PRUNED: Final = "pruned"
+RESET: Final = "reset"
+_HOW: Final = (ERASED, PRUNED, RESET)
+"""How leaves are removed. Each is counted in the report, so another one would hide a removal."""
+
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """The content of an entry: how leaves were removed ("erased", "pruned" or "reset"), and their
+    """The content of an entry: how leaves were removed (`ERASED`, `PRUNED` or `RESET`), and their
     places."""
 
     how: str
@@ -36,9 +43,11 @@ def removed_from(text: str) -> Removed:
     """
     try:
         given = json.loads(text)
-        return Removed(given["how"], [(int(a), int(b)) for a, b in given["places"]], given["at"])
-    except (KeyError, TypeError, ValueError) as error:
+        how, places = given["how"], [(int(a), int(b)) for a, b in given["places"]]
+        found = Removed(_HOW[_HOW.index(how)], places, given["at"])
+    except (KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
         raise StorageCorrupt("an entry of the ledger is damaged") from error
+    return found
 
 
 def ranges_of(places: Iterable[int]) -> list[Range]:

@@ -41,6 +41,8 @@ ENTRY: Final = "entry"
 _KINDS: Final = (RECORD, REST, OWNER, BEGUN, ENDED, ENTRY)
 """The kinds of leaves: a record, the rest of an erased record, the owner of a memory, the beginning
 of an operation, its outcome, and an entry about removed leaves."""
+_NAMES: Final = {str, type(None)}
+"""The types of leaves' names."""
 _KEYED_KINDS: Final = (RECORD, REST)
 """The kinds whose salts may be keyed."""
 
@@ -82,12 +84,13 @@ class Bundle(NamedTuple):
         """
         try:
             names = json.loads(self.names)
-        except ValueError:
+        except (RecursionError, ValueError):
             names = None
         if (
             self.kind not in _KINDS
             or not isinstance(names, list)
             or not self.size == len(names) == len(self.hashes) / _LEAF_BYTES
+            or not set(map(type, names)) <= _NAMES
         ):
             raise StorageCorrupt("leaves of the ledger are damaged")
         return names

@@ -6,13 +6,15 @@ from itertools import pairwise
 
 from async_history._core.ledger.entries import removed_from
 from async_history._core.ledger.tables import LedgerTables
+from async_history.errors import StorageCorrupt
 
 
 class Removals:
     """The removed leaves according to the entries, and how they were removed.
 
     Attributes:
-        damaged: the places of entries that do not match their leaves.
+        damaged: the places of entries that do not match their leaves, or that this library does not
+            write.
     """
 
     def __init__(self) -> None:
@@ -26,7 +28,11 @@ class Removals:
         for stored in await tables.entries():
             place = stored.first
             for leaf in stored.bundle.leaves():
-                removed = removed_from(leaf.name or "")
+                try:
+                    removed = removed_from(leaf.name or "")
+                except StorageCorrupt:
+                    self.damaged.append(place)
+                    continue
                 if not leaf.holds([leaf.name]):
                     self.damaged.append(place)
                 found += [(a, min(b, place), removed.how) for a, b in removed.places if a < place]
@@ -47,7 +53,7 @@ class Removals:
 
 
 def _flattened(found: Sequence[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
-    """Return ranges that don't overlap; where given ones overlap, the later one counts."""
+    """Return ranges that don't overlap; where given ones overlap, the first counts."""
     bounds = sorted({bound for first, end, _ in found for bound in (first, end)})
     starts: dict[int, list[int]] = {}
     ends: dict[int, list[int]] = {}
@@ -60,5 +66,5 @@ def _flattened(found: Sequence[tuple[int, int, str]]) -> list[tuple[int, int, st
         active.difference_update(ends.get(first, ()))
         active.update(starts.get(first, ()))
         if active:
-            flat.append((first, end, found[max(active)][2]))
+            flat.append((first, end, found[min(active)][2]))
     return flat

@@ -42,16 +42,16 @@ class LedgerReport:
     operations: int
     """Number of operations in the log that match their leaves."""
     erased: int
-    """Number of erased leaves. They prove that a record existed, but not its text."""
+    """Number of records whose leaf was erased. They existed, and their text is not proven."""
     pruned: int
-    """Number of leaves of pruned records."""
+    """Number of pruned records that had a leaf."""
     reset: int
-    """Number of leaves of records that a reset removed."""
+    """Number of records with a leaf that a reset removed."""
     faults: tuple[LedgerFault, ...]
     """The differences from what was recorded, in the order of the leaves."""
     unattested: tuple[str, ...]
     """Ids of records without a leaf: recorded before the history had a ledger, or written by other
-    programs."""
+    programs. An id that is not text, or has a NUL character, is as Python's `repr` shows it."""
     unattested_owners: int
     """Number of memories whose owner has no leaf."""
     unattested_operations: int

@@ -43,7 +43,7 @@ class LedgerStatements:
             are.
         record_count: returns the number of records.
         owner_count: returns the number of memories with an owner.
-        record_ids: returns position and id of the next records: position to start after, limit.
+        record_ids: returns position and id of the next records: first position, limit.
         operations: returns id, kind, begun_at, actor_id, process_id, host, database_role,
             arguments, ended_at, error, records and messages of operations: list of ids.
         operations_of: returns the ids of an actor's operations: actor_id.

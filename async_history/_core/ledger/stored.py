@@ -15,6 +15,7 @@ _decode: Final = json.JSONDecoder().raw_decode
 _OWNERS_KEPT: Final = 4_096
 """Size of the cache of owners: the same ones repeat."""
 _DATES: Final = {str, type(None)}
+_OTHER_TYPES: Final = "leaves of the ledger are damaged: they have values of other types"
 BYTES: Final = (bytes, bytearray, memoryview)
 """The types in which drivers return bytes."""
 
@@ -87,8 +88,13 @@ def bundle_of(parts: Sequence[Any]) -> Bundle:
         StorageCorrupt: one has another type.
     """
     kind, size, hashes, is_keyed, names = parts
-    if not isinstance(names, str) or not isinstance(hashes, BYTES):
-        raise StorageCorrupt("leaves of the ledger are damaged: they have values of other types")
+    if (
+        not isinstance(names, str)
+        or not isinstance(hashes, BYTES)
+        or not isinstance(size, int)
+        or not isinstance(kind, str)
+    ):
+        raise StorageCorrupt(_OTHER_TYPES)
     return Bundle(kind, size, bytes(hashes), bool(is_keyed), names)
 
 
@@ -99,6 +105,8 @@ def stored_bundle(row: Sequence[Any]) -> StoredBundle:
         StorageCorrupt: as `bundle_of`.
     """
     first, turn, after, *parts = row
+    if not isinstance(first, int) or not isinstance(turn, int) or not isinstance(after, int):
+        raise StorageCorrupt(_OTHER_TYPES)
     return StoredBundle(first, turn, after, bundle_of(parts))
 
 

@@ -302,9 +302,9 @@ class LedgerTables:
         ((owners,),) = await self._run(self._sql.owner_count)
         return int(records), int(owners)
 
-    async def record_ids(self, after: int, limit: int) -> list[tuple[int, str]]:
-        """Return position and id of the next records."""
-        return [(row[0], row[1]) for row in await self._run(self._sql.record_ids, after, limit)]
+    async def record_ids(self, first: int, limit: int) -> list[tuple[int, Any]]:
+        """Return position and id of the next records from a position on."""
+        return [(row[0], row[1]) for row in await self._run(self._sql.record_ids, first, limit)]
 
     # Writing
 

@@ -9,6 +9,7 @@ from typing import Final
 
 from async_history._core.ledger.checkpoint import Checkpoint
 from async_history._core.ledger.computed_tree import ComputedTree
+from async_history._core.ledger.entries import ERASED
 from async_history._core.ledger.leaves import (
     BEGUN,
     ENDED,
@@ -28,6 +29,8 @@ from async_history._core.operations.progress import Progress
 from async_history.errors import StorageCorrupt
 
 _IDS_AT_ONCE: Final = 2_000
+_LOWEST: Final = -(1 << 63)
+"""The lowest position that a record can have."""
 _LOCKED_AT_ONCE: Final = 300
 """Leaves or records that are looked at again in one transaction, for which writers may wait."""
 _ADDED_AT_ONCE: Final = 256
@@ -81,7 +84,9 @@ class _Pass:
                 self._check_operation(place, leaf, page)
 
     def _check_removed(self, place: int, leaf: Leaf, how: str) -> None:
-        self.count(how)
+        # A record has one leaf that is erased, and one that is removed with the record.
+        if leaf.kind == RECORD or (leaf.kind == REST and how != ERASED):
+            self.count(how)
         if not leaf.is_erased:
             name = leaf.name if leaf.kind in (RECORD, REST) else None
             self.faults.append(
@@ -164,7 +169,7 @@ class _Pass:
 
     def damage(self) -> list[LedgerFault]:
         """Return the faults of entries and bundles that can't be as they are."""
-        wrong = "an entry is not the one of its leaf"
+        wrong = "an entry is not the one of its leaf, or not one that this library writes"
         falsely_marked = "leaves have the mark of encrypted records, which they are not of"
         return [
             *(damaged(place, wrong) for place in self.removals.damaged),
@@ -317,22 +322,34 @@ async def _dismiss(dismissed: _Dismissed, places: Sequence[int], tables: LedgerT
 async def _unattested(ledger: LedgerStore) -> tuple[str, ...]:
     """Return the ids of the records without a leaf."""
     found: list[str] = []
-    after: int | None = -(1 << 63)
-    while after is not None:
-        after, bare = await ledger.read(partial(_next_without_leaf, after))
-        found += bare
-    await place_all(ledger)
     confirmed: list[str] = []
+    first: int | None = _LOWEST
+    while first is not None:
+        first, bare, unnamed = await ledger.read(partial(_next_without_leaf, first))
+        found += bare
+        confirmed += unnamed
+    await place_all(ledger)
+    found = list(dict.fromkeys(found))
     for start in range(0, len(found), _LOCKED_AT_ONCE):
         part = found[start : start + _LOCKED_AT_ONCE]
         confirmed += await ledger.write(partial(_still_without_leaf, part))
     return tuple(confirmed)
 
 
-async def _next_without_leaf(after: int, tables: LedgerTables) -> tuple[int | None, list[str]]:
-    rows = await tables.record_ids(after, _IDS_AT_ONCE)
+async def _next_without_leaf(
+    first: int, tables: LedgerTables
+) -> tuple[int | None, list[str], list[str]]:
+    """Return the next position, and the ids of the next records that have no leaf.
+
+    The second list is of ids that no leaf can have, because another program stored NULL, a BLOB or
+    a NUL character, which no look-up finds. They are as Python shows them.
+    """
+    rows = await tables.record_ids(first, _IDS_AT_ONCE)
     ids = [record_id for _, record_id in rows]
-    return rows[-1][0] if rows else None, await _without_leaf(ids, tables)
+    named = [one for one in ids if isinstance(one, str) and "\0" not in one]
+    unnamed = [repr(one) for one in ids if not isinstance(one, str) or "\0" in one]
+    next_one = rows[-1][0] + 1 if rows and rows[-1][0] < -_LOWEST - 1 else None
+    return next_one, await _without_leaf(named, tables), unnamed
 
 
 async def _still_without_leaf(ids: Sequence[str], tables: LedgerTables) -> list[str]:
@@ -341,7 +358,9 @@ async def _still_without_leaf(ids: Sequence[str], tables: LedgerTables) -> list[
 
 
 async def _without_leaf(ids: Sequence[str], tables: LedgerTables) -> list[str]:
-    there = await tables.records(ids)
+    rows = (await tables.record_rows(ids)).values
+    there = Counter(row[0] for row in rows)
     leaves = (await tables.leaves_of(RECORD, ids)).values()
     attested = {leaf.name for leaf in leaves if not leaf.is_erased}
-    return [record_id for record_id in ids if record_id in there and record_id not in attested]
+    # Without the table's primary key, a second record can have the id of one with a leaf.
+    return [one for one in dict.fromkeys(ids) if there[one] > (one in attested)]
