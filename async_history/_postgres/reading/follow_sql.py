@@ -6,7 +6,7 @@ leave the planner only one index to use.
 
 from typing import Final
 
-from async_history._postgres.rows import RECORD_COLUMNS, RECORD_NULLS
+from async_history._postgres.rows import RECORD_COLUMNS, RECORD_NULLS, ROW_COLUMNS
 
 _NOW: Final = "pg_catalog.pg_current_snapshot()"
 _OVER: Final = f"""(
@@ -180,7 +180,8 @@ def _same_window(wanted: str) -> str:
     return f"""{_head()}
 (
     SELECT seq, is_wanted, number = $6::pg_catalog.int8, {RECORD_COLUMNS} FROM (
-        SELECT *, pg_catalog.row_number() OVER (ORDER BY seq) AS number,
+        SELECT seq, occurred_at, {ROW_COLUMNS},
+            pg_catalog.row_number() OVER (ORDER BY seq) AS number,
             NOT pg_catalog.pg_visible_in_snapshot(
                 xact, (SELECT $4::pg_catalog.text::pg_catalog.pg_snapshot)
             ) AND (

@@ -49,7 +49,8 @@ class TimeChunks:
             following = f"(coalesce(run.number, run.tail) << {CHUNK_BITS}) - 1"
 
         def first(place: str) -> str:
-            numbers = f"pg_catalog.generate_series(head, tail, {direction.step}::pg_catalog.int8)"
+            step = f"{direction.step}::pg_catalog.int8"
+            numbers = f"pg_catalog.generate_series(found.head, found.tail, {step})"
             return f"""
     SELECT head, tail, (
         SELECT {chunk} FROM {{schema}}.history

@@ -73,10 +73,11 @@ SELECT pg_catalog.count(*) FROM (
     FROM (SELECT seq FROM {{schema}}.history ORDER BY seq LIMIT 1) AS first,
         (SELECT seq FROM {{schema}}.history ORDER BY seq DESC LIMIT 1) AS last
 ) AS ends
-CROSS JOIN pg_catalog.generate_series(0::pg_catalog.int8, {_SAMPLE - 1}::pg_catalog.int8) AS number
+CROSS JOIN pg_catalog.generate_series(0::pg_catalog.int8, {_SAMPLE - 1}::pg_catalog.int8)
+    AS sample (number)
 CROSS JOIN LATERAL (
     SELECT occurred_at FROM {{schema}}.history
-    WHERE seq >= ends.seq + number * ends.step ORDER BY seq LIMIT 1
+    WHERE seq >= ends.seq + sample.number * ends.step ORDER BY seq LIMIT 1
 ) AS sampled
 WHERE {_BEFORE}
 """
@@ -117,7 +118,7 @@ SELECT {RECORD_COLUMNS}, asked.number FROM {_ASKED} CROSS JOIN LATERAL {_OF_MOME
 """
 _STATES_AND_THEN: Final = f"""
 SELECT event = 'DELETE' OR is_deleted, new_memory, created_at, context,
-    then_id, then_text, then_context, asked.number
+    changed.then_id, changed.then_text, changed.then_context, asked.number
 FROM {_ASKED}
 CROSS JOIN LATERAL (
     SELECT * FROM {{schema}}.history WHERE memory_id = asked.name
@@ -126,7 +127,7 @@ CROSS JOIN LATERAL (
 LEFT JOIN LATERAL (
     SELECT id AS then_id, new_memory AS then_text, context AS then_context
     FROM {_OF_MOMENT} AS found WHERE event <> 'DELETE' AND NOT is_deleted
-) AS earlier ON true
+) AS changed ON true
 """
 _MOST_ROWS: Final = (1 << 63) - 1
 
