@@ -135,10 +135,7 @@ def verify_proof(file: Path, verifier: str) -> None:
         return
     where = f"at place {proof.place:,} of {proof.checkpoint.size:,}, {proof.checkpoint.origin}"
     if proof.record is None:
-        typer.echo(
-            f"proven: a leaf is {where}; the proof has no record, because the record was erased, "
-            "or because somebody left it out"
-        )
+        typer.echo(f"proven: a record, erased since, is {where}")
         return
     typer.echo(f"proven: this record is {where}")
     echo_json(dict(proof.record))

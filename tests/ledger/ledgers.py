@@ -35,12 +35,27 @@ class Raw:
 
     def __init__(self, tables: LedgerTables) -> None:
         self._tables = tables
+        self._turn = asyncio.Lock()
 
     async def write(self, work: Callable[[LedgerTables], Coroutine[Any, Any, T]]) -> T:
-        return await work(self._tables)
+        async with self._turn:
+            return await work(self._tables)
 
-    async def read(self, work: Callable[[LedgerTables], Coroutine[Any, Any, T]]) -> T:
-        return await work(self._tables)
+    read = write
+
+
+class RawFile:
+    """A ledger without a manager, through one connection of a file, on threads."""
+
+    def __init__(self, tables: LedgerTables) -> None:
+        self._tables = tables
+        self._turn = asyncio.Lock()
+
+    async def write(self, work: Callable[[LedgerTables], Coroutine[Any, Any, T]]) -> T:
+        async with self._turn:
+            return await asyncio.to_thread(lambda: run_to_completion(work(self._tables)))
+
+    read = write
 
 
 async def leaves_of(history: HistoryManager, size: int) -> Mapping[int, Leaf]:
@@ -78,7 +93,7 @@ async def operate(history: HistoryManager) -> list[StoreOperation]:
 
 
 def connected(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None)
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     add_functions(connection)
     return connection
 
@@ -89,7 +104,7 @@ async def verified(path: Path, *checkpoints: Checkpoint) -> LedgerReport:
 
 def verified_here(path: Path, *checkpoints: Checkpoint, seal: Seal = IN_CLEAR) -> LedgerReport:
     with closing(connected(path)) as connection:
-        return run_to_completion(verify(Raw(tables(connection, seal)), checkpoints, None))
+        return asyncio.run(verify(RawFile(tables(connection, seal)), checkpoints, None))
 
 
 def change(path: Path, *statements: str) -> None:

@@ -299,10 +299,10 @@ class _Statements:
 
     def __init__(self, history: HistoryManager) -> None:
         self.savepoints = self.with_short_lock_waits = self.short = 0
-        connections: Any = history.store.connections  # type: ignore[attr-defined]
-        write = connections.write
+        writing: Any = history.store.connections._writing  # type: ignore[attr-defined]
+        done = writing.do
 
-        async def write_counted(work: Callable[..., Awaitable[Any]], *limits: Any) -> Any:
+        async def do(work: Callable[..., Awaitable[Any]], *limits: Any) -> Any:
             async def counted(connection: Any, settings: Any) -> Any:
                 connection.add_query_logger(self._count)
                 try:
@@ -310,9 +310,9 @@ class _Statements:
                 finally:
                     connection.remove_query_logger(self._count)
 
-            return await write(counted, *limits)
+            return await done(counted, *limits)
 
-        connections.write = write_counted
+        writing.do = do
 
     def _count(self, record: Any) -> None:
         self.savepoints += record.query.startswith("SAVEPOINT")

@@ -30,7 +30,10 @@ class LedgerStore(Protocol):
         """Run work in one transaction, queued with the writes of this store."""
 
     async def read(self, work: Callable[[LedgerTables], Coroutine[Any, Any, T]]) -> T:
-        """Run work that only reads; long work does not run on the event loop."""
+        """Run work that only reads, maybe at the same time as other such work.
+
+        Long work does not run on the event loop.
+        """
 
 
 async def place_all(ledger: LedgerStore) -> None:

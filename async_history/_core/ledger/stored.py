@@ -74,6 +74,15 @@ class RecordRows(NamedTuple):
         return RecordRows(self.positions[part], self.have_owner[part], self.values[part])
 
 
+class Counts(NamedTuple):
+    """The numbers of records, of memories with an owner, and of operations that began and ended."""
+
+    records: int
+    owners: int
+    begun: int
+    ended: int
+
+
 class StoredOperation(NamedTuple):
     """An operation's values for its two leaves: its beginning and its outcome."""
 

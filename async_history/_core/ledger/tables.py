@@ -26,6 +26,7 @@ from async_history._core.ledger.leaves import ENTRY, OWNER, RECORD, REST, Bundle
 from async_history._core.ledger.statements import LedgerStatements
 from async_history._core.ledger.stored import (
     BYTES,
+    Counts,
     RecordRows,
     StoredBundle,
     StoredOperation,
@@ -266,11 +267,6 @@ class LedgerTables:
             for row in map(tuple, rows)
         }
 
-    async def operation_counts(self) -> tuple[int, int]:
-        """Return the number of operations, and of those that have ended."""
-        ((begun, ended),) = await self._run(self._sql.operation_counts)
-        return int(begun), int(ended)
-
     async def operations_of(self, actor_id: str) -> list[str]:
         """Return the ids of an actor's operations."""
         return [row[0] for row in await self._run(self._sql.operations_of, actor_id)]
@@ -294,13 +290,14 @@ class LedgerTables:
         rows = await self._run(self._sql.memories, _json(list(memory_ids)))
         return {memory_id for (memory_id,) in rows}
 
-    async def counts(self) -> tuple[int, int]:
-        """Return the number of records, and of memories with an owner."""
+    async def counts(self) -> Counts:
+        """Return what verification compares with the number of leaves that it has found."""
         if self._sql.scan is not None:
             await self._run(self._sql.scan)
         ((records,),) = await self._run(self._sql.record_count)
         ((owners,),) = await self._run(self._sql.owner_count)
-        return int(records), int(owners)
+        ((begun, ended),) = await self._run(self._sql.operation_counts)
+        return Counts(int(records), int(owners), int(begun), int(ended))
 
     async def record_ids(self, first: int, limit: int) -> list[tuple[int, Any]]:
         """Return position and id of the next records from a position on."""

@@ -1,11 +1,12 @@
 """Verification of a store against its ledger: every leaf, every record, every node of the tree."""
 
+import asyncio
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from async_history._core.ledger.checkpoint import Checkpoint
 from async_history._core.ledger.computed_tree import ComputedTree
@@ -27,6 +28,8 @@ from async_history._core.ledger.seen import SeenLeaves, WholeBundle, seen, seen_
 from async_history._core.ledger.tables import LedgerTables
 from async_history._core.operations.progress import Progress
 from async_history.errors import StorageCorrupt
+
+T = TypeVar("T")
 
 _IDS_AT_ONCE: Final = 2_000
 _LOWEST: Final = -(1 << 63)
@@ -189,31 +192,25 @@ async def verify(
     faults: list[LedgerFault] = []
     unattested: tuple[str, ...] = ()
     dismissed = _Dismissed()
-    records = owners = begun = ended = 0
     await place_all(ledger)
     try:
         await ledger.read(found.removals.read)
-        # Counted before the size, so that the leaves of all of them are below it; and after the
-        # removals, so that what is removed later looks wrong first, and is dismissed then.
-        records, owners = await ledger.read(LedgerTables.counts)
-        begun, ended = await ledger.read(LedgerTables.operation_counts)
-        size = await size_when_placed(ledger)
-        while tree.size < size:
-            begin = tree.size
-            await ledger.read(partial(_check_next, found, order, tree))
-            if tree.size == begin:
-                raise StorageCorrupt(f"leaves from {tree.size:,} on are missing")
-            if on_progress is not None:
-                on_progress(min(tree.size, size), size)
+        # Counted after the removals, so that what is removed later looks wrong first, and is
+        # dismissed then; and before the last size, so that the leaves of all of them are below it.
+        async with _begun(ledger.read(LedgerTables.counts)) as counting:
+            await _check_leaves(ledger, found, order, tree, on_progress)
+            counts = await counting
+        await _check_leaves(ledger, found, order, tree, on_progress)
         tree.reach_checkpoints()
         tree.end()
         dismissed = await _look_again(ledger, found)
         faults += [
             one for one in found.faults if one.kind == "moved" or one.place not in dismissed.places
         ]
-        if faults or records > found.counts.get("live", 0):
+        if faults or counts.records > found.counts.get("live", 0):
             unattested = await _unattested(ledger)
     except StorageCorrupt as error:
+        counts = await ledger.read(LedgerTables.counts)
         faults += found.faults
         faults.append(_unreadable(tree.size, error))
     faults += [*found.damage(), *tree.faults]
@@ -228,13 +225,44 @@ async def verify(
         reset=found.counts.get("reset", 0),
         faults=tuple(sorted(faults, key=lambda one: one.place or 0)),
         unattested=unattested,
-        unattested_owners=max(0, owners - found.counts.get("owners", 0) - dismissed.kinds[OWNER]),
+        unattested_owners=max(
+            0, counts.owners - found.counts.get("owners", 0) - dismissed.kinds[OWNER]
+        ),
         unattested_operations=max(
             0,
-            begun - len(found.begun) - dismissed.kinds[BEGUN],
-            ended - len(found.ended) - dismissed.kinds[ENDED],
+            counts.begun - len(found.begun) - dismissed.kinds[BEGUN],
+            counts.ended - len(found.ended) - dismissed.kinds[ENDED],
         ),
     )
+
+
+@asynccontextmanager
+async def _begun(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Task[T]]:
+    """Run work at the same time as the body; cancel it if the body fails."""
+    task = asyncio.create_task(work)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def _check_leaves(
+    ledger: LedgerStore,
+    found: _Pass,
+    order: RecordingOrder,
+    tree: ComputedTree,
+    on_progress: Progress | None,
+) -> None:
+    """Check all leaves written so far that are not in the tree yet."""
+    size = await size_when_placed(ledger)
+    while tree.size < size:
+        begin = tree.size
+        await ledger.read(partial(_check_next, found, order, tree))
+        if tree.size == begin:
+            raise StorageCorrupt(f"leaves from {tree.size:,} on are missing")
+        if on_progress is not None:
+            on_progress(min(tree.size, size), size)
 
 
 def _unreadable(place: int, error: StorageCorrupt) -> LedgerFault:

@@ -70,8 +70,7 @@ class WorkLimit:
     # of the event loop's time for a single record.
 
     def __enter__(self) -> None:
-        if self._unreplicated:
-            self._unreplicated.clear()
+        self._unreplicated.clear()
         if self._timeout_s is not None:
             self._deadline.set(self._timeout_s)
 

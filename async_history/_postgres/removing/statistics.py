@@ -91,8 +91,7 @@ class Statistics:
     def add_changes(self, records: int) -> None:
         """Count records that were added."""
         self._count(records)
-        if self._changed > self._due:
-            self._begin()
+        self._begin()
 
     def _count(self, records: int) -> None:
         if not self._changed:
