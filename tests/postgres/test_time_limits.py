@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 import asyncpg
@@ -17,7 +18,21 @@ from tests.support.postgres_server import PostgresServer, with_query
 
 pytestmark = [pytest.mark.postgres, pytest.mark.once]
 
-_LIMITS = {"statement_timeout": "250ms", "lock_timeout": "200ms"}
+_LIMITS = {
+    "statement_timeout": "250ms",
+    "lock_timeout": "200ms",
+    "idle_in_transaction_session_timeout": "300ms",
+}
+_ENDED_IF_IDLE = """
+CREATE FUNCTION {0}.ended() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    IF current_setting('idle_in_transaction_session_timeout')::interval < '1 s' THEN
+        RAISE 'the server would end this session while the client works';
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER ended AFTER INSERT OR UPDATE OR DELETE ON {0}.history
+FOR EACH STATEMENT EXECUTE FUNCTION {0}.ended();
+"""
 _WAITS = """
 SELECT pid FROM pg_stat_activity
 WHERE query LIKE $1 AND wait_event_type = 'Lock' AND clock_timestamp() - query_start > '1 s'
@@ -100,6 +115,23 @@ async def test_a_vacuum_takes_longer(
             await until_it_waits(owner, f"VACUUM%{schema_of(url)}%", erasing)
         report = await erasing
         assert not [sentence for sentence in report.remains if "not vacuumed" in sentence]
+
+
+@pytest.mark.parametrize("how", stores("own", "pool"))
+async def test_a_transaction_waits_for_the_client_as_long_as_a_try_may_take(
+    how: str, url: str, postgres: str, connect: Callable[[], Any]
+) -> None:
+    """The client may have to encrypt or hash many records between two statements."""
+    async with limited(how, url, postgres) as open_, open_() as history:
+        await (await connect()).execute(_ENDED_IF_IDLE.format(schema_of(url)))
+        await history.add_history("m", None, "tea", "ADD", id="named")
+        await history.update_history("m", "mate", owner={"user_id": "ann"})
+        await history.batch_add_history(
+            {"memory_id": f"m{number}", "new_memory": "tea", "event": "ADD"}
+            for number in range(3_000)  # has a time of its own
+        )
+        await history.prune(older_than=timedelta(0), keep_last=1)
+        await history.erase(memory_ids=["m"], reason="asked", vacuum=False)
 
 
 async def test_the_command_timeout_of_a_pool_ends_nothing(

@@ -4,6 +4,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
+from math import ceil
 from typing import Any, Final, NamedTuple
 
 import asyncpg
@@ -28,8 +29,10 @@ _CHECKS_CLIENT: Final = 14
 (https://www.postgresql.org/docs/14/release-14.html)."""
 _SET: Final = """
 SELECT name, setting FROM pg_catalog.pg_settings
-WHERE name = ANY ('{lock_timeout,statement_timeout,client_connection_check_interval}'
-    ::pg_catalog.text[])
+WHERE name = ANY (
+    '{lock_timeout,statement_timeout,client_connection_check_interval,
+        idle_in_transaction_session_timeout}'::pg_catalog.text[]
+)
 """
 
 _LIMITS: Final = """
@@ -43,6 +46,8 @@ _HAS_STANDBYS: Final = (
     "SELECT pg_catalog.current_setting('synchronous_standby_names'::pg_catalog.text, true)"
     " IS DISTINCT FROM ''::pg_catalog.text"
 )
+
+_IDLE: Final = "idle_in_transaction_session_timeout"
 
 Settings = Mapping[str, int]
 """A session's settings, in milliseconds; 0 means no limit."""
@@ -118,17 +123,20 @@ async def has_standbys(connection: Any) -> bool:
 def bounds(settings: Settings, try_s: float, *, is_local: bool) -> str:
     """Return the statements that limit a try to `try_s` at the server.
 
-    A smaller limit that the session already has is kept: it is the user's choice.
+    A smaller limit that the session already has is kept: it is the user's choice. But a transaction
+    may be idle for all of a try: Python encodes, encrypts and hashes a large call in it.
 
     Args:
         is_local: whether to set them for the transaction only.
     """
     local = "LOCAL " if is_local else ""
-    lock, statement = try_s * _LOCK_PART, try_s * _STATEMENT_PART
-    return (
-        f"SET {local}lock_timeout TO {_least(settings, 'lock_timeout', lock)}; "
-        f"SET {local}statement_timeout TO {_least(settings, 'statement_timeout', statement)}"
-    )
+    limits = {
+        "lock_timeout": _least(settings, "lock_timeout", try_s * _LOCK_PART),
+        "statement_timeout": _least(settings, "statement_timeout", try_s * _STATEMENT_PART),
+    }
+    if idle := settings.get(_IDLE):
+        limits[_IDLE] = max(idle, ceil(try_s * 1000))
+    return "; ".join(f"SET {local}{name} TO {limit}" for name, limit in limits.items())
 
 
 def short_limits(settings: Settings, try_s: float, parts: Parts) -> str:
