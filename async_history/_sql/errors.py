@@ -52,6 +52,13 @@ _GONE: Final = _Meaning(
     is_passing=True,
     is_lost=True,
 )
+_TOO_LONG: Final = _Meaning(
+    StorageUnreachable,
+    "stopped a statement that took too long; look for locks, slow triggers and its load",
+    is_passing=True,
+    is_lost=True,
+)
+"""Its outcome may be unknown, as of one whose connection was lost."""
 _BUSY: Final = _Meaning(
     StorageUnreachable,
     "has no connection left; raise its limits or connect less",
@@ -88,10 +95,11 @@ _BY_NUMBER: Final[dict[int, _Meaning]] = {
     **dict.fromkeys((1213, 1020, 3101), _DEADLOCK),
     **dict.fromkeys((1040, 1203, 1226), _BUSY),
     **dict.fromkeys(
-        (1053, 1077, 1080, 1152, 1158, 1159, 1160, 1161, 1184, 1317, 1927, 1969, 4031), _GONE
+        (1053, 1077, 1080, 1152, 1158, 1159, 1160, 1161, 1184, 1317, 1927, 4031), _GONE
     ),
     **dict.fromkeys((2002, 2003, 2006, 2013, 2014, 2045, 2055), _GONE),
-    **dict.fromkeys((3024, 3032, 3168, 3169), _GONE),
+    **dict.fromkeys((3032, 3168, 3169), _GONE),
+    **dict.fromkeys((1969, 3024), _TOO_LONG),
     **dict.fromkeys((1044, 1045, 1142, 1143, 1227, 1370, 1410, 1698, 2059, 3118), _DENIED),
     **dict.fromkeys((1820, 1862, 3159, 4151), _DENIED),
     **dict.fromkeys((1049,), _NO_DATABASE),
@@ -108,7 +116,7 @@ https://dev.mysql.com/doc/mysql-errors/8.0/en/server-error-reference.html."""
 _BY_STATE: Final[dict[str, _Meaning]] = {
     "08": _GONE,
     "57P": _GONE,
-    "57014": _GONE,
+    "57014": _TOO_LONG,
     "23505": _TAKEN,
     "40": _DEADLOCK,
     "55P03": _LOCKED,
@@ -220,6 +228,19 @@ def is_connection_lost(error: BaseException) -> bool:
 def may_work_later(error: BaseException) -> bool:
     """Return whether a retry may succeed: after a deadlock, a lock, a restart of the server."""
     return _meaning(error).is_passing
+
+
+def took_too_long(error: BaseException | None) -> bool:
+    """Return whether the server ended a statement for its time, or we gave up waiting for it."""
+    return isinstance(error, TimeoutError) or (error is not None and _meaning(error) is _TOO_LONG)
+
+
+def may_be_of_some_rows(error: BaseException) -> bool:
+    """Return whether an error may be due to some rows, which could be written later.
+
+    They wait for a lock, are part of a deadlock, or have a trigger that takes long.
+    """
+    return took_too_long(error) or (may_work_later(error) and not is_connection_lost(error))
 
 
 def is_full(error: BaseException) -> bool:

@@ -32,6 +32,7 @@ from async_history._core.writing.writer_options import WriterOptions
 from async_history._sql.check import faults_of
 from async_history._sql.connecting.connections import Connections
 from async_history._sql.connecting.packets import find_too_large
+from async_history._sql.connecting.session_limits import OWN_LIMITS, Limits
 from async_history._sql.dialects import is_mysql, size_query
 from async_history._sql.encrypting import SqlTexts
 from async_history._sql.key_statements import SqlKeyTable, WrittenKeyTable, count_clear
@@ -52,13 +53,12 @@ from async_history._sql.removing.reset import reset
 from async_history._sql.tables import Tables
 from async_history._sql.transaction import Transaction
 from async_history._sql.warnings import SETTINGS, warnings_of
-from async_history._sql.writing.batches import Batches, WrittenBatch
+from async_history._sql.writing.batch_tries import BatchTries
+from async_history._sql.writing.batches import Batches
 from async_history.errors import HistoryError
 
 T = TypeVar("T")
 
-_BYTES_A_SECOND: Final = 4_000_000
-"""The speed of a slow server, to compute the timeout of a large batch."""
 _READ_LEDGER_S: Final = 600.0
 """Extra seconds for reads of the ledger, which may count some hundred million records."""
 
@@ -88,9 +88,9 @@ class SqlStore:
         committed: CommitSignal,
         ended: Callable[[], None],
     ) -> None:
-        self._connections = connections
+        self.connections = connections
         self.tables = tables
-        self._committed = committed
+        self._retry_timeout_s = retry_timeout_s
         self._ended = ended
         self._statement_bytes = statement_bytes
         self.encryption: StoreEncryption | None = None
@@ -123,6 +123,14 @@ class SqlStore:
             seal=self._seal,
             attestation=self._attestation,
         )
+        self._tries = BatchTries(
+            self._batches,
+            self._write_within,
+            connections.session_limits,
+            retry_timeout_s=retry_timeout_s,
+            waited=lambda seconds: self.writer.count_lock_wait(seconds),
+            committed=committed.notify,
+        )
         self.writer = GroupCommitWriter[Submission](
             self._commit,
             finish=self._finish,
@@ -148,38 +156,29 @@ class SqlStore:
     async def _commit(
         self, batch: Sequence[Submission], this: CommitTry
     ) -> Mapping[int, HistoryError]:
-        too_large = find_too_large(
-            batch, self._statement_bytes, self._seal, self._connections.where
-        )
-        return await write_others(batch, too_large, partial(self._commit_others, this=this))
-
-    async def _commit_others(
-        self, batch: Sequence[Submission], this: CommitTry
-    ) -> Mapping[int, HistoryError]:
-        async def write(connection: AsyncConnection) -> WrittenBatch:
-            waited = self.writer.count_lock_wait
-            return await self._batches.write(connection, batch, this, waited)
-
-        size = sum([one.size_bytes for one in batch])
-        written = await self._write(write, size / _BYTES_A_SECOND)
-        written.learn()
-        self._committed.notify()
-        return written.refused
+        too_large = find_too_large(batch, self._statement_bytes, self._seal, self.connections.where)
+        return await write_others(batch, too_large, partial(self._tries.commit, this=this))
 
     async def _write(
         self, work: Callable[[AsyncConnection], Awaitable[T]], extra_s: float = 0.0
     ) -> T:
-        """Do work in a transaction on the writing connection, with the store's current keys."""
+        """Do work in a transaction that may take `retry_timeout_s`."""
+        return await self._write_within(work, self._retry_timeout_s + extra_s, OWN_LIMITS)
 
+    async def _write_within(
+        self, work: Callable[[AsyncConnection], Awaitable[T]], within_s: float, limits: Limits
+    ) -> T:
+        """Do work in a transaction on the writing connection, with the store's current keys."""
         if self.encryption is None:
-            return await self._connections.write(work, extra_s)
-        return await self.encryption.with_current_keys(partial(self._write_sealed, work, extra_s))
+            return await self.connections.write(work, within_s, limits)
+        sealed = partial(self._write_sealed, work, within_s, limits)
+        return await self.encryption.with_current_keys(sealed)
 
     async def _write_sealed(
-        self, work: Callable[[AsyncConnection], Awaitable[T]], extra_s: float
+        self, work: Callable[[AsyncConnection], Awaitable[T]], within_s: float, limits: Limits
     ) -> T:
         try:
-            return await self._connections.write(work, extra_s)
+            return await self.connections.write(work, within_s, limits)
         except BaseException:
             self._seal.undone()
             raise
@@ -223,7 +222,7 @@ class SqlStore:
         return await self._write_alone(change)
 
     async def _read_ledger(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-        return await self._with_current_keys(lambda: self._connections.read(work, _READ_LEDGER_S))
+        return await self._with_current_keys(lambda: self.connections.read(work, _READ_LEDGER_S))
 
     async def _erase(self, work: Callable[[EraseTransaction], Coroutine[Any, Any, T]]) -> T:
         async def erase(transaction: Transaction) -> T:
@@ -246,7 +245,7 @@ class SqlStore:
         async def fetch(connection: AsyncConnection) -> Sequence[Any]:
             return (await connection.execute(statement, values)).all()
 
-        return await self._connections.read(fetch)
+        return await self.connections.read(fetch)
 
     async def _destroy_keys(self, key_ids: Sequence[str]) -> None:
         await self._with_state(partial(self._seal.destroy, key_ids))
@@ -317,7 +316,7 @@ class SqlStore:
 
     async def measure(self) -> Measured:
         """Return the size of the tables and the warnings, if the database reports them."""
-        dialect = self._connections.dialect
+        dialect = self.connections.dialect
         query = size_query(dialect, self.tables, has_ledger=self.ledger is not None)
 
         async def measure(connection: AsyncConnection) -> Measured:
@@ -332,12 +331,12 @@ class SqlStore:
             size = int((await connection.execute(query)).scalar() or 0)
             return Measured(size, 0, tuple(warnings))
 
-        return await self._connections.read(measure)
+        return await self.connections.read(measure)
 
     async def faults(self) -> Sequence[str]:
         """Check the numbers, the owners and the indexes."""
         has_ledger = self.ledger is not None
-        return await self._connections.read(
+        return await self.connections.read(
             lambda one: faults_of(one, self.tables, has_ledger=has_ledger)
         )
 
@@ -351,9 +350,9 @@ class SqlStore:
 
     async def _finish(self) -> None:
         self._ended()
-        await self._connections.aclose()
+        await self.connections.aclose()
 
     def abandon(self) -> None:
         """Release the connections without waiting for their work."""
         self.writer.abandon()
-        self._connections.abandon()
+        self.connections.abandon()

@@ -1,11 +1,13 @@
 """A transaction that writes, with the row of `state` that it locks."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
 from random import randrange
 from typing import Any, Final
 
 from sqlalchemy import Executable, Select, select, update
 from sqlalchemy.engine import CursorResult
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from async_history._core.concurrency.timed import timed, unreported
@@ -31,6 +33,32 @@ async def fetch_on(
     """Execute a statement on a connection, and return its rows."""
     done = await connection.execute(statement, values)
     return done.all() if done.returns_rows else ()
+
+
+class TransactionEnded(Exception):
+    """The cause of an error after which the server has rolled back the whole transaction."""
+
+
+@contextlib.asynccontextmanager
+async def savepoint(connection: AsyncConnection) -> AsyncIterator[None]:
+    """Provide a savepoint, rolled back if the body raises.
+
+    A deadlock, and with `innodb_rollback_on_timeout` a lock timeout, ends the whole transaction of
+    MySQL and MariaDB. Then there is no savepoint, and the body's error has the cause
+    `TransactionEnded`. Statements after it would run in another transaction.
+    """
+    raised: Exception | None = None
+    try:
+        async with connection.begin_nested():
+            try:
+                yield
+            except Exception as error:
+                raised = error
+                raise
+    except DBAPIError as error:
+        if raised is None or raised is error:
+            raise
+        raise raised from TransactionEnded(str(error.orig))
 
 
 class Transaction:

@@ -13,6 +13,7 @@ from async_history._core.concurrency.cancellation import to_the_end
 from async_history._core.concurrency.deadline import TimeLimit
 from async_history._core.concurrency.until_free import until_free
 from async_history._core.writing.commit_function import OutcomeUnknown, TryAgain
+from async_history._sql.connecting.session_limits import OWN_LIMITS, Limits, SessionLimits
 from async_history._sql.connecting.sqlite_cancellation import (
     connect_interruptible,
     run_interruptible,
@@ -62,7 +63,7 @@ class Connections:
         owns_engine: whether the engine is ours, and is disposed of at the end.
         where: the server, for messages.
         acquire_s: how long to wait for a connection.
-        try_s: how long a write or a read may take.
+        try_s: how long a read may take.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Connections:
         self._writing: AsyncConnection | None = None
         self._is_sqlite = is_sqlite(engine.dialect)
         self._write_limit = TimeLimit()
+        self.session_limits = SessionLimits(engine.dialect)
         self.committing = Committing()
         self._is_closed = False
         self._reads = 0
@@ -114,11 +116,17 @@ class Connections:
 
     # Writing
 
-    async def write(self, work: "Work[T]", extra_s: float = 0.0) -> T:
+    async def write(
+        self,
+        work: "Work[T]",
+        within_s: float,
+        limits: Limits = OWN_LIMITS,
+    ) -> T:
         """Do work in one transaction on the writing connection, and commit it.
 
         Args:
-            extra_s: extra seconds that the work may take, because it is large.
+            within_s: seconds that the work may take.
+            limits: the server's limits for its lock waits and statements.
 
         Raises:
             TryAgain: nothing was written, and the same work may succeed soon.
@@ -130,7 +138,8 @@ class Connections:
             connection = await self._ready()
         self.committing.has_begun = False
         try:
-            with self._write_limit.within(self._try_s + extra_s):
+            with self._write_limit.within(within_s):
+                await self.session_limits.set(connection, limits)
                 if self._is_sqlite:
                     done = await run_interruptible(_begun(work, connection), connection)
                 else:
@@ -180,6 +189,7 @@ class Connections:
                 connection = await self._connect()
                 if not self._is_sqlite:
                     await connection.execution_options(isolation_level="READ COMMITTED")
+                await self.session_limits.begin(connection)
         except self._any_error as error:
             if connection is not None:
                 await _end(connection)

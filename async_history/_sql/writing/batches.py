@@ -13,8 +13,8 @@ from async_history._sql.errors import DriverError, RowsLeftOut, is_refusal
 from async_history._sql.keys import Seal
 from async_history._sql.ledger import Attestation
 from async_history._sql.tables import Tables
-from async_history._sql.transaction import Transaction
-from async_history._sql.writing.commit import BatchCommitter
+from async_history._sql.transaction import Transaction, savepoint
+from async_history._sql.writing.commit import BatchCommitter, Progress
 from async_history._sql.writing.inserts import BulkInserts, Inserts
 from async_history._sql.writing.known import Known
 from async_history._sql.writing.single_statement import SingleStatement, takes_blocks
@@ -39,6 +39,9 @@ class Batches:
     Args:
         statement_bytes: the most bytes of a statement; None: unlimited.
         seal, attestation: see `BatchCommitter`.
+
+    Attributes:
+        where: the server, for messages.
     """
 
     def __init__(
@@ -52,7 +55,7 @@ class Batches:
     ) -> None:
         dialect = connections.dialect
         self._tables = tables
-        self._where = connections.where
+        self.where = connections.where
         self._seal = seal
         self._attestation = attestation
         self._known = Known()
@@ -83,13 +86,15 @@ class Batches:
         batch: Sequence[Submission],
         this: CommitTry,
         waited: Callable[[float], None],
+        progress: Progress,
     ) -> WrittenBatch:
         """Write a batch in the transaction of the writing connection: at once, or in steps.
 
         Args:
             waited: called with the seconds of each wait for a lock.
+            progress: is told how far the batch has come.
         """
-        committer = self._committer(connection, this, waited)
+        committer = self._committer(connection, this, waited, progress)
         try:
             is_done = await committer.add_at_once(batch, this.has_begun)
         except (*DriverError, RowsLeftOut) as error:
@@ -100,24 +105,29 @@ class Batches:
         if is_done:
             return WrittenBatch({}, committer.learn)
         await connection.rollback()
-        committer = self._committer(connection, this, waited)
+        committer = self._committer(connection, this, waited, progress)
         this.has_begun()  # it waits for the server in each step
         refused = await committer.commit_in_steps(batch)
         return WrittenBatch(refused, committer.learn)
 
     def _committer(
-        self, connection: AsyncConnection, this: CommitTry, waited: Callable[[float], None]
+        self,
+        connection: AsyncConnection,
+        this: CommitTry,
+        waited: Callable[[float], None],
+        progress: Progress,
     ) -> BatchCommitter:
         return BatchCommitter(
             Transaction(connection, self._tables, is_ours=True, waited=waited),
             self._inserts,
             self._known,
             self._seal,
-            self._where,
+            self.where,
             is_repeated=this.is_repeated,
             attestation=self._attestation,
             single_statement=self._single_statement,
             bulk=self._bulk,
+            progress=progress,
         )
 
     async def write_apart(
@@ -129,9 +139,9 @@ class Batches:
             self._inserts,
             Known(),
             self._seal.apart(),
-            self._where,
+            self.where,
             is_repeated=True,
             attestation=self._attestation,
         )
-        async with connection.begin_nested():
+        async with savepoint(connection):
             return await committer.commit_in_steps(batch)

@@ -7,8 +7,8 @@ committed in steps, with the row locked, so that nothing changes between a look-
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from sqlalchemy import insert, select, update
@@ -33,7 +33,7 @@ from async_history._sql.errors import RowsLeftOut, is_refusal, refused
 from async_history._sql.keys import Seal, StoredRecords
 from async_history._sql.ledger import Attestation, tables_of
 from async_history._sql.operations import log_within
-from async_history._sql.transaction import Transaction
+from async_history._sql.transaction import Transaction, TransactionEnded, savepoint
 from async_history._sql.writing.batch_reads import BatchReads
 from async_history._sql.writing.inserts import BulkInserts, Inserts
 from async_history._sql.writing.known import Known, Span
@@ -42,6 +42,22 @@ from async_history._sql.writing.numbered import numbered
 from async_history._sql.writing.owners import find_owners, give_owners
 from async_history._sql.writing.single_statement import SingleStatement
 from async_history.errors import HistoryError
+
+
+async def _nothing() -> None: ...
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a try to commit a batch has come.
+
+    Attributes:
+        on_locked: called when the transaction of a batch in steps has locked `state`.
+        has_looked_up: whether it was looked up what an earlier try has written.
+    """
+
+    on_locked: Callable[[], Awaitable[None]] = _nothing
+    has_looked_up: bool = False
 
 
 class BatchCommitter:
@@ -56,6 +72,7 @@ class BatchCommitter:
         attestation: computes the leaves of records; None if the store has no ledger.
         single_statement: writes new records in one statement, if the database supports that.
         bulk: adds many records, if the driver supports that.
+        progress: is told how far a batch in steps has come.
     """
 
     def __init__(
@@ -70,7 +87,9 @@ class BatchCommitter:
         attestation: Attestation | None,
         single_statement: SingleStatement | None = None,
         bulk: BulkInserts | None = None,
+        progress: Progress | None = None,
     ) -> None:
+        self._progress = progress or Progress()
         self._transaction = transaction
         self._attestation = attestation
         self._ledger = tables_of(attestation, transaction)
@@ -218,6 +237,7 @@ class BatchCommitter:
         """Write a batch inside the transaction; return the refused submissions by index."""
         self._has_undated = has_undated(batch)
         await self._transaction.lock()
+        await self._progress.on_locked()
         if self._transaction.last < (self._known.last or 0):
             self._known.forget()
         if self._transaction.version != self._known.version:
@@ -266,12 +286,15 @@ class BatchCommitter:
     @contextlib.asynccontextmanager
     async def undone_if_refused(self) -> AsyncIterator[None]:
         """Provide a savepoint, rolled back if the database refuses a write of the body."""
+        self._progress.has_looked_up = True
         counters = self._transaction.counters
         seen, spans = dict(self._seen), dict(self._spans)
         try:
-            async with self._transaction.connection.begin_nested():
+            async with savepoint(self._transaction.connection):
                 yield
         except (DBAPIError, RowsLeftOut) as error:
+            if isinstance(error.__cause__, TransactionEnded):
+                raise
             if isinstance(error, DBAPIError) and not is_refusal(error):
                 raise
             self._seal.undone()

@@ -1,0 +1,75 @@
+"""A batch in parts, each in a transaction of its own.
+
+A database may end the whole transaction, or the connection, for one submission that waits for a
+lock or takes too long. So its neighbours are written in other transactions.
+"""
+
+import copy
+from collections.abc import Sequence
+from time import monotonic
+
+from async_history._core.writing.commit_function import OutcomeUnknown
+from async_history._core.writing.submissions import Submission
+from async_history._core.writing.too_large import WriteBatch
+from async_history.errors import CommitUnknown, HistoryError
+
+
+class WrittenLater(Exception):
+    """Raised if submissions could be written only later: one waits, or takes too long.
+
+    This try has written none of them.
+
+    Args:
+        reason: the error for their callers.
+        is_unknown: whether an earlier try may have written them.
+    """
+
+    def __init__(self, reason: HistoryError, *, is_unknown: bool) -> None:
+        self.reason = reason
+        self.is_unknown = is_unknown
+        super().__init__(str(reason))
+
+    def error_for(self, submission: Submission) -> HistoryError:
+        """Return a new error for the caller of a submission."""
+        if self.is_unknown:
+            return CommitUnknown(f"the outcome is unknown: {self.reason}", submission.ids)
+        return copy.copy(self.reason)
+
+
+async def write_in_parts(
+    batch: Sequence[Submission], write: WriteBatch, until: float
+) -> dict[int, HistoryError]:
+    """Write a batch, in order; return the refused submissions by index.
+
+    A part for which `write` raises `WrittenLater` is written in halves, until the submissions are
+    found that cause it. They are refused.
+
+    Args:
+        write: writes a part in one transaction.
+        until: the instant of `time.monotonic` after which a part is refused as a whole.
+
+    Raises:
+        OutcomeUnknown: another error came when a part was written already.
+        The other errors of `write`: nothing is written.
+    """
+    refused: dict[int, HistoryError] = {}
+    is_any_written = False
+    parts = [range(len(batch))]
+    while parts:
+        part = parts.pop()
+        try:
+            found = await write([batch[index] for index in part])
+        except WrittenLater as late:
+            if len(part) > 1 and monotonic() < until:
+                half = len(part) // 2
+                parts += [part[half:], part[:half]]
+            else:
+                refused |= {index: late.error_for(batch[index]) for index in part}
+        except Exception as error:
+            if is_any_written:
+                raise OutcomeUnknown(f"a part of the batch is written: {error}") from error
+            raise
+        else:
+            is_any_written = True
+            refused |= {part[index]: error for index, error in found.items()}
+    return refused

@@ -1,0 +1,181 @@
+"""The tries to commit a batch: as a whole, and if that does not succeed, in parts."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from time import monotonic
+from typing import Final, Protocol, TypeVar
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from async_history._core.writing.commit_function import CommitTry, OutcomeUnknown, TryAgain
+from async_history._core.writing.late_tries import LateTries
+from async_history._core.writing.parts import WrittenLater, write_in_parts
+from async_history._core.writing.submissions import Submission
+from async_history._sql.connecting.session_limits import Limits, SessionLimits
+from async_history._sql.errors import (
+    DriverError,
+    may_be_of_some_rows,
+    storage_error,
+    took_too_long,
+)
+from async_history._sql.writing.batches import Batches, WrittenBatch
+from async_history._sql.writing.commit import Progress
+from async_history.errors import HistoryError
+
+T = TypeVar("T")
+
+_TRIES: Final = 3
+"""Tries of a batch that fit into `retry_timeout_s`."""
+_STATE_PART: Final = 0.8
+_STATEMENT_PART: Final = 0.9
+"""Parts of a try's time after which the server gives up by itself, before we close the
+connection."""
+_FIRST_PART: Final = 0.2
+_LOCK_PART: Final = 0.1
+"""Parts of a try's time that a lock wait may take: in the first try any, in later ones one with
+`state` locked. Other managers wait for `state` meanwhile, each longer than that."""
+_LATE_PART: Final = 0.1
+"""The part of the time left for late tries that a lock wait or a statement of them may take. To
+find one submission of 512, ten of them fail."""
+_SLOW_PART: Final = 0.1
+"""The part of a try's time that each statement may take: a slow server may need it."""
+_BYTES_A_SECOND: Final = 4_000_000
+"""The speed of a slow server, to compute the timeout of a large batch."""
+_UNNOTICED_S: Final = 2.0
+"""Below this, a batch gets no limits of its own at the server: setting them is a round trip."""
+
+
+class Write(Protocol):
+    """Does work in a transaction that may take `within_s` seconds, with the server's limits."""
+
+    async def __call__(
+        self,
+        work: Callable[[AsyncConnection], Awaitable[T]],
+        within_s: float,
+        limits: Limits,
+    ) -> T: ...
+
+
+class BatchTries:
+    """Commits batches; refuses submissions that can't be written in time, not their batches.
+
+    Args:
+        session_limits: of the writing connection.
+        retry_timeout_s: seconds for which batches are tried.
+        waited: called with the seconds of each wait for a lock.
+        committed: called after each commit.
+    """
+
+    def __init__(
+        self,
+        batches: Batches,
+        write: Write,
+        session_limits: SessionLimits,
+        *,
+        retry_timeout_s: float,
+        waited: Callable[[float], None],
+        committed: Callable[[], None],
+    ) -> None:
+        self._batches = batches
+        self._write = write
+        self._session_limits = session_limits
+        self._try_s = retry_timeout_s / _TRIES
+        self._late_s = retry_timeout_s / 2
+        self._tries = LateTries(self._late_s)
+        self._waited = waited
+        self._committed = committed
+
+    async def commit(
+        self, batch: Sequence[Submission], this: CommitTry
+    ) -> Mapping[int, HistoryError]:
+        """Commit a batch; return the refused submissions by index."""
+        if len(batch) == 1 or not self._tries.is_late(this):
+            return await self._commit(batch, this)
+        until = monotonic() + self._late_s
+
+        async def write(part: Sequence[Submission]) -> Mapping[int, HistoryError]:
+            return await self._commit_part(part, this, until)
+
+        return await write_in_parts(batch, write, until)
+
+    async def _commit(
+        self, batch: Sequence[Submission], this: CommitTry
+    ) -> Mapping[int, HistoryError]:
+        within_s, limits = self._limits_for(batch, this)
+        locked = limits._replace(lock_s=max(1.0, self._try_s * _LOCK_PART))
+
+        async def write(connection: AsyncConnection) -> WrittenBatch:
+            async def on_locked() -> None:
+                if this.is_repeated:
+                    await self._session_limits.set_within(connection, locked)
+
+            progress = Progress(on_locked)
+            return await self._batches.write(connection, batch, this, self._waited, progress)
+
+        return await self._try(write, within_s, limits, this)
+
+    async def _commit_part(
+        self, part: Sequence[Submission], this: CommitTry, until: float
+    ) -> Mapping[int, HistoryError]:
+        """Commit a part of a batch in a late try.
+
+        Raises:
+            WrittenLater: some of it could be written only later.
+        """
+        within_s, limits = self._limits_for(part, this)
+        short_s = max(until - monotonic(), 0.0) * _LATE_PART
+        locked = limits._replace(lock_s=short_s)
+        if self._tries.was_too_long(this):
+            locked = locked._replace(statement_s=max(short_s, self._try_s * _SLOW_PART))
+
+        async def write(connection: AsyncConnection) -> WrittenBatch:
+            has_locked = False
+
+            async def on_locked() -> None:
+                nonlocal has_locked
+                await self._session_limits.set_within(connection, locked)
+                has_locked = True
+
+            progress = Progress(on_locked)
+            try:
+                return await self._batches.write(connection, part, this, self._waited, progress)
+            except DriverError as error:
+                if not (has_locked and may_be_of_some_rows(error)):
+                    raise
+                raise self._later(error, this, progress) from error
+
+        return await self._try(write, within_s, limits, this)
+
+    async def _try(
+        self,
+        write: Callable[[AsyncConnection], Awaitable[WrittenBatch]],
+        within_s: float,
+        limits: Limits,
+        this: CommitTry,
+    ) -> Mapping[int, HistoryError]:
+        try:
+            written = await self._write(write, within_s, limits)
+        except (TryAgain, OutcomeUnknown, asyncio.CancelledError) as error:
+            if took_too_long(error.__cause__):
+                self._tries.note_too_long(this)
+            if not isinstance(error, TryAgain):
+                self._tries.note_unknown(this)
+            raise
+        written.learn()
+        self._committed()
+        return written.refused
+
+    def _later(self, error: BaseException, this: CommitTry, progress: Progress) -> WrittenLater:
+        if took_too_long(error):
+            self._tries.note_too_long(this)
+        reason = storage_error(error, self._batches.where)
+        is_unknown = self._tries.is_unknown(this) and not progress.has_looked_up
+        return WrittenLater(reason, is_unknown=is_unknown)
+
+    def _limits_for(self, batch: Sequence[Submission], this: CommitTry) -> tuple[float, Limits]:
+        """Return the seconds that a try may take, and the server's limits until it has `state`."""
+        extra_s = sum([one.size_bytes for one in batch]) / _BYTES_A_SECOND
+        server_s = self._try_s + (extra_s if extra_s > _UNNOTICED_S else 0.0)
+        lock_s = self._try_s * (_STATE_PART if this.is_repeated else _FIRST_PART)
+        limits = Limits(max(1.0, lock_s), server_s * _STATEMENT_PART)
+        return self._try_s + extra_s, limits
