@@ -111,6 +111,8 @@ async def tried_twice(
     is_tried, is_over = asyncio.Event(), asyncio.Event()
 
     async def commit_unheard(batch: Any, this: Any) -> Any:
+        if this.is_repeated:
+            return await commit(batch, this)
         await first_commit(batch, this)
         is_tried.set()
         await is_over.wait()

@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -323,19 +324,21 @@ class TestFaults:
         calls = pending_calls(4)
         asyncio.Future.cancel(calls[0])
         taken = IdConflict("taken")
-        batch = CommittedBatch(list(calls), {0: IdConflict("taken"), 2: taken})
+        refused = {0: IdConflict("taken"), 2: taken}
+        batch = CommittedBatch(list(calls), refused, lambda *_: None)
         with pytest.raises(RuntimeError, match="the log is full"):
-            batch.settle(4, lambda *_: None)
-        assert not batch.settle(4, lambda *_: None)
+            batch.settle(4)
+        assert not batch.settle(4)
         assert [calls[1].result(), calls[2].exception(), calls[3].result()] == [None, taken, None]
 
     async def test_a_refusal_that_raises_has_no_acknowledgement(self) -> None:
         """As with an error that is none, and with any exception of a signal handler."""
         calls = pending_calls(2)
-        batch = CommittedBatch(list(calls), {0: object()})  # type: ignore[dict-item]
+        refused: Any = {0: object()}
+        batch = CommittedBatch(list(calls), refused, lambda *_: None)
         with pytest.raises(TypeError):
-            batch.settle(4, lambda *_: None)
-        assert not batch.settle(4, lambda *_: None)
+            batch.settle(4)
+        assert not batch.settle(4)
         assert isinstance(calls[0].exception(), CommitUnknown)
         assert calls[1].result() is None
 
@@ -350,10 +353,10 @@ class TestFaults:
         calls = pending_calls(5)
         for n, call in enumerate(calls):
             call.add_done_callback(lambda _, n=n: woken.append(n))  # type: ignore[misc]
-        batch = CommittedBatch(list(calls), {})
+        batch = CommittedBatch(list(calls), {}, begin)
         with pytest.raises(RuntimeError, match="the observer failed"):
-            batch.settle(2, begin)
-        while batch.settle(2, begin):
+            batch.settle(2)
+        while batch.settle(2):
             pass
         await turn()
         assert seen == calls

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Generic
 
 from async_history._core.writing.queue import PendingCall, S
@@ -11,48 +10,46 @@ from async_history.errors import CommitUnknown, HistoryError
 _log = logging.getLogger("async_history")
 
 
-@dataclass(slots=True)
 class CommittedBatch(Generic[S]):
     """The calls of a committed batch that have no outcome yet.
 
-    Attributes:
-        calls: in order, and once `has_begun`, in reverse.
+    Args:
+        calls: in order.
         refused: the errors of refused submissions, by index in `calls`.
-        has_begun: whether the refused calls have their errors.
-        unreported: the indexes of refused calls that may have no error yet, the last one first.
+        begin: called once with all calls in order and `refused`, before the first acknowledgement.
     """
 
-    calls: list[PendingCall[S]]
-    refused: Mapping[int, HistoryError]
-    has_begun: bool = False
-    unreported: list[int] = field(init=False)
+    __slots__ = ("_begin", "_calls", "_has_begun", "_refused", "_unreported")
 
-    def __post_init__(self) -> None:
-        self.unreported = list(self.refused)[::-1]
-
-    def settle(
+    def __init__(
         self,
-        most: int,
+        calls: list[PendingCall[S]],
+        refused: Mapping[int, HistoryError],
         begin: Callable[[list[PendingCall[S]], Mapping[int, HistoryError]], None],
-    ) -> bool:
+    ) -> None:
+        self._calls = calls  # in reverse once the refused calls have their errors
+        self._refused = refused
+        self._begin = begin
+        self._has_begun = False
+        # The refused calls that may have no error yet, the last one first.
+        self._unreported = [*refused][::-1]
+
+    def settle(self, most: int) -> bool:
         """Give the refused calls their errors, and acknowledge at most so many others.
 
         An exception that a signal handler raises may interrupt this at any line. The next call
         continues, after the call whose refusal raised.
 
-        Args:
-            begin: called once with all calls in order and `refused`, before the first
-                acknowledgement.
-
         Returns:
             Whether calls are left.
         """
-        calls = self.calls
-        if not self.has_begun:
-            self._refuse_calls()
-            self.calls, self.has_begun = calls[::-1], True
-            begin(calls, self.refused)
-            calls = self.calls
+        if not self._has_begun:
+            if self._unreported:
+                self._refuse_calls()
+            in_order = self._calls
+            self._calls, self._has_begun = in_order[::-1], True
+            self._begin(in_order, self._refused)
+        calls = self._calls
         # A call is removed from the batch when it is acknowledged. If all were kept until the end,
         # the garbage collector would take more time than everything else here.
         for _ in range(min(most, len(calls))):
@@ -63,19 +60,19 @@ class CommittedBatch(Generic[S]):
         return bool(calls)
 
     def _refuse_calls(self) -> None:
-        while self.unreported:
-            index = self.unreported[-1]
-            call = self.calls[index]
+        while self._unreported:
+            index = self._unreported[-1]
+            call = self._calls[index]
             try:
-                refuse(call, self.refused[index], None)
+                refuse(call, self._refused[index], None)
             except BaseException as error:
                 # Not again: one that lasts would come in each iteration of the loop, for ever.
                 unknown = CommitUnknown("an exception came before it was refused", call.ids)
                 unknown.__cause__ = error
                 call.refuse(unknown)
-                del self.unreported[-1]
+                del self._unreported[-1]
                 raise
-            del self.unreported[-1]
+            del self._unreported[-1]
 
 
 def refuse(call: PendingCall[S], error: HistoryError, cause: BaseException | None) -> None:

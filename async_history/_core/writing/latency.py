@@ -1,6 +1,7 @@
 """Median and 99th percentile of durations in the last minute."""
 
 import math
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Final
 
@@ -32,7 +33,7 @@ class Latencies:
     """
 
     def __init__(self) -> None:
-        self._slots: dict[int, dict[int, int]] = {}
+        self._slots: dict[int, defaultdict[int, int]] = {}
         self._added: list[tuple[float, float, int]] = []
 
     def add(self, now: float, seconds: float, count: int = 1) -> None:
@@ -43,15 +44,24 @@ class Latencies:
             self._fill_buckets()
 
     def _fill_buckets(self) -> None:
+        """Count what was added. The number of a bucket is a doubling and a part of it."""
+        until, slot = -math.inf, defaultdict[int, int](int)
         for now, seconds, count in self._added:
-            number = int(now // _SLOT_S)
-            slot = self._slots.get(number)
-            if slot is None:
-                self._forget_before(number - _SLOTS + 1)
-                slot = self._slots[number] = {}
-            bucket = _bucket(seconds)
-            slot[bucket] = slot.get(bucket, 0) + count
+            if now >= until:
+                number = int(now // _SLOT_S)
+                until, slot = (number + 1) * _SLOT_S, self._slot(number)
+            if not _LEAST_S <= seconds <= _MOST_S:
+                seconds = min(max(seconds, _LEAST_S), _MOST_S)
+            fraction, exponent = math.frexp(seconds)
+            slot[exponent * _PARTS + int((fraction - 0.5) * 2 * _PARTS)] += count
         self._added.clear()
+
+    def _slot(self, number: int) -> defaultdict[int, int]:
+        slot = self._slots.get(number)
+        if slot is None:
+            self._forget_before(number - _SLOTS + 1)
+            slot = self._slots[number] = defaultdict(int)
+        return slot
 
     def quantiles(self, now: float) -> Quantiles:
         """Return the figures of the last minute."""
@@ -66,14 +76,6 @@ class Latencies:
     def _forget_before(self, number: int) -> None:
         for old in [slot for slot in self._slots if slot < number]:
             del self._slots[old]
-
-
-def _bucket(seconds: float) -> int:
-    """Return the bucket of a duration: its doubling, and the part of it."""
-    if not _LEAST_S <= seconds <= _MOST_S:
-        seconds = min(max(seconds, _LEAST_S), _MOST_S)
-    fraction, exponent = math.frexp(seconds)
-    return exponent * _PARTS + int((fraction - 0.5) * 2 * _PARTS)
 
 
 def _middle(bucket: int) -> float:

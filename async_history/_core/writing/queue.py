@@ -228,7 +228,8 @@ class BoundedQueue(Generic[S]):
             if not [call for call in calls if call.operation is not None]:
                 batch += calls
                 self._remove_all()
-                self.admit_waiting()
+                if self._waiting:
+                    self.admit_waiting()
                 return
         taken: list[PendingCall[S]] = []
         for call in self._in:

@@ -72,7 +72,7 @@ class WakeupScheduler(Generic[B]):
             callers: the number of its callers.
             next_callers: the number of callers that wait for the next commit.
         """
-        if min(callers, next_callers) >= WAKEUP_BATCH_MIN:
+        if callers >= WAKEUP_BATCH_MIN <= next_callers:
             self._waiting.append(batch)
             if self._timer is None:
                 self._timer = self._loop.call_later(self._head_start_s, self._wake_all)
@@ -101,10 +101,16 @@ class WakeupScheduler(Generic[B]):
             self._wake_slice()
 
     def _wake_slice(self) -> None:
+        """Wake a slice of callers, and the others in the next iterations of the loop."""
         try:
-            if self._wake_some():
-                self._loop.call_soon(self._wake_slice)
-                return
+            self._slices += 1
+            while self._waking:
+                if self._wake(self._waking[0], self._slice):
+                    self._slice = min(2 * self._slice, SLICE)
+                    self._loop.call_soon(self._wake_slice)
+                    return
+                self._waking.popleft()
+                self._slice = FIRST_SLICE
             if self._woken is not None and self._tells_when_woken:
                 self._tells_when_woken = False
                 self._loop.call_soon(self._woken)  # after the callers
@@ -113,17 +119,6 @@ class WakeupScheduler(Generic[B]):
         except BaseException:
             self._loop.call_soon(self._wake_slice)
             raise
-
-    def _wake_some(self) -> bool:
-        """Wake a slice of callers; return whether others are left."""
-        self._slices += 1
-        while self._waking:
-            if self._wake(self._waking[0], self._slice):
-                self._slice = min(2 * self._slice, SLICE)
-                return True
-            self._waking.popleft()
-            self._slice = FIRST_SLICE
-        return False
 
     @property
     def is_waking(self) -> bool:

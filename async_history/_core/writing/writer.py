@@ -97,7 +97,7 @@ class GroupCommitWriter(Generic[S]):
         self._prepare = prepare
         self._forget_prepared = forget_prepared
         self._wakeups = WakeupScheduler[CommittedBatch[S]](
-            self._settle_calls, head_start_s, woken=prepare and self._prepare_next
+            CommittedBatch.settle, head_start_s, woken=prepare and self._prepare_next
         )
         self._closing = False
         self._died: BaseException | None = None
@@ -204,7 +204,7 @@ class GroupCommitWriter(Generic[S]):
                 self._closing = True
                 self._fail_everyone_left()
             finally:
-                await self._run_until_settled(self._finish)
+                await self._run_until_settled(lambda _: self._finish(), monotonic())
 
     def _on_ended(self, _: "asyncio.Task[None]") -> None:
         """Fail the callers that are left if an exception interrupted the end of the task."""
@@ -217,9 +217,7 @@ class GroupCommitWriter(Generic[S]):
                 await self._wakeups.wait_until_woken()
             except asyncio.CancelledError:
                 self.begin_close()
-        while not self._queue:
-            if self._queue.admit_waiting():  # a caller's stack may have been too short for it
-                return True
+        while not self._queue.admit_waiting():  # a caller's stack may have been too short for it
             if self._closing:
                 return False
             self._waiter = Waiter(loop=self._loop)
@@ -232,11 +230,14 @@ class GroupCommitWriter(Generic[S]):
     async def _settle(self, batch: list[PendingCall[S]]) -> None:
         begun = monotonic()
         try:
-            if batch and batch[0].operation is not None:
-                result = await self._run_until_settled(batch[0].operation)
+            if batch and (operation := batch[0].operation) is not None:
+                result = await self._run_until_settled(lambda _: operation(), begun)
                 batch[0].ack(result)
             elif batch:
-                await self._commit_batch(batch, begun)
+                submissions = [call.submission for call in batch if call.submission is not None]
+                commit = partial(self._commit, submissions)
+                refused = await self._run_until_settled(commit, begun)
+                self._note_committed(batch, refused, begun)
         except HistoryError as error:  # every caller of the batch gets the store's error
             self._note_failed(batch, error, begun)
             for call in batch:
@@ -257,17 +258,9 @@ class GroupCommitWriter(Generic[S]):
         if self._observer is not None:
             self._observer.failed(batch, error, begun, monotonic())
 
-    async def _commit_batch(self, batch: list[PendingCall[S]], begun: float) -> None:
-        submissions = [call.submission for call in batch if call.submission is not None]
-        is_repeated = False
-
-        def commit() -> Awaitable[Mapping[int, HistoryError]]:
-            nonlocal is_repeated
-            this = CommitTry(is_repeated, begun, self._wakeups.commit_has_begun)
-            is_repeated = True
-            return self._commit(submissions, this)
-
-        refused = await self._run_until_settled(commit)
+    def _note_committed(
+        self, batch: list[PendingCall[S]], refused: Mapping[int, HistoryError], begun: float
+    ) -> None:
         if refused:
             self._forget_prepared()
             if not refused.keys() <= set(range(len(batch))):
@@ -276,11 +269,8 @@ class GroupCommitWriter(Generic[S]):
         self._counters.count_batch(batch, begun, ended)
         if self._observer is not None:
             self._observer.committed(batch, refused, begun, ended)
-        committed = CommittedBatch(batch, refused)
+        committed = CommittedBatch(batch, refused, self._report_settled)
         self._wakeups.add(committed, callers=len(batch), next_callers=len(self._queue))
-
-    def _settle_calls(self, committed: CommittedBatch[S], most: int) -> bool:
-        return committed.settle(most, self._report_settled)
 
     def _report_settled(
         self, calls: list[PendingCall[S]], refused: Mapping[int, HistoryError]
@@ -293,18 +283,20 @@ class GroupCommitWriter(Generic[S]):
         if self._in_batch and self._prepare is not None:
             self._prepare(self._queue.next_submissions(self._batch_records, self._batch_bytes))
 
-    async def _run_until_settled(self, operation: Callable[[], Awaitable[T]]) -> T:
+    async def _run_until_settled(
+        self, operation: Callable[[CommitTry], Awaitable[T]], begun: float
+    ) -> T:
         """Run an operation until its outcome is known, even if this task is cancelled meanwhile.
 
         Cancelling the task (at the end of `asyncio.run`) closes the writer; it never cuts a commit.
         """
-        deadline = self._loop.time() + self._commit_timeout_s
+        this = CommitTry(False, begun, self._wakeups.commit_has_begun)
         delay = _RETRY_DELAY_S
         failure: Exception
         unknown: OutcomeUnknown | None = None
         while True:
             try:
-                return await operation()
+                return await operation(this)
             except asyncio.CancelledError:
                 self.begin_close()
                 failure = unknown = OutcomeUnknown("cancelled while it was committed")
@@ -319,11 +311,12 @@ class GroupCommitWriter(Generic[S]):
                 failure = unknown = OutcomeUnknown(f"{unknown}; tried again: {error}")
                 if self._closing:
                     raise unknown from error
-            if self._loop.time() + delay > deadline:
+            if monotonic() + delay > begun + self._commit_timeout_s:
                 raise failure
             if self._observer is not None:
                 self._observer.retried(failure)
             await self._pause(delay)
+            this = this._replace(is_repeated=True)
             delay = min(delay * 2, _LONGEST_RETRY_DELAY_S)
 
     async def _pause(self, delay: float) -> None:
