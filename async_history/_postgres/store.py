@@ -25,12 +25,11 @@ from async_history._core.removing.prune import PruneCursor, PruneStep
 from async_history._core.removing.prune_request import PruneRequest
 from async_history._core.removing.prune_transaction import PruneTries
 from async_history._core.stats import Measured, clear_warning
-from async_history._core.writing.commit_function import CommitTry, OutcomeUnknown, TryAgain
 from async_history._core.writing.submissions import AddRecords, Submission
 from async_history._core.writing.writer import GroupCommitWriter
 from async_history._core.writing.writer_options import WriterOptions
 from async_history._postgres.check import faults_of
-from async_history._postgres.connecting.bounds import Parts, time_for
+from async_history._postgres.connecting.bounds import Parts
 from async_history._postgres.connecting.connections import Connections
 from async_history._postgres.connecting.open_writers import OpenWriters
 from async_history._postgres.connecting.pool import ConnectionPool
@@ -65,11 +64,9 @@ from async_history._postgres.removing.vacuum import Vacuum
 from async_history._postgres.rows import Fetch
 from async_history._postgres.schema import in_schema, quoted
 from async_history._postgres.schema_steps import log_within
-from async_history._postgres.transaction import savepoint, transaction
+from async_history._postgres.transaction import transaction
 from async_history._postgres.warnings import STATE, warnings_of
 from async_history._postgres.writing.batches import Batches
-from async_history._postgres.writing.late_tries import LateTries
-from async_history._postgres.writing.owner_steps import OwnersUnlocked
 from async_history.errors import HistoryError
 
 T = TypeVar("T")
@@ -113,10 +110,8 @@ class PostgresStore:
         self._schema_name = schema_name
         self.schema = quoted(schema_name)
         self._has_replica = read_pool is not pool
-        self._committed = committed
         self._ended = ended
         self._is_distributed = is_distributed
-        self._late_tries = LateTries(retry_timeout_s / 2)
         self._close_timeout_s = CLOSE_TIMEOUT_S
         self.connections = Connections(
             where, pool, read_pool, idle_s=idle_s, retry_timeout_s=retry_timeout_s
@@ -132,10 +127,20 @@ class PostgresStore:
             erase_keys = EncryptedEraseKeys(data_keys)
         self._attestation = Attestation(self.schema, seal, ahead) if has_ledger else None
         self._batches = Batches(
-            self.schema, seal, self._attestation, where=where, is_distributed=is_distributed
+            self._write,
+            committed,
+            self.schema,
+            seal,
+            self._attestation,
+            server=self.connections,
+            where=where,
+            is_distributed=is_distributed,
+            late_after_s=retry_timeout_s / 2,
+            added=self._statistics.add_changes,
+            waited=self._count_lock_wait,
         )
         self.writer = GroupCommitWriter[Submission](
-            self._commit,
+            self._batches.commit,
             finish=self._finish,
             options=writer_options,
             commit_timeout_s=retry_timeout_s,
@@ -218,7 +223,11 @@ class PostgresStore:
         self, work: "Write[T]", size_s: float = 0.0, parts: Parts | None = None
     ) -> Awaitable[T]:
         """Run work on the writing connection, with the store's current keys."""
-        return self._with_current_keys(lambda: self.connections.write(work, size_s, parts))
+        if self.encryption is None:
+            return self.connections.write(work, size_s, parts)
+        return self.encryption.with_current_keys(
+            partial(self.connections.write, work, size_s, parts)
+        )
 
     async def _use_apart(
         self,
@@ -226,7 +235,7 @@ class PostgresStore:
         within_s: float | None,
     ) -> T:
         """Run repeatable work, concurrently with the writes."""
-        return await self._with_current_keys(lambda: self.connections.write_apart(work, within_s))
+        return await self._with_current_keys(partial(self.connections.write_apart, work, within_s))
 
     def _with_current_keys(self, work: Callable[[], Awaitable[T]]) -> Awaitable[T]:
         return work() if self.encryption is None else self.encryption.with_current_keys(work)
@@ -257,47 +266,13 @@ class PostgresStore:
 
         table = key_table(self._fetch_keys, self.schema)
         lack = partial(keys_lack, connection, self.schema, table)
-        committer = self._batches.committer_apart(
-            connection, lambda: KeyAccess(table, change, lack)
+        keys = partial(KeyAccess, table, change, lack)
+        return await self._with_current_keys(
+            partial(self._batches.add_within, connection, submission, keys)
         )
 
-        async def add() -> Mapping[int, HistoryError]:
-            try:
-                async with savepoint(connection, checks_constraints=False):
-                    return await committer.commit_in_transaction([submission])
-            except OwnersUnlocked:
-                async with savepoint(connection, checks_constraints=False):
-                    await committer.lock_owners()
-                    return await committer.commit_in_transaction([submission])
-
-        return await self._with_current_keys(add)
-
-    async def _commit(
-        self, batch: Sequence[Submission], this: CommitTry
-    ) -> Mapping[int, HistoryError]:
-        is_late = self._late_tries.is_late(this)
-
-        async def commit(connection: Any, settings: Sequence[str]) -> Mapping[int, HistoryError]:
-            committer = self._batches.committer(
-                connection,
-                settings,
-                this,
-                has_standbys=self.connections.has_standbys,
-                leaves_out_late=is_late,
-                waited=self.writer.count_lock_wait,
-            )
-            return await committer.commit(batch)
-
-        parts = self._late_tries.parts(this) if is_late and len(batch) > 1 else None
-        try:
-            refused = await self._write(commit, time_for(batch), parts)
-        except (TryAgain, OutcomeUnknown) as error:
-            self._late_tries.note(this, error)
-            raise
-        self._committed.notify()
-        records = sum([one.record_count for one in batch if isinstance(one, AddRecords)])
-        self._statistics.add_changes(records)
-        return refused
+    def _count_lock_wait(self, seconds: float) -> None:
+        self.writer.count_lock_wait(seconds)
 
     async def _change_log(self, work: Callable[[OperationLog], Coroutine[Any, Any, T]]) -> T:
         async def change(connection: Any, settings: Sequence[str]) -> T:

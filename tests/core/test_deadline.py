@@ -34,19 +34,19 @@ async def test_a_body_that_takes_too_long_raises_timeout_error() -> None:
 async def test_one_timer_serves_many_bodies(monkeypatch: pytest.MonkeyPatch) -> None:
     """A timer that fires while a later body has time left is set again for that body."""
     loop = asyncio.get_running_loop()
-    times: list[float] = []
-    call_at = loop.call_at
+    delays: list[float] = []
+    call_later = loop.call_later
 
-    def counted(when: float, *arguments: Any) -> asyncio.TimerHandle:
-        times.append(when)
-        return call_at(when, *arguments)
+    def counted(delay: float, *arguments: Any) -> asyncio.TimerHandle:
+        delays.append(delay)
+        return call_later(delay, *arguments)
 
-    monkeypatch.setattr(loop, "call_at", counted)
+    monkeypatch.setattr(loop, "call_later", counted)
     limit = TimeLimit()
     for _ in range(100):
         with limit.within(LONG_S):
             await asyncio.sleep(0)
-    assert len(times) == 1
+    assert len(delays) == 1
     with limit.within(SHORT_S):
         pass
     begun = loop.time()

@@ -23,13 +23,10 @@ from async_history import (
 from async_history._core.removing.erase_transaction import note
 from async_history._core.writing.new_submissions import UncheckedRecords
 from async_history._postgres.grants import Grants, grant
-from async_history._postgres.keys import InClear
-from async_history._postgres.writing.commit import BatchCommitter
-from async_history._postgres.writing.owners import KnownOwners
-from async_history._postgres.writing.plain_statements import PlainStatements
 from async_history.postgres import PostgresHistoryManager
 from tests.support.patience import LONG_S
 from tests.support.pgbouncer import pgbouncer
+from tests.support.postgres_batches import commit_on
 from tests.support.postgres_faults import (  # noqa: F401 - fixtures are used by name
     a_admin,
     a_schema,
@@ -429,18 +426,9 @@ async def test_an_owner_that_is_erased_while_it_is_given(
 
         connection, begun = await connect(), list[Any]()
         batch = [await UncheckedRecords([late("unowned")], None).check()]
-        committer = BatchCommitter(
-            BeforeTheNumber(await connect(), erase),
-            f'"{schema}"',
-            is_distributed=False,
-            known=KnownOwners(),
-            plain=PlainStatements(),
-            seal=InClear(),
-            where="here",
-            sent=lambda: None,
-        )
+        giving = BeforeTheNumber(await connect(), erase)
         with pytest.raises(asyncpg.SerializationError, match="changed meanwhile"):
-            await committer.commit(batch)
+            await commit_on(giving, schema, batch)
         await asyncio.gather(*begun)
         assert (await history.get_history("unowned"))[-1].owner is None
 

@@ -299,10 +299,10 @@ class _Statements:
 
     def __init__(self, history: HistoryManager) -> None:
         self.savepoints = self.with_short_lock_waits = self.short = 0
-        writing: Any = history.store.connections._writing  # type: ignore[attr-defined]
-        done = writing.do
+        connections: Any = history.store.connections  # type: ignore[attr-defined]
+        write = connections.write
 
-        async def do(work: Callable[..., Awaitable[Any]], *limits: Any) -> Any:
+        async def write_counted(work: Callable[..., Awaitable[Any]], *limits: Any) -> Any:
             async def counted(connection: Any, settings: Any) -> Any:
                 connection.add_query_logger(self._count)
                 try:
@@ -310,9 +310,9 @@ class _Statements:
                 finally:
                     connection.remove_query_logger(self._count)
 
-            return await done(counted, *limits)
+            return await write(counted, *limits)
 
-        writing.do = do
+        connections.write = write_counted
 
     def _count(self, record: Any) -> None:
         self.savepoints += record.query.startswith("SAVEPOINT")

@@ -1,18 +1,16 @@
 """The event loop works while PostgreSQL does: callers are woken once the next batch is sent."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pytest
 
 from async_history._core.writing.new_submissions import UncheckedRecords, earlier_text
-from async_history._core.writing.submissions import AddRecords
+from async_history._core.writing.submissions import AddRecords, Submission
 from async_history._core.writing.writer_options import BATCH_RECORDS
 from async_history._postgres.connecting.bounds import time_for
-from async_history._postgres.keys import InClear
-from async_history._postgres.writing.commit import BatchCommitter
-from async_history._postgres.writing.owners import KnownOwners
-from async_history._postgres.writing.plain_statements import PlainStatements
+from tests.support.postgres_batches import commit_on
 
 WOKEN = "callers woken"
 
@@ -40,18 +38,11 @@ class Recorder:
         return "INSERT 0 2"
 
 
-def new_committer(connection: Recorder, settings: Sequence[str] = ()) -> BatchCommitter:
-    return BatchCommitter(
-        connection,
-        '"a"',
-        settings=settings,
-        is_distributed=False,
-        known=KnownOwners(),
-        plain=PlainStatements(),
-        seal=InClear(),
-        where="nowhere",
-        sent=lambda: connection.seen.append(WOKEN),
-    )
+async def commit(
+    connection: Recorder, batch: Sequence[Submission], settings: Sequence[str] = ()
+) -> None:
+    woken = partial(connection.seen.append, WOKEN)
+    assert await commit_on(connection, "a", batch, settings=settings, sent=woken) == {}
 
 
 @pytest.mark.parametrize(
@@ -69,8 +60,7 @@ async def test_callers_are_woken_as_the_records_are_sent(
     settings: Sequence[str], seen: Sequence[str]
 ) -> None:
     connection = Recorder()
-    committer = new_committer(connection, settings)
-    assert await committer.commit([await submission(1), await submission(2)]) == {}
+    await commit(connection, [await submission(1), await submission(2)], settings)
     assert connection.seen == seen
 
 
@@ -89,8 +79,9 @@ class EndsAtLookUp(Recorder):
 async def test_callers_are_woken_before_a_batch_looks_anything_up() -> None:
     connection = EndsAtLookUp()
     with pytest.raises(_EndError):
-        await new_committer(connection).commit(
-            [earlier_text(str(number), 1, actor_id=None, role=None) for number in range(2)]
+        await commit(
+            connection,
+            [earlier_text(str(number), 1, actor_id=None, role=None) for number in range(2)],
         )
     assert connection.seen == ["BEGIN", WOKEN, "SELECT", "SELECT", "ROLLBACK"]
 

@@ -22,11 +22,9 @@ from async_history import (
 from async_history._core.records.records import fields_in_order
 from async_history._core.writing.new_submissions import UncheckedRecords, new_text
 from async_history._postgres.detail_columns import cause_hash
-from async_history._postgres.keys import InClear
-from async_history._postgres.writing.commit import BatchCommitter
 from async_history._postgres.writing.owners import KnownOwners
-from async_history._postgres.writing.plain_statements import PlainStatements
 from async_history.postgres import PostgresHistoryManager
+from tests.support.postgres_batches import commit_on
 from tests.support.postgres_roles import ROLE_PASSWORD, as_role
 from tests.support.postgres_schemas import schema_of, until, version
 from tests.support.postgres_server import with_query
@@ -336,17 +334,7 @@ async def commit(
 ) -> list[HistoryRecord]:
     """Commit records as one batch of several submissions; return them."""
     batch = [await UncheckedRecords([one], None).check() for one in given]
-    committer = BatchCommitter(
-        connection,
-        f'"{schema_of(url)}"',
-        is_distributed=False,
-        known=known,
-        plain=PlainStatements(),
-        seal=InClear(),
-        where="here",
-        sent=lambda: None,
-    )
-    assert await committer.commit(batch) == {}
+    assert await commit_on(connection, schema_of(url), batch, known=known) == {}
     return [record for submission in batch for record in submission.records]
 
 
@@ -419,19 +407,11 @@ async def test_an_update_reads_only_what_it_needs(url: str, connect: Any) -> Non
             )
             for n in range(20)
         ]
-        committer = BatchCommitter(
-            connection,
-            f'"{schema_of(url)}"',
-            is_distributed=False,
-            is_repeated=is_repeated,
-            known=known,
-            plain=PlainStatements(),
-            seal=InClear(),
-            where="here",
-            sent=lambda: None,
-        )
         sent.clear()
-        assert await committer.commit(batch) == {}
+        refused = await commit_on(
+            connection, schema_of(url), batch, known=known, is_repeated=is_repeated
+        )
+        assert refused == {}
         await asyncio.sleep(0)  # the driver calls its loggers later
         reads = [one for one in sent if one.split()[0] == "SELECT" and schema_of(url) in one]
         return [one.split(f'"{schema_of(url)}".')[1].split()[0] for one in reads]

@@ -17,11 +17,11 @@ from async_history._core.writing.writer import GroupCommitWriter
 from async_history._postgres.keys import InClear
 from async_history._postgres.ledger import Attestation
 from async_history._postgres.writing.add import Statement, plain
-from async_history._postgres.writing.commit import BatchCommitter
 from async_history._postgres.writing.owners import KnownOwners
 from async_history._postgres.writing.plain_statements import PlainStatements
 from tests.support.keys import ring
 from tests.support.patience import LONG_S
+from tests.support.postgres_batches import commit_on
 from tests.support.postgres_gate import shut
 from tests.support.postgres_schemas import schema_of
 
@@ -76,28 +76,6 @@ class Connection:
         return [(0, None, None, None)] if "owners_state" in sql else []
 
 
-def committer_on(
-    connection: Connection,
-    statements: PlainStatements,
-    *,
-    known: KnownOwners | None = None,
-    settings: Sequence[str] = (),
-    attestation: Attestation | None = None,
-) -> BatchCommitter:
-    return BatchCommitter(
-        connection,
-        '"a"',
-        settings=settings,
-        is_distributed=False,
-        known=known or KnownOwners(),
-        plain=statements,
-        seal=InClear(),
-        attestation=attestation,
-        where="here",
-        sent=lambda: None,
-    )
-
-
 class Made(PlainStatements):
     """One statement for any batch."""
 
@@ -109,7 +87,7 @@ class Made(PlainStatements):
 
 async def test_the_batch_is_written_by_the_statement_that_was_made_for_it() -> None:
     connection = Connection()
-    assert await committer_on(connection, Made()).commit(waiting("a", "b")) == {}
+    assert await commit_on(connection, "a", waiting("a", "b"), plain=Made()) == {}
     assert connection.executed == [(Made.sql,)]
 
 
@@ -118,14 +96,16 @@ async def test_it_is_not_used_if_the_batch_needs_more(needs: str) -> None:
     connection, known = Connection(), KnownOwners()
     if needs == "owners":
         known.learn(1, {"a": None, "b": None}, None)
-    committer = committer_on(
+    refused = await commit_on(
         connection,
-        Made(),
+        "a",
+        waiting("a", "b"),
+        plain=Made(),
         known=known,
         settings=("SET LOCAL lock_timeout TO 1",) if needs == "settings" else (),
         attestation=Attestation('"a"', InClear(), Lock()) if needs == "leaves" else None,
     )
-    assert await committer.commit(waiting("a", "b")) == {}
+    assert refused == {}
     executed = [str(sql) for sql, *_ in connection.executed]
     assert Made.sql not in executed
     assert any("INSERT INTO" in sql for sql in executed)
@@ -145,7 +125,7 @@ async def test_no_text_outlives_the_next_batch(next_batch: Submission) -> None:
     statements = PlainStatements()
     submissions = waiting("a", "b")
     statements.begin(submissions)
-    assert await committer_on(Connection(), statements).commit([next_batch]) == {}
+    assert await commit_on(Connection(), "a", [next_batch], plain=statements) == {}
     assert statements.take(submissions) is None
 
 

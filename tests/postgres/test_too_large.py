@@ -11,6 +11,7 @@ from async_history._core.records.new_records import new_fields
 from async_history._core.records.records import MEMORY_ID, OWNER, Fields, made_record
 from async_history._core.writing.sizes import bytes_of
 from async_history._core.writing.submissions import AddRecords, GiveOwners, SaveMessages
+from async_history._postgres.connecting.bounds import time_for
 from async_history._postgres.detail_columns import detail_columns
 from async_history._postgres.rows import joined_columns
 from async_history._postgres.writing.too_large import find_too_large
@@ -54,6 +55,12 @@ def test_a_call_that_exceeds_a_message_is_refused(given: dict[str, Any]) -> None
     assert list(find_too_large([submission(fields)], "it", 1.0, MOST)) == [0]
     half = submission(fields[: count // 2])
     assert find_too_large([half, half], "it", 1.0, MOST) == {}
+
+
+def test_a_batch_without_extra_time_has_no_call_that_is_too_large() -> None:
+    """Others are not looked through."""
+    size = 1_000_000_000 // 3  # nothing smaller can be too large
+    assert time_for([SaveMessages([], [], "s", 0, size)]) > 0
 
 
 def test_names_of_messages_and_owners_count() -> None:

@@ -1,7 +1,9 @@
 """Deadlines of short operations that follow each other, with one timer of the event loop."""
 
 import asyncio
+import math
 from collections.abc import Callable
+from time import monotonic
 from types import TracebackType
 
 
@@ -19,15 +21,19 @@ class Deadline:
         self._on_passed = on_passed
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
+        self._fires_at = math.inf
         self._at: float | None = None
 
     def set(self, seconds: float) -> None:
         """Set the deadline to so many seconds from now."""
-        self._at = self._loop.time() + seconds
-        if self._timer is not None and self._timer.when() > self._at:
+        self._at = at = monotonic() + seconds
+        if at < self._fires_at:
             self.stop()
-        if self._timer is None:
-            self._timer = self._loop.call_at(self._at, self._fire)
+            self._start_timer(at, seconds)
+
+    def _start_timer(self, at: float, seconds: float) -> None:
+        self._timer = self._loop.call_later(seconds, self._fire)
+        self._fires_at = at
 
     def clear(self) -> None:
         """Remove the deadline: the operation has ended."""
@@ -35,10 +41,12 @@ class Deadline:
 
     def _fire(self) -> None:
         self._timer = None
+        self._fires_at = math.inf
         if self._at is None:
             return
-        if self._loop.time() < self._at:
-            self._timer = self._loop.call_at(self._at, self._fire)
+        left = self._at - monotonic()
+        if left > 0:
+            self._start_timer(self._at, left)
         else:
             self._on_passed()
 
@@ -47,6 +55,7 @@ class Deadline:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+            self._fires_at = math.inf
 
 
 class TimeLimit:

@@ -68,8 +68,9 @@ _AS_BEFORE: Final = "RESET default_transaction_isolation"
 
 def time_for(batch: Sequence[Submission]) -> float:
     """Return the extra seconds that a server may need for a large batch; 0 for a usual one."""
-    records = sum([one.record_count for one in batch])
-    needed_s = records * _RECORD_S + sum([one.size_bytes for one in batch]) / _BYTES_A_S
+    needed_s = 0.0
+    for one in batch:
+        needed_s += one.record_count * _RECORD_S + one.size_bytes / _BYTES_A_S
     return needed_s if needed_s > _UNNOTICED_S else 0.0
 
 

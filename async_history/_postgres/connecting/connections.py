@@ -7,9 +7,8 @@ from time import monotonic
 from typing import Any, Final, TypeVar
 
 from async_history._core.writing.commit_function import OutcomeUnknown, TryAgain
-from async_history._postgres.connecting.bounds import Parts
 from async_history._postgres.connecting.pool import ConnectionPool
-from async_history._postgres.connecting.writing_connection import Write, WritingConnection
+from async_history._postgres.connecting.writing_connection import WritingConnection
 from async_history.errors import HistoryClosed, HistoryError, StorageUnreachable
 
 T = TypeVar("T")
@@ -28,6 +27,9 @@ class Connections:
         read_pool: connections to the server for reads; often the same pool.
         idle_s: how long the writing connection may be unused before it is closed.
         retry_timeout_s: how long to retry after a connection was lost.
+
+    Attributes:
+        write: runs work on the writing connection: see `WritingConnection.do`.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Connections:
         self._writing = WritingConnection(
             pool, where, try_s=retry_timeout_s / _TRIES, idle_s=idle_s
         )
+        self.write = self._writing.do
         self._retry_timeout_s = retry_timeout_s
         self._is_closed = False
 
@@ -51,14 +54,6 @@ class Connections:
     def has_standbys(self) -> bool:
         """See `WritingConnection`."""
         return self._writing.has_standbys
-
-    def write(
-        self, work: "Write[T]", size_s: float = 0.0, parts: Parts | None = None
-    ) -> Awaitable[T]:
-        """Run work on the writing connection: see `WritingConnection.do`."""
-        if self._is_closed:
-            raise HistoryClosed("the manager was closed before this was written")
-        return self._writing.do(work, size_s, parts)
 
     async def write_apart(
         self,

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from time import monotonic
 
 
 class IdleWatch:
@@ -29,13 +30,13 @@ class IdleWatch:
     def __exit__(self, *_: object) -> None:
         self._users -= 1
         if self._idle_s is not None:
-            self._used_at = self._loop.time()
+            self._used_at = monotonic()
             if self._timer is None:  # one timer, however often it is used
                 self._timer = self._loop.call_later(self._idle_s, self._look)
 
     def _look(self) -> None:
         assert self._idle_s is not None  # noqa: S101 - there is no timer otherwise
-        left = self._used_at + self._idle_s - self._loop.time()
+        left = self._used_at + self._idle_s - monotonic()
         self._timer = None
         if self._users or left > 0:
             self._timer = self._loop.call_later(max(left, self._idle_s / 10), self._look)

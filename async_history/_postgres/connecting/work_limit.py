@@ -70,7 +70,8 @@ class WorkLimit:
     # of the event loop's time for a single record.
 
     def __enter__(self) -> None:
-        self._unreplicated.clear()
+        if self._unreplicated:
+            self._unreplicated.clear()
         if self._timeout_s is not None:
             self._deadline.set(self._timeout_s)
 

@@ -24,7 +24,7 @@ from async_history._postgres.connecting.idle_watch import IdleWatch
 from async_history._postgres.connecting.pool import ConnectionPool
 from async_history._postgres.connecting.work_limit import WorkLimit
 from async_history._postgres.errors import DriverError
-from async_history.errors import StorageUnreachable
+from async_history.errors import HistoryClosed, StorageUnreachable
 
 T = TypeVar("T")
 
@@ -62,6 +62,7 @@ class WritingConnection:
         self._limit: WorkLimit | None = None
         self._settings_before: Settings = {}
         self._given_up = 0
+        self._is_closed = False
         self.has_standbys = True
         self._idle = IdleWatch(idle_s, self._close_idle)
 
@@ -73,12 +74,17 @@ class WritingConnection:
             parts: how many lock waits and statements must fit into a try; None: one.
 
         Raises:
+            HistoryClosed: it was closed.
             OutcomeUnknown, TryAgain, StorageError: see `WorkLimit`.
         """
+        if self._is_closed:
+            raise HistoryClosed("the manager was closed before this was written")
         limit = self._limit
         if limit is None or self._given_up or self._pool.is_unusable(self._connection):
             limit = await self._ready()
-        settings = self._settings(size_s, parts)
+        settings: Sequence[str] = ()
+        if size_s or parts is not None or self._pool.is_behind_pooler:
+            settings = self._settings(size_s, parts)
         try:
             with self._idle, limit.within(self._try_s + size_s):
                 done = await work(self._connection, settings)
@@ -175,10 +181,12 @@ class WritingConnection:
         return connection
 
     def stop(self) -> None:
-        """Stop the idle timer."""
+        """Stop the idle timer, and accept no more work."""
+        self._is_closed = True
         self._idle.stop()
 
     async def aclose(self) -> None:
         """Release the connection for good."""
+        self._is_closed = True
         await self._idle.aclose()
         await self.release()

@@ -91,7 +91,8 @@ class Statistics:
     def add_changes(self, records: int) -> None:
         """Count records that were added."""
         self._count(records)
-        self._begin()
+        if self._changed > self._due:
+            self._begin()
 
     def _count(self, records: int) -> None:
         if not self._changed:

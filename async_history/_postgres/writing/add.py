@@ -17,8 +17,11 @@ from async_history._core.encryption.sealed_records import SealedTexts
 from async_history._core.ledger.leaves import Bundle
 from async_history._core.records.owners import SCOPES
 from async_history._core.records.records import (
+    CAUSE,
     COLUMN_LIST,
     COLUMNS,
+    CONTEXT,
+    OWNER,
     Fields,
 )
 from async_history._core.writing.additions import fields_have_details
@@ -237,8 +240,10 @@ def plain(fields: Sequence[Fields], leaves: Sequence[Bundle]) -> Statement:
 def lone(fields: Fields) -> Statement | None:
     """Return the statement of `plain` for one record without leaves, on a server without standbys.
 
-    None if the driver can't encode its instant.
+    None if it has details, or the driver can't encode its instant.
     """
+    if not (fields[OWNER] is fields[CONTEXT] is fields[CAUSE] is None):
+        return None
     values = encodable_values_of(fields)
     return None if values is None else (_ADD_LONE, values)
 

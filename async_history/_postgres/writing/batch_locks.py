@@ -33,6 +33,11 @@ SELECT pg_catalog.count(*) FROM (
 previous holder wrote, which may be its own earlier try."""
 
 
+def locks_ids(additions: Sequence[AddRecords]) -> bool:
+    """Return whether a batch locks ids on a Citus cluster."""
+    return any(one.names_ids for one in additions)
+
+
 class BatchLocks:
     """The locks of a batch.
 

@@ -35,7 +35,7 @@ class BatchReads:
 
     Args:
         schema: the quoted schema.
-        seal, keys, is_distributed, is_repeated: as in `BatchCommitter`.
+        seal, keys, is_distributed, is_repeated: as in `BatchSteps`.
     """
 
     def __init__(

@@ -2,7 +2,7 @@
 """The commit of a batch in steps on PostgreSQL, if `commit` has no single statement for it."""
 
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -11,10 +11,11 @@ import asyncpg
 from async_history._core.operations.operations import LogEntries
 from async_history._core.records.owners import Owner
 from async_history._core.records.records import HistoryRecord, fields_in_order
+from async_history._core.writing.batch import commit_in_steps
 from async_history._core.writing.erased_names import Name
 from async_history._core.writing.message_buffers import Buffer, message_rows
-from async_history._core.writing.submissions import SaveMessages, Submission
-from async_history._core.writing.undated import dated
+from async_history._core.writing.submissions import AddRecords, SaveMessages, Submission
+from async_history._core.writing.undated import dated, has_undated
 from async_history._postgres.errors import (
     concerns_all,
     is_connection_lost,
@@ -30,10 +31,11 @@ from async_history._postgres.schema import in_schema
 from async_history._postgres.schema_steps import log_within
 from async_history._postgres.transaction import WAIT_FOR_REPLICAS_TOO, savepoint
 from async_history._postgres.writing.add import OwnersCheck, Statement, within_transaction
+from async_history._postgres.writing.batch_locks import BatchLocks, locks_ids
 from async_history._postgres.writing.batch_reads import BatchReads
 from async_history._postgres.writing.messages import add_messages, evict_messages, find_buffers
 from async_history._postgres.writing.owner_steps import OwnerSteps
-from async_history.errors import StorageError, StorageRefused
+from async_history.errors import HistoryError, StorageError, StorageRefused
 
 _MOST_IN_VAIN: Final = 40
 """Refusals before the first success after which an error counts as one of the whole batch."""
@@ -70,11 +72,14 @@ async def add_records(
 
 
 class BatchSteps:
-    """The steps of `commit_in_steps`, inside the transaction of a batch.
+    """The write of one batch in steps, inside its transaction: the steps of `commit_in_steps`.
 
     Args:
         owners: looks up and writes the owners of memories.
-        has_undated: whether the batch copies records without a time.
+        keys: gives access to the keys of the store.
+        owns_transaction: False inside a transaction of the user.
+        is_repeated: whether an earlier try of the batch may have been committed.
+        leaves_out_late: see `BatchCommitter.commit`.
         The others: as in `BatchCommitter`.
     """
 
@@ -92,7 +97,7 @@ class BatchSteps:
         owns_transaction: bool,
         is_repeated: bool,
         leaves_out_late: bool,
-        has_undated: bool,
+        waited: Callable[[float], None],
     ) -> None:
         self._connection = connection
         self._schema = schema
@@ -105,7 +110,8 @@ class BatchSteps:
         self._owns_transaction = owns_transaction
         self._is_repeated = is_repeated
         self._leaves_out_late = leaves_out_late
-        self._has_undated = has_undated
+        self._has_undated = False
+        self._locks = BatchLocks(connection, schema, waited)
         self._in_vain: int | None = 0  # None once something was written
         reads = BatchReads(
             connection,
@@ -118,6 +124,28 @@ class BatchSteps:
         self.existing = reads.existing
         self.latest = reads.latest
         self.find_texts = reads.find_texts
+
+    async def commit(self, batch: Sequence[Submission]) -> Mapping[int, HistoryError]:
+        """Write a batch; return the refused submissions by index.
+
+        Raises:
+            The driver's errors: roll back.
+            OwnersUnlocked: in a transaction of the user: roll back, and begin with `lock_owners`.
+        """
+        additions = [one for one in batch if isinstance(one, AddRecords)]
+        self._has_undated = has_undated(batch)
+        await self._locks.lock_memories(additions)
+        if self._is_distributed and locks_ids(additions):
+            await self._locks.lock_ids(additions)
+        return await commit_in_steps(batch, self)
+
+    async def lock_owners(self) -> None:
+        """Lock what gives owners late, in the user's transaction, before anything is looked up.
+
+        Raises:
+            asyncpg.PostgresError: it is in use, or the role may not lock it.
+        """
+        await self._owners.lock()
 
     async def owners(self, records: Sequence[HistoryRecord]) -> dict[str, Owner]:
         """Return the owners of these records' memories, where they have one."""

@@ -1,41 +1,158 @@
-"""What the batches of an open store share: a cache of owners, and what was made ahead of them."""
+"""The commit function of an open store, and the preparation of batches while they wait."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Final, Protocol
 
-from async_history._core.writing.commit_function import CommitTry
-from async_history._core.writing.submissions import Submission
+from async_history._core.concurrency.commit_signal import CommitSignal
+from async_history._core.concurrency.timed import unreported
+from async_history._core.writing.commit_function import CommitTry, OutcomeUnknown, TryAgain
+from async_history._core.writing.submissions import AddRecords, Submission
+from async_history._core.writing.too_large import write_others
+from async_history._postgres.connecting.bounds import Parts, time_for
+from async_history._postgres.connecting.writing_connection import Write
 from async_history._postgres.key_statements import Access
-from async_history._postgres.keys import Seal
+from async_history._postgres.keys import InClear, Seal
 from async_history._postgres.ledger import Attestation
-from async_history._postgres.writing.commit import BatchCommitter
+from async_history._postgres.transaction import savepoint
+from async_history._postgres.writing.batch_steps import BatchSteps
+from async_history._postgres.writing.commit import BatchCommitter, Server
+from async_history._postgres.writing.late_tries import LateTries
+from async_history._postgres.writing.owner_steps import OwnerSteps, OwnersUnlocked
 from async_history._postgres.writing.owners import KnownOwners
 from async_history._postgres.writing.plain_statements import PlainStatements
+from async_history._postgres.writing.too_large import find_too_large
+from async_history.errors import HistoryError
+
+_SEALED_GROWTH: Final = 4 / 3
+"""Of a text in Base64."""
+
+Refused = Mapping[int, HistoryError]
+"""The errors of refused submissions, by index in their batch."""
+
+
+class RunWrite(Protocol):
+    """Runs work on the writing connection: see `WritingConnection.do`."""
+
+    def __call__(
+        self, work: Write[Refused], size_s: float, parts: Parts | None
+    ) -> Awaitable[Refused]: ...
 
 
 class Batches:
-    """Makes the committer of each batch, and prepares batches while they wait.
+    """Commits the batches of a store, and prepares them while they wait.
 
     Args:
-        schema, seal, attestation, where, is_distributed: see `BatchCommitter`.
+        write: runs work on the writing connection.
+        committed: notified after each commit.
+        late_after_s: see `LateTries`.
+        The others: see `BatchCommitter`.
     """
 
     def __init__(
         self,
+        write: RunWrite,
+        committed: CommitSignal,
         schema: str,
         seal: Seal,
         attestation: Attestation | None,
         *,
+        server: Server,
         where: str,
         is_distributed: bool,
+        late_after_s: float,
+        added: Callable[[int], None],
+        waited: Callable[[float], None],
     ) -> None:
+        self._write = write
+        self._committed = committed
         self._schema = schema
         self._seal = seal
         self._attestation = attestation
         self._where = where
-        self._is_distributed = is_distributed
         self._known = KnownOwners()
         self._plain = PlainStatements()
+        self._late_tries = LateTries(late_after_s)
+        self._committer = BatchCommitter(
+            schema,
+            seal,
+            attestation,
+            server=server,
+            where=where,
+            is_distributed=is_distributed,
+            known=self._known,
+            plain=self._plain,
+            added=added,
+            waited=waited,
+        )
+
+    async def commit(self, batch: Sequence[Submission], this: CommitTry) -> Refused:
+        """Commit a batch: the store's `CommitFunction`."""
+        size_s = time_for(batch)
+        if size_s and (too_large := self._too_large(batch)):
+            return await write_others(batch, too_large, lambda left: self.commit(left, this))
+        is_late = self._late_tries.is_late(this)
+        parts = self._late_tries.parts(this) if is_late and len(batch) > 1 else None
+        work = partial(self._committer.commit, batch, this, is_late)
+        try:
+            refused = await self._write(work, size_s, parts)
+        except (TryAgain, OutcomeUnknown) as error:
+            self._late_tries.note(this, error)
+            raise
+        self._committed.notify()
+        return refused
+
+    def _too_large(self, batch: Sequence[Submission]) -> Refused:
+        growth = 1.0 if isinstance(self._seal, InClear) else _SEALED_GROWTH
+        return find_too_large(batch, self._where, growth)
+
+    async def add_within(self, connection: Any, submission: AddRecords, keys: Access) -> Refused:
+        """Write a submission in a user's transaction; return its error by index if it is refused.
+
+        Args:
+            keys: gives access to the keys of the store.
+
+        Raises:
+            The driver's errors: nothing was written.
+        """
+        batch = [submission]
+        if too_large := self._too_large(batch):
+            return too_large
+        try:
+            async with savepoint(connection, checks_constraints=False):
+                return await self._steps_within(connection, keys).commit(batch)
+        except OwnersUnlocked:
+            async with savepoint(connection, checks_constraints=False):
+                steps = self._steps_within(connection, keys)
+                await steps.lock_owners()
+                return await steps.commit(batch)
+
+    def _steps_within(self, connection: Any, keys: Access) -> BatchSteps:
+        """Return the steps of a batch in a user's transaction, without the cache of owners."""
+        owners = OwnerSteps(
+            connection,
+            self._schema,
+            self._where,
+            KnownOwners(),
+            is_distributed=False,
+            owns_transaction=False,
+        )
+        return BatchSteps(
+            connection,
+            self._schema,
+            owners,
+            seal=self._seal,
+            attestation=self._attestation,
+            keys=keys,
+            where=self._where,
+            is_distributed=False,
+            owns_transaction=False,
+            is_repeated=False,
+            leaves_out_late=False,
+            waited=unreported,
+        )
+
+    # Preparation
 
     def prepare(self, submissions: Sequence[Submission]) -> None:
         """Begin to seal submissions that wait, and to compute their leaves."""
@@ -54,47 +171,3 @@ class Batches:
         self._seal.drop()
         if self._attestation is not None:
             self._attestation.new.drop()
-
-    def committer(
-        self,
-        connection: Any,
-        settings: Sequence[str],
-        this: CommitTry,
-        *,
-        has_standbys: bool,
-        leaves_out_late: bool,
-        waited: Callable[[float], None],
-    ) -> BatchCommitter:
-        """Return the committer of a batch on the writing connection."""
-        return BatchCommitter(
-            connection,
-            self._schema,
-            settings=settings,
-            is_distributed=self._is_distributed,
-            has_standbys=has_standbys,
-            is_repeated=this.is_repeated,
-            leaves_out_late=leaves_out_late,
-            known=self._known,
-            plain=self._plain,
-            seal=self._seal,
-            attestation=self._attestation,
-            where=self._where,
-            sent=this.has_begun,
-            waited=waited,
-        )
-
-    def committer_apart(self, connection: Any, keys: Access) -> BatchCommitter:
-        """Return the committer of a batch in a transaction of the user, without the cache."""
-        return BatchCommitter(
-            connection,
-            self._schema,
-            is_distributed=False,
-            owns_transaction=False,
-            known=KnownOwners(),
-            plain=PlainStatements(),
-            seal=self._seal,
-            attestation=self._attestation,
-            keys=keys,
-            where=self._where,
-            sent=lambda: None,
-        )

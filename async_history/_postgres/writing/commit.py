@@ -5,14 +5,12 @@ A batch of new records with generated ids is a single statement. All other batch
 take a transaction of several statements.
 """
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, partial
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, Protocol
 
 import asyncpg
 
-from async_history._core.concurrency.timed import unreported
 from async_history._core.records.records import COLUMNS, MEMORY_ID, OWNER, Event, Fields
 from async_history._core.writing.additions import (
     fields_have_details,
@@ -20,10 +18,9 @@ from async_history._core.writing.additions import (
     give_owners,
     only_new_records,
 )
-from async_history._core.writing.batch import commit_in_steps
+from async_history._core.writing.commit_function import CommitTry
 from async_history._core.writing.erased_names import earliest_begin
 from async_history._core.writing.submissions import AddFields, AddRecords, Submission
-from async_history._core.writing.too_large import write_others
 from async_history._core.writing.undated import has_undated
 from async_history._postgres.errors import (
     concerns_all,
@@ -31,7 +28,7 @@ from async_history._postgres.errors import (
     is_refusal,
     may_work_later,
 )
-from async_history._postgres.key_statements import Access, keys_before, keys_within
+from async_history._postgres.key_statements import keys_before, keys_within
 from async_history._postgres.keys import InClear, Seal
 from async_history._postgres.ledger import Attestation, leaves_of
 from async_history._postgres.schema import in_schema
@@ -44,7 +41,7 @@ from async_history._postgres.writing.add import (
     within_transaction,
     without_transaction,
 )
-from async_history._postgres.writing.batch_locks import BatchLocks
+from async_history._postgres.writing.batch_locks import locks_ids
 from async_history._postgres.writing.batch_steps import (
     BatchSteps,
     LeftOut,
@@ -54,7 +51,6 @@ from async_history._postgres.writing.batch_steps import (
 from async_history._postgres.writing.owner_steps import OwnerSteps
 from async_history._postgres.writing.owners import KnownOwners, OwnersPlan
 from async_history._postgres.writing.plain_statements import PlainStatements
-from async_history._postgres.writing.too_large import find_too_large
 from async_history.errors import HistoryError
 
 _BY_INDEX: Final = "SET LOCAL enable_seqscan TO off"
@@ -64,243 +60,184 @@ _ONE_CONNECTION_A_NODE: Final = "SET LOCAL citus.multi_shard_modify_mode TO 'seq
 """Otherwise a batch uses a connection, and a prepared transaction, for each shard: 500 random
 memories on two workers and 32 shards took 310 ms instead of 17 (Citus 13.2)."""
 
-_SEALED_GROWTH: Final = 4 / 3
-"""Of a text in Base64."""
-
 _EVENT: Final = COLUMNS.index("event")
 
 
+class Server(Protocol):
+    """What is known of the server of the writing connection."""
+
+    @property
+    def has_standbys(self) -> bool:
+        """Whether the server waits, or may wait, for synchronous standbys."""
+
+
 class BatchCommitter:
-    """The write of batches through one connection.
+    """Writes the batches of an open store, each on a connection.
 
     Args:
         schema: the quoted schema.
-        settings: the first statements of each transaction. If there are none, a batch may be one
-            statement without a transaction.
-        is_distributed: whether the tables are distributed over the nodes of a Citus cluster.
-        has_standbys: whether the server waits, or may wait, for synchronous standbys.
-        owns_transaction: False if `commit_in_transaction` runs inside a transaction of the user.
-        is_repeated: whether an earlier try of the batch may have been committed.
-        leaves_out_late: whether to refuse a submission that could be written only later, such as
-            one that waits for a lock; otherwise the whole batch fails and is retried.
-        known: the cache of the memories' owners.
-        plain: the statements that were made before their batch.
         seal: seals and opens texts.
         attestation: computes the leaves of records; None if the store has no ledger.
-        keys: gives a user's transaction access to the keys of the store.
+        server: the server of the connections.
         where: the server, for messages.
-        sent: called shortly before the batch is sent, when Python's work for it is done; for a
-            batch of several steps, before the first one.
+        is_distributed: whether the tables are distributed over the nodes of a Citus cluster.
+        known: the cache of the memories' owners.
+        plain: the statements that were made before their batch.
+        added: called with the number of records of a batch that was written.
         waited: called with the seconds that each statement took that only locks.
     """
 
     def __init__(
         self,
-        connection: Any,
         schema: str,
+        seal: Seal,
+        attestation: Attestation | None,
         *,
-        settings: Sequence[str] = (),
+        server: Server,
+        where: str,
         is_distributed: bool,
-        has_standbys: bool = True,
-        owns_transaction: bool = True,
-        is_repeated: bool = False,
-        leaves_out_late: bool = False,
         known: KnownOwners,
         plain: PlainStatements,
-        seal: Seal,
-        attestation: Attestation | None = None,
-        keys: Access | None = None,
-        where: str,
-        sent: Callable[[], None],
-        waited: Callable[[float], None] = unreported,
+        added: Callable[[int], None],
+        waited: Callable[[float], None],
     ) -> None:
-        self._connection = connection
         self._schema = schema
-        self._settings = (*settings, *((_ONE_CONNECTION_A_NODE,) if is_distributed else ()))
-        self._is_distributed = is_distributed
-        self._has_standbys = has_standbys
-        self._owns_transaction = owns_transaction
-        self._is_repeated = is_repeated
-        self._leaves_out_late = leaves_out_late
-        self._known = known
-        self._plain = plain
         self._seal = seal
         self._attestation = attestation
-        self._keys = keys or partial(keys_within, connection, schema)
+        self._is_clear = isinstance(seal, InClear)
+        self._server = server
         self._where = where
-        self._sent = sent
+        self._is_distributed = is_distributed
+        self._known = known
+        self._plain = plain
+        self._added = added
         self._waited = waited
 
-    @cached_property
-    def _owners(self) -> OwnerSteps:
-        return OwnerSteps(
-            self._connection,
-            self._schema,
-            self._where,
-            self._known,
-            is_distributed=self._is_distributed,
-            owns_transaction=self._owns_transaction,
-        )
-
-    def _sql(self, statement: str) -> str:
-        return in_schema(statement, self._schema)
-
-    async def commit(self, batch: Sequence[Submission]) -> Mapping[int, HistoryError]:
+    async def commit(
+        self,
+        batch: Sequence[Submission],
+        this: CommitTry,
+        leaves_out_late: bool,
+        connection: Any,
+        settings: Sequence[str],
+    ) -> Mapping[int, HistoryError]:
         """Commit a batch; return the refused submissions by index.
+
+        Its callers are woken shortly before it is sent, when Python's work for it is done; if it
+        takes several steps, before the first one.
+
+        Args:
+            leaves_out_late: whether to refuse a submission that could be written only later, such
+                as one that waits for a lock; otherwise the whole batch fails and is retried.
+            settings: the first statements of each transaction. If there are none, a batch may be
+                one statement without a transaction.
 
         Raises:
             The driver's errors: nothing was written, or the outcome is unknown.
         """
-        return await write_others(batch, self._too_large(batch), self._commit)
-
-    def _too_large(self, batch: Sequence[Submission]) -> Mapping[int, HistoryError]:
-        growth = 1.0 if isinstance(self._seal, InClear) else _SEALED_GROWTH
-        return find_too_large(batch, self._where, growth)
-
-    async def _commit(self, batch: Sequence[Submission]) -> Mapping[int, HistoryError]:
+        if self._is_distributed:
+            settings = (*settings, _ONE_CONNECTION_A_NODE)
         ahead = self._plain.take(batch)
         try:
-            if await self._add_at_once(batch, ahead):
+            if self._is_plain(settings) and (statement := self._statement(batch, ahead)):
+                await self._run(statement, batch, this, connection)
+                return {}
+            if await self._add_at_once(batch, this, connection, settings):
                 return {}
         except (LeftOut, asyncpg.DivisionByZeroError):
             pass  # a trigger or rule left out records, or owners have changed: look at each
         except asyncpg.FeatureNotSupportedError:
             pass  # a rule that rewrites statements does not allow RETURNING
         except asyncpg.PostgresError as error:
-            if not self._may_be_of_one(error, len(batch)):
+            if not _may_be_of_one(error, len(batch), leaves_out_late):
                 raise
-        try:
-            async with self._transaction(_BY_INDEX):
-                refused = await self._commit_in_steps(batch)
-        except BaseException:
-            self._seal.undone()
-            raise
-        found = self._owners.found
-        self._known.learn(found.number, found.rows, found.erased_at)
-        return refused
+        return await self._commit_in_steps(batch, this, leaves_out_late, connection, settings)
 
-    async def lock_owners(self) -> None:
-        """Lock what gives owners late, in the user's transaction, before anything is looked up.
+    def _is_plain(self, settings: Sequence[str]) -> bool:
+        """Return whether records without details are written by the statements `plain`."""
+        return self._is_clear and not (settings or self._known.number)
 
-        Raises:
-            asyncpg.PostgresError: it is in use, or the role may not lock it.
+    def _statement(self, batch: Sequence[Submission], ahead: Statement | None) -> Statement | None:
+        """Return the statement of a plain batch, if it has one without looking at all records.
+
+        Args:
+            ahead: the batch's statement, if it was made before.
         """
-        await self._owners.lock()
+        if self._attestation is not None:
+            return None
+        if len(batch) == 1 and type(one := batch[0]) is AddFields and not self._server.has_standbys:
+            return lone(one.fields)
+        return ahead
 
-    def _transaction(self, *settings: str) -> contextlib.AbstractAsyncContextManager[None]:
-        return transaction(self._connection, *self._settings, *settings)
+    async def _run(
+        self, statement: Statement, records: Sequence[object], this: CommitTry, connection: Any
+    ) -> None:
+        """Run a statement that adds all records or none, without a transaction."""
+        sql, arguments = statement
+        this.has_begun()
+        done = await connection.execute(in_schema(sql, self._schema), *arguments)
+        if done.startswith("INSERT"):
+            require_all(done, records)
+        self._added(len(records))
 
-    def _may_be_of_one(self, error: asyncpg.PostgresError, submissions: int) -> bool:
-        """Return whether an error may be due to some submissions, which are then looked for."""
-        if is_refusal(error):
-            return True
-        if is_connection_lost(error) or concerns_all(error):
-            return False
-        return submissions > 1 and (self._leaves_out_late or not may_work_later(error))
-
-    async def commit_in_transaction(
-        self, batch: Sequence[Submission]
-    ) -> Mapping[int, HistoryError]:
-        """Write a batch inside the caller's transaction; return the refused submissions by index.
-
-        Raises:
-            OwnersUnlocked: in a transaction of the user: roll back, and begin with `lock_owners`.
-        """
-        return await write_others(batch, self._too_large(batch), self._commit_in_steps)
-
-    async def _commit_in_steps(self, batch: Sequence[Submission]) -> Mapping[int, HistoryError]:
-        self._sent()
-        additions = [one for one in batch if isinstance(one, AddRecords)]
-        locks = BatchLocks(self._connection, self._schema, self._waited)
-        await locks.lock_memories(additions)
-        if self._locks_ids(additions):
-            await locks.lock_ids(additions)
-        steps = BatchSteps(
-            self._connection,
-            self._schema,
-            self._owners,
-            seal=self._seal,
-            attestation=self._attestation,
-            keys=self._keys,
-            where=self._where,
-            is_distributed=self._is_distributed,
-            owns_transaction=self._owns_transaction,
-            is_repeated=self._is_repeated,
-            leaves_out_late=self._leaves_out_late,
-            has_undated=has_undated(batch),
-        )
-        return await commit_in_steps(batch, steps)
-
-    async def _add_at_once(self, batch: Sequence[Submission], ahead: Statement | None) -> bool:
+    async def _add_at_once(
+        self,
+        batch: Sequence[Submission],
+        this: CommitTry,
+        connection: Any,
+        settings: Sequence[str],
+    ) -> bool:
         """Write new records; if one can't be written, the server rolls all of them back.
 
         Return False, and write nothing, if more has to be looked up first.
-
-        Args:
-            ahead: the batch's statement, if it was made before: for plain records without leaves.
         """
-        statement = self._lone_statement(batch)
-        if self._are_plain() and self._attestation is None:
-            statement = statement or ahead
-        if statement is not None:
-            await self._run_without_transaction(statement, batch)
-            return True
         additions = only_new_records(batch)
         if additions is None or has_undated(batch) or self._locks_ids(additions):
             return False
         fields = list(fields_of(additions))
-        if self._are_plain() and not fields_have_details(fields):
+        if self._is_plain(settings) and not fields_have_details(fields):
             leaves = await leaves_of(self._attestation, fields, {})
-            await self._run_without_transaction(plain(fields, leaves), fields)
+            await self._run(plain(fields, leaves), fields, this, connection)
             return True
-        plan = await self._plan(fields)
+        plan = await self._plan(fields, connection, settings)
         if plan is None or self._may_be_erased(additions):
             return False
-        before = partial(keys_before, self._connection, self._schema, self._settings)
+        before = partial(keys_before, connection, self._schema, settings)
         texts, key_ids = await self._seal.records(fields, plan.owners, plan.number, before)
         leaves = await leaves_of(self._attestation, fields, plan.new)
-        if self._settings:
-            async with self._transaction():
-                if self._is_distributed and await self._owners.locked_number() != plan.number:
-                    raise LeftOut("the owners have changed")
-                if key_ids and await keys_within(self._connection, self._schema).lack(key_ids):
-                    raise LeftOut("a data key is not there")
-                self._sent()
-                check = OwnersCheck.NOTHING if self._is_distributed else OwnersCheck.NUMBER_AND_NEW
-                statements = within_transaction(fields, texts, plan, leaves, check)
-                await add_records(self._connection, self._schema, statements, fields)
+        if settings:
+            check = OwnersCheck.NOTHING if self._is_distributed else OwnersCheck.NUMBER_AND_NEW
+            statements = within_transaction(fields, texts, plan, leaves, check)
+            async with transaction(connection, *settings):
+                await self._require_same(plan, key_ids, connection)
+                this.has_begun()
+                await add_records(connection, self._schema, statements, fields)
+            self._added(len(fields))
         else:
             statement = without_transaction(fields, texts, plan, key_ids, leaves)
-            await self._run_without_transaction(statement, fields)
+            await self._run(statement, fields, this, connection)
         if plan.number:
             self._known.learn(plan.number, plan.new, self._known.erased_at)
             give_owners(additions, plan.owners)
         return True
 
-    def _lone_statement(self, batch: Sequence[Submission]) -> Statement | None:
-        """Return the statement `lone` for a batch of one plain record, if it can be used."""
-        if len(batch) > 1 or self._has_standbys or self._attestation is not None:
-            return None
-        (one,) = batch
-        if type(one) is AddFields and self._are_plain() and not fields_have_details((one.fields,)):
-            return lone(one.fields)
-        return None
-
-    def _are_plain(self) -> bool:
-        """Return whether the statement for records without details is `plain`."""
-        return not (self._settings or self._known.number) and isinstance(self._seal, InClear)
-
-    async def _run_without_transaction(
-        self, statement: Statement, records: Sequence[object]
+    async def _require_same(
+        self, plan: OwnersPlan, key_ids: Sequence[str], connection: Any
     ) -> None:
-        """Run a statement that adds all records or none, without a transaction."""
-        self._sent()
-        sql, arguments = statement
-        done = await self._connection.execute(self._sql(sql), *arguments)
-        if done.startswith("INSERT"):
-            require_all(done, records)
+        """Check in a transaction what its statements do not compare.
 
-    async def _plan(self, fields: Sequence[Fields]) -> OwnersPlan | None:
+        Raises:
+            LeftOut: it has changed.
+        """
+        owners = self._owner_steps(connection)
+        if self._is_distributed and await owners.locked_number() != plan.number:
+            raise LeftOut("the owners have changed")
+        if key_ids and await keys_within(connection, self._schema).lack(key_ids):
+            raise LeftOut("a data key is not there")
+
+    async def _plan(
+        self, fields: Sequence[Fields], connection: Any, settings: Sequence[str]
+    ) -> OwnersPlan | None:
         """Return the owners of the records' memories; None if they have to be looked up first."""
         known = self._known
         if known.number:
@@ -308,8 +245,8 @@ class BatchCommitter:
             if self._is_distributed and unknown:
                 return None
             if any(one[_EVENT] != Event.ADD for one in unknown):
-                async with self._transaction(_BY_INDEX):
-                    found = await self._owners.find(
+                async with transaction(connection, *settings, _BY_INDEX):
+                    found = await self._owner_steps(connection).find(
                         [one[MEMORY_ID] for one in unknown],
                         gives_owners=any(one[OWNER] is not None for one in unknown),
                     )
@@ -324,4 +261,57 @@ class BatchCommitter:
         )
 
     def _locks_ids(self, additions: Sequence[AddRecords]) -> bool:
-        return self._is_distributed and any(one.names_ids for one in additions)
+        return self._is_distributed and locks_ids(additions)
+
+    async def _commit_in_steps(
+        self,
+        batch: Sequence[Submission],
+        this: CommitTry,
+        leaves_out_late: bool,
+        connection: Any,
+        settings: Sequence[str],
+    ) -> Mapping[int, HistoryError]:
+        owners = self._owner_steps(connection)
+        steps = BatchSteps(
+            connection,
+            self._schema,
+            owners,
+            seal=self._seal,
+            attestation=self._attestation,
+            keys=partial(keys_within, connection, self._schema),
+            where=self._where,
+            is_distributed=self._is_distributed,
+            owns_transaction=True,
+            is_repeated=this.is_repeated,
+            leaves_out_late=leaves_out_late,
+            waited=self._waited,
+        )
+        try:
+            async with transaction(connection, *settings, _BY_INDEX):
+                this.has_begun()
+                refused = await steps.commit(batch)
+        except BaseException:
+            self._seal.undone()
+            raise
+        self._known.learn(owners.found.number, owners.found.rows, owners.found.erased_at)
+        self._added(sum(one.record_count for one in batch if isinstance(one, AddRecords)))
+        return refused
+
+    def _owner_steps(self, connection: Any) -> OwnerSteps:
+        return OwnerSteps(
+            connection,
+            self._schema,
+            self._where,
+            self._known,
+            is_distributed=self._is_distributed,
+            owns_transaction=True,
+        )
+
+
+def _may_be_of_one(error: asyncpg.PostgresError, submissions: int, leaves_out_late: bool) -> bool:
+    """Return whether an error may be due to some submissions, which are then looked for."""
+    if is_refusal(error):
+        return True
+    if is_connection_lost(error) or concerns_all(error):
+        return False
+    return submissions > 1 and (leaves_out_late or not may_work_later(error))

@@ -32,7 +32,7 @@ class LateTries:
 
     def is_late(self, this: CommitTry) -> bool:
         """Return whether submissions that wait or take too long are refused one by one."""
-        return monotonic() - this.first_begun > self._after_s
+        return this.is_repeated and monotonic() - this.first_begun > self._after_s
 
     def parts(self, this: CommitTry) -> Parts:
         """Return how many lock waits and statements must fit into a late try."""
