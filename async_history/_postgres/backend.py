@@ -29,6 +29,7 @@ from async_history._postgres.key_statements import CLEAR_INDEX
 from async_history._postgres.schema import in_schema, migrations, quoted
 from async_history._postgres.schema.indexes import make
 from async_history._postgres.store import PostgresStore
+from async_history._postgres.store_options import StoreOptions
 from async_history.errors import InvalidInput, KeyMissing, MigrationError
 
 T = TypeVar("T")
@@ -112,11 +113,7 @@ class PostgresBackend:
 
         pool = await self._open_pool(prepare)
         read_pool = await self._open_read_pool(pool)
-        store = PostgresStore(
-            pool,
-            read_pool,
-            committed,
-            ended,
+        options = StoreOptions(
             where=self.where,
             server=self.server,
             schema_name=self.schema_name,
@@ -127,6 +124,7 @@ class PostgresBackend:
             is_distributed=there.is_distributed,
             has_ledger=there.has_ledger or self.asks_for_ledger,
         )
+        store = PostgresStore(pool, read_pool, committed, ended, options)
         if store.encryption is not None:
             try:
                 await store.encryption.open()

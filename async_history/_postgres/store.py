@@ -10,7 +10,6 @@ from async_history._core.backend import Reader
 from async_history._core.concurrency.commit_signal import CommitSignal
 from async_history._core.concurrency.lifecycle import CLOSE_TIMEOUT_S
 from async_history._core.encryption.data_keys import DataKeys
-from async_history._core.encryption.key_ring import KeyRing
 from async_history._core.encryption.sealed_reader import SealedFollowReader, SealedReader
 from async_history._core.encryption.store_encryption import StoreEncryption
 from async_history._core.ledger.ledger_store import place_all
@@ -27,13 +26,11 @@ from async_history._core.removing.prune_transaction import PruneTries
 from async_history._core.stats import Measured, clear_warning
 from async_history._core.writing.submissions import AddRecords, Submission
 from async_history._core.writing.writer import GroupCommitWriter
-from async_history._core.writing.writer_options import WriterOptions
 from async_history._postgres.check import faults_of
 from async_history._postgres.connecting.bounds import Parts
 from async_history._postgres.connecting.connections import Connections
 from async_history._postgres.connecting.open_writers import OpenWriters
 from async_history._postgres.connecting.pool import ConnectionPool
-from async_history._postgres.connecting.server_url import ServerUrl
 from async_history._postgres.connecting.side_connections import SideConnections
 from async_history._postgres.connecting.writing_connection import Write
 from async_history._postgres.encrypting import ServerTexts
@@ -64,6 +61,7 @@ from async_history._postgres.removing.vacuum import Vacuum
 from async_history._postgres.rows import Fetch
 from async_history._postgres.schema import in_schema, quoted
 from async_history._postgres.schema_steps import log_within
+from async_history._postgres.store_options import StoreOptions
 from async_history._postgres.transaction import transaction
 from async_history._postgres.warnings import STATE, warnings_of
 from async_history._postgres.writing.batches import Batches
@@ -81,12 +79,6 @@ class PostgresStore:
         read_pool: connections to the server for reads.
         committed: notified after each commit.
         ended: called when the writer has ended.
-        where: the server, for messages.
-        server: the pool's server; None with a user's pool.
-        idle_s, retry_timeout_s, writer_options: see `PostgresHistoryManager`.
-        keys: the master keys, if the history is encrypted.
-        is_distributed: whether the tables are distributed over the nodes of a Citus cluster.
-        has_ledger: whether the history has a ledger.
     """
 
     def __init__(
@@ -95,127 +87,150 @@ class PostgresStore:
         read_pool: ConnectionPool,
         committed: CommitSignal,
         ended: Callable[[], None],
-        *,
-        where: str,
-        server: ServerUrl | None,
-        schema_name: str,
-        idle_s: float | None,
-        retry_timeout_s: float,
-        writer_options: WriterOptions,
-        keys: KeyRing | None,
-        is_distributed: bool,
-        has_ledger: bool,
+        options: StoreOptions,
     ) -> None:
-        self._where = where
-        self._schema_name = schema_name
-        self.schema = quoted(schema_name)
+        self._options = options
+        self.schema = quoted(options.schema_name)
         self._has_replica = read_pool is not pool
         self._ended = ended
-        self._is_distributed = is_distributed
         self._close_timeout_s = CLOSE_TIMEOUT_S
-        self.connections = Connections(
-            where, pool, read_pool, idle_s=idle_s, retry_timeout_s=retry_timeout_s
+        self.connections = self._new_connections(pool, read_pool)
+        self._side = SideConnections(pool, options.server)
+        self._statistics = Statistics(
+            self._side, self.schema, is_distributed=options.is_distributed
         )
-        self._side = SideConnections(pool, server)
-        self._statistics = Statistics(self._side, self.schema, is_distributed=is_distributed)
         ahead = Lock()
-        seal: Seal = InClear()
-        erase_keys = EraseKeys()
-        if keys is not None:
-            data_keys = DataKeys(keys)
-            seal = sealing = Sealing(data_keys, ahead)
-            erase_keys = EncryptedEraseKeys(data_keys)
-        self._attestation = Attestation(self.schema, seal, ahead) if has_ledger else None
-        self._batches = Batches(
+        data_keys = None if options.keys is None else DataKeys(options.keys)
+        sealing = None if data_keys is None else Sealing(data_keys, ahead)
+        seal: Seal = InClear() if sealing is None else sealing
+        self._attestation = Attestation(self.schema, seal, ahead) if options.has_ledger else None
+        self._batches = self._new_batches(seal, committed)
+        self.writer = self._new_writer(pool)
+        self.operations: OperationLog = OperationLogInTurn(
+            self._change_log, StatementOperationLog(OPERATIONS, self._read_log)
+        )
+        self.ledger = self._new_ledger()
+        self._vacuum = self._new_vacuum()
+        self._open_writers = self._new_open_writers()
+        self.eraser = self._new_eraser(data_keys)
+        self.encryption = self._new_encryption(data_keys, sealing)
+        self._stored_reader = self._new_reader(self.connections.fetch, read_pool)
+        primary = self._new_reader(self.connections.fetch_where_written, pool)
+        self.reader = self._in_clear(self._stored_reader)
+        self.primary_reader = self._in_clear(primary)
+        self.name_reader: Reader = primary
+        self.follower = self._new_follower()
+
+    # Its parts
+
+    def _new_connections(self, pool: ConnectionPool, read_pool: ConnectionPool) -> Connections:
+        return Connections(
+            self._options.where,
+            pool,
+            read_pool,
+            idle_s=self._options.idle_s,
+            retry_timeout_s=self._options.retry_timeout_s,
+        )
+
+    def _new_batches(self, seal: Seal, committed: CommitSignal) -> Batches:
+        return Batches(
             self._write,
             committed,
             self.schema,
             seal,
             self._attestation,
             server=self.connections,
-            where=where,
-            is_distributed=is_distributed,
-            late_after_s=retry_timeout_s / 2,
+            where=self._options.where,
+            is_distributed=self._options.is_distributed,
+            late_after_s=self._options.retry_timeout_s / 2,
             added=self._statistics.add_changes,
             waited=self._count_lock_wait,
         )
-        self.writer = GroupCommitWriter[Submission](
+
+    def _new_writer(self, pool: ConnectionPool) -> GroupCommitWriter[Submission]:
+        return GroupCommitWriter[Submission](
             self._batches.commit,
             finish=self._finish,
-            options=writer_options,
-            commit_timeout_s=retry_timeout_s,
-            prepare=self._preparation(pool, keys),
+            options=self._options.writer_options,
+            commit_timeout_s=self._options.retry_timeout_s,
+            prepare=self._preparation(pool),
             forget_prepared=self._batches.forget_prepared,
         )
-        self._stored_reader = self._new_reader(self.connections.fetch, read_pool)
-        primary = self._new_reader(self.connections.fetch_where_written, pool)
-        self.reader: Reader = self._stored_reader
-        self.primary_reader: Reader = primary
-        self.name_reader: Reader = primary
-        follower = FollowReader(
-            self.connections.fetch, self.schema, where=where, is_distributed=is_distributed
-        )
-        self.follower: FollowReaderOf[Any] = follower
-        self.operations: OperationLog = OperationLogInTurn(
-            self._change_log, StatementOperationLog(OPERATIONS, self._read_log)
-        )
-        self.ledger: ServerLedger | None = None
-        if self._attestation is not None:
-            self.ledger = ServerLedger(self._attestation, self._use_apart)
-        self._vacuum = Vacuum(
-            self._side,
-            self.run_exclusively,
-            where,
-            self.schema,
-            ask_every_s=retry_timeout_s,
-            lock_timeout_s=retry_timeout_s,
-            is_distributed=is_distributed,
-        )
-        self._open_writers = OpenWriters(
-            self.connections.fetch_where_written, self.schema, where, timeout_s=retry_timeout_s
-        )
-        self.eraser = self._new_eraser(erase_keys, retry_timeout_s)
-        self.encryption: StoreEncryption | None = None
-        if keys is not None:
-            self.encryption = self._new_encryption(data_keys, sealing)
-            self.reader = SealedReader(self._stored_reader, self.encryption)
-            self.primary_reader = SealedReader(primary, self.encryption)
-            self.follower = SealedFollowReader(follower, self.encryption)
 
-    def _preparation(
-        self, pool: ConnectionPool, keys: KeyRing | None
-    ) -> Callable[[Sequence[Submission]], None] | None:
+    def _preparation(self, pool: ConnectionPool) -> Callable[[Sequence[Submission]], None] | None:
         """Return the function that prepares batches while they wait; None if nothing can be."""
-        if self._attestation is not None or keys is not None:
+        if self._attestation is not None or self._options.keys is not None:
             return self._batches.prepare
-        if self._is_distributed or pool.is_behind_pooler:  # a batch is never one statement there
+        # There, a batch is never one statement.
+        if self._options.is_distributed or pool.is_behind_pooler:
             return None
         return self._batches.prepare_plain
 
-    def _new_reader(self, fetch: Fetch, pool: ConnectionPool) -> HistoryReader:
-        return HistoryReader(
-            fetch, self.schema, is_distributed=self._is_distributed, at_once=pool.size
+    def _new_ledger(self) -> ServerLedger | None:
+        attestation = self._attestation
+        return None if attestation is None else ServerLedger(attestation, self._use_apart)
+
+    def _new_vacuum(self) -> Vacuum:
+        return Vacuum(
+            self._side,
+            self.run_exclusively,
+            self._options.where,
+            self.schema,
+            ask_every_s=self._options.retry_timeout_s,
+            lock_timeout_s=self._options.retry_timeout_s,
+            is_distributed=self._options.is_distributed,
         )
 
-    def _new_eraser(self, keys: EraseKeys, lock_timeout_s: float) -> ServerErasure:
+    def _new_open_writers(self) -> OpenWriters:
+        return OpenWriters(
+            self.connections.fetch_where_written,
+            self.schema,
+            self._options.where,
+            timeout_s=self._options.retry_timeout_s,
+        )
+
+    def _new_eraser(self, keys: DataKeys | None) -> ServerErasure:
         return ServerErasure(
             self.run_exclusively,
             self._open_writers,
             self._vacuum,
-            self._where,
+            self._options.where,
             self.schema,
-            keys,
+            EraseKeys() if keys is None else EncryptedEraseKeys(keys),
             self.ledger,
-            is_distributed=self._is_distributed,
-            lock_timeout_s=lock_timeout_s,
+            is_distributed=self._options.is_distributed,
+            lock_timeout_s=self._options.retry_timeout_s,
         )
 
-    def _new_encryption(self, keys: DataKeys, sealing: Sealing) -> StoreEncryption:
+    def _new_encryption(
+        self, keys: DataKeys | None, sealing: Sealing | None
+    ) -> StoreEncryption | None:
+        if keys is None or sealing is None:
+            return None
         texts = ServerTexts(
             self.run_exclusively, self._open_writers, self._vacuum, self._side, self.schema, sealing
         )
         table = key_table(self._fetch_keys, self.schema)
         return StoreEncryption(keys, table, self._with_keys, texts)
+
+    def _new_reader(self, fetch: Fetch, pool: ConnectionPool) -> HistoryReader:
+        return HistoryReader(
+            fetch, self.schema, is_distributed=self._options.is_distributed, at_once=pool.size
+        )
+
+    def _in_clear(self, reader: HistoryReader) -> Reader:
+        return reader if self.encryption is None else SealedReader(reader, self.encryption)
+
+    def _new_follower(self) -> FollowReaderOf[Any]:
+        follower = FollowReader(
+            self.connections.fetch,
+            self.schema,
+            where=self._options.where,
+            is_distributed=self._options.is_distributed,
+        )
+        return (
+            follower if self.encryption is None else SealedFollowReader(follower, self.encryption)
+        )
 
     # Writing
 
@@ -319,7 +334,7 @@ class PostgresStore:
                 reached,
                 tries,
                 self._attestation,
-                is_distributed=self._is_distributed,
+                is_distributed=self._options.is_distributed,
             )
 
         pruned = await self.run_exclusively(step)
@@ -332,10 +347,10 @@ class PostgresStore:
     async def measure(self) -> Measured:
         """Return the size of the tables, and warnings about the servers' settings."""
         size = await self._stored_reader.size()
-        written = await self.connections.fetch_where_written(STATE, self._schema_name)
+        written = await self.connections.fetch_where_written(STATE, self._options.schema_name)
         read: Sequence[Sequence[Any]] = ()
         if self._has_replica:
-            read = await self.connections.fetch(STATE, self._schema_name)
+            read = await self.connections.fetch(STATE, self._options.schema_name)
         warnings = warnings_of(written, read)
         if self.encryption is not None and not self.encryption.keys.is_off:
             sql = in_schema(COUNT_CLEAR, self.schema)
@@ -345,7 +360,9 @@ class PostgresStore:
 
     async def faults(self) -> Sequence[str]:
         """Check the keys, indexes, owners and ids of the tables."""
-        return await self._side.use(lambda connection: faults_of(connection, self._schema_name))
+        return await self._side.use(
+            lambda connection: faults_of(connection, self._options.schema_name)
+        )
 
     # Closing
 
