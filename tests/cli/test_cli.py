@@ -140,7 +140,20 @@ def test_ctrl_c_anywhere_is_a_line_and_a_status(monkeypatch: pytest.MonkeyPatch)
 def test_secrets_are_masked() -> None:
     shown = without_secrets("at postgresql://ann:p/a:s@s@host/db?sslpassword=word&x=1, failed")
     assert shown == "at postgresql://ann:***@host/db?sslpassword=***&x=1, failed"
-    assert without_secrets("sqlite:////home/a:b@c.db") == "sqlite:////home/a:b@c.db"
+    assert without_secrets("db2://ann:s3cret@host") == "db2://ann:***@host"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sqlite:////home/a:b@c.db",
+        "mysql+asyncmy://ann:***@host:3306/db refuses this user ((1045, \"for 'ann'@'host': YES\"))",
+        "postgresql://ann@host:5432/db: the memory ann@example.com has no record",
+        "no record at 2030-01-01T10:00:00+00:00 of ann@example.com",
+    ],
+)
+def test_what_holds_no_secret_is_shown(text: str) -> None:
+    assert without_secrets(text) == text
 
 
 def test_the_url_is_the_options_else_the_environments(run: Run, tmp_path: Path) -> None:
