@@ -153,10 +153,13 @@ class HistoryManager(LoopBound[Store]):
         return store
 
     async def _close(self, opened: Store) -> None:
-        await opened.aclose(self._close_timeout_s)
+        try:
+            await opened.aclose(self._close_timeout_s)
+        finally:
+            self._reported = None  # accepted work is counted until it is written
 
     def _close_task(self, opened: Store) -> "asyncio.Task[None]":
-        self._reported = self._traced_reader = self._traced_primary_reader = None
+        self._traced_reader = self._traced_primary_reader = None
         self._measurements.close()
         self._followers.close()  # notifies followers
         return super()._close_task(opened)
@@ -165,6 +168,7 @@ class HistoryManager(LoopBound[Store]):
         opened.writer.require_writable()
 
     def _abandon(self, opened: Store) -> None:
+        self._reported = None
         opened.abandon()
 
     async def _measure(self) -> Measured:

@@ -6,7 +6,6 @@ only a comparison.
 """
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from threading import Event, get_ident
@@ -67,8 +66,11 @@ class ReportedStore:
             self._refresh()
             answered.set()
 
-        with contextlib.suppress(RuntimeError):  # its loop is closed
+        try:
             self._loop.call_soon_threadsafe(refresh)
+        except RuntimeError:  # its loop is closed: nothing else uses the writer
+            self._last = self._stats()
+        else:
             answered.wait(self.answer_within_s)
         return self._last
 

@@ -3,7 +3,6 @@
 from collections.abc import Collection
 from contextlib import AbstractContextManager
 from typing import Final, Literal, get_args
-from weakref import WeakSet
 
 from opentelemetry.metrics import MeterProvider, get_meter
 from opentelemetry.trace import TracerProvider, get_tracer
@@ -14,6 +13,7 @@ from async_history._core.validation import check_choice
 from async_history.errors import InvalidInput
 from async_history.otel._gauges import create_gauges
 from async_history.otel._memory import MemoryOperations
+from async_history.otel._open_stores import OpenStores
 from async_history.otel._reads import TracedReader
 from async_history.otel._store import Instruments, StoreTelemetry, attributes_of
 
@@ -68,7 +68,7 @@ class _OpenTelemetry:
         tracer = get_tracer(_SCOPE, tracer_provider=tracer_provider)
         self._spans = spans
         self._tracer = tracer
-        self._stores: WeakSet[ReportedStore] = WeakSet()
+        self._stores = OpenStores()
         self._instruments = Instruments(meter)
         self._operations = MemoryOperations(meter, tracer if "memory" in spans else None)
         create_gauges(meter, self._stores)
@@ -88,7 +88,7 @@ class _OpenTelemetry:
     def reader(self, store: ReportedStore, reader: CallReader) -> CallReader | None:
         if "calls" not in self._spans:
             return None
-        return TracedReader(reader, self._tracer, attributes_of(store))
+        return TracedReader(reader, self._tracer, attributes_of(store.system, store.where))
 
     def memory_operation(
         self, name: str, store: str, memory_id: str | None, within: str | None

@@ -100,7 +100,7 @@ class StoreTelemetry:
         self._sees_commits = sees_commits
         self._instruments = instruments
         self._tracer = tracer
-        self._attributes = attributes_of(store)
+        self._attributes = attributes_of(store.system, store.where)
         self._of_commits = {**self._attributes, OPERATION: "COMMIT"}
         self._callers: dict[asyncio.Future[Any], tuple[Context, int]] = {}
         self._spans: dict[asyncio.Future[Any], Span] = {}
@@ -197,9 +197,9 @@ class StoreTelemetry:
         commit.end(end_time)
 
 
-def attributes_of(store: ReportedStore) -> dict[str, str]:
+def attributes_of(system: str, where: str) -> dict[str, str]:
     """Return the attributes of all metrics and spans of a store."""
-    return {SYSTEM: store.system, STORE: store.where}
+    return {SYSTEM: system, STORE: where}
 
 
 def _operation_of(submission: Submission) -> str:

@@ -147,7 +147,7 @@ def test_secrets_are_masked() -> None:
     "text",
     [
         "sqlite:////home/a:b@c.db",
-        "mysql+asyncmy://ann:***@host:3306/db refuses this user ((1045, \"for 'ann'@'host': YES\"))",
+        "mysql+asyncmy://ann:***@host:3306/db refuses this user ((1045, \"'ann'@'host': YES\"))",
         "postgresql://ann@host:5432/db: the memory ann@example.com has no record",
         "no record at 2030-01-01T10:00:00+00:00 of ann@example.com",
     ],

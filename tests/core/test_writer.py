@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -22,6 +22,7 @@ from async_history import (
 )
 from async_history._core.writing.commit_function import OutcomeUnknown
 from async_history._core.writing.committed_batch import CommittedBatch
+from async_history._core.writing.observer import WriterObserver
 from async_history._core.writing.queue import BoundedQueue, PendingCall
 from async_history._core.writing.wakeups import FIRST_SLICE, SLICE, WakeupScheduler
 from async_history._core.writing.writer import GroupCommitWriter
@@ -193,6 +194,35 @@ class TestBatches:
         with pytest.raises(StorageFull):
             await writer.submit(Item("fails"))
         assert len(reports) == 3
+
+    async def test_the_count_of_records_never_decreases(
+        self, store: Store, make_writer: MakeWriter
+    ) -> None:
+        """Nor from a commit until the callers that it refused are woken."""
+        seen: list[int] = []
+
+        class Observer:
+            sees_calls = False
+
+            def committed(self, *_: object) -> None:
+                seen.append(writer.stats().acked_records)
+
+            def acknowledged(self, _: object) -> None:
+                seen.append(writer.stats().acked_records)
+
+        writer = make_writer()
+        writer.observe(cast(WriterObserver, Observer()))
+        store.script.append({1: StorageRefused("no")})
+        store.gate.clear()
+        done = submit(writer, Item("first"))
+        await store.begun.wait()
+        done += submit(writer, Item("a", 3), Item("b", 5), Item("c", 7))
+        store.script.insert(0, {})
+        store.gate.set()
+        await asyncio.gather(*done, return_exceptions=True)
+        assert seen == sorted(seen)
+        assert seen[-1] == 1 + 3 + 7
+        assert writer.stats().refused_submissions == 1
 
     async def test_many_callers_are_woken_in_slices(
         self, store: Store, make_writer: MakeWriter

@@ -316,6 +316,93 @@ async def test_a_closed_manager_is_not_reported(
     assert exported.metrics().get("async_history.followers", []) == []
 
 
+async def test_counters_of_a_store_never_decrease(
+    instrumented: Instrumented, open_keeping_store: OpenStore
+) -> None:
+    """Of several managers of one store, one after the other and at once, collected or not."""
+    exported = instrumented()
+    written = 0
+    async with open_keeping_store() as history:
+        ours = {
+            "db.system.name": history.backend.system,
+            "async_history.store": history.backend.where,
+        }
+    for _ in range(3):
+        async with open_keeping_store() as history, open_keeping_store() as other:
+            for manager in (history, other):
+                await manager.add_history("m", None, "x", "ADD")
+                written += 1
+            assert exported.metrics()["async_history.records"] == [(ours, written)]
+        async with open_keeping_store() as history:
+            await history.add_history("m", None, "x", "ADD")
+            written += 1
+        assert exported.metrics()["async_history.records"] == [(ours, written)]
+    found = exported.metrics()
+    assert found["async_history.submissions"] == [(ours, written)]
+    assert found["async_history.batches"] == [(ours, written)]
+    assert found["async_history.batches.failed"] == [(ours, 0)]
+    assert found["async_history.overloads"] == [({**ours, "error.type": "Overloaded"}, 0)]
+    assert "async_history.store.size" not in found
+
+
+async def test_what_is_written_while_a_manager_closes_is_counted(
+    instrumented: Instrumented, tmp_path: Path
+) -> None:
+    exported = instrumented()
+    history = await open_history(tmp_path / "h.db")
+    gate, holding = held(history)
+    call = asyncio.ensure_future(history.add_history("m", None, "x", "ADD"))
+    await asyncio.sleep(0)
+    history.close()
+    assert exported.metrics()["async_history.queue.records"][0][1] == 1
+    gate.set()
+    await asyncio.gather(call, holding, history.aclose())
+    assert exported.metrics()["async_history.records"][0][1] == 1
+
+
+async def test_an_abandoned_manager_s_counters_stay(
+    instrumented: Instrumented, tmp_path: Path
+) -> None:
+    """Its loop has ended before it was closed."""
+    exported = instrumented()
+    managers: list[HistoryManager] = []
+
+    async def record() -> None:
+        managers.append(await open_history(tmp_path / "h.db"))
+        await managers[-1].add_history("m", None, "x", "ADD")
+
+    for _ in range(2):
+        await asyncio.to_thread(asyncio.run, record())
+    managers[0].close()
+    assert exported.metrics()["async_history.records"][0][1] == 2
+    managers[1].close()
+    assert "async_history.store.size" not in exported.metrics()
+    managers.clear()
+    assert exported.metrics()["async_history.records"][0][1] == 2
+
+
+async def test_managers_of_one_store_show_their_gauges_together(
+    instrumented: Instrumented, tmp_path: Path
+) -> None:
+    exported = instrumented()
+    async with open_history(tmp_path / "h.db") as one, open_history(tmp_path / "h.db") as other:
+        gates = []
+        tasks: list[asyncio.Future[Any]] = []
+        for manager in (one, other):
+            gate, holding = held(manager)
+            gates.append(gate)
+            tasks += [holding, asyncio.ensure_future(manager.add_history("m", None, "x", "ADD"))]
+        followers = [manager.follow() for manager in (one, one, other)]
+        for follower in followers:
+            await follower.next_records(timeout_s=0)
+        found = exported.metrics()
+        assert [n for _, n in found["async_history.queue.records"]] == [2]
+        assert [n for _, n in found["async_history.followers"]] == [3]
+        for gate in gates:
+            gate.set()
+        await asyncio.gather(*tasks)
+
+
 async def test_metrics_are_collected_on_another_thread(instrumented: Instrumented) -> None:
     """As by the SDK's periodic reader; also while the loop does not answer."""
     exported = instrumented()

@@ -266,7 +266,7 @@ class GroupCommitWriter(Generic[S]):
             if not refused.keys() <= set(range(len(batch))):
                 raise IndexError(f"refused {list(refused)} of {len(batch)} submissions")
         ended = monotonic()
-        self._counters.count_batch(batch, begun, ended)
+        self._counters.count_batch(batch, refused, begun, ended)
         if self._observer is not None:
             self._observer.committed(batch, refused, begun, ended)
         committed = CommittedBatch(batch, refused, self._report_settled)

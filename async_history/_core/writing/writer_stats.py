@@ -85,8 +85,14 @@ class WriterCounters:
         self.acks = Latencies()
         self.commits = Latencies()
 
-    def count_batch(self, batch: Sequence[PendingCall[Any]], begun: float, now: float) -> None:
-        """Count a committed batch."""
+    def count_batch(
+        self,
+        batch: Sequence[PendingCall[Any]],
+        refused: Collection[int],
+        begun: float,
+        now: float,
+    ) -> None:
+        """Count a committed batch, and its records without those of refused calls, by index."""
         self.commits.add(now, now - begun)
         records = 0
         for call in batch:
@@ -95,6 +101,8 @@ class WriterCounters:
         if records > self._batch_records_max:
             self._batch_records_max = records
         self._acked_records += records
+        if refused:
+            self._acked_records -= sum([batch[index].count for index in refused])
 
     def count_settled(
         self, batch: Sequence[PendingCall[Any]], refused: Collection[int], now: float
@@ -103,9 +111,7 @@ class WriterCounters:
 
         Returns the seconds of the measured calls.
         """
-        if refused:
-            self._acked_records -= sum([batch[index].count for index in refused])
-            self._refused_submissions += len(refused)
+        self._refused_submissions += len(refused)
         left = len(batch)
         self._acked_submissions += left - len(refused)
         # In call order, the first of a group has waited longest.
