@@ -135,7 +135,10 @@ def verify_proof(file: Path, verifier: str) -> None:
         return
     where = f"at place {proof.place:,} of {proof.checkpoint.size:,}, {proof.checkpoint.origin}"
     if proof.record is None:
-        typer.echo(f"proven: a record, erased since, is {where}")
+        typer.echo(
+            f"proven: a leaf is {where}; the proof has no record, because the record was erased, "
+            "or because somebody left it out"
+        )
         return
     typer.echo(f"proven: this record is {where}")
     echo_json(dict(proof.record))

@@ -26,7 +26,7 @@ from async_history.ledger import (
     verify_proof,
 )
 from tests.conftest import OpenStore, new_stores, stores, url_of
-from tests.ledger.ledgers import KEY, OWNER, fill, leaves_of, naive_root
+from tests.ledger.ledgers import KEY, OWNER, change, fill, leaves_of, naive_root
 
 pytestmark = pytest.mark.once
 
@@ -264,8 +264,15 @@ class TestProofs:
                 {**proof, "proof": "other"},
                 {**proof, "path": 3},
                 {**proof, "record": {**proof["record"], "role": "\ud800"}},
+                {**proof, "record": None},
+                {**proof, "salt": None},
+                {**proof, "record": None, "salt": None, "kind": "owner"},
             ]
-            verify_proof(json.dumps(proof), KEY.verifier)
+            text = json.dumps(proof)
+            verify_proof(text, KEY.verifier)
+            twice = text.replace('"new_memory"', '"new_memory": "x", "new_memory"')
+            with pytest.raises(InvalidInput):
+                verify_proof(twice, KEY.verifier)
             with pytest.raises(InvalidInput):
                 verify_proof("[" * 100_000, KEY.verifier)
             for changed in changes:
@@ -287,6 +294,17 @@ class TestProofs:
             rest = await history.ledger.prove(record.id, new)
             assert rest.record is not None
             assert rest.record["new_memory"] is None
+
+    async def test_a_record_that_is_gone_is_not_proven_as_an_erased_one(
+        self, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "history.db"
+        async with open_history(path, ledger=True) as history:
+            await history.add_history("m", None, "likes tea", "ADD", id="gone")
+            kept = await history.ledger.checkpoint(KEY)
+            change(path, "DELETE FROM history")
+            with pytest.raises(NotProven, match="gone"):
+                await history.ledger.prove("gone", kept)
 
     async def test_a_record_that_cannot_be_proven_is_refused(self, open_store: OpenStore) -> None:
         async with open_store() as history:

@@ -203,7 +203,42 @@ class TestCheckpoint:
             LedgerKey.parse(f"PRIVATE+KEY+{text}")
         assert not text or text not in str(refused.value)
 
-    @pytest.mark.parametrize("name", ["", "a b", "a+b", None])
+    def test_a_text_that_no_note_can_have_is_refused(self) -> None:
+        """By the rules of C2SP signed-note."""
+        key, witness = LedgerKey.generate("example.org/log"), LedgerKey.generate("witness")
+        made = Checkpoint.make(key, 3, bytes(32))
+        signed = replace(made, signatures=(*made.signatures, witness.sign(made.signed_text)))
+        text = str(signed)
+        Checkpoint.parse(text).require_signed(key.verifier)
+        for changed in (
+            text.replace("\n", "\r\n"),
+            text.replace("\n— witness", "\r\n— witness"),
+            text.replace("\n— witness", "\x0b— witness"),
+            text.replace("\n— witness", "\u2028— witness"),
+            text.replace("— witness", "— wit\u00a0ness"),
+            text.replace("— witness", "— wit+ness"),
+            text.replace("\ntime ", "\ntime\t"),
+            f"{text}\n",
+            f"{text} ",
+            f"{text}x\n",
+            f"\n{text}",
+            f"\ufeff{text}",
+        ):
+            with pytest.raises((InvalidInput, NotProven)):
+                Checkpoint.parse(changed).require_signed(key.verifier)
+
+    def test_each_signature_of_the_key_must_be_true(self) -> None:
+        key, other = LedgerKey.generate("example.org/log"), LedgerKey.generate("example.org/log")
+        made = Checkpoint.make(key, 3, bytes(32))
+        (true,) = made.signatures
+        false = replace(true, signature=bytes(64))
+        foreign = replace(other.sign("another text"), signature=bytes(64))
+        replace(made, signatures=(foreign, true, true)).require_signed(key.verifier)
+        for signatures in ((true, false), (false, true), (foreign,), ()):
+            with pytest.raises(NotProven, match="not signed"):
+                replace(made, signatures=signatures).require_signed(key.verifier)
+
+    @pytest.mark.parametrize("name", ["", "a b", "a+b", "a\x01b", None])
     def test_a_name_that_no_note_can_have_is_refused(self, name: str) -> None:
         with pytest.raises(InvalidInput, match="name"):
             LedgerKey.generate(name)

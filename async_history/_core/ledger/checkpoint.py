@@ -48,9 +48,13 @@ def _key_hash(name: str, public: bytes) -> bytes:
 
 
 def _checked_name(name: object) -> str:
-    if not isinstance(name, str) or not name or any(one.isspace() or one == "+" for one in name):
+    if not isinstance(name, str) or not _is_name(name):
         raise InvalidInput("a key's name is text without spaces and +, such as example.org/log")
     return name
+
+
+def _is_name(text: str) -> bool:
+    return bool(text) and not any(one < " " or one == "+" or one.isspace() for one in text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +95,12 @@ class LedgerVerifier:
         key = base64.b64encode(_ED25519 + self.public).decode()
         return f"{self.name}+{_key_hash(self.name, self.public).hex()}+{key}"
 
+    def is_named_by(self, signature: "Signature") -> bool:
+        """Return whether a signature line names this key."""
+        return signature.name == self.name and signature.key_hash == _key_hash(
+            self.name, self.public
+        )
+
     def has_signed(self, signed: str, signature: "Signature") -> bool:
         """Return whether this key made a signature of a note's text.
 
@@ -98,7 +108,7 @@ class LedgerVerifier:
             signed: the note's text.
             signature: the signature line of the note.
         """
-        if signature.name != self.name or signature.key_hash != _key_hash(self.name, self.public):
+        if not self.is_named_by(signature):
             return False
         ed25519 = _primitives()
         from cryptography.exceptions import InvalidSignature
@@ -230,14 +240,15 @@ class Checkpoint:
             InvalidInput: it is not a checkpoint.
         """
         refused = InvalidInput("this is not a checkpoint of a ledger (C2SP tlog-checkpoint)")
-        if not check_text("text", text).endswith("\n"):
+        is_ended = check_text("text", text).endswith("\n")
+        if not is_ended or any(one < " " and one != "\n" for one in text):
             raise refused
         body, _, notes = text.rpartition("\n\n")
         lines = body.split("\n")
         try:
             origin, size, root = lines[0], lines[1], from_base64(lines[2])
             number = int(size)
-            signatures = tuple(map(_signature, notes.splitlines()))
+            signatures = tuple(map(_signature, notes.split("\n")[:-1]))
         except (IndexError, ValueError):
             raise refused from None
         if not origin or str(number) != size or not 0 <= number < _LARGEST or not all(lines):
@@ -269,6 +280,8 @@ class Checkpoint:
     def require_signed(self, verifier: LedgerVerifier) -> None:
         """Check that a key has signed it, and that it belongs to that key's ledger.
 
+        Signatures of other keys are ignored. If the text has several of this key, all must be true.
+
         Args:
             verifier: the public key.
 
@@ -276,9 +289,9 @@ class Checkpoint:
             NotProven: the key has not signed it, or it belongs to another ledger.
             InvalidInput: `cryptography` is not installed.
         """
-        if self.origin != verifier.name or not any(
-            verifier.has_signed(self.signed_text, one) for one in self.signatures
-        ):
+        made = [one for one in self.signatures if verifier.is_named_by(one)]
+        is_signed = made and all(verifier.has_signed(self.signed_text, one) for one in made)
+        if self.origin != verifier.name or not is_signed:
             raise NotProven(
                 f"this checkpoint of {self.origin} is not signed by the key of {verifier.name}"
             )
@@ -289,6 +302,6 @@ def _signature(line: str) -> Signature:
         raise ValueError("not a signature")
     name, encoded = line.removeprefix(_SIGNATURE).split(" ")
     signed = from_base64(encoded)
-    if len(signed) <= _KEY_HASH_BYTES or not name:
-        raise ValueError("too short")
+    if len(signed) <= _KEY_HASH_BYTES or not _is_name(name):
+        raise ValueError("too short, or of no key")
     return Signature(name, signed[:_KEY_HASH_BYTES], signed[_KEY_HASH_BYTES:])

@@ -104,7 +104,7 @@ class Ledger:
     async def prove(self, record_id: str, checkpoint: Checkpoint) -> RecordProof:
         """Return a proof that a record is in the ledger of a checkpoint.
 
-        For an erased record it proves that the record existed, not its text.
+        For an erased record it proves only that there is a leaf at its place.
 
         Args:
             record_id: the record.
@@ -134,6 +134,10 @@ class Ledger:
             place = covered[-1]
             leaf = found[place]
             stored = (await tables.records([record_id])).get(record_id)
+            if stored is None and not leaf.is_erased:
+                raise NotProven(
+                    f"the record {record_id} is gone, and was not erased: verify the history"
+                )
             shown = None if leaf.is_erased or stored is None else stored.values
             path = await _roots(tables, inclusion_ranges(place, checkpoint.size), checkpoint)
             return RecordProof(

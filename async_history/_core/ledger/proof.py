@@ -20,6 +20,9 @@ _NAMES: Final = (*COLUMNS, "context", "cause")
 class RecordProof:
     """A proof that a record is in a ledger, at a place among the leaves of a checkpoint.
 
+    Without the record, it proves only that there is a leaf at that place. That is all that can be
+    proven of an erased record, and everybody can leave the record out of a proof.
+
     `str` returns it as JSON text.
     """
 
@@ -36,8 +39,7 @@ class RecordProof:
     salt: bytes | None
     """The random bytes in the commitment; None for an erased record."""
     record: Mapping[str, Any] | None
-    """mem0's ten columns, and context and cause as JSON text; None for an erased record, of which
-    only the existence is proven."""
+    """mem0's ten columns, and context and cause as JSON text; None for an erased record."""
 
     def require_proven(self) -> None:
         """Check that the record is in the checkpoint's tree. The signature is not checked.
@@ -45,12 +47,14 @@ class RecordProof:
         Raises:
             NotProven: the record is not in the tree.
         """
-        if self.record is not None:
+        if self.kind not in (RECORD, REST):
+            raise NotProven("the leaf is not one of a record")
+        if self.record is not None and self.salt is not None:
             values = [self.record.get(name) for name in _NAMES]
-            if self.kind not in (RECORD, REST) or (
-                commitment_of(self.kind, self.salt or b"", values) != self.commitment
-            ):
+            if commitment_of(self.kind, self.salt, values) != self.commitment:
                 raise NotProven("the record is not the one that its leaf was made of")
+        elif self.record is not None or self.salt is not None:
+            raise NotProven("a proof has both the record and the salt of its leaf, or neither")
         leaf = leaf_hash(self.commitment)
         if not is_included(leaf, self.place, self.checkpoint.size, self.path, self.checkpoint.root):
             raise NotProven("the leaf is not in the checkpoint's tree")
@@ -136,7 +140,7 @@ def record_of_values(values: Sequence[Any]) -> dict[str, Any]:
 
 def _parsed(text: str) -> RecordProof | GrowthProof:
     try:
-        given = json.loads(text)
+        given = json.loads(text, object_pairs_hook=_without_repetition)
         # json reads lone surrogates, which no proof has: each text in it is hashed.
         json.dumps(given, ensure_ascii=False).encode()
         path = tuple(map(from_base64, given["path"]))
@@ -159,6 +163,18 @@ def _parsed(text: str) -> RecordProof | GrowthProof:
         raise
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise InvalidInput("this is not a proof of a ledger") from error
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object. Of two values of a name, others may read the one that is not checked.
+
+    Raises:
+        ValueError: a name is given twice.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name is given twice")
+    return found
 
 
 def _text(proof: Mapping[str, Any]) -> str:
