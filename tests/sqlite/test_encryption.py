@@ -538,6 +538,46 @@ class TestKeyRing:
         async with open_history(path) as history:
             assert await texts(history, "m") == ["tea"]
 
+    async def test_a_service_that_stores_keys_in_clear_turns_nothing_on(self, path: Path) -> None:
+        service: Any = Service()
+
+        async def unchanged(key: bytes) -> bytes:
+            return key
+
+        service.wrap = service.unwrap = unchanged
+        with pytest.raises(StorageUnreachable, match="in clear"):
+            await open_history(path, keys=KeyRing({"kms": service}))
+
+    async def test_a_service_that_does_not_answer(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Another program has rotated the keys, so all writes wait for the answer."""
+        loop = asyncio.get_running_loop()
+        time, service = loop.time, Service()
+        stopped = asyncio.Event()
+        later = 0.0
+
+        async def hang(_: bytes) -> bytes:
+            nonlocal later
+            later = 60.0
+            await stopped.wait()
+            raise AssertionError
+
+        monkeypatch.setattr(loop, "time", lambda: time() + later)
+        rotating = KeyRing({"kms": Service()})
+        async with (
+            open_history(path, keys=rotating) as other,
+            open_history(path, keys=KeyRing({"kms": service})) as history,
+        ):
+            await history.add_history("m", None, "tea", "ADD", owner={"user_id": "ann"})
+            await other.encryption.rotate_keys()
+            unwrap: Any = service.unwrap
+            monkeypatch.setattr(service, "unwrap", hang)
+            with pytest.raises(StorageUnreachable, match="unwrap a key: TimeoutError"):
+                await history.add_history("n", None, "tea", "ADD", owner={"user_id": "bob"})
+            monkeypatch.setattr(service, "unwrap", unwrap)
+            await history.add_history("n", None, "tea", "ADD", owner={"user_id": "bob"})
+
     @pytest.mark.parametrize("name", ["a\0b", "\ud800", "", "a b", "a=b", 5])
     def test_a_name_that_no_store_can_hold_is_refused(self, name: Any) -> None:
         with pytest.raises(InvalidInput, match="the name of a master key"):

@@ -1,9 +1,10 @@
 """Master keys of a program, and wrapping a store's keys with them."""
 
+import asyncio
 import base64
 import binascii
 import os
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, NoReturn, Protocol
 
@@ -16,11 +17,13 @@ KEY_BYTES: Final = 32
 """Bytes of each key: AES-256."""
 NONCE_BYTES: Final = 12
 """Random for each text (NIST SP 800-38D, 8.2.2), so a key is used at most 2^32 times."""
+_ANSWER_TIMEOUT_S: Final = 30
+"""Seconds that a `KeyService` may take for an answer: all writes of a process may wait for it."""
 ENVIRONMENT: Final = "ASYNC_HISTORY_KEYS"
 
 
 class KeyService(Protocol):
-    """A master key that never leaves its service: a KMS, an HSM."""
+    """A master key that never leaves its service: a KMS, an HSM. It must answer within 30 s."""
 
     async def wrap(self, key: bytes) -> bytes:
         """Return 32 bytes encrypted and authenticated under the master key."""
@@ -117,12 +120,11 @@ class KeyRing:
         master = self._keys[self.current]
         if isinstance(master, bytes):
             return wrapped(master, key, place_of_key(key_id))
-        try:
-            text = base64.b64encode(await master.wrap(key)).decode()
-        except Exception as error:
-            raise StorageUnreachable(
-                f"the service of master key {self.current!r} did not wrap a key: {error}"
-            ) from error
+        failed = f"master key {self.current!r} did not wrap a key"
+        given = await _answer(lambda: master.wrap(key), failed)
+        if key in given:
+            raise StorageUnreachable(f"the service of {failed}: it returned it in clear")
+        text = base64.b64encode(given).decode()
         # Once it is stored, nothing can be read without it.
         if await self.unwrap(text, key_id, self.current) != key:
             raise StorageUnreachable(
@@ -147,18 +149,32 @@ class KeyRing:
                     name, f"the master key {name!r} of the key ring is not the one that was used"
                 )
             return key
-        try:
-            opened: object = await master.unwrap(base64.b64decode(text))
-        except Exception as error:
+        failed = f"master key {name!r} did not unwrap a key"
+        opened = await _answer(lambda: master.unwrap(base64.b64decode(text)), failed)
+        if len(opened) != KEY_BYTES:
             raise StorageUnreachable(
-                f"the service of master key {name!r} did not unwrap a key: {error}"
-            ) from error
-        if not isinstance(opened, bytes | bytearray) or len(opened) != KEY_BYTES:
-            raise StorageUnreachable(
-                f"the service of master key {name!r} did not unwrap a key: it returned something "
-                f"else than {KEY_BYTES} bytes"
+                f"the service of {failed}: it returned {len(opened)} bytes instead of {KEY_BYTES}"
             )
-        return bytes(opened)
+        return opened
+
+
+async def _answer(call: Callable[[], Awaitable[object]], failed: str) -> bytes:
+    """Return the bytes that a service answers a call with.
+
+    Raises:
+        StorageUnreachable: it failed, did not answer in time, or answered with something else.
+    """
+    try:
+        async with asyncio.timeout(_ANSWER_TIMEOUT_S):
+            given = await call()
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        raise StorageUnreachable(f"the service of {failed}: {reason}") from error
+    if not isinstance(given, bytes | bytearray):
+        raise StorageUnreachable(
+            f"the service of {failed}: it returned {type(given).__name__} instead of bytes"
+        )
+    return bytes(given)
 
 
 def _checked(name: str, key: object) -> bytes | KeyService:
