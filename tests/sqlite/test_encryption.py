@@ -548,6 +548,28 @@ class TestKeyRing:
         with pytest.raises(StorageUnreachable, match="in clear"):
             await open_history(path, keys=KeyRing({"kms": service}))
 
+    async def test_a_service_whose_own_task_is_cancelled_fails_one_call(self, path: Path) -> None:
+        service: Any = Service()
+        rotating, unwrap = KeyRing({"kms": Service()}), service.unwrap
+
+        async def cancelled(_: bytes) -> bytes:
+            connecting = asyncio.ensure_future(asyncio.Event().wait())
+            connecting.cancel()
+            await connecting
+            raise AssertionError
+
+        async with (
+            open_history(path, keys=rotating) as other,
+            open_history(path, keys=KeyRing({"kms": service})) as history,
+        ):
+            await history.add_history("m", None, "tea", "ADD", owner={"user_id": "ann"})
+            await other.encryption.rotate_keys()
+            service.unwrap = cancelled
+            with pytest.raises(StorageUnreachable, match="cancelled"):
+                await history.add_history("n", None, "tea", "ADD", owner={"user_id": "bob"})
+            service.unwrap = unwrap
+            await history.add_history("n", None, "tea", "ADD", owner={"user_id": "bob"})
+
     async def test_a_service_that_does_not_answer(
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

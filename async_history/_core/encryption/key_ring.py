@@ -167,6 +167,12 @@ async def _answer(call: Callable[[], Awaitable[object]], failed: str) -> bytes:
     try:
         async with asyncio.timeout(_ANSWER_TIMEOUT_S):
             given = await call()
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        # A task of the service was cancelled. It is not the writer, which asks for all callers.
+        raise StorageUnreachable(f"the service of {failed}: it was cancelled") from error
     except Exception as error:
         reason = str(error) or type(error).__name__
         raise StorageUnreachable(f"the service of {failed}: {reason}") from error
