@@ -73,7 +73,8 @@ async def test_records_of_many_tasks_open_though_some_are_cancelled(url: str) ->
 
 async def test_no_text_is_in_any_file_of_the_cluster() -> None:
     words = ("OldWord", "NewWord", "ContextWord", "CauseWord", "RunWord", "ContentWord", "Later")
-    server = PostgresServer(fsync="off").create().start()
+    logged = {"log_min_messages": "log", "log_min_duration_statement": "0"}  # with all parameters
+    server = PostgresServer(fsync="off", **logged).create().start()
     details: dict[str, Any] = {
         "context": {"ContextWord": "ContextWord"},
         "cause": {"why": "CauseWord", "run_id": "RunWord"},
@@ -99,6 +100,7 @@ async def test_no_text_is_in_any_file_of_the_cluster() -> None:
         files = b"".join(file.read_bytes() for file in server.folder.rglob("*") if file.is_file())
         assert {word for word in words if word.encode() in files} == set()
         assert b"many49" in files, "the check finds what is there"
+        assert b"DETAIL:  Parameters: $1 = " in files, "the server's log has the parameters"
     finally:
         server.remove()
 
