@@ -17,6 +17,7 @@ from async_history._core.operations.operations import (
     OperationEnd,
     StoreOperation,
     entry_of,
+    readable_log,
 )
 from async_history._core.writing.erased_names import from_microseconds, microseconds
 from async_history._sql.dialects import in_parts
@@ -136,23 +137,25 @@ class SqlOperationLog:
             is_before = table.c.begun_at < begun_at
             last = last.where(is_before | and_(table.c.begun_at == begun_at, table.c.id <= up_to))
         rows = (await connection.execute(last)).all()
-        return [
-            StoreOperation(
-                id=row.id,
-                kind=row.kind,
-                begun_at=from_microseconds(row.begun_at),
-                ended_at=None if row.ended_at is None else from_microseconds(row.ended_at),
-                error=row.error,
-                actor_id=row.actor_id,
-                process_id=row.process_id,
-                host=row.host,
-                database_role=row.database_role,
-                arguments=json.loads(row.arguments),
-                records=row.records,
-                messages=row.messages,
-            )
-            for row in reversed(rows)
-        ]
+        with readable_log():
+            return list(map(_operation, reversed(rows)))
+
+
+def _operation(row: Any) -> StoreOperation:
+    return StoreOperation(
+        id=row.id,
+        kind=row.kind,
+        begun_at=from_microseconds(row.begun_at),
+        ended_at=None if row.ended_at is None else from_microseconds(row.ended_at),
+        error=row.error,
+        actor_id=row.actor_id,
+        process_id=row.process_id,
+        host=row.host,
+        database_role=row.database_role,
+        arguments=json.loads(row.arguments),
+        records=row.records,
+        messages=row.messages,
+    )
 
 
 def _row(entries: LogEntries, entry: LogEntry) -> dict[str, Any]:

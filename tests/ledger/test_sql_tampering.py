@@ -20,6 +20,7 @@ from async_history._sql.ledger import Attestation
 from async_history._sql.names import key_of
 from async_history._sql.tables import TABLES
 from async_history._sql.transaction import fetch_on
+from async_history.errors import StorageCorrupt
 from async_history.ledger import Checkpoint, LedgerReport
 from tests.ledger.ledgers import KEY, Raw, what_is_found
 from tests.ledger.owner_cases import OwnerCases
@@ -117,6 +118,15 @@ class TestOwners(OwnerCases): ...
 
 
 class TestResets(ResetCases): ...
+
+
+@pytest.mark.parametrize("damage", ["arguments = 'x'", f"begun_at = {(1 << 63) - 1}"])
+async def test_a_damaged_log_of_operations_is_called_so(tables: Tables, damage: str) -> None:
+    async with tables.open() as history:
+        await history.reset()
+        await tables.run(f"UPDATE async_history_operations SET {damage}")
+        with pytest.raises(StorageCorrupt, match="log of operations"):
+            await history.operations()
 
 
 def others(value: object) -> Iterator[object]:

@@ -18,8 +18,9 @@ from async_history._core.operations.operations import (
     entry_of,
     instant_text,
     operation_from_row,
+    readable_log,
 )
-from async_history.errors import HistoryError, StorageCorrupt
+from async_history.errors import HistoryError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -195,10 +196,8 @@ class StatementOperationLog:
     ) -> list[StoreOperation]:
         """Return the last operations, oldest first."""
         rows = await self._run(self._statements.last, up_to, limit, kind)
-        try:
+        with readable_log():
             return [operation_from_row(*json.loads(row)) for (row,) in reversed(rows)]
-        except (TypeError, ValueError) as error:
-            raise StorageCorrupt(f"the log of operations is damaged: {error}") from error
 
 
 class OperationLogInTurn:

@@ -3,7 +3,8 @@
 import json
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -12,6 +13,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from async_history._core.records.new_records import new_id
 from async_history._core.records.recording import surroundings
+from async_history.errors import StorageCorrupt
 
 OperationState = Literal["finished", "failed", "unfinished"]
 
@@ -239,6 +241,19 @@ def operation_from_row(
         records=records,
         messages=messages,
     )
+
+
+@contextmanager
+def readable_log() -> Iterator[None]:
+    """Read rows of the log in the body.
+
+    Raises:
+        StorageCorrupt: another program has changed a row so that it can't be read.
+    """
+    try:
+        yield
+    except (OverflowError, RecursionError, TypeError, ValueError) as error:
+        raise StorageCorrupt(f"the log of operations is damaged: {error}") from error
 
 
 def _instant(text: str) -> datetime:
