@@ -73,8 +73,9 @@ async def test_records_of_many_tasks_open_though_some_are_cancelled(url: str) ->
 
 async def test_no_text_is_in_any_file_of_the_cluster() -> None:
     words = ("OldWord", "NewWord", "ContextWord", "CauseWord", "RunWord", "ContentWord", "Later")
-    logged = {"log_min_messages": "log", "log_min_duration_statement": "0"}  # with all parameters
-    server = PostgresServer(fsync="off", **logged).create().start()
+    # The server's log has all statements and their parameters.
+    server = PostgresServer(fsync="off", log_min_messages="log", log_min_duration_statement="0")
+    server.create().start()
     details: dict[str, Any] = {
         "context": {"ContextWord": "ContextWord"},
         "cause": {"why": "CauseWord", "run_id": "RunWord"},
