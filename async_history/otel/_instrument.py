@@ -3,8 +3,9 @@
 from collections.abc import Collection
 from contextlib import AbstractContextManager
 from typing import Final, Literal, get_args
+from weakref import WeakKeyDictionary
 
-from opentelemetry.metrics import MeterProvider, get_meter
+from opentelemetry.metrics import MeterProvider, get_meter_provider
 from opentelemetry.trace import TracerProvider, get_tracer
 
 from async_history._core.backend import CallReader
@@ -21,6 +22,8 @@ SpanKind = Literal["memory", "calls", "commits"]
 """The kinds of spans: operations of mem0's classes, calls, commits."""
 _KINDS: Final[tuple[SpanKind, ...]] = get_args(SpanKind)
 _SCOPE: Final = "async_history"
+_stores: Final[WeakKeyDictionary[MeterProvider, OpenStores]] = WeakKeyDictionary()
+"""The stores that a provider's counters and gauges read."""
 
 
 def instrument(
@@ -64,14 +67,17 @@ class _OpenTelemetry:
         meter_provider: MeterProvider | None,
         tracer_provider: TracerProvider | None,
     ) -> None:
-        meter = get_meter(_SCOPE, meter_provider=meter_provider)
+        provider = meter_provider or get_meter_provider()
+        meter = provider.get_meter(_SCOPE)
         tracer = get_tracer(_SCOPE, tracer_provider=tracer_provider)
         self._spans = spans
         self._tracer = tracer
-        self._stores = OpenStores()
         self._instruments = Instruments(meter)
         self._operations = MemoryOperations(meter, tracer if "memory" in spans else None)
-        create_gauges(meter, self._stores)
+        if provider not in _stores:  # it would ignore further functions that read the same metrics
+            _stores[provider] = OpenStores()
+            create_gauges(meter, _stores[provider])
+        self._stores = _stores[provider]
 
     def opened(self, store: ReportedStore) -> None:
         self._stores.add(store)

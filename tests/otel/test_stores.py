@@ -345,6 +345,20 @@ async def test_counters_of_a_store_never_decrease(
     assert "async_history.store.size" not in found
 
 
+async def test_instrumented_again(instrumented: Instrumented) -> None:
+    """Metrics go on, of managers that were opened before and after."""
+    async with open_history("memory://") as history:
+        await history.add_history("m", None, "x", "ADD")
+    for count in (1, 2, 3):
+        exported = instrumented()
+        async with open_history("memory://") as history:
+            await history.add_history("m", None, "x", "ADD")
+            found = exported.metrics()
+            assert [n for _, n in found["async_history.records"]] == [count]
+            assert [n for _, n in found["async_history.batch.records"]] == [(count, count)]
+            assert [n for _, n in found["async_history.followers"]] == [0]
+
+
 async def test_what_is_written_while_a_manager_closes_is_counted(
     instrumented: Instrumented, tmp_path: Path
 ) -> None:
