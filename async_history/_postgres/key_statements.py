@@ -5,7 +5,6 @@ owner's first data key agree on one. No key is made under a wrapping key that is
 for an owner who is being noted as erased.
 """
 
-import json
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -16,7 +15,6 @@ from async_history._core.encryption.key_statements import (
     KeyStatements,
     KeyTable,
     Run,
-    StoredKey,
 )
 from async_history._core.encryption.sealing import BEGIN, JSON_BEGIN
 from async_history._core.records.owners import SCOPES
@@ -49,15 +47,11 @@ SELECT pg_catalog.pg_advisory_xact_lock(
     pg_catalog.hashtextextended('async_history keys ' || $1::pg_catalog.text, 0)
 )
 """
-_GIVEN: Final = (
-    "pg_catalog.json_array_elements($1::pg_catalog.text::pg_catalog.json) AS given (key)"
-)
-"""The elements of a list, which are lists: a key to `add`, or an id and its uses to `reserve`."""
 _USES: Final = KEY_COLUMNS.index("uses")
 
 
 def _element(at: int) -> str:
-    """Return SQL for an element of a list of `_GIVEN`, as text."""
+    """Return SQL for a column of a key to `add`, as text."""
     return f"pg_catalog.json_array_element_text(given.key, {at})"
 
 
@@ -89,11 +83,11 @@ STATEMENTS: Final = KeyStatements(
     add=f"""
     INSERT INTO {{schema}}.data_keys ({", ".join(KEY_COLUMNS)})
     SELECT {", ".join(_element(at) for at in range(_USES))}, {_element(_USES)}::pg_catalog.int8
-    FROM {_GIVEN}
+    FROM pg_catalog.json_array_elements($1::pg_catalog.text::pg_catalog.json) AS given (key)
     """,
-    reserve=f"""
-    UPDATE {{schema}}.data_keys SET uses = uses + {_element(1)}::pg_catalog.int8
-    FROM {_GIVEN} WHERE id = {_element(0)}
+    reserve="""
+    UPDATE {schema}.data_keys SET uses = uses + $2::pg_catalog.int8
+    WHERE id = ANY($1::pg_catalog.text[])
     """,
     rewrap="""
     UPDATE {schema}.data_keys SET wrapping_key = $1, wrapped = $2 WHERE id = $3::pg_catalog.text
@@ -124,27 +118,13 @@ STATEMENTS: Final = KeyStatements(
 )
 
 
-class ServerKeyTable(KeyTable):
-    """The tables of keys, with one round trip for all keys of a batch."""
-
-    async def add(self, keys: Sequence[StoredKey]) -> None:
-        """Add data keys."""
-        if keys:
-            await self._run(self._sql.add, json.dumps(keys))
-
-    async def reserve(self, uses: Sequence[tuple[str, int]]) -> None:
-        """Count uses of data keys, by their ids, before they happen."""
-        if uses:
-            await self._run(self._sql.reserve, json.dumps(uses))
-
-
 def key_table(fetch: Run, schema: str) -> KeyTable:
     """Return the tables of keys in a quoted schema; `fetch` runs one statement."""
 
     async def run(sql: str, *parameters: Any) -> Sequence[Sequence[Any]]:
         return await fetch(in_schema(sql, schema), *parameters)
 
-    return ServerKeyTable(STATEMENTS, run)
+    return KeyTable(STATEMENTS, run)
 
 
 KeyChange = Callable[[KeyTable], Coroutine[Any, Any, Any]]

@@ -25,6 +25,7 @@ from async_history._core.encryption.key_statements import (
     MOST_USES,
     KeyStatements,
     KeyTable,
+    StoredKey,
 )
 from async_history._core.encryption.sealing import BEGIN, JSON_BEGIN
 from async_history._core.records.owners import SCOPES
@@ -66,7 +67,7 @@ def statements_in(tables: Tables) -> KeyStatements:
             **{name: bindparam(f"p{place}") for place, name in enumerate(KEY_COLUMNS, 1)},
             erased=0,
         ),
-        reserve=update(keys).where(keys.c.id == p2).values(uses=keys.c.uses + p1),
+        reserve=update(keys).where(keys.c.id.in_(several)).values(uses=keys.c.uses + p2),
         rewrap=update(keys).where(keys.c.id == p3).values(wrapping_key=p1, wrapped=p2),
         remove=delete(keys).where(keys.c.id.in_(several), keys.c.erased == 0),
         begin=insert(encryption).from_select(
@@ -124,6 +125,11 @@ class WrittenKeyTable(SqlKeyTable):
         super().__init__(transaction.tables, transaction.fetch)
         self._transaction = transaction
 
+    async def add(self, keys: Sequence[StoredKey]) -> None:
+        """Add data keys."""
+        if keys:
+            await self._transaction.execute(self._sql.add, [_named(key) for key in keys])
+
     async def begin(self) -> None:
         """Note whether there are causes in clear, and stop writers without keys."""
         await super().begin()
@@ -134,9 +140,13 @@ def _parts(parameters: Sequence[Any]) -> Iterator[dict[str, Any]]:
     """Yield the parameters of a statement. For a long list it runs several times."""
     if parameters and isinstance(parameters[0], list):
         for part in in_parts(parameters[0]):
-            yield {"p1": part}
+            yield _named((part, *parameters[1:]))
     else:
-        yield {f"p{place}": value for place, value in enumerate(parameters, 1)}
+        yield _named(parameters)
+
+
+def _named(parameters: Sequence[Any]) -> dict[str, Any]:
+    return {f"p{place}": value for place, value in enumerate(parameters, 1)}
 
 
 async def is_encrypted(connection: AsyncConnection, tables: Tables) -> bool:

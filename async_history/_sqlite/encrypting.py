@@ -25,7 +25,12 @@ from async_history._sqlite.index import (
     owners_of,
     replace_details,
 )
-from async_history._sqlite.key_statements import CLEAR_TEXT, COUNT_CLEAR, HAS_CLEAR_CAUSE, table_in
+from async_history._sqlite.key_statements import (
+    CLEAR_TEXT,
+    COUNT_CLEAR,
+    HAS_CLEAR_CAUSE,
+    WrittenKeyTable,
+)
 from async_history._sqlite.keys import Sealing
 from async_history._sqlite.ledger import has_ledger
 from async_history.errors import StorageError, StorageRefused
@@ -170,7 +175,7 @@ class _FileTransaction:
     def __init__(self, connection: sqlite3.Connection, sealing: Sealing) -> None:
         self._connection = connection
         self._sealing = sealing
-        self.table: KeyTable = table_in(connection)
+        self.table: KeyTable = WrittenKeyTable(connection)
 
     async def clear_records(self, after: Any, limit: int) -> Page[StoredTexts]:
         """Return the next records with a text in clear; sealed ones are no longer in the index."""

@@ -12,6 +12,7 @@ from async_history._core.encryption.key_statements import (
     MOST_USES,
     KeyStatements,
     KeyTable,
+    StoredKey,
 )
 from async_history._core.encryption.sealing import BEGIN, JSON_BEGIN
 from async_history._core.records.owners import SCOPES
@@ -96,9 +97,9 @@ STATEMENTS: Final = KeyStatements(
     """,
     add=f"""
     INSERT INTO async_history_data_keys ({", ".join(KEY_COLUMNS)})
-    VALUES ({", ".join(f":p{place}" for place in range(1, 1 + len(KEY_COLUMNS)))})
+    VALUES ({", ".join("?" * len(KEY_COLUMNS))})
     """,
-    reserve="UPDATE async_history_data_keys SET uses = uses + :p1 WHERE id = :p2",
+    reserve=f"UPDATE async_history_data_keys SET uses = uses + :p2 WHERE id IN {_IDS}",
     rewrap="UPDATE async_history_data_keys SET wrapping_key = :p1, wrapped = :p2 WHERE id = :p3",
     remove=f"DELETE FROM async_history_data_keys WHERE id IN {_IDS} AND NOT erased",
     begin=f"""
@@ -155,7 +156,7 @@ def in_transaction(
 ) -> T:
     """Do work on the key tables in one transaction, on the connection's thread."""
     with transaction(connection):
-        return run_to_completion(work(table_in(connection)))
+        return run_to_completion(work(WrittenKeyTable(connection)))
 
 
 def is_encrypted(connection: sqlite3.Connection) -> bool:
@@ -164,13 +165,19 @@ def is_encrypted(connection: sqlite3.Connection) -> bool:
     return bool(has_tables) and bool(fetch_rows(connection, HAS_KEYS)[0][0])
 
 
-def table_in(connection: sqlite3.Connection) -> KeyTable:
-    """Return the key tables, for a transaction on a connection's thread."""
+class WrittenKeyTable(KeyTable):
+    """The tables of keys, for a transaction on the connection's thread."""
 
-    async def run(sql: str, *parameters: Any) -> Sequence[Sequence[Any]]:
-        return fetch_rows(connection, sql, _named(parameters))
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        async def run(sql: str, *parameters: Any) -> Sequence[Sequence[Any]]:
+            return fetch_rows(connection, sql, _named(parameters))
 
-    return KeyTable(STATEMENTS, run)
+        super().__init__(STATEMENTS, run)
+        self._connection = connection
+
+    async def add(self, keys: Sequence[StoredKey]) -> None:
+        """Add data keys."""
+        self._connection.executemany(self._sql.add, keys)
 
 
 def table_read(fetch: Fetch) -> KeyTable:

@@ -29,7 +29,7 @@ from async_history._core.writing.erased_names import Name
 from async_history._core.writing.message_buffers import MessageRow
 from async_history._sqlite.connecting.connection import transaction
 from async_history._sqlite.index import StoredOwner
-from async_history._sqlite.key_statements import add_tables, is_encrypted, table_in
+from async_history._sqlite.key_statements import WrittenKeyTable, add_tables, is_encrypted
 from async_history.errors import KeyMissing
 
 
@@ -175,19 +175,19 @@ class Sealing:
         ids = key_ids(text for record in records for text in texts_of(record))
         if not ids:
             return records
-        keys = run_to_completion(self._keys.load(ids, table_in(connection)))
+        keys = run_to_completion(self._keys.load(ids, WrittenKeyTable(connection)))
         return [opened_record(record, keys) for record in records]
 
     def opened_rows(self, rows: Sequence[Row], connection: sqlite3.Connection) -> Sequence[Row]:
         ids = key_ids(text for row in rows for text in texts_of_row(row))
-        keys = run_to_completion(self._keys.load(ids, table_in(connection)))
+        keys = run_to_completion(self._keys.load(ids, WrittenKeyTable(connection)))
         return [opened_if_whole(row, keys) for row in rows]
 
     def opened_texts(
         self, texts: Sequence[StoredText], connection: sqlite3.Connection
     ) -> Sequence[bytes | None]:
         decoded = [text.decoded() for text in texts]
-        keys = run_to_completion(self._keys.load(key_ids(decoded), table_in(connection)))
+        keys = run_to_completion(self._keys.load(key_ids(decoded), WrittenKeyTable(connection)))
         return [
             opened_text(text, one.column, one.record_id, keys).encode()
             if keys.is_sealed(text)
@@ -240,7 +240,7 @@ class Sealing:
 
     def _lease(self, uses: Mapping[Owner | None, int], connection: sqlite3.Connection) -> None:
         """Lease uses of keys, in this transaction or in a separate one."""
-        keys, table = self._keys, table_in(connection)
+        keys, table = self._keys, WrittenKeyTable(connection)
         is_within = connection.in_transaction
         lacking = keys.lacking(uses)
         try:
@@ -288,12 +288,12 @@ class EncryptedFileKeys(FileKeys):
 
     async def mark(self, connection: sqlite3.Connection, names: Sequence[Name]) -> Sequence[str]:
         """Mark the data keys of owners that are erased; return their ids."""
-        return await table_in(connection).mark(names)
+        return await WrittenKeyTable(connection).mark(names)
 
     async def destroy(self, connection: sqlite3.Connection, key_ids: Sequence[str]) -> None:
         """Destroy data keys that `mark` returned."""
         self._keys.forget()
-        await table_in(connection).destroy(key_ids)
+        await WrittenKeyTable(connection).destroy(key_ids)
 
     def created(self, connection: sqlite3.Connection) -> None:
         """Create the tables of keys."""

@@ -1,15 +1,17 @@
-"""Rows of data keys that someone with the tables changed, on any encrypted store."""
+"""Rows of data keys, also those that someone with the tables changed, on any encrypted store."""
 
 from typing import Any
 
 import pytest
 
 from async_history import Owner
+from async_history._core.encryption.data_keys import LEASE
 from async_history._core.encryption.key_ring import place_of_key
 from async_history._core.encryption.key_statements import (
     INDEX,
     KEY_COLUMNS,
     StoredKey,
+    owner_digest,
     owner_digests,
 )
 from async_history.errors import StorageCorrupt
@@ -55,6 +57,24 @@ class MovedKeyCases:
         async with open_store(keys=ring("one")) as history:
             with pytest.raises(StorageCorrupt, match="row was changed"):
                 await history.get_history("a")
+
+    async def test_the_uses_of_all_owners_keys_are_counted_before_them(
+        self, open_store: Open
+    ) -> None:
+        owners: list[Any] = [ANN, BOB, {"run_id": "r"}]
+        batch = [{"memory_id": str(one), "event": "ADD", "owner": one} for one in owners]
+        counted: list[int] = []
+
+        async def count(one: Any) -> None:
+            digests = [owner_digest(Owner(**owner)) for owner in owners]
+            counted.extend(int(key.uses) for key in await one.table.of_owners(digests))
+
+        for _ in range(2):
+            async with open_store(keys=ring("one")) as history:
+                await history.batch_add_history(batch)
+                store: Any = history.store
+                await store.encryption.texts.in_transaction(count)
+        assert counted == [LEASE] * 3 + [2 * LEASE] * 3
 
     async def test_a_data_key_is_not_the_key_of_the_index(self, open_store: Open) -> None:
         async with open_store(keys=ring("one")) as history:

@@ -6,6 +6,8 @@ by all its holders. `erased` marks the keys of an owner that is being erased: th
 texts.
 """
 
+import json
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -83,8 +85,9 @@ class KeyStatements:
         wrapped_by_others: keys that another wrapping key than the given one wraps, after an id, in
             the order of ids, up to a limit.
         count_wrapped_by_others: their number.
-        add: takes the columns of `StoredKey`.
-        reserve: adds uses to a key: takes the number and the id.
+        add: takes several `StoredKey` as a JSON array of arrays; if it runs once for each of them,
+            its columns.
+        reserve: adds uses to the keys with some ids: takes the ids and the number.
         rewrap: takes the wrapping key, the wrapped key and the id.
         remove: removes the keys with some ids, except those whose owner is being erased.
         is_whole: whether all causes are sealed, as `begin` and `encrypt` noted, and no program
@@ -161,13 +164,16 @@ class KeyTable:
 
     async def add(self, keys: Sequence[StoredKey]) -> None:
         """Add data keys."""
-        for key in keys:
-            await self._run(self._sql.add, *key)
+        if keys:
+            await self._run(self._sql.add, json.dumps(keys))
 
     async def reserve(self, uses: Sequence[tuple[str, int]]) -> None:
         """Count uses of data keys, given by id, before they happen."""
+        ids = defaultdict(list)
         for key_id, count in uses:
-            await self._run(self._sql.reserve, count, key_id)
+            ids[count].append(key_id)
+        for count, some in ids.items():
+            await self._run(self._sql.reserve, some, count)
 
     async def rewrap(self, key_id: str, wrapping_key: str, wrapped: str) -> None:
         """Replace the wrapping of a data key."""
