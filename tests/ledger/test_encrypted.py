@@ -49,6 +49,21 @@ async def test_records_are_proven_in_clear(store: OpenStore) -> None:
         assert (await history.ledger.prove("given", kept)).record is None
 
 
+async def test_an_inserted_record_of_another_store_is_listed(tmp_path: Path) -> None:
+    """Its text can't be decrypted, which stops nothing: only its id is needed."""
+    path = tmp_path / "history.db"
+    async with open_history(path, ledger=True, keys=ring("one")) as history:
+        await history.add_history("m", None, "likes tea", "ADD", id="1")
+        kept = await history.ledger.checkpoint(KEY)
+        change(
+            path,
+            "INSERT INTO history (id, memory_id, new_memory, event, is_deleted)"
+            " VALUES ('x', 'm', 'ahs1:0123456789abcdef:AAAA:ahs1', 'ADD', 0)",
+        )
+        report = await history.ledger.verify(kept)
+    assert (report.is_intact, report.unattested) == (True, ("x",))
+
+
 async def test_a_missing_key_is_named(tmp_path: Path) -> None:
     path = tmp_path / "history.db"
     async with open_history(path, ledger=True, keys=ring("one")) as history:

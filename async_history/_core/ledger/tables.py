@@ -259,6 +259,10 @@ class LedgerTables:
         values = await self._open_rows(read)
         return RecordRows([row[0] for row in rows], [row[1] for row in rows], values)
 
+    async def ids_there(self, ids: Sequence[str]) -> list[str]:
+        """Return the id of each record that has one of these ids. No text is decrypted."""
+        return [row[2] for row in await self._run(self._sql.records, _json(ids))]
+
     async def operations(self, ids: Collection[str]) -> dict[str, StoredOperation]:
         """Return those of these operations that are in the log, by id."""
         rows = await self._run(self._sql.operations, _json(list(ids)))

@@ -386,8 +386,7 @@ async def _still_without_leaf(ids: Sequence[str], tables: LedgerTables) -> list[
 
 
 async def _without_leaf(ids: Sequence[str], tables: LedgerTables) -> list[str]:
-    rows = (await tables.record_rows(ids)).values
-    there = Counter(row[0] for row in rows)
+    there = Counter(await tables.ids_there(ids))
     leaves = (await tables.leaves_of(RECORD, ids)).values()
     attested = {leaf.name for leaf in leaves if not leaf.is_erased}
     # Without the table's primary key, a second record can have the id of one with a leaf.
