@@ -1,5 +1,6 @@
 """Switching telemetry on and off."""
 
+import os
 from collections.abc import Collection
 from contextlib import AbstractContextManager
 from typing import Final, Literal, get_args
@@ -24,6 +25,15 @@ _KINDS: Final[tuple[SpanKind, ...]] = get_args(SpanKind)
 _SCOPE: Final = "async_history"
 _stores: Final[WeakKeyDictionary[MeterProvider, OpenStores]] = WeakKeyDictionary()
 """The stores that a provider's counters and gauges read."""
+
+
+def _forget_in_child() -> None:
+    for stores in _stores.values():
+        stores.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)
 
 
 def instrument(

@@ -44,7 +44,11 @@ class OpenStores:
     """Collects the statistics of stores. Each method can be called from any thread."""
 
     def __init__(self) -> None:
-        self._lock = Lock()
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget all stores: a forked process has opened none of them."""
+        self._lock = Lock()  # another thread may have had it when the process forked
         self._writers: dict[ref[ReportedStore], tuple[StoreKey, Writer]] = {}
         self._closed: deque[ref[ReportedStore]] = deque()
         self._counters: dict[StoreKey, Counts] = {}

@@ -551,6 +551,53 @@ def test_kinds_of_spans_are_checked() -> None:
             instrument(spans=wrong)  # type: ignore[arg-type]
 
 
+@pytest.mark.subprocess
+def test_a_forked_process_reports_its_own_stores() -> None:
+    """Also if another thread was collecting when the process forked."""
+    program = """
+import asyncio, os
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from async_history import open_history
+from async_history.otel import instrument
+from async_history.otel._instrument import _stores
+
+reader = InMemoryMetricReader()
+provider = MeterProvider([reader])
+instrument(meter_provider=provider)
+
+def shown():
+    (found,) = reader.get_metrics_data().resource_metrics
+    metrics = found.scope_metrics[0].metrics
+    return [[p.value for p in m.data.data_points] for m in metrics if m.name.endswith("y.records")]
+
+async def main(records):
+    async with open_history("memory://") as history:
+        for _ in range(records):
+            await history.add_history("m", None, "x", "ADD")
+        print(shown(), flush=True)
+
+asyncio.run(main(3))
+pid = os.fork()
+if pid == 0:
+    asyncio.run(main(1))
+    os._exit(0)
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+_stores[provider]._lock.acquire()
+pid = os.fork()
+if pid == 0:
+    asyncio.run(main(2))
+    os._exit(0)
+_stores[provider]._lock.release()
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+asyncio.run(main(4))
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=LONG_S, check=True
+    )
+    assert ran.stdout.split() == ["[[3]]", "[[1]]", "[[2]]", "[[7]]"]
+
+
 def test_opentelemetry_is_imported_only_when_it_is_used() -> None:
     program = """
 import asyncio, sys
