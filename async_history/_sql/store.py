@@ -59,8 +59,8 @@ from async_history.errors import HistoryError
 
 T = TypeVar("T")
 
-_READ_LEDGER_S: Final = 600.0
-"""Extra seconds for reads of the ledger, which may count some hundred million records."""
+_READ_ALL_S: Final = 600.0
+"""Extra seconds for reads of all records or leaves, which may be some hundred million."""
 
 
 class SqlStore:
@@ -222,7 +222,7 @@ class SqlStore:
         return await self._write_alone(change)
 
     async def _read_ledger(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-        return await self._with_current_keys(lambda: self.connections.read(work, _READ_LEDGER_S))
+        return await self._with_current_keys(lambda: self.connections.read(work, _READ_ALL_S))
 
     async def _erase(self, work: Callable[[EraseTransaction], Coroutine[Any, Any, T]]) -> T:
         async def erase(transaction: Transaction) -> T:
@@ -334,10 +334,10 @@ class SqlStore:
         return await self.connections.read(measure)
 
     async def faults(self) -> Sequence[str]:
-        """Check the numbers, the owners and the indexes."""
+        """Check the numbers, the owners, the indexes, the marks and the spans."""
         has_ledger = self.ledger is not None
         return await self.connections.read(
-            lambda one: faults_of(one, self.tables, has_ledger=has_ledger)
+            lambda one: faults_of(one, self.tables, has_ledger=has_ledger), _READ_ALL_S
         )
 
     # Closing
