@@ -18,9 +18,10 @@ from async_history import (
     open_history,
 )
 from async_history._core.writing.commit_function import CommitTry, OutcomeUnknown
+from async_history._core.writing.late_tries import LateTries
 from async_history._postgres.connecting.work_limit import CutOff
 from async_history._postgres.schema import quoted
-from async_history._postgres.writing.late_tries import LateTries
+from async_history._postgres.writing.late_tries import note, parts_of
 from tests.support.postgres_server import with_query
 
 pytestmark = [pytest.mark.postgres, pytest.mark.once]
@@ -248,9 +249,9 @@ def test_statements_are_limited_after_a_try_that_was_cut_off(
 ) -> None:
     tries = LateTries(1.0)
     this, other = (CommitTry(True, float(begun), lambda: None) for begun in range(2))
-    tries.note(this, error)
-    assert (tries.parts(this).statements is not None) == is_too_long
-    assert tries.parts(other).statements is None
+    note(tries, this, error)
+    assert (parts_of(tries, this).statements is not None) == is_too_long
+    assert parts_of(tries, other).statements is None
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import Any, Final, Protocol
 from async_history._core.concurrency.commit_signal import CommitSignal
 from async_history._core.concurrency.timed import unreported
 from async_history._core.writing.commit_function import CommitTry, OutcomeUnknown, TryAgain
+from async_history._core.writing.late_tries import LateTries
 from async_history._core.writing.submissions import AddRecords, Submission
 from async_history._core.writing.too_large import write_others
 from async_history._postgres.connecting.bounds import Parts, time_for
@@ -17,7 +18,7 @@ from async_history._postgres.ledger import Attestation
 from async_history._postgres.transaction import savepoint
 from async_history._postgres.writing.batch_steps import BatchSteps
 from async_history._postgres.writing.commit import BatchCommitter, Server
-from async_history._postgres.writing.late_tries import LateTries
+from async_history._postgres.writing.late_tries import note, parts_of
 from async_history._postgres.writing.owner_steps import OwnerSteps, OwnersUnlocked
 from async_history._postgres.writing.owners import KnownOwners
 from async_history._postgres.writing.plain_statements import PlainStatements
@@ -92,12 +93,12 @@ class Batches:
         if size_s and (too_large := self._too_large(batch)):
             return await write_others(batch, too_large, lambda left: self.commit(left, this))
         is_late = self._late_tries.is_late(this)
-        parts = self._late_tries.parts(this) if is_late and len(batch) > 1 else None
+        parts = parts_of(self._late_tries, this) if is_late and len(batch) > 1 else None
         work = partial(self._committer.commit, batch, this, is_late)
         try:
             refused = await self._write(work, size_s, parts)
         except (TryAgain, OutcomeUnknown) as error:
-            self._late_tries.note(this, error)
+            note(self._late_tries, this, error)
             raise
         self._committed.notify()
         return refused
