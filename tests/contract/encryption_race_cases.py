@@ -48,11 +48,11 @@ class Service:
         self._do = do
 
     async def wrap(self, key: bytes) -> bytes:
-        return key
+        return key[::-1]
 
     async def unwrap(self, wrapped: bytes) -> bytes:
         await self._do()
-        return wrapped
+        return wrapped[::-1]
 
 
 async def states(history: HistoryManager) -> list[Any]:

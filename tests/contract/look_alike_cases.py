@@ -101,7 +101,7 @@ class UncertainService:
         if self._left == 0:
             self.has_failed = True
             raise OSError
-        return wrapped
+        return wrapped[::-1]
 
 
 class LookAlikeCases:
