@@ -359,7 +359,7 @@ class PostgresStore:
         return Measured(size, 0, warnings)
 
     async def faults(self) -> Sequence[str]:
-        """Check the keys, indexes, owners and ids of the tables."""
+        """Check the keys, indexes, owners, causes and ids of the tables."""
         return await self._side.use(
             lambda connection: faults_of(connection, self._options.schema_name)
         )

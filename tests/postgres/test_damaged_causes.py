@@ -1,0 +1,69 @@
+"""Indexed causes that somebody changes: queries by cause miss the record, and `check` names it."""
+
+from typing import Any, Final
+
+import asyncpg
+import pytest
+
+from async_history import HistoryManager, open_history
+from tests.support.keys import ring
+
+pytestmark = [pytest.mark.postgres, pytest.mark.once]
+
+KEYS: Final = ("run_id", "trace_id", "request_id")
+CAUSE: Final = {key: f"the {key}" for key in KEYS}
+
+
+async def fill(history: HistoryManager) -> None:
+    await history.add_history("before", None, "tea", "ADD")
+    await history.add_history("m", None, "tea", "ADD", cause=CAUSE, owner={"user_id": "ann"})
+    await history.add_history("m", "tea", "mate", "UPDATE", cause={"why": "asked"})
+    await history.add_history("m", "mate", None, "DELETE", cause={"run_id": "another"})
+
+
+async def found(history: HistoryManager) -> list[int]:
+    return [
+        len([one async for one in history.query_history(cause={key: CAUSE[key]})]) for key in KEYS
+    ]
+
+
+@pytest.mark.parametrize("is_encrypted", [False, True], ids=["clear", "encrypted"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(f"cause_{key} = 1 WHERE cause_trace_id IS NOT NULL" for key in KEYS),
+        *(f"cause_{key} = NULL WHERE cause_trace_id IS NOT NULL" for key in KEYS),
+        "cause_request_id = 7 WHERE memory_id = 'before'",
+        "cause = NULL WHERE cause_trace_id IS NOT NULL",
+    ],
+)
+async def test_a_record_that_is_not_found_by_its_cause(
+    url: str, raw: asyncpg.Connection, change: str, *, is_encrypted: bool
+) -> None:
+    options: dict[str, Any] = {"keys": ring("k")} if is_encrypted else {}
+    async with open_history(url, **options) as history:
+        await fill(history)
+        assert not (await history.check()).problems
+        await raw.execute(f"UPDATE history SET {change}")
+        (problem,) = (await history.check()).problems
+        assert problem.startswith("Queries by cause go wrong for 1 record,")
+        _, _, statement = problem.removesuffix(".").partition("mends: ")
+        await raw.execute(statement)
+        assert not (await history.check()).problems
+        if not change.startswith("cause = "):
+            assert await found(history) == [1, 1, 1]
+
+
+async def test_all_records_are_compared(url: str, raw: asyncpg.Connection) -> None:
+    """Several are counted, wherever they are."""
+    async with open_history(url) as history:
+        await history.batch_add_history(
+            [
+                {"memory_id": "m", "new_memory": "tea", "event": "ADD", "cause": {"run_id": str(n)}}
+                for n in range(2_500)
+            ]
+        )
+        assert not (await history.check()).problems
+        await raw.execute("UPDATE history SET cause_run_id = NULL WHERE seq % 1000 = 0")
+        (problem,) = (await history.check()).problems
+        assert problem.startswith("Queries by cause go wrong for 2 records,")
