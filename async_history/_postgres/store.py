@@ -27,7 +27,7 @@ from async_history._core.stats import Measured, clear_warning
 from async_history._core.writing.submissions import AddRecords, Submission
 from async_history._core.writing.writer import GroupCommitWriter
 from async_history._postgres.check import faults_of
-from async_history._postgres.connecting.bounds import Parts
+from async_history._postgres.connecting.bounds import Shares
 from async_history._postgres.connecting.connections import Connections
 from async_history._postgres.connecting.open_writers import OpenWriters
 from async_history._postgres.connecting.pool import ConnectionPool
@@ -235,13 +235,13 @@ class PostgresStore:
     # Writing
 
     def _write(
-        self, work: "Write[T]", size_s: float = 0.0, parts: Parts | None = None
+        self, work: "Write[T]", size_s: float = 0.0, shares: Shares | None = None
     ) -> Awaitable[T]:
         """Run work on the writing connection, with the store's current keys."""
         if self.encryption is None:
-            return self.connections.write(work, size_s, parts)
+            return self.connections.write(work, size_s, shares)
         return self.encryption.with_current_keys(
-            partial(self.connections.write, work, size_s, parts)
+            partial(self.connections.write, work, size_s, shares)
         )
 
     async def _use_apart(

@@ -1,6 +1,7 @@
 """Latencies of the last minute: near the true figures, in constant memory, forgotten later."""
 
 import math
+import pickle
 
 import pytest
 from hypothesis import given
@@ -125,3 +126,27 @@ async def test_a_managers_stats_have_latencies() -> None:
         assert writer is not None
         assert writer.ack_p99_s is not None
         assert 0 < (writer.commit_p50_s or 0) <= writer.ack_p99_s * (1 + 2 * NEAR)
+
+
+def test_an_interruption_anywhere_loses_a_few_figures_and_no_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A signal handler's exception may come at any line."""
+    latencies = Latencies()
+    with monkeypatch.context() as patched:
+        patched.setattr("async_history._core.writing.latency.math.frexp", _raise)
+        with pytest.raises(KeyboardInterrupt):
+            _add(latencies, 1_000)
+    _add(latencies, 1_000)
+    size = len(pickle.dumps(latencies))
+    _add(latencies, 10_000)
+    assert len(pickle.dumps(latencies)) < 2 * size
+
+
+def _add(latencies: Latencies, many: int) -> None:
+    for _ in range(many):
+        latencies.add(1.0, 0.5)
+
+
+def _raise(_: float) -> None:
+    raise KeyboardInterrupt

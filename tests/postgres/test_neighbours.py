@@ -21,7 +21,7 @@ from async_history._core.writing.commit_function import CommitTry, OutcomeUnknow
 from async_history._core.writing.late_tries import LateTries
 from async_history._postgres.connecting.work_limit import CutOff
 from async_history._postgres.schema import quoted
-from async_history._postgres.writing.late_tries import note, parts_of
+from async_history._postgres.writing.late_tries import note, shares_of
 from tests.support.postgres_server import with_query
 
 pytestmark = [pytest.mark.postgres, pytest.mark.once]
@@ -250,8 +250,8 @@ def test_statements_are_limited_after_a_try_that_was_cut_off(
     tries = LateTries(1.0)
     this, other = (CommitTry(True, float(begun), lambda: None) for begun in range(2))
     note(tries, this, error)
-    assert (parts_of(tries, this).statements is not None) == is_too_long
-    assert parts_of(tries, other).statements is None
+    assert (shares_of(tries, this).statements is not None) == is_too_long
+    assert shares_of(tries, other).statements is None
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ async def test_every_write_is_read_only(server: PostgresServer) -> None:
     async with open_history(server.url()) as history:
         await history.add_history("m", None, "tea", "ADD")
     await spend_numbers(server)
-    async with open_history(server.url(), retry_timeout_s=3) as history:
+    async with open_history(server.url(), retry_timeout_s=6) as history:
         with pytest.raises(StorageReadOnly, match="numbers"):
             await until_refused(history)
         calls = [

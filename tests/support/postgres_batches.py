@@ -51,4 +51,4 @@ async def commit_on(
         waited=lambda _: None,
     )
     this = CommitTry(is_repeated, 0.0, sent)
-    return await committer.commit(batch, this, False, connection, settings)
+    return await committer.commit(batch, this, connection, settings, leaves_out_late=False)

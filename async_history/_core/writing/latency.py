@@ -40,13 +40,15 @@ class Latencies:
         """Add `count` durations of this length."""
         added = self._added
         added.append((now, seconds, count))
-        if len(added) == _ADDED:
+        if len(added) >= _ADDED:
             self._fill_buckets()
 
     def _fill_buckets(self) -> None:
         """Count what was added. The number of a bucket is a doubling and a part of it."""
+        # First: if an exception interrupts this, none is counted twice, nor kept for ever.
+        added, self._added = self._added, []
         until, slot = -math.inf, defaultdict[int, int](int)
-        for now, seconds, count in self._added:
+        for now, seconds, count in added:
             if now >= until:
                 number = int(now // _SLOT_S)
                 until, slot = (number + 1) * _SLOT_S, self._slot(number)
@@ -54,7 +56,6 @@ class Latencies:
                 seconds = min(max(seconds, _LEAST_S), _MOST_S)
             fraction, exponent = math.frexp(seconds)
             slot[exponent * _PARTS + int((fraction - 0.5) * 2 * _PARTS)] += count
-        self._added.clear()
 
     def _slot(self, number: int) -> defaultdict[int, int]:
         slot = self._slots.get(number)

@@ -53,8 +53,8 @@ Settings = Mapping[str, int]
 """A session's settings, in milliseconds; 0 means no limit."""
 
 
-class Parts(NamedTuple):
-    """How many lock waits, and how many long statements, must fit into a try; None: any."""
+class Shares(NamedTuple):
+    """How many lock waits, and how many long statements, share the time of a try; None: any."""
 
     lock_waits: int
     statements: int | None
@@ -140,14 +140,14 @@ def bounds(settings: Settings, try_s: float, *, is_local: bool) -> str:
     return "; ".join(f"SET {local}{name} TO {limit}" for name, limit in limits.items())
 
 
-def short_limits(settings: Settings, try_s: float, parts: Parts) -> str:
+def short_limits(settings: Settings, try_s: float, shares: Shares) -> str:
     """Return the statements that make the server end long lock waits and statements, so that
-    `parts` of them fit into a try. (The server does not limit a COMMIT.)"""
-    lock = _least(settings, "lock_timeout", try_s / parts.lock_waits)
+    a try has time for as many of them as `shares` says. (The server does not limit a COMMIT.)"""
+    lock = _least(settings, "lock_timeout", try_s / shares.lock_waits)
     limits = f"SET LOCAL lock_timeout TO {lock}"
-    if parts.statements is None:
+    if shares.statements is None:
         return limits
-    statement = _least(settings, "statement_timeout", try_s / parts.statements)
+    statement = _least(settings, "statement_timeout", try_s / shares.statements)
     return f"{limits}; SET LOCAL statement_timeout TO {statement}"
 
 

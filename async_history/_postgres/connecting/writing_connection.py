@@ -11,8 +11,8 @@ from typing import Any, Final, TypeVar
 from async_history._core.writing.commit_function import OutcomeUnknown, TryAgain
 from async_history._postgres.connecting.bounds import (
     READ_COMMITTED,
-    Parts,
     Settings,
+    Shares,
     bounds,
     enable_client_check,
     has_standbys,
@@ -66,12 +66,12 @@ class WritingConnection:
         self.has_standbys = True
         self._idle = IdleWatch(idle_s, self._close_idle)
 
-    async def do(self, work: "Write[T]", size_s: float = 0.0, parts: Parts | None = None) -> T:
+    async def do(self, work: "Write[T]", size_s: float = 0.0, shares: Shares | None = None) -> T:
         """Run work on the connection.
 
         Args:
             size_s: extra seconds that the server may take because of the batch's size.
-            parts: how many lock waits and statements must fit into a try; None: one.
+            shares: how many lock waits and statements share the time of a try; None: one.
 
         Raises:
             HistoryClosed: it was closed.
@@ -83,8 +83,8 @@ class WritingConnection:
         if limit is None or self._given_up or self._pool.is_unusable(self._connection):
             limit = await self._ready()
         settings: Sequence[str] = ()
-        if size_s or parts is not None or self._pool.is_behind_pooler:
-            settings = self._settings(size_s, parts)
+        if size_s or shares is not None or self._pool.is_behind_pooler:
+            settings = self._settings(size_s, shares)
         try:
             with self._idle, limit.within(self._try_s + size_s):
                 done = await work(self._connection, settings)
@@ -94,12 +94,12 @@ class WritingConnection:
         self._given_up = 0
         return done
 
-    def _settings(self, size_s: float, parts: Parts | None) -> Sequence[str]:
+    def _settings(self, size_s: float, shares: Shares | None) -> Sequence[str]:
         settings: list[str] = []
         if size_s or self._pool.is_behind_pooler:
             settings.append(bounds(self._pool.settings, self._try_s + size_s, is_local=True))
-        if parts is not None:
-            settings.append(short_limits(self._pool.settings, self._try_s + size_s, parts))
+        if shares is not None:
+            settings.append(short_limits(self._pool.settings, self._try_s + size_s, shares))
         return settings
 
     async def _ready(self) -> WorkLimit:

@@ -10,7 +10,7 @@ from async_history._core.writing.commit_function import CommitTry, OutcomeUnknow
 from async_history._core.writing.late_tries import LateTries
 from async_history._core.writing.submissions import AddRecords, Submission
 from async_history._core.writing.too_large import write_others
-from async_history._postgres.connecting.bounds import Parts, time_for
+from async_history._postgres.connecting.bounds import Shares, time_for
 from async_history._postgres.connecting.writing_connection import Write
 from async_history._postgres.key_statements import Access
 from async_history._postgres.keys import InClear, Seal
@@ -18,7 +18,7 @@ from async_history._postgres.ledger import Attestation
 from async_history._postgres.transaction import savepoint
 from async_history._postgres.writing.batch_steps import BatchSteps
 from async_history._postgres.writing.commit import BatchCommitter, Server
-from async_history._postgres.writing.late_tries import note, parts_of
+from async_history._postgres.writing.late_tries import note, shares_of
 from async_history._postgres.writing.owner_steps import OwnerSteps, OwnersUnlocked
 from async_history._postgres.writing.owners import KnownOwners
 from async_history._postgres.writing.plain_statements import PlainStatements
@@ -36,7 +36,7 @@ class RunWrite(Protocol):
     """Runs work on the writing connection: see `WritingConnection.do`."""
 
     def __call__(
-        self, work: Write[Refused], size_s: float, parts: Parts | None
+        self, work: Write[Refused], size_s: float, shares: Shares | None
     ) -> Awaitable[Refused]: ...
 
 
@@ -93,10 +93,10 @@ class Batches:
         if size_s and (too_large := self._too_large(batch)):
             return await write_others(batch, too_large, lambda left: self.commit(left, this))
         is_late = self._late_tries.is_late(this)
-        parts = parts_of(self._late_tries, this) if is_late and len(batch) > 1 else None
-        work = partial(self._committer.commit, batch, this, is_late)
+        shares = shares_of(self._late_tries, this) if is_late and len(batch) > 1 else None
+        work = partial(self._committer.commit, batch, this, leaves_out_late=is_late)
         try:
-            refused = await self._write(work, size_s, parts)
+            refused = await self._write(work, size_s, shares)
         except (TryAgain, OutcomeUnknown) as error:
             note(self._late_tries, this, error)
             raise

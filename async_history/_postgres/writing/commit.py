@@ -117,14 +117,15 @@ class BatchCommitter:
         self,
         batch: Sequence[Submission],
         this: CommitTry,
-        leaves_out_late: bool,
         connection: Any,
         settings: Sequence[str],
+        *,
+        leaves_out_late: bool,
     ) -> Mapping[int, HistoryError]:
         """Commit a batch; return the refused submissions by index.
 
-        Its callers are woken shortly before it is sent, when Python's work for it is done; if it
-        takes several steps, before the first one.
+        `this.has_begun` is called shortly before it is sent, when Python's work for it is done; if
+        it takes several steps, before the first one.
 
         Args:
             leaves_out_late: whether to refuse a submission that could be written only later, such
@@ -149,9 +150,11 @@ class BatchCommitter:
         except asyncpg.FeatureNotSupportedError:
             pass  # a rule that rewrites statements does not allow RETURNING
         except asyncpg.PostgresError as error:
-            if not _may_be_of_one(error, len(batch), leaves_out_late):
+            if not _may_be_of_one(error, len(batch), leaves_out_late=leaves_out_late):
                 raise
-        return await self._commit_in_steps(batch, this, leaves_out_late, connection, settings)
+        return await self._commit_in_steps(
+            batch, this, connection, settings, leaves_out_late=leaves_out_late
+        )
 
     def _is_plain(self, settings: Sequence[str]) -> bool:
         """Return whether records without details are written by the statements `plain`."""
@@ -267,9 +270,10 @@ class BatchCommitter:
         self,
         batch: Sequence[Submission],
         this: CommitTry,
-        leaves_out_late: bool,
         connection: Any,
         settings: Sequence[str],
+        *,
+        leaves_out_late: bool,
     ) -> Mapping[int, HistoryError]:
         owners = self._owner_steps(connection)
         steps = BatchSteps(
@@ -308,7 +312,9 @@ class BatchCommitter:
         )
 
 
-def _may_be_of_one(error: asyncpg.PostgresError, submissions: int, leaves_out_late: bool) -> bool:
+def _may_be_of_one(
+    error: asyncpg.PostgresError, submissions: int, *, leaves_out_late: bool
+) -> bool:
     """Return whether an error may be due to some submissions, which are then looked for."""
     if is_refusal(error):
         return True

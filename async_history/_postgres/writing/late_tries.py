@@ -7,17 +7,17 @@ import asyncpg
 
 from async_history._core.writing.commit_function import CommitTry, OutcomeUnknown, TryAgain
 from async_history._core.writing.late_tries import LateTries
-from async_history._postgres.connecting.bounds import Parts
+from async_history._postgres.connecting.bounds import Shares
 from async_history._postgres.connecting.work_limit import CutOff
 
-_LOCKS: Final = Parts(lock_waits=50, statements=None)
+_LOCKS: Final = Shares(lock_waits=50, statements=None)
 _LOCKS_AND_STATEMENTS: Final = _LOCKS._replace(statements=20)
-"""Lock waits and statements that fit into a try's time. A statement gets more time, because a slow
+"""Lock waits and statements that share a try's time. A statement gets more time, because a slow
 server may need it."""
 
 
-def parts_of(tries: LateTries, this: CommitTry) -> Parts:
-    """Return how many lock waits and statements must fit into a late try."""
+def shares_of(tries: LateTries, this: CommitTry) -> Shares:
+    """Return how many lock waits and statements share the time of a late try."""
     return _LOCKS_AND_STATEMENTS if tries.was_too_long(this) else _LOCKS
 
 
