@@ -232,7 +232,9 @@ def may_work_later(error: BaseException) -> bool:
 
 def took_too_long(error: BaseException | None) -> bool:
     """Return whether the server ended a statement for its time, or we gave up waiting for it."""
-    return isinstance(error, TimeoutError) or (error is not None and _meaning(error) is _TOO_LONG)
+    if isinstance(error, TimeoutError):
+        return error.errno is None  # with a number it is the network's: the connection is lost
+    return error is not None and _meaning(error) is _TOO_LONG
 
 
 def may_be_of_some_rows(error: BaseException) -> bool:
@@ -240,7 +242,8 @@ def may_be_of_some_rows(error: BaseException) -> bool:
 
     They wait for a lock, are part of a deadlock, or have a trigger that takes long.
     """
-    return took_too_long(error) or (may_work_later(error) and not is_connection_lost(error))
+    meaning = _meaning(error)
+    return meaning is _TOO_LONG or (meaning.is_passing and not is_connection_lost(error))
 
 
 def is_full(error: BaseException) -> bool:

@@ -65,7 +65,8 @@ class SqlHistoryManager(HistoryManager):
             See `history.ledger`.
         queue_records, queue_bytes, queue_timeout_s, batch_records: see `GroupCommitWriter`.
         acquire_timeout_s: seconds to wait for a connection.
-        retry_timeout_s: seconds to retry after a failed connection.
+        retry_timeout_s: seconds for which a batch is tried, after a failed connection or a lock. A
+            try may take a third of it; a large batch has more, and the rest after a slow try.
         close_timeout_s: seconds that closing waits for accepted calls.
     """
 

@@ -8,8 +8,8 @@ import pytest
 
 from async_history._core.writing.new_submissions import UncheckedRecords, earlier_text
 from async_history._core.writing.submissions import AddRecords, Submission
+from async_history._core.writing.time_needed import time_for
 from async_history._core.writing.writer_options import BATCH_RECORDS
-from async_history._postgres.connecting.bounds import time_for
 from tests.support.postgres_batches import commit_on
 
 WOKEN = "callers woken"

@@ -11,7 +11,7 @@ from async_history._core.records.new_records import new_fields
 from async_history._core.records.records import MEMORY_ID, OWNER, Fields, made_record
 from async_history._core.writing.sizes import bytes_of
 from async_history._core.writing.submissions import AddRecords, GiveOwners, SaveMessages
-from async_history._postgres.connecting.bounds import time_for
+from async_history._core.writing.time_needed import time_for
 from async_history._postgres.detail_columns import detail_columns
 from async_history._postgres.rows import joined_columns
 from async_history._postgres.writing.too_large import find_too_large

@@ -18,10 +18,10 @@ pytestmark = [pytest.mark.mariadb, pytest.mark.faults, pytest.mark.once]
 
 NewDatabase = Callable[[], URL]
 
-SHORT_S = 6.0
-"""Enough for locks, whose shortest wait on MariaDB is a second."""
+SHORT_S = 12.0
+"""Enough for locks: a try has four seconds, and is not cut off on a busy machine."""
 LIMITED_S = 20.0
-"""Enough for statements with a limit, which a busy machine keeps: a second and more."""
+"""Enough for statements with a limit, which a busy machine keeps: most of a second."""
 
 CALLS = 20
 BAD = 7
@@ -113,8 +113,8 @@ async def check_written(history: HistoryManager, good: str = "m") -> None:
 
 @pytest.mark.parametrize(
     ("lock", "server"),
-    [(ROW, "new_database"), (GAP, "new_database"), (ROW, "new_strict_database")],
-    ids=["row", "gap", "row, which rolls back"],
+    [(GAP, "new_database"), (ROW, "new_strict_database")],
+    ids=["gap", "row, which rolls back"],
 )
 async def test_a_lock_that_one_waits_for_does_not_fail_the_others(
     lock: str, server: str, request: pytest.FixtureRequest

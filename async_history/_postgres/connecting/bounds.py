@@ -3,22 +3,14 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from math import ceil
 from typing import Any, Final, NamedTuple
 
 import asyncpg
 
-from async_history._core.writing.submissions import Submission
 from async_history._postgres.errors import DriverError
 
-_RECORD_S: Final = 0.001
-_BYTES_A_S: Final = 1024 * 1024
-"""Seconds per record and bytes per second that a large batch may take beyond a try's time: ten
-times as slow as a slow server, over a slow network."""
-_UNNOTICED_S: Final = 2.0
-"""Below this, a batch gets no time of its own: setting it needs a transaction, which takes two more
-round trips than a single statement."""
 _LOCK_PART: Final = 0.8
 _STATEMENT_PART: Final = 0.9
 """Parts of a try's time after which the server gives up by itself, before we close the
@@ -64,14 +56,6 @@ READ_COMMITTED: Final = "SET default_transaction_isolation TO 'read committed'"
 """For statements without a transaction. After waiting for a lock they must see what its previous
 holder has committed, such as a memory's owner."""
 _AS_BEFORE: Final = "RESET default_transaction_isolation"
-
-
-def time_for(batch: Sequence[Submission]) -> float:
-    """Return the extra seconds that a server may need for a large batch; 0 for a usual one."""
-    needed_s = 0.0
-    for one in batch:
-        needed_s += one.record_count * _RECORD_S + one.size_bytes / _BYTES_A_S
-    return needed_s if needed_s > _UNNOTICED_S else 0.0
 
 
 async def lift_limits(connection: Any) -> str:

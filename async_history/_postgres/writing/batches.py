@@ -9,8 +9,9 @@ from async_history._core.concurrency.timed import unreported
 from async_history._core.writing.commit_function import CommitTry, OutcomeUnknown, TryAgain
 from async_history._core.writing.late_tries import LateTries
 from async_history._core.writing.submissions import AddRecords, Submission
+from async_history._core.writing.time_needed import time_for
 from async_history._core.writing.too_large import write_others
-from async_history._postgres.connecting.bounds import Shares, time_for
+from async_history._postgres.connecting.bounds import Shares
 from async_history._postgres.connecting.writing_connection import Write
 from async_history._postgres.key_statements import Access
 from async_history._postgres.keys import InClear, Seal

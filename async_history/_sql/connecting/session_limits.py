@@ -51,6 +51,11 @@ class SessionLimits:
     def _is_mariadb(self) -> bool:
         return getattr(self._dialect, "is_mariadb", False)  # known once it is connected
 
+    @property
+    def limits_statements(self) -> bool:
+        """Whether the server ends a statement that takes too long, as far as is known."""
+        return self._is_mariadb or self._dialect.name == "postgresql"
+
     async def begin(self, connection: AsyncConnection) -> None:
         """Read the own limits of a new session."""
         if self._is_mysql:

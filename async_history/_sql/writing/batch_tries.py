@@ -11,6 +11,7 @@ from async_history._core.writing.commit_function import CommitTry, OutcomeUnknow
 from async_history._core.writing.late_tries import LateTries
 from async_history._core.writing.parts import WrittenLater, write_in_parts
 from async_history._core.writing.submissions import Submission
+from async_history._core.writing.time_needed import time_for
 from async_history._sql.connecting.session_limits import Limits, SessionLimits
 from async_history._sql.errors import (
     DriverError,
@@ -39,10 +40,6 @@ _LATE_PART: Final = 0.1
 find one submission of 512, ten of them fail."""
 _SLOW_PART: Final = 0.1
 """The part of a try's time that each statement may take: a slow server may need it."""
-_BYTES_A_SECOND: Final = 4_000_000
-"""The speed of a slow server, to compute the timeout of a large batch."""
-_UNNOTICED_S: Final = 2.0
-"""Below this, a batch gets no limits of its own at the server: setting them is a round trip."""
 
 
 class Write(Protocol):
@@ -79,9 +76,9 @@ class BatchTries:
         self._batches = batches
         self._write = write
         self._session_limits = session_limits
+        self._retry_timeout_s = retry_timeout_s
         self._try_s = retry_timeout_s / _TRIES
-        self._late_s = retry_timeout_s / 2
-        self._tries = LateTries(self._late_s)
+        self._tries = LateTries(retry_timeout_s / 2)
         self._waited = waited
         self._committed = committed
 
@@ -89,9 +86,22 @@ class BatchTries:
         self, batch: Sequence[Submission], this: CommitTry
     ) -> Mapping[int, HistoryError]:
         """Commit a batch; return the refused submissions by index."""
-        if len(batch) == 1 or not self._tries.is_late(this):
+        try:
+            if len(batch) > 1 and self._tries.is_late(this):
+                return await self._commit_late(batch, this)
             return await self._commit(batch, this)
-        until = monotonic() + self._late_s
+        except (OutcomeUnknown, asyncio.CancelledError):
+            self._tries.note_unknown(this)
+            raise
+
+    async def _commit_late(
+        self, batch: Sequence[Submission], this: CommitTry
+    ) -> Mapping[int, HistoryError]:
+        """Commit a batch in parts until `retry_timeout_s` is over, and for a try's time at least.
+
+        Parts that were not tried before that time are each tried once after it.
+        """
+        until = max(self._end_of(this), monotonic() + self._try_s)
 
         async def write(part: Sequence[Submission]) -> Mapping[int, HistoryError]:
             return await self._commit_part(part, this, until)
@@ -101,7 +111,10 @@ class BatchTries:
     async def _commit(
         self, batch: Sequence[Submission], this: CommitTry
     ) -> Mapping[int, HistoryError]:
-        within_s, limits = self._limits_for(batch, this)
+        try_s = self._try_s
+        if self._has_the_rest(batch, this):
+            try_s = max(try_s, self._end_of(this) - monotonic())
+        within_s, limits = self._limits_for(batch, this, try_s)
         locked = limits._replace(lock_s=max(1.0, self._try_s * _LOCK_PART))
 
         async def write(connection: AsyncConnection) -> WrittenBatch:
@@ -122,7 +135,7 @@ class BatchTries:
         Raises:
             WrittenLater: some of it could be written only later.
         """
-        within_s, limits = self._limits_for(part, this)
+        within_s, limits = self._limits_for(part, this, self._try_s)
         short_s = max(until - monotonic(), 0.0) * _LATE_PART
         locked = limits._replace(lock_s=short_s)
         if self._tries.was_too_long(this):
@@ -142,7 +155,13 @@ class BatchTries:
             except DriverError as error:
                 if not (has_locked and may_be_of_some_rows(error)):
                     raise
-                raise self._later(error, this, progress) from error
+                is_unknown = self._tries.is_unknown(this)
+                if len(part) == 1 and progress.has_looked_up:
+                    is_unknown = False
+                if took_too_long(error):
+                    self._tries.note_too_long(this)
+                reason = storage_error(error, self._batches.where)
+                raise WrittenLater(reason, is_unknown=is_unknown) from error
 
         return await self._try(write, within_s, limits, this)
 
@@ -158,24 +177,28 @@ class BatchTries:
         except (TryAgain, OutcomeUnknown, asyncio.CancelledError) as error:
             if took_too_long(error.__cause__):
                 self._tries.note_too_long(this)
-            if not isinstance(error, TryAgain):
-                self._tries.note_unknown(this)
             raise
         written.learn()
         self._committed()
         return written.refused
 
-    def _later(self, error: BaseException, this: CommitTry, progress: Progress) -> WrittenLater:
-        if took_too_long(error):
-            self._tries.note_too_long(this)
-        reason = storage_error(error, self._batches.where)
-        is_unknown = self._tries.is_unknown(this) and not progress.has_looked_up
-        return WrittenLater(reason, is_unknown=is_unknown)
+    def _end_of(self, this: CommitTry) -> float:
+        """Return the instant of `time.monotonic` when `retry_timeout_s` is over."""
+        return this.first_begun + self._retry_timeout_s
 
-    def _limits_for(self, batch: Sequence[Submission], this: CommitTry) -> tuple[float, Limits]:
+    def _has_the_rest(self, batch: Sequence[Submission], this: CommitTry) -> bool:
+        """Return whether a try has all the time that is left, because an earlier one took too long.
+
+        A slow batch is written then. A batch that a late try may write in parts needs the time for
+        them.
+        """
+        has_parts = len(batch) > 1 and self._session_limits.limits_statements
+        return self._tries.was_too_long(this) and not has_parts
+
+    def _limits_for(
+        self, batch: Sequence[Submission], this: CommitTry, try_s: float
+    ) -> tuple[float, Limits]:
         """Return the seconds that a try may take, and the server's limits until it has `state`."""
-        extra_s = sum([one.size_bytes for one in batch]) / _BYTES_A_SECOND
-        server_s = self._try_s + (extra_s if extra_s > _UNNOTICED_S else 0.0)
+        within_s = try_s + time_for(batch)
         lock_s = self._try_s * (_STATE_PART if this.is_repeated else _FIRST_PART)
-        limits = Limits(max(1.0, lock_s), server_s * _STATEMENT_PART)
-        return self._try_s + extra_s, limits
+        return within_s, Limits(max(1.0, lock_s), within_s * _STATEMENT_PART)
