@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from typing import Final, Literal, get_args
 from weakref import WeakKeyDictionary
 
-from opentelemetry.metrics import MeterProvider, get_meter_provider
+from opentelemetry.metrics import Meter, MeterProvider, get_meter_provider
 from opentelemetry.trace import TracerProvider, get_tracer
 
 from async_history._core.backend import CallReader
@@ -25,6 +25,8 @@ _KINDS: Final[tuple[SpanKind, ...]] = get_args(SpanKind)
 _SCOPE: Final = "async_history"
 _stores: Final[WeakKeyDictionary[MeterProvider, OpenStores]] = WeakKeyDictionary()
 """The stores that a provider's counters and gauges read."""
+_last_global: MeterProvider | None = None
+"""The global provider when it was last used."""
 
 
 def _forget_in_child() -> None:
@@ -68,6 +70,26 @@ def uninstrument() -> None:
     set_telemetry(None)
 
 
+def _stores_of(provider: MeterProvider, meter: Meter) -> OpenStores:
+    """Return the stores that a provider's counters and gauges read.
+
+    They are created once: the SDK ignores further functions that read the same metrics. Until the
+    program sets the global provider, OpenTelemetry gives a proxy, whose meters later are those of
+    the one that was set.
+    """
+    global _last_global
+    if provider not in _stores:
+        before = _last_global
+        if before is not None and before.get_meter(_SCOPE) is meter:
+            _stores[provider] = _stores[before]
+        else:
+            _stores[provider] = OpenStores()
+            create_gauges(meter, _stores[provider])
+    if provider is get_meter_provider():
+        _last_global = provider
+    return _stores[provider]
+
+
 class _OpenTelemetry:
     """Reports to OpenTelemetry."""
 
@@ -84,10 +106,7 @@ class _OpenTelemetry:
         self._tracer = tracer
         self._instruments = Instruments(meter)
         self._operations = MemoryOperations(meter, tracer if "memory" in spans else None)
-        if provider not in _stores:  # it would ignore further functions that read the same metrics
-            _stores[provider] = OpenStores()
-            create_gauges(meter, _stores[provider])
-        self._stores = _stores[provider]
+        self._stores = _stores_of(provider, meter)
 
     def opened(self, store: ReportedStore) -> None:
         self._stores.add(store)
