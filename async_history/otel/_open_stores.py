@@ -1,9 +1,8 @@
 """The stores that are open in this process, and the counters of those that were closed."""
 
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from threading import Lock
+from threading import RLock
 from typing import Final
 from weakref import ref
 
@@ -24,6 +23,7 @@ COUNTED: Final = (
 StoreKey = tuple[str, str]
 """A store's `db.system.name` and its name in messages."""
 Counts = Mapping[str, float]
+Writers = Mapping[ref[ReportedStore], tuple[StoreKey, Writer]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,35 +41,37 @@ class Collected:
 
 
 class OpenStores:
-    """Collects the statistics of stores. Each method can be called from any thread."""
+    """Collects the statistics of stores. Each method can be called from any thread.
+
+    A signal handler may collect at any point of `add` and `collect`, in the same thread. So the
+    lock is reentrant, and the state is one tuple, which is replaced: the handler finds it complete,
+    and what it stores has the same sums.
+    """
 
     def __init__(self) -> None:
         self.forget()
 
     def forget(self) -> None:
         """Forget all stores: a forked process has opened none of them."""
-        self._lock = Lock()  # another thread may have had it when the process forked
-        self._writers: dict[ref[ReportedStore], tuple[StoreKey, Writer]] = {}
-        self._closed: deque[ref[ReportedStore]] = deque()
-        self._counters: dict[StoreKey, Counts] = {}
+        self._lock = RLock()  # another thread may have had it when the process forked
+        self._state: tuple[Writers, Mapping[StoreKey, Counts]] = {}, {}
+        """The writers of stores that may be open, and the counters of the others."""
 
     def add(self, store: ReportedStore) -> None:
         """Add a store that a manager has opened. The manager keeps it until it has closed it."""
+        key = store.system, store.where
         with self._lock:
-            self._count_closed()
-            # Garbage collection may call this at any point, also while this thread has the lock.
-            weak = ref(store, self._closed.append)
-            self._writers[weak] = (store.system, store.where), store.writer
+            writers, counters = self._without_closed()
+            self._state = {**writers, ref(store): (key, store.writer)}, counters
 
     def collect(self) -> Collected:
         """Return the current figures."""
         with self._lock:
-            self._count_closed()
-            counters = self._counters.copy()
-            found = [(key, weak(), writer) for weak, (key, writer) in self._writers.items()]
+            writers, closed = self._state = self._without_closed()
+        counters = dict(closed)
         opened: dict[StoreKey, list[HistoryStats]] = {}
-        for key, store, writer in found:
-            if store is None:  # closed meanwhile
+        for weak, (key, writer) in writers.items():
+            if (store := weak()) is None:  # closed meanwhile
                 _count(counters, key, writer.stats())
                 continue
             # Not under the lock: a loop that adds a store could not answer.
@@ -78,10 +80,17 @@ class OpenStores:
             _count(counters, key, stats.writer)
         return Collected(counters, opened)
 
-    def _count_closed(self) -> None:
-        while self._closed:
-            key, writer = self._writers.pop(self._closed.popleft())
-            _count(self._counters, key, writer.stats())
+    def _without_closed(self) -> tuple[Writers, Mapping[StoreKey, Counts]]:
+        """Return the state with the closed stores' writers in the counters."""
+        writers, before = self._state
+        counters = dict(before)
+        kept: dict[ref[ReportedStore], tuple[StoreKey, Writer]] = {}
+        for weak, (key, writer) in writers.items():
+            if weak() is None:
+                _count(counters, key, writer.stats())
+            else:
+                kept[weak] = key, writer
+        return kept, counters
 
 
 def _count(counters: dict[StoreKey, Counts], key: StoreKey, stats: WriterStats | None) -> None:

@@ -359,6 +359,63 @@ async def test_instrumented_again(instrumented: Instrumented) -> None:
             assert [n for _, n in found["async_history.followers"]] == [0]
 
 
+@pytest.mark.subprocess
+@pytest.mark.parametrize("again", ["None", "provider", "proxy", "get_meter_provider()"])
+def test_instrumented_before_and_after_the_global_provider_is_set(again: str) -> None:
+    program = f"""
+import asyncio
+from opentelemetry.metrics import get_meter_provider, set_meter_provider
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from async_history import open_history
+from async_history.otel import instrument
+
+reader = InMemoryMetricReader()
+proxy, provider = get_meter_provider(), MeterProvider([reader])
+
+async def main():
+    async with open_history("memory://") as history:
+        await history.add_history("m", None, "x", "ADD")
+        (found,) = reader.get_metrics_data().resource_metrics
+        metrics = {{m.name: m.data.data_points for m in found.scope_metrics[0].metrics}}
+        print([p.value for p in metrics["async_history.records"]])
+        print([p.value for p in metrics["async_history.followers"]])
+
+instrument()
+set_meter_provider(provider)
+asyncio.run(main())
+for given in ({again}, None):
+    instrument(meter_provider=given)
+    asyncio.run(main())
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=LONG_S, check=True
+    )
+    assert ran.stdout.split() == ["[1]", "[0]", "[2]", "[0]", "[3]", "[0]"]
+    assert ran.stderr == ""
+
+
+async def test_a_signal_handler_collects_while_a_manager_opens(instrumented: Instrumented) -> None:
+    """In the same thread, here while a closed manager's counters are added up."""
+    exported = instrumented()
+    async with open_history("memory://") as history:
+        await history.add_history("m", None, "x", "ADD")
+        writer: Any = history.store.writer
+    stats = writer.stats
+    found: list[dict[str, Any]] = []
+
+    def interrupted() -> object:
+        writer.stats = stats
+        found.append(exported.metrics())
+        return stats()
+
+    writer.stats = interrupted
+    async with open_history("memory://") as other:
+        await other.add_history("m", None, "x", "ADD")
+        found.append(exported.metrics())
+    assert [one["async_history.records"][0][1] for one in found] == [1, 2]
+
+
 async def test_what_is_written_while_a_manager_closes_is_counted(
     instrumented: Instrumented, tmp_path: Path
 ) -> None:
@@ -553,14 +610,13 @@ def test_kinds_of_spans_are_checked() -> None:
 
 @pytest.mark.subprocess
 def test_a_forked_process_reports_its_own_stores() -> None:
-    """Also if another thread was collecting when the process forked."""
+    """Also if another thread was opening a manager when the process forked."""
     program = """
-import asyncio, os
+import asyncio, os, threading
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from async_history import open_history
 from async_history.otel import instrument
-from async_history.otel._instrument import _stores
 
 reader = InMemoryMetricReader()
 provider = MeterProvider([reader])
@@ -576,20 +632,37 @@ async def main(records):
         for _ in range(records):
             await history.add_history("m", None, "x", "ADD")
         print(shown(), flush=True)
+        return history.store.writer
 
-asyncio.run(main(3))
+writer = asyncio.run(main(3))
 pid = os.fork()
 if pid == 0:
     asyncio.run(main(1))
     os._exit(0)
 assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-_stores[provider]._lock.acquire()
+
+stats, counting, forked = writer.stats, threading.Event(), threading.Event()
+
+def count():
+    counting.set()
+    forked.wait()
+    return stats()
+
+async def open_and_close():
+    async with open_history("memory://"):
+        pass
+
+writer.stats = count
+opening = threading.Thread(target=asyncio.run, args=[open_and_close()])
+opening.start()
+counting.wait()
 pid = os.fork()
 if pid == 0:
     asyncio.run(main(2))
     os._exit(0)
-_stores[provider]._lock.release()
 assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+forked.set()
+opening.join()
 asyncio.run(main(4))
 """
     ran = subprocess.run(
