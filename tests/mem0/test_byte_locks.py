@@ -3,6 +3,7 @@
 import errno
 import os
 import platform
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from async_history.mem0._turns.byte_locks import (
     set_lock,
     setter_for,
 )
+from tests.support.patience import LONG_S
 
 CAN_HOLD_GIL = sys.platform == "linux" and platform.machine() in ("aarch64", "x86_64")
 pytestmark = pytest.mark.skipif(
@@ -75,21 +77,31 @@ def test_the_two_exclude_each_other(files: tuple[int, int]) -> None:
 
 
 def test_other_errors_are_raised(set_: SetLock, tmp_path: Path) -> None:
-    closed = os.open(tmp_path / "turns", os.O_RDWR | os.O_CREAT)
-    os.close(closed)
-    with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
-        set_(closed, WRITE, 1)
+    (tmp_path / "turns").touch()
+    for_reading = os.open(tmp_path / "turns", os.O_RDONLY)
+    try:
+        with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
+            set_(for_reading, WRITE, 1)
+        assert set_(for_reading, READ, 1)
+    finally:
+        os.close(for_reading)
 
 
-def test_an_audit_hook_sees_each_call(set_: SetLock, files: tuple[int, int]) -> None:
-    seen: list[int] = []
-    is_listening = True
+@pytest.mark.subprocess
+@pytest.mark.parametrize("file_system", ["tmpfs", "nfs4"])
+def test_an_audit_hook_sees_each_call(file_system: str, tmp_path: Path) -> None:
+    """In another process: a hook can't be removed."""
+    program = f"""
+import os, sys
+from async_history.mem0._turns.byte_locks import WRITE, setter_for
 
-    def hook(event: str, arguments: tuple[object, ...]) -> None:
-        if is_listening and event == "fcntl.fcntl" and arguments[0] == files[0]:
-            seen.append(files[0])
-
-    sys.addaudithook(hook)  # it can't be removed
-    set_(files[0], WRITE, 1)
-    is_listening = False
-    assert seen == [files[0]]
+file = os.open({str(tmp_path / "turns")!r}, os.O_RDWR | os.O_CREAT)
+seen = []
+sys.addaudithook(lambda event, given: event == "fcntl.fcntl" and seen.append(given[0]))
+setter_for({file_system!r})(file, WRITE, 1)
+assert seen == [file], seen
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", program], stderr=subprocess.PIPE, text=True, timeout=LONG_S
+    )
+    assert ran.returncode == 0, ran.stderr
