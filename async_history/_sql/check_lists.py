@@ -5,17 +5,22 @@ span, so that memory is needed for one span in 4,096 records. Rows are named of 
 differs.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Select, and_, null, or_, select
+from sqlalchemy import Select, Table, and_, null, or_, select
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from async_history._core.records.records import HistoryRecord
+from async_history._core.wording import counted
+from async_history._sql.check_values import Damaged, damaged, is_whole, read_record
+from async_history._sql.errors import is_not_utf8
 from async_history._sql.marks import marks_of
-from async_history._sql.rows import ALL_COLUMNS, event_bit, record_from_row
+from async_history._sql.rows import ALL_COLUMNS, event_bit
 from async_history._sql.tables import SPAN_BITS, Tables
+from async_history.errors import StorageCorrupt
 
 _ROWS: Final = 500
 """Records read at once: a millisecond or two of the event loop's time."""
@@ -31,6 +36,11 @@ _REPLACE: Final = (
     "DELETE FROM {table} WHERE span = {span}; "
     "INSERT INTO {table} (span, first_time, last_time, events, has_undated) VALUES ({values})"
 )
+_NO_NUMBER: Final = (
+    "{table} has {rows} with another value than a number: DELETE FROM {table} "
+    "WHERE typeof(mark) <> 'integer' OR typeof(seq) <> 'integer', and check again."
+)
+"""Only SQLite stores such values."""
 _SPAN: Final = ("first_time", "last_time", "events", "has_undated")
 
 
@@ -44,6 +54,8 @@ class _Listed:
     last_time: int | None = None
     events: int = 0
     has_undated: bool = False
+    is_read: bool = True
+    """Whether all of its records could be read."""
 
     def mark(self, mark: int, seq: int) -> None:
         """Count a mark."""
@@ -64,7 +76,9 @@ class _Listed:
             self.last_time = max(self.last_time, instant)
 
     def is_within(self, first: int | None, last: int | None, events: int, undated: int) -> bool:
-        """Return whether a row of `spans` covers the records."""
+        """Return whether a row of `spans` has numbers, and covers the records."""
+        if not all(one is None or is_whole(one) for one in (first, last, events, undated)):
+            return False
         if self.first_time is not None and self.last_time is not None:
             if first is None or last is None:
                 return False
@@ -75,47 +89,90 @@ class _Listed:
 
 async def faults_of_lists(connection: AsyncConnection, tables: Tables) -> list[str]:
     """Check the marks and spans, in the snapshot of a connection; return a sentence for each
-    kind of fault."""
+    kind of fault, and for each of the first records that can't be read."""
+    unread = Damaged()
     spans: dict[int, _Listed] = {}
     async for seq, record, instant in _records(connection, tables):
-        spans.setdefault(seq >> SPAN_BITS, _Listed()).add(seq, record, instant)
+        listed = spans.setdefault(seq >> SPAN_BITS, _Listed())
+        if isinstance(record, str):
+            listed.is_read = False
+            unread.add(record)
+        else:
+            listed.add(seq, record, instant)
     marked: dict[int, _Listed] = {}
+    wrong_marks = 0
     async for mark, seq in _marks(connection, tables):
-        marked.setdefault(seq >> SPAN_BITS, _Listed()).mark(mark, seq)
+        if is_whole(mark) and is_whole(seq):
+            marked.setdefault(int(seq) >> SPAN_BITS, _Listed()).mark(int(mark), int(seq))
+        else:
+            wrong_marks += 1
+    found = unread.faults()
+    if wrong_marks:
+        rows = counted(wrong_marks, "row")
+        found.append(_NO_NUMBER.format(table=tables.marks.name, rows=rows))
     none = _Listed()
-    found: list[str] = []
     for number in sorted({*spans, *marked}):
         one, other = spans.get(number, none), marked.get(number, none)
-        if (one.count, one.checksum) != (other.count, other.checksum):
-            found += await _faults_of_marks(connection, tables, number)
+        if one.is_read and (one.count, one.checksum) == (other.count, other.checksum):
+            continue
+        if faults := await _faults_of_marks(connection, tables, number):
+            found += faults
             break
     return found + await _faults_of_spans(connection, tables, spans)
 
 
 async def _records(
     connection: AsyncConnection, tables: Tables, least: int = 0, most: int | None = None
-) -> AsyncIterator[tuple[int, HistoryRecord, int | None]]:
-    """Yield the numbers, the records without texts, and the instants, by number."""
-    seq = tables.history.c.seq
-    columns = [null() if name in _TEXTS else tables.history.c[name] for name in ALL_COLUMNS]
-    read = select(*columns).order_by(seq).limit(_ROWS)
+) -> AsyncIterator[tuple[int, HistoryRecord | str, Any]]:
+    """Yield the numbers, the records without texts, and the instants, by number.
+
+    Instead of a record that can't be read, a sentence about it.
+    """
+    history = tables.history
+    columns = [null() if name in _TEXTS else history.c[name] for name in ALL_COLUMNS]
+    read = select(*columns).order_by(history.c.seq).limit(_ROWS)
     if most is not None:
-        read = read.where(seq <= most)
+        read = read.where(history.c.seq <= most)
     instant = ALL_COLUMNS.index("occurred_at")
-    while rows := (await connection.execute(read.where(seq >= least))).all():
+    while rows := await _page(connection, read.where(history.c.seq >= least), history):
         for row in rows:
-            yield int(row[0]), record_from_row(row), row[instant]
+            if len(row) == 1:
+                yield int(row[0]), damaged(row[0], history.name, "a text is not UTF-8"), None
+            else:
+                yield int(row[0]), read_record(row, history.name), row[instant]
         least = int(rows[-1][0]) + 1
 
 
-async def _marks(connection: AsyncConnection, tables: Tables) -> AsyncIterator[tuple[int, int]]:
+async def _page(
+    connection: AsyncConnection, page: Select[Any], history: Table
+) -> Sequence[Sequence[Any]]:
+    """Return rows; only the number of a row with a text that is not UTF-8."""
+    rows: Sequence[Sequence[Any]]
+    try:
+        rows = (await connection.execute(page)).all()
+    except (StorageCorrupt, OperationalError) as error:
+        if not (isinstance(error, StorageCorrupt) or is_not_utf8(error)):
+            raise
+    else:
+        return rows
+    numbers = (await connection.execute(page.with_only_columns(history.c.seq))).all()
+    if len(numbers) == 1:
+        return numbers
+    return [
+        row
+        for (number,) in numbers
+        for row in await _page(connection, page.where(history.c.seq == number), history)
+    ]
+
+
+async def _marks(connection: AsyncConnection, tables: Tables) -> AsyncIterator[tuple[Any, Any]]:
     """Yield the pairs of mark and number, in order."""
     marks = tables.marks.c
     read = select(marks.mark, marks.seq).order_by(marks.mark, marks.seq).limit(_MARKS)
     page: Select[Any] = read
     while rows := (await connection.execute(page)).all():
         for mark, seq in rows:
-            yield int(mark), int(seq)
+            yield mark, seq
         mark, seq = rows[-1]
         page = read.where(and_(marks.mark >= mark, or_(marks.mark > mark, marks.seq > seq)))
 
@@ -125,14 +182,20 @@ async def _faults_of_marks(connection: AsyncConnection, tables: Tables, number: 
     least, most = number << SPAN_BITS, ((number + 1) << SPAN_BITS) - 1
     ids: dict[int, str] = {}
     wanted: set[tuple[int, int]] = set()
+    unread: set[int] = set()
     async for seq, record, _ in _records(connection, tables, least, most):
+        if isinstance(record, str):
+            unread.add(seq)
+            continue
         ids[seq] = record.id
         wanted |= {(mark, seq) for mark in marks_of(record)}
     marks = tables.marks.c
     rows = await connection.execute(
         select(marks.mark, marks.seq).where(marks.seq.between(least, most))
     )
-    there = {(int(mark), int(seq)) for mark, seq in rows}
+    there = {
+        (int(mark), int(seq)) for mark, seq in rows if is_whole(mark) and int(seq) not in unread
+    }
     found: list[str] = []
     missing, extra = sorted(wanted - there), sorted(there - wanted)
     table = tables.marks.name

@@ -11,6 +11,7 @@ from sqlalchemy.dialects.mysql import LONGTEXT
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from async_history._sql.names import NAME_BYTES
+from async_history.errors import StorageCorrupt
 
 BINARY_DIALECTS: Final = ("mysql", "mariadb", "mssql")
 """Databases that compare texts without case or trailing spaces, so that names must be bytes."""
@@ -53,7 +54,12 @@ def _encoded(value: str | None) -> bytes | None:
 
 
 def _decoded(value: Any) -> str | None:
-    return None if value is None else value.decode() if isinstance(value, bytes) else str(value)
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError as error:
+            raise StorageCorrupt("a name is not UTF-8: restore its row from a backup") from error
+    return None if value is None else str(value)
 
 
 _NO_OWNER: Final = "none"

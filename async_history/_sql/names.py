@@ -70,7 +70,7 @@ def whole_names(row: Sequence[Any], columns: Sequence[str], stored: str) -> list
     """
     try:
         cut = json.loads(stored)
-    except ValueError:
+    except (ValueError, RecursionError):
         cut = None
     if not isinstance(cut, dict):
         raise StorageCorrupt(

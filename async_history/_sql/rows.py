@@ -15,6 +15,7 @@ from async_history._core.records.values import parse_time, plain
 from async_history._core.writing.erased_names import from_microseconds, microseconds
 from async_history._sql.names import NAMES, all_are_keys, key_of, long_names, whole_names
 from async_history._sql.tables import Tables
+from async_history.errors import InvalidInput, StorageCorrupt
 
 PLAIN_COLUMNS: Final = ("seq", *COLUMNS, "occurred_at")
 """The columns of a record without details."""
@@ -138,13 +139,20 @@ def scopes_of(owner: Owner | None) -> dict[str, str | None]:
 
 
 def owner_of(scopes: Sequence[str | None]) -> Owner | None:
-    """Return the owner with these scopes, in their order; None if all are missing."""
+    """Return the owner with these scopes, in their order; None if all are missing.
+
+    Raises:
+        StorageCorrupt: another program stored a scope that is not one.
+    """
     return None if not any(scopes) else _owner(*scopes)
 
 
 @lru_cache(16_384)
 def _owner(*scopes: str | None) -> Owner | None:
-    return new_owner(dict(zip(SCOPES, scopes, strict=True)))
+    try:
+        return new_owner(dict(zip(SCOPES, scopes, strict=True)))
+    except InvalidInput as error:
+        raise StorageCorrupt(f"an owner can't be read: {error}") from error
 
 
 def owner_row(memory_id: str, owner: Owner) -> dict[str, Any]:
@@ -198,6 +206,8 @@ def _moment(instant: int) -> datetime | None:
         return from_microseconds(instant)
     except OverflowError:  # within a day of the first or last datetime
         return None
+    except TypeError as error:  # SQLite stores any value in any column
+        raise StorageCorrupt("occurred_at of a record is not a number: `check` names it") from error
 
 
 def row_from(row: Sequence[Any]) -> Row:

@@ -60,7 +60,8 @@ from async_history.errors import HistoryError
 T = TypeVar("T")
 
 _READ_ALL_S: Final = 600.0
-"""Extra seconds for reads of all records or leaves, which may be some hundred million."""
+"""Extra seconds for reads of all records or leaves. A check takes 26 us of CPU a record, so this is
+enough for some 20 million."""
 
 
 class SqlStore:

@@ -161,6 +161,17 @@ def parse_json(text: str) -> Any:
         ) from error
 
 
+def is_readable(value: JsonObject) -> bool:
+    """Return whether a stored text is a JSON object that can be written as UTF-8."""
+    try:
+        content = value.content()
+        if "\\u" in value.text:
+            _encode(dict(content)).encode()
+    except (StorageCorrupt, ValueError, RecursionError):
+        return False
+    return value.text.lstrip().startswith("{")
+
+
 def object_of_texts(content: dict[str, str]) -> JsonObject:
     """Return a JSON object of checked texts by key, which are never changed."""
     if len(content) == 1:
