@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from async_history._core.records.owners import SCOPES
 from async_history._core.wording import counted
-from async_history._postgres.check_causes import fault_of_causes
+from async_history._postgres.check_causes import faults_of_causes
 from async_history._postgres.schema import quoted
 from async_history._postgres.schema.migrations import has_ledger
 
@@ -99,7 +99,7 @@ async def _problems(connection: Any, schema: str) -> AsyncIterator[str]:
     if others := int(count):
         records = counted(others, "record does", "records do")
         yield f"{records} not have their memory's owner, such as one of memory {example}."
-    if (problem := await fault_of_causes(connection, quoted(schema))) is not None:
+    for problem in await faults_of_causes(connection, quoted(schema)):
         yield problem
     if await connection.fetchval(_SEES_ALL, f"{quoted(schema)}.owners_state"):
         states = int(await connection.fetchval(_STATES.format(quoted(schema))))

@@ -1,9 +1,10 @@
 """The check of the indexed causes in PostgreSQL, which queries by cause look up."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import compress
 from typing import Any, Final
 
-from async_history._core.records.json_object import json_from_text
+from async_history._core.records.json_object import is_readable, json_from_text
 from async_history._core.wording import counted
 from async_history._postgres.detail_columns import CAUSE_COLUMNS, cause_hash_columns
 
@@ -17,10 +18,12 @@ WHERE seq > $1::pg_catalog.int8
 ORDER BY seq LIMIT {_AT_ONCE}
 """
 _FIRST: Final = -(1 << 63)
+_NAMED: Final = 10
+"""Most records that are named."""
 
 
-async def fault_of_causes(connection: Any, schema: str) -> str | None:
-    """Return a sentence about the records whose cause is not indexed as it is; None if all are.
+async def faults_of_causes(connection: Any, schema: str) -> list[str]:
+    """Return sentences about the records whose cause can't be read, or is not indexed as it is.
 
     An encrypted cause has a token for each indexed value, which is compared instead.
 
@@ -28,18 +31,38 @@ async def fault_of_causes(connection: Any, schema: str) -> str | None:
         schema: the quoted schema.
     """
     after, others = _FIRST, 0
+    unreadable: list[int] = []
     mend: str | None = None
     while rows := await connection.fetch(_CAUSES.format(schema), after):
         after = int(rows[-1][0])
-        expected = zip(*cause_hash_columns([json_from_text(row[1]) for row in rows]), strict=True)
-        for (seq, _, *stored), hashes in zip(rows, expected, strict=True):
+        causes = [json_from_text(row[1]) for row in rows]
+        sound = [cause is None or is_readable(cause) for cause in causes]
+        unreadable += [
+            int(row[0]) for row, is_sound in zip(rows, sound, strict=True) if not is_sound
+        ]
+        expected = zip(*cause_hash_columns(list(compress(causes, sound))), strict=True)
+        for (seq, _, *stored), hashes in zip(compress(rows, sound), expected, strict=True):
             if tuple([None if one is None else str(one) for one in stored]) != hashes:
                 others += 1
                 mend = mend or _update(schema, int(seq), hashes)
-    if mend is None:
-        return None
-    records = counted(others, "record")
-    return f"Queries by cause go wrong for {records}, such as the one that this mends: {mend}."
+    found: list[str] = []
+    if unreadable:
+        found.append(_unreadable(schema, unreadable))
+    if mend is not None:
+        records = counted(others, "record")
+        found.append(
+            f"Queries by cause go wrong for {records}, such as the one that this mends: {mend}."
+        )
+    return found
+
+
+def _unreadable(schema: str, seqs: Sequence[int]) -> str:
+    records = counted(len(seqs), "record has", "records have")
+    named = ", ".join(map(str, seqs[:_NAMED]))
+    return (
+        f"{records} a cause that is not a JSON object: restore it from a backup, in the rows of "
+        f"{schema}.history with seq {named}{' and more' if len(seqs) > _NAMED else ''}."
+    )
 
 
 def _update(schema: str, seq: int, hashes: tuple[str | None, ...]) -> str:

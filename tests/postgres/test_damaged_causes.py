@@ -67,3 +67,41 @@ async def test_all_records_are_compared(url: str, raw: asyncpg.Connection) -> No
         await raw.execute("UPDATE history SET cause_run_id = NULL WHERE seq % 1000 = 0")
         (problem,) = (await history.check()).problems
         assert problem.startswith("Queries by cause go wrong for 2 records,")
+
+
+@pytest.mark.parametrize("is_encrypted", [False, True], ids=["clear", "encrypted"])
+async def test_a_cause_that_is_not_a_json_object_is_named(
+    url: str, raw: asyncpg.Connection, *, is_encrypted: bool
+) -> None:
+    """All else is still checked: another record's column, and what comes after the causes."""
+    options: dict[str, Any] = {"keys": ring("k")} if is_encrypted else {}
+    async with open_history(url, **options) as history:
+        await fill(history)
+        cause, *others = [
+            row["cause"] for row in await raw.fetch("SELECT cause FROM history ORDER BY seq")
+        ][1:]
+        assert cause is not None
+        assert len(others) == 2
+        await raw.execute("UPDATE history SET cause_run_id = 1 WHERE seq = 4")
+        await raw.execute("DELETE FROM owners_state")
+        for damage in ("{bad", "[1]", "7", "", '{"a":' * 5_000, r'{"run_id":"\ud800"}'):
+            await raw.execute("UPDATE history SET cause = $1 WHERE seq = 2", damage)
+            named, indexed, state = (await history.check()).problems
+            assert named.startswith("1 record has a cause that is not a JSON object")
+            assert named.endswith("seq 2.")
+            assert indexed.endswith("WHERE seq = 4.")
+            assert "owners_state" in state
+
+
+async def test_the_first_damaged_causes_are_named(url: str, raw: asyncpg.Connection) -> None:
+    async with open_history(url) as history:
+        await history.batch_add_history(
+            [
+                {"memory_id": "m", "new_memory": "tea", "event": "ADD", "cause": {"run_id": str(n)}}
+                for n in range(1_100)
+            ]
+        )
+        await raw.execute("UPDATE history SET cause = '{' WHERE seq > 990")
+        (problem,) = (await history.check()).problems
+    assert problem.startswith("110 records have a cause that is not a JSON object")
+    assert problem.endswith("with seq 991, 992, 993, 994, 995, 996, 997, 998, 999, 1000 and more.")
