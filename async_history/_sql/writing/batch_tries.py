@@ -192,8 +192,9 @@ class BatchTries:
         A slow batch is written then. A batch that a late try may write in parts needs the time for
         them.
         """
-        has_parts = len(batch) > 1 and self._session_limits.limits_statements
-        return self._tries.was_too_long(this) and not has_parts
+        if not self._tries.was_too_long(this):
+            return False
+        return len(batch) == 1 or not self._session_limits.limits_statements
 
     def _limits_for(
         self, batch: Sequence[Submission], this: CommitTry, try_s: float
