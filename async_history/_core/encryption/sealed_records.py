@@ -270,8 +270,7 @@ def opened_text(text: Any, column: str, record_id: str, keys: Keys, *names: str)
     """
     if not keys.is_sealed(text):
         return text
-    # A damaged id may be of another type.
-    place = place_of(column, *map(str, (record_id, *names)))
+    place = place_of(column, _as_text(record_id), *names)
     return _opened(text, column, record_id, place, keys)
 
 
@@ -282,7 +281,13 @@ def opened_json(text: str, column: str, record_id: str, keys: Keys) -> str:
         KeyMissing, StorageCorrupt: as `opened_record`.
     """
     sealed, tokens = json_taken_apart(text, column, record_id)
-    return _opened(sealed, column, record_id, place_of(column, str(record_id), tokens), keys)
+    place = place_of(column, _as_text(record_id), tokens)
+    return _opened(sealed, column, record_id, place, keys)
+
+
+def _as_text(record_id: object) -> str:
+    """Return a stored id as a text: a damaged one may be of another type."""
+    return record_id if isinstance(record_id, str) else repr(record_id)
 
 
 def _opened(sealed: Any, column: str, record_id: str, place: bytes, keys: Keys) -> str:
