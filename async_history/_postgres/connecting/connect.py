@@ -50,20 +50,25 @@ async def connect_to_any(
 
 
 async def connect_checked(server: ServerUrl, _: object = None, **options: Any) -> Any:
-    """Connect as `connect_to_any`, and make the server check whether we are still connected, and
-    compile no statements.
+    """Connect as `connect_to_any`, and set up the session.
 
     This is not done in a pool's `init`: if the server hangs during `init`, asyncpg waits for it
     without a limit.
     """
     connection = await connect_to_any(server, **options)
     try:
-        await connection.execute(f"SET {NO_JIT}")
-        await enable_client_check(connection)
+        await set_up(connection)
     except BaseException:
         connection.terminate()
         raise
     return connection
+
+
+async def set_up(connection: Any) -> None:
+    """Set up a session: the server compiles none of its statements, and checks whether we are still
+    connected."""
+    await connection.execute(f"SET {NO_JIT}")
+    await enable_client_check(connection)
 
 
 async def connect_when_free(server: ServerUrl, timeout_s: float, **options: Any) -> Any:

@@ -14,7 +14,6 @@ from async_history._core.writing.commit_function import OutcomeUnknown, TryAgain
 from async_history._postgres.connecting.bounds import (
     Settings,
     bounds,
-    enable_client_check,
     lift_limits,
     settings_of,
     without_limits,
@@ -26,6 +25,7 @@ from async_history._postgres.connecting.connect import (
     connect_to_any,
     connected,
     in_time,
+    set_up,
     typed,
 )
 from async_history._postgres.connecting.pool_callbacks import acquire_from, release_to
@@ -106,7 +106,7 @@ class ConnectionPool:
                 is_behind_pooler = keeps_none or await is_pooled(connection)
                 settings = await settings_of(connection)
                 if not is_behind_pooler:
-                    await enable_client_check(connection)
+                    await set_up(connection)
                     await lift_limits(connection)
             await prepare(connection)
         with typed(server.where):

@@ -5,8 +5,8 @@ from typing import Any, TypeVar
 
 from async_history._core.concurrency.cancellation import to_the_end
 from async_history._core.writing.commit_function import OutcomeUnknown, TryAgain
-from async_history._postgres.connecting.bounds import enable_client_check, lift_limits
-from async_history._postgres.connecting.connect import connect_to_any, in_time, typed
+from async_history._postgres.connecting.bounds import lift_limits
+from async_history._postgres.connecting.connect import connect_to_any, in_time, set_up, typed
 from async_history._postgres.connecting.pool import ConnectionPool
 from async_history._postgres.connecting.server_url import ServerUrl
 from async_history._postgres.errors import DriverError, is_full, storage_error
@@ -73,7 +73,7 @@ class SideConnections:
             raise
         try:
             with in_time(connection, timeout_s):
-                await enable_client_check(connection)
+                await set_up(connection)
                 await lift_limits(connection)
         except BaseException:
             await to_the_end(self._pool.retire(connection))
