@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
+from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -103,7 +104,10 @@ class SqlBackend:
     def _own_engine(self, **pool: Any) -> AsyncEngine:
         url, arguments = driver_url(self.url)
         with parameters_refused(self.url):
-            return create_async_engine(url, connect_args=dict(arguments), **pool)
+            engine = create_async_engine(url, connect_args=dict(arguments), **pool)
+        if url.get_backend_name() == "postgresql":
+            event.listen(engine.sync_engine, "connect", _turn_jit_off)
+        return engine
 
     async def open(self, committed: CommitSignal, ended: Callable[[], None]) -> "SqlStore":
         """Connect, and create the tables or check their version."""
@@ -187,3 +191,14 @@ class SqlBackend:
             )
         await schema.make_ledger(connection, tables)
         return True
+
+
+def _turn_jit_off(driver: Any, _: object) -> None:
+    """Make the server compile none of a new session's statements.
+
+    Its choice costs more time than they take: see `async_history._postgres.transaction`.
+    """
+    cursor = driver.cursor()
+    cursor.execute("SET jit TO off")
+    cursor.close()
+    driver.commit()

@@ -95,6 +95,8 @@ _SNAPSHOTS: Final = {
     "postgresql": f"{_SNAPSHOT}, READ ONLY",
     **dict.fromkeys(MYSQL, _SNAPSHOT),
 }
+_NO_IDLE_LIMIT: Final = "SET LOCAL idle_in_transaction_session_timeout TO 0"
+"""Python hashes and compares what it has read in a snapshot, within a time limit of our own."""
 
 
 async def begin_snapshot(connection: AsyncConnection) -> None:
@@ -104,6 +106,8 @@ async def begin_snapshot(connection: AsyncConnection) -> None:
         await _begin_sqlite(connection, "BEGIN")
     elif begin is not None:
         await connection.exec_driver_sql(begin)
+    if connection.dialect.name == "postgresql":
+        await connection.exec_driver_sql(_NO_IDLE_LIMIT)
 
 
 async def begin_write(connection: AsyncConnection) -> None:

@@ -52,7 +52,7 @@ from async_history._sql.removing.prune import Pruning
 from async_history._sql.removing.reset import reset
 from async_history._sql.tables import Tables
 from async_history._sql.transaction import Transaction
-from async_history._sql.warnings import SETTINGS, warnings_of
+from async_history._sql.warnings import JIT, SETTINGS, jit_warning, warnings_of
 from async_history._sql.writing.batch_tries import BatchTries
 from async_history._sql.writing.batches import Batches
 from async_history.errors import HistoryError
@@ -324,6 +324,8 @@ class SqlStore:
             warnings: list[StoreWarning] = []
             if is_mysql(dialect):
                 warnings += warnings_of(*(await connection.execute(SETTINGS)).one())
+            if dialect.name == "postgresql":
+                warnings += jit_warning((await connection.execute(JIT)).scalar_one())
             if self.encryption is not None:
                 clear = (await connection.execute(count_clear(dialect, self.tables))).scalar_one()
                 warnings += clear_warning(clear)

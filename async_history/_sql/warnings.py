@@ -1,4 +1,5 @@
-"""Warnings about settings of MySQL and MariaDB that can lose acknowledged records."""
+"""Warnings about settings that can lose acknowledged records (MySQL, MariaDB), or slow reads
+(PostgreSQL)."""
 
 from collections.abc import Iterator
 from typing import Any, Final
@@ -11,6 +12,10 @@ SETTINGS: Final = text(
     "SELECT @@innodb_flush_log_at_trx_commit, @@log_bin, @@sync_binlog, @@innodb_doublewrite"
 )
 """MySQL reports `innodb_doublewrite` as a word, MariaDB as a number."""
+JIT: Final = text(
+    "SELECT CAST(pg_catalog.current_setting('jit') AS pg_catalog.bool)"
+    " AND pg_catalog.pg_jit_available()"
+)
 _OFF: Final = ("0", "OFF")
 
 
@@ -37,4 +42,16 @@ def warnings_of(flush: int, has_log: Any, sync: int, doublewrite: Any) -> Iterat
             "critical",
             "innodb_doublewrite is off: a crash of the server's machine can damage all data, "
             "unless its file system writes whole pages",
+        )
+
+
+def jit_warning(is_compiling: bool) -> Iterator[StoreWarning]:
+    """Yield the warning, from the value of `JIT`."""
+    if is_compiling:
+        yield StoreWarning(
+            "jit",
+            "warning",
+            "the sessions of your engine have jit on: the server compiles reads of a large "
+            "history, which takes seconds; make the engine with "
+            "connect_args={'server_settings': {'jit': 'off'}}",
         )

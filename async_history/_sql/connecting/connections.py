@@ -139,6 +139,7 @@ class Connections:
         self.committing.has_begun = False
         try:
             with self._write_limit.within(within_s):
+                await self.session_limits.wait_for_client(connection, within_s)
                 await self.session_limits.set(connection, limits)
                 if self._is_sqlite:
                     done = await run_interruptible(_begun(work, connection), connection)
@@ -190,6 +191,7 @@ class Connections:
                 if not self._is_sqlite:
                     await connection.execution_options(isolation_level="READ COMMITTED")
                 await self.session_limits.begin(connection)
+                await self.session_limits.wait_for_client(connection, self._try_s)
         except self._any_error as error:
             if connection is not None:
                 await _end(connection)

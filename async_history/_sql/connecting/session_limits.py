@@ -5,6 +5,7 @@ that keeps others from writing. PostgreSQL's driver asks the server to cancel su
 SQLite's is interrupted.
 """
 
+from math import ceil
 from typing import Final, NamedTuple
 
 from sqlalchemy import text
@@ -23,6 +24,11 @@ _POSTGRESQL: Final = """
 SELECT pg_catalog.set_config(name, '{ms}', true) FROM pg_catalog.pg_settings
 WHERE name = '{name}' AND (setting = '0' OR CAST(setting AS pg_catalog.int8) > {ms})
 """
+_OWN_POSTGRESQL: Final = """
+SELECT pg_catalog.set_config('jit', 'off', false), setting FROM pg_catalog.pg_settings
+WHERE name = 'idle_in_transaction_session_timeout'
+"""
+_IDLE_POSTGRESQL: Final = "SET idle_in_transaction_session_timeout TO {}"
 
 
 class Limits(NamedTuple):
@@ -38,12 +44,16 @@ OWN_LIMITS: Final = Limits()
 class SessionLimits:
     """The limits of one session after another. A lower limit that a session has is kept.
 
+    But on PostgreSQL a transaction may be idle for as long as a write may take: Python encodes,
+    encrypts and hashes a large call in it. The server compiles no statements there (`jit`).
+
     Databases other than MySQL, MariaDB and PostgreSQL have none.
     """
 
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect
         self._is_mysql = is_mysql(dialect)
+        self._idle_ms = 0
         self._own: tuple[float, ...] = ()
         self._now = OWN_LIMITS
 
@@ -57,12 +67,28 @@ class SessionLimits:
         return self._is_mariadb or self._dialect.name == "postgresql"
 
     async def begin(self, connection: AsyncConnection) -> None:
-        """Read the own limits of a new session."""
+        """Read the own limits of a new session, which we keep until it ends."""
         if self._is_mysql:
             own = text(_OWN_MARIADB if self._is_mariadb else _OWN_MYSQL)
             self._own = tuple(map(float, (await connection.execute(own)).one()))
             await connection.rollback()
+        elif self._dialect.name == "postgresql":
+            row = (await connection.execute(text(_OWN_POSTGRESQL))).one()
+            await connection.commit()
+            self._idle_ms = int(row.setting)
         self._now = OWN_LIMITS
+
+    async def wait_for_client(self, connection: AsyncConnection, within_s: float) -> None:
+        """Let transactions of the session be idle for `within_s`, on PostgreSQL.
+
+        The limit is only raised, and to a power of two of seconds, so that few writes do so.
+        """
+        if not 0 < self._idle_ms < within_s * 1000:
+            return
+        ms = 1000 << ceil(within_s).bit_length()
+        await connection.execute(text(_IDLE_POSTGRESQL.format(ms)))
+        await connection.commit()
+        self._idle_ms = ms
 
     async def set(self, connection: AsyncConnection, limits: Limits) -> None:
         """Limit the statements of the session, on MySQL and MariaDB."""
