@@ -355,7 +355,7 @@ def flip_each(
 
 
 class TestEachByte:
-    @in_parts(401, nightly=16)
+    @in_parts(1009, nightly=16)
     @pytest.mark.parametrize("keys", [None, ring("one")], ids=["clear", "encrypted"])
     async def test_a_flipped_byte_is_found_or_harmless(
         self, tmp_path: Path, places: Places, keys: KeyRing | None

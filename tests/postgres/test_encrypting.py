@@ -155,7 +155,7 @@ async def test_a_trigger_that_keeps_rows_unchanged_raises(
 
 @pytest.mark.faults
 @pytest.mark.skipif(not are_installed(), reason="needs a server of its own")
-@in_parts(61, nightly=24)
+@in_parts(151, nightly=24)
 async def test_encrypting_cut_off_at_each_message_and_called_again(
     proxy: Proxy, server: PostgresServer, places: Places
 ) -> None:

@@ -200,7 +200,7 @@ async def test_a_clear_record_on_its_way_while_encryption_is_turned_on_again(url
 
 
 @pytest.mark.faults
-@in_parts(150, nightly=4)
+@in_parts(307, nightly=4)
 @pytest.mark.parametrize("call", ["encrypt", "replace_data_keys", "decrypt"])
 async def test_changes_of_keys_cut_off_at_each_packet_and_called_again(
     own_server: MariaDBServer, new_own_database: Callable[[], URL], call: str, places: Places
@@ -276,7 +276,7 @@ async def test_a_rotation_cut_off_at_each_packet_and_called_again(
 
 
 @pytest.mark.faults
-@in_parts(101, nightly=8)
+@in_parts(211, nightly=8)
 async def test_an_erasure_of_an_owner_cut_off_at_each_packet_and_called_again(
     own_server: MariaDBServer, new_own_database: Callable[[], URL], places: Places
 ) -> None:
@@ -315,7 +315,7 @@ async def test_an_erasure_of_an_owner_cut_off_at_each_packet_and_called_again(
 
 
 @pytest.mark.faults
-@in_parts(701, nightly=64)
+@in_parts(1511, nightly=64)
 async def test_texts_that_look_encrypted_stay_when_cut_off_at_each_packet(
     own_server: MariaDBServer, new_own_database: Callable[[], URL], places: Places
 ) -> None:
