@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from async_history import HistoryError
-from async_history._core.encryption.key_ring import KEY_BYTES
+from async_history._core.encryption.aes import KEY_BYTES
 from async_history.encryption import KeyRing
 from async_history.ledger import LedgerKey
 from tests.conftest import OpenStore, new_stores, stores

@@ -21,6 +21,7 @@ from mem0.memory.storage import SQLiteManager
 
 from async_history import HistoryManager, JsonLines, copy_history, dump_lines, open_history
 from async_history._core.encryption.data_keys import LEASE
+from async_history._core.encryption.key_service import CheckedService
 from async_history._core.encryption.key_statements import MOST_USES
 from async_history._core.encryption.sealing import (
     BEGIN,
@@ -570,35 +571,33 @@ class TestKeyRing:
             service.unwrap = unwrap
             await history.add_history("n", None, "tea", "ADD", owner={"user_id": "bob"})
 
-    async def test_a_service_that_does_not_answer(
-        self, path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_a_service_that_does_not_answer(self, path: Path) -> None:
         """Another program has rotated the keys, so all writes wait for the answer."""
-        loop = asyncio.get_running_loop()
-        time, service = loop.time, Service()
-        stopped = asyncio.Event()
-        later = 0.0
+        service: Any = Service()
+        rotating, unwrap = KeyRing({"kms": Service()}), service.unwrap
+        limited = CheckedService("kms", service, answer_timeout_s=0.01)
 
         async def hang(_: bytes) -> bytes:
-            nonlocal later
-            later = 60.0
-            await stopped.wait()
+            await asyncio.Event().wait()
             raise AssertionError
 
-        monkeypatch.setattr(loop, "time", lambda: time() + later)
-        rotating = KeyRing({"kms": Service()})
         async with (
             open_history(path, keys=rotating) as other,
-            open_history(path, keys=KeyRing({"kms": service})) as history,
+            open_history(path, keys=KeyRing({"kms": limited})) as history,
         ):
             await history.add_history("m", None, "tea", "ADD", owner={"user_id": "ann"})
             await other.encryption.rotate_keys()
-            unwrap: Any = service.unwrap
-            monkeypatch.setattr(service, "unwrap", hang)
+            service.unwrap = hang
             with pytest.raises(StorageUnreachable, match="unwrap a key: TimeoutError"):
                 await history.add_history("n", None, "tea", "ADD", owner={"user_id": "bob"})
-            monkeypatch.setattr(service, "unwrap", unwrap)
+            service.unwrap = unwrap
             await history.add_history("n", None, "tea", "ADD", owner={"user_id": "bob"})
+
+    async def test_a_damaged_key_is_not_given_to_a_service(self) -> None:
+        service = Service()
+        with pytest.raises(StorageUnreachable, match="did not unwrap a key: Incorrect padding"):
+            await KeyRing({"kms": service}).unwrap("abc", "key", "kms")
+        assert not service.asked
 
     @pytest.mark.parametrize("name", ["a\0b", "\ud800", "", "a b", "a=b", 5])
     def test_a_name_that_no_store_can_hold_is_refused(self, name: Any) -> None:

@@ -2,12 +2,15 @@
 
 import functools
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from async_history.errors import InvalidInput
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+KEY_BYTES: Final = 32
+"""Bytes of each key: AES-256."""
 
 
 def aes_gcm(key: bytes) -> "AESGCM":

@@ -18,9 +18,8 @@ from dataclasses import dataclass
 from secrets import token_hex
 from typing import Final, NamedTuple
 
-from async_history._core.encryption.aes import random_bytes
+from async_history._core.encryption.aes import KEY_BYTES, random_bytes
 from async_history._core.encryption.key_ring import (
-    KEY_BYTES,
     KeyRing,
     place_of_key,
     unwrapped,

@@ -1,35 +1,21 @@
 """Master keys of a program, and wrapping a store's keys with them."""
 
-import asyncio
 import base64
 import binascii
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, NoReturn, Protocol
+from typing import Any, Final, NoReturn
 
-from async_history._core.encryption.aes import aes_gcm, invalid_tag, random_bytes
+from async_history._core.encryption.aes import KEY_BYTES, aes_gcm, invalid_tag, random_bytes
+from async_history._core.encryption.key_service import CheckedService, KeyService
 from async_history._core.records.values import check_name
 from async_history._core.validation import check_file_name, shown
 from async_history.errors import InvalidInput, KeyMissing, StorageUnreachable
 
-KEY_BYTES: Final = 32
-"""Bytes of each key: AES-256."""
 NONCE_BYTES: Final = 12
 """Random for each text (NIST SP 800-38D, 8.2.2), so a key is used at most 2^32 times."""
-_ANSWER_TIMEOUT_S: Final = 30
-"""Seconds that a `KeyService` may take for an answer: all writes of a process may wait for it."""
 ENVIRONMENT: Final = "ASYNC_HISTORY_KEYS"
-
-
-class KeyService(Protocol):
-    """A master key that never leaves its service: a KMS, an HSM. It must answer within 30 s."""
-
-    async def wrap(self, key: bytes) -> bytes:
-        """Return 32 bytes encrypted and authenticated under the master key."""
-
-    async def unwrap(self, wrapped: bytes) -> bytes:
-        """Return the key that `wrap` encrypted as `wrapped`."""
 
 
 class KeyRing:
@@ -120,17 +106,7 @@ class KeyRing:
         master = self._keys[self.current]
         if isinstance(master, bytes):
             return wrapped(master, key, place_of_key(key_id))
-        failed = f"master key {self.current!r} did not wrap a key"
-        given = await _answer(lambda: master.wrap(key), failed)
-        if key in given:
-            raise StorageUnreachable(f"the service of {failed}: it returned it in clear")
-        text = base64.b64encode(given).decode()
-        # Once it is stored, nothing can be read without it.
-        if await self.unwrap(text, key_id, self.current) != key:
-            raise StorageUnreachable(
-                f"the service of master key {self.current!r} unwraps another key than it wrapped"
-            )
-        return text
+        return base64.b64encode(await master.wrap(key)).decode()
 
     async def unwrap(self, text: str, key_id: str, name: str) -> bytes:
         """Return the key that `wrap` encrypted with the master key of this name.
@@ -149,41 +125,15 @@ class KeyRing:
                     name, f"the master key {name!r} of the key ring is not the one that was used"
                 )
             return key
-        failed = f"master key {name!r} did not unwrap a key"
-        opened = await _answer(lambda: master.unwrap(base64.b64decode(text)), failed)
-        if len(opened) != KEY_BYTES:
-            raise StorageUnreachable(
-                f"the service of {failed}: it returned {len(opened)} bytes instead of {KEY_BYTES}"
-            )
-        return opened
+        try:
+            stored = base64.b64decode(text)
+        except ValueError as error:
+            failed = f"master key {name!r} did not unwrap a key"
+            raise StorageUnreachable(f"the service of {failed}: {error}") from error
+        return await master.unwrap(stored)
 
 
-async def _answer(call: Callable[[], Awaitable[object]], failed: str) -> bytes:
-    """Return the bytes that a service answers a call with.
-
-    Raises:
-        StorageUnreachable: it failed, did not answer in time, or answered with something else.
-    """
-    try:
-        async with asyncio.timeout(_ANSWER_TIMEOUT_S):
-            given = await call()
-    except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
-            raise
-        # A task of the service was cancelled. It is not the writer, which asks for all callers.
-        raise StorageUnreachable(f"the service of {failed}: it was cancelled") from error
-    except Exception as error:
-        reason = str(error) or type(error).__name__
-        raise StorageUnreachable(f"the service of {failed}: {reason}") from error
-    if not isinstance(given, bytes | bytearray):
-        raise StorageUnreachable(
-            f"the service of {failed}: it returned {type(given).__name__} instead of bytes"
-        )
-    return bytes(given)
-
-
-def _checked(name: str, key: object) -> bytes | KeyService:
+def _checked(name: str, key: object) -> bytes | CheckedService:
     if isinstance(key, bytes | bytearray):
         if len(key) != KEY_BYTES:
             raise InvalidInput(f"master key {name!r} must have {KEY_BYTES} bytes, not {len(key)}")
@@ -192,7 +142,7 @@ def _checked(name: str, key: object) -> bytes | KeyService:
     if callable(getattr(key, "wrap", None)) and callable(getattr(key, "unwrap", None)):
         aes_gcm(bytes(KEY_BYTES))
         service: KeyService = key  # type: ignore[assignment]
-        return service
+        return CheckedService(name, service)
     raise InvalidInput(
         f"master key {name!r} must be bytes, or an object with wrap and unwrap, not "
         f"{type(key).__name__}"
