@@ -5,7 +5,6 @@ See `_core/ledger/tables.py` for their use.
 
 import sqlite3
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from functools import partial
 from typing import Any, Final, TypeVar
 
 from async_history._core.concurrency.threads import run_to_completion
@@ -14,6 +13,7 @@ from async_history._core.ledger.tables import LedgerTables
 from async_history._core.records.records import COLUMNS
 from async_history._core.records.rows import ReadRows, Row
 from async_history._sqlite.connecting.connection import ThreadConnection, fetch_rows, transaction
+from async_history._sqlite.connecting.errors import read_snapshot
 from async_history._sqlite.index import has_memorys_owner, mark_copied, owner_number
 from async_history._sqlite.key_statements import HAS_KEY_TABLES, HAS_KEYS
 from async_history._sqlite.keys import InClear, Seal
@@ -222,8 +222,13 @@ class LedgerFile:
         return done
 
     async def read(self, work: Callable[[LedgerTables], Coroutine[Any, Any, T]]) -> T:
-        """Run work that only reads on a reading connection's thread."""
-        done: T = await self._read(partial(self._done, work))
+        """Run work that only reads in one snapshot, on a reading connection's thread."""
+
+        def read(connection: sqlite3.Connection) -> T:
+            with read_snapshot(connection):
+                return self._done(work, connection)
+
+        done: T = await self._read(read)
         return done
 
     def _done(

@@ -13,7 +13,7 @@ from async_history import HistoryManager, open_history
 from async_history._core.concurrency.threads import run_to_completion
 from async_history._core.ledger.checkpoint import Checkpoint, LedgerKey
 from async_history._core.ledger.leaves import Leaf
-from async_history._core.ledger.ledger_store import LedgeredStore
+from async_history._core.ledger.ledger_store import LedgeredStore, LedgerStore
 from async_history._core.ledger.tables import LedgerTables
 from async_history._core.ledger.verify import verify
 from async_history._core.operations.operations import StoreOperation
@@ -35,34 +35,23 @@ class Raw:
 
     def __init__(self, tables: LedgerTables) -> None:
         self._tables = tables
-        self._turn = asyncio.Lock()
 
     async def write(self, work: Callable[[LedgerTables], Coroutine[Any, Any, T]]) -> T:
-        async with self._turn:
-            return await work(self._tables)
+        return await work(self._tables)
 
-    read = write
-
-
-class RawFile:
-    """A ledger without a manager, through one connection of a file, on threads."""
-
-    def __init__(self, tables: LedgerTables) -> None:
-        self._tables = tables
-        self._turn = asyncio.Lock()
-
-    async def write(self, work: Callable[[LedgerTables], Coroutine[Any, Any, T]]) -> T:
-        async with self._turn:
-            return await asyncio.to_thread(lambda: run_to_completion(work(self._tables)))
-
-    read = write
+    async def read(self, work: Callable[[LedgerTables], Coroutine[Any, Any, T]]) -> T:
+        return await work(self._tables)
 
 
-async def leaves_of(history: HistoryManager, size: int) -> Mapping[int, Leaf]:
+def store_ledger(history: HistoryManager) -> LedgerStore:
     store = history.store
     assert isinstance(store, LedgeredStore)
     assert store.ledger is not None
-    return await store.ledger.read(lambda tables: tables.leaves(range(size)))
+    return store.ledger
+
+
+async def leaves_of(history: HistoryManager, size: int) -> Mapping[int, Leaf]:
+    return await store_ledger(history).read(lambda tables: tables.leaves(range(size)))
 
 
 async def fill(history: HistoryManager, count: int = 40) -> None:
@@ -93,7 +82,7 @@ async def operate(history: HistoryManager) -> list[StoreOperation]:
 
 
 def connected(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(path, isolation_level=None)
     add_functions(connection)
     return connection
 
@@ -104,7 +93,7 @@ async def verified(path: Path, *checkpoints: Checkpoint) -> LedgerReport:
 
 def verified_here(path: Path, *checkpoints: Checkpoint, seal: Seal = IN_CLEAR) -> LedgerReport:
     with closing(connected(path)) as connection:
-        return asyncio.run(verify(RawFile(tables(connection, seal)), checkpoints, None))
+        return run_to_completion(verify(Raw(tables(connection, seal)), checkpoints, None))
 
 
 def change(path: Path, *statements: str) -> None:

@@ -3,21 +3,19 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
-from async_history import HistoryManager, open_history
-from async_history._core.ledger.ledger_store import LedgeredStore
+from async_history import open_history
+from async_history._core.concurrency.threads import run_to_completion
 from async_history._core.ledger.tables import LedgerTables
 from async_history._core.ledger.verify import verify
 from async_history._sqlite.ledger import tables
 from async_history.errors import StorageUnreachable
 from async_history.ledger import Checkpoint, LedgerReport
-from tests.ledger.ledgers import IN_CLEAR, KEY, RawFile, change, connected, fill, verified
-from tests.support.patience import LONG_S
+from tests.ledger.ledgers import IN_CLEAR, KEY, change, connected, fill, verified
 
 pytestmark = pytest.mark.once
 
@@ -29,7 +27,7 @@ class Losing:
     """A ledger that loses its connection at one statement, and then does the work again."""
 
     def __init__(self, of: LedgerTables, lost_at: int) -> None:
-        self._file = RawFile(of)
+        self._tables = of
         self._run = of._run
         self._lost_at = lost_at
         self.statements = 0
@@ -46,9 +44,9 @@ class Losing:
 
     async def read(self, work: Work[T]) -> T:
         try:
-            return await self._file.read(work)
+            return await work(self._tables)
         except StorageUnreachable:
-            return await self._file.read(work)
+            return await work(self._tables)
 
     write = read
 
@@ -71,7 +69,7 @@ def _verified_losing(path: Path, checkpoint: Checkpoint, lost_at: int) -> tuple[
     """Return the report, and the number of statements that ran."""
     with closing(connected(path)) as connection:
         losing = Losing(tables(connection, IN_CLEAR), lost_at)
-        report = asyncio.run(verify(losing, [checkpoint], None))
+        report = run_to_completion(verify(losing, [checkpoint], None))
         return report, losing.statements
 
 
@@ -100,42 +98,6 @@ async def test_verifying_reports_its_progress(tmp_path: Path) -> None:
         progress: list[tuple[int, int]] = []
         report = await history.ledger.verify(on_progress=lambda *each: progress.append(each))
         assert progress[-1] == (report.size, report.size)
-
-
-class Counting:
-    """A ledger that counts the records after some leaves were checked and more were recorded."""
-
-    def __init__(self, history: HistoryManager) -> None:
-        store = history.store
-        assert isinstance(store, LedgeredStore)
-        assert store.ledger is not None
-        self._ledger = store.ledger
-        self._history = history
-        self._checked = asyncio.Event()
-
-    async def read(self, work: Work[T]) -> T:
-        if work == LedgerTables.counts:
-            async with asyncio.timeout(LONG_S):
-                await self._checked.wait()
-            await self._history.add_history("new", None, "x", "ADD", owner={"user_id": "bo"})
-        done = await self._ledger.read(work)
-        if isinstance(work, partial):
-            self._checked.set()
-        return done
-
-    async def write(self, work: Work[T]) -> T:
-        return await self._ledger.write(work)
-
-
-async def test_leaves_are_checked_while_records_are_counted(tmp_path: Path) -> None:
-    async with open_history(tmp_path / "history.db", ledger=True) as history:
-        await fill(history)
-        before = await history.ledger.verify()
-        report = await verify(Counting(history), [], None)
-        assert (report.records, report.owners) == (before.records + 1, before.owners + 1)
-        assert not report.faults
-        assert not report.unattested
-        assert report.unattested_owners == report.unattested_operations == 0
 
 
 async def _filled(path: Path) -> Checkpoint:

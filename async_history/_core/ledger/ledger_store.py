@@ -30,7 +30,7 @@ class LedgerStore(Protocol):
         """Run work in one transaction, queued with the writes of this store."""
 
     async def read(self, work: Callable[[LedgerTables], Coroutine[Any, Any, T]]) -> T:
-        """Run work that only reads, maybe at the same time as other such work.
+        """Run work that only reads, in one snapshot if the database has snapshots.
 
         Long work does not run on the event loop.
         """

@@ -13,20 +13,24 @@ class Removals:
     """The removed leaves according to the entries, and how they were removed.
 
     Attributes:
+        entries: the places of the bundles of entries.
         damaged: the places of entries that do not match their leaves, or that this library does not
             write.
     """
 
     def __init__(self) -> None:
         self._ranges: list[tuple[int, int, str]] = []
+        self.entries: list[int] = []
         self.damaged: list[int] = []
 
     async def read(self, tables: LedgerTables) -> None:
         """Read all entries."""
         found: list[tuple[int, int, str]] = []
         self.damaged = []
+        self.entries = []
         for stored in await tables.entries():
             place = stored.first
+            self.entries.append(place)
             for leaf in stored.bundle.leaves():
                 try:
                     removed = removed_from(leaf.name or "")
@@ -37,6 +41,10 @@ class Removals:
                     self.damaged.append(place)
                 found += [(a, min(b, place), removed.how) for a, b in removed.places if a < place]
         self._ranges = _flattened(found)
+
+    def first_since(self, earlier: "Removals") -> int | None:
+        """Return the place of the first entry that removals read earlier do not have, if any."""
+        return min(set(self.entries).difference(earlier.entries), default=None)
 
     def touch(self, first: int, end: int) -> bool:
         """Return whether a leaf of a range was removed."""

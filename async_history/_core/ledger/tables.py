@@ -6,6 +6,7 @@ assigns their places, in commit order, under a lock. On most databases no writer
 
 import json
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import (
     AsyncIterator,
     Awaitable,
@@ -15,7 +16,6 @@ from collections.abc import (
     Iterable,
     Sequence,
 )
-from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, Final, TypeVar
 
@@ -47,6 +47,7 @@ T = TypeVar("T")
 _PLACED_AT_ONCE: Final = 8_192
 """Leaves to which one transaction assigns places, in some 30 ms."""
 _BUNDLES_AT_ONCE: Final = 256
+_ALL: Final = (1 << 31) - 1
 _BEGUN: Final = 8
 """Columns of an operation that are known when it begins."""
 READ_AT_ONCE: Final = 16_384
@@ -69,10 +70,6 @@ def _key(kind: str, name: str) -> int:
 
 def _json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 class LedgerTables:
@@ -302,6 +299,13 @@ class LedgerTables:
         ((owners,),) = await self._run(self._sql.owner_count)
         ((begun, ended),) = await self._run(self._sql.operation_counts)
         return Counts(int(records), int(owners), int(begun), int(ended))
+
+    async def waiting(self) -> Counter[str]:
+        """Return the number of leaves without a place, by kind."""
+        kinds: Counter[str] = Counter()
+        for _, kind, size, *_ in await self._run(self._sql.waiting, _ALL, _ALL):
+            kinds[kind] += int(size)
+        return kinds
 
     async def record_ids(self, first: int, limit: int) -> list[tuple[int, Any]]:
         """Return position and id of the next records from a position on."""

@@ -1,35 +1,29 @@
 """Verification of a store against its ledger: every leaf, every record, every node of the tree."""
 
-import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Final
 
 from async_history._core.ledger.checkpoint import Checkpoint
 from async_history._core.ledger.computed_tree import ComputedTree
-from async_history._core.ledger.entries import ERASED
+from async_history._core.ledger.leaf_pass import LeafPass
 from async_history._core.ledger.leaves import (
     BEGUN,
     ENDED,
-    ENTRY,
     OWNER,
     RECORD,
-    REST,
-    Leaf,
 )
 from async_history._core.ledger.ledger_store import LedgerStore, place_all
 from async_history._core.ledger.order import RecordingOrder
 from async_history._core.ledger.removals import Removals
-from async_history._core.ledger.report import FaultKind, LedgerFault, LedgerReport, damaged
-from async_history._core.ledger.seen import SeenLeaves, WholeBundle, seen, seen_bundles
+from async_history._core.ledger.report import LedgerFault, LedgerReport, damaged
+from async_history._core.ledger.seen import WholeBundle, seen, seen_bundles
 from async_history._core.ledger.tables import LedgerTables
 from async_history._core.operations.progress import Progress
 from async_history.errors import StorageCorrupt
-
-T = TypeVar("T")
 
 _IDS_AT_ONCE: Final = 2_000
 _LOWEST: Final = -(1 << 63)
@@ -40,146 +34,6 @@ _ADDED_AT_ONCE: Final = 256
 """Leaves that are added to the tree at once, while a server reads the next records."""
 
 
-@dataclass(slots=True)
-class _Pass:
-    """The findings of a pass through the leaves."""
-
-    removals: Removals
-    order: RecordingOrder | None
-    counts: dict[str, int] = field(default_factory=dict)
-    begun: set[str] = field(default_factory=set)
-    ended: set[str] = field(default_factory=set)
-    faults: list[LedgerFault] = field(default_factory=list)
-    marked: list[int] = field(default_factory=list)
-    """Places of bundles whose salts are marked as keyed but can't be."""
-    unowned: list[int] = field(default_factory=list)
-    """Places of owners whose memory has neither an owner nor a record."""
-
-    def count(self, what: str, many: int = 1) -> None:
-        self.counts[what] = self.counts.get(what, 0) + many
-
-    def check_whole(self, page: WholeBundle) -> None:
-        """Count the leaves of a whole bundle, and check the order of its records."""
-        size = len(page.names)
-        if page.kind == OWNER:
-            self.count("owners", size)
-            return
-        self.count("live", size)
-        self.count("records", size)
-        if self.order is None or self.order.are_next(page.positions):
-            return
-        for at, position in enumerate(page.positions):
-            self._check_order(page.first + at, page.names[at], position)
-
-    def check(self, page: SeenLeaves) -> None:
-        """Compare leaves with the stored values."""
-        for place, leaf in enumerate(page.leaves, start=page.first):
-            if leaf.kind == ENTRY:
-                continue
-            how = self.removals.at(place)
-            if how is not None:
-                self._check_removed(place, leaf, how)
-            if leaf.kind in (RECORD, REST):
-                self._check_record(place, leaf, page, how)
-            elif how is None and leaf.kind == OWNER:
-                self._check_owner(place, leaf, page)
-            elif how is None:
-                self._check_operation(place, leaf, page)
-
-    def _check_removed(self, place: int, leaf: Leaf, how: str) -> None:
-        # A record has one leaf that is erased, and one that is removed with the record.
-        if leaf.kind == RECORD or (leaf.kind == REST and how != ERASED):
-            self.count(how)
-        if not leaf.is_erased:
-            name = leaf.name if leaf.kind in (RECORD, REST) else None
-            self.faults.append(
-                damaged(place, f"the leaf was removed ({how}), and has its salt again", name)
-            )
-
-    def _check_record(self, place: int, leaf: Leaf, page: SeenLeaves, how: str | None) -> None:
-        stored = page.records.get(leaf.name or "")
-        if stored is not None and leaf.kind == RECORD:
-            self._check_order(place, leaf.name, stored.position)
-        if how is not None:
-            return
-        if leaf.is_erased or leaf.name is None:
-            self.faults.append(
-                damaged(place, "the leaf lost its salt, and no entry says why", leaf.name)
-            )
-        elif stored is None:
-            text = f"the record {leaf.name} is gone, and was not pruned"
-            self._found("lost", place, text, record_id=leaf.name)
-        else:
-            self.count("live")
-            if place in page.held:
-                self.count("records")
-            else:
-                text = f"the record {leaf.name} is not what was recorded"
-                self._found("changed", place, text, record_id=leaf.name)
-
-    def _check_order(self, place: int, name: str | None, position: int) -> None:
-        if self.order is not None and not self.order.is_next(position):
-            text = f"the record {name} is at another place in the order of recording"
-            self._found("moved", place, text, record_id=name)
-
-    def _check_owner(self, place: int, leaf: Leaf, page: SeenLeaves) -> None:
-        name = leaf.name or ""
-        if place in page.held:
-            self.count("owners")
-        elif name in page.owners:
-            text = f"the owner of memory {name} is not the one that was given"
-            self._found("changed", place, text, memory_id=name)
-        elif name in page.memories:
-            text = f"the owner of memory {name} is gone"
-            self._found("lost", place, text, memory_id=name)
-        else:  # it was removed with the memory's last record, whose own leaf shows that
-            self.unowned.append(place)
-
-    def _check_operation(self, place: int, leaf: Leaf, page: SeenLeaves) -> None:
-        name = leaf.name or ""
-        stored = page.operations.get(name)
-        if stored is None:
-            text = f"the operation {name} is gone from the log of operations"
-            self._found("lost", place, text, operation_id=name)
-            return
-        values = stored.begun if leaf.kind == BEGUN else stored.ended
-        if values is not None and leaf.holds(values):
-            (self.begun if leaf.kind == BEGUN else self.ended).add(name)
-        else:
-            text = f"the operation {name} is not what was entered in the log of operations"
-            self._found("changed", place, text, operation_id=name)
-
-    def _found(
-        self,
-        kind: FaultKind,
-        place: int,
-        text: str,
-        *,
-        record_id: str | None = None,
-        memory_id: str | None = None,
-        operation_id: str | None = None,
-    ) -> None:
-        self.faults.append(
-            LedgerFault(
-                kind=kind,
-                place=place,
-                text=text,
-                record_id=record_id,
-                memory_id=memory_id,
-                operation_id=operation_id,
-            )
-        )
-
-    def damage(self) -> list[LedgerFault]:
-        """Return the faults of entries and bundles that can't be as they are."""
-        wrong = "an entry is not the one of its leaf, or not one that this library writes"
-        falsely_marked = "leaves have the mark of encrypted records, which they are not of"
-        return [
-            *(damaged(place, wrong) for place in self.removals.damaged),
-            *(damaged(place, falsely_marked) for place in self.marked),
-        ]
-
-
 async def verify(
     ledger: LedgerStore,
     checkpoints: Sequence[Checkpoint],
@@ -187,33 +41,26 @@ async def verify(
 ) -> LedgerReport:
     """Verify a store; see `Ledger.verify`."""
     order = RecordingOrder()
-    found = _Pass(Removals(), order)
+    found = LeafPass(Removals(), order)
     tree = ComputedTree(checkpoints)
     faults: list[LedgerFault] = []
     unattested: tuple[str, ...] = ()
     dismissed = _Dismissed()
     await place_all(ledger)
     try:
-        await ledger.read(found.removals.read)
-        # Counted after the removals, so that what is removed later looks wrong first, and is
-        # dismissed then; and before the last size, so that the leaves of all of them are below it.
-        async with _begun(ledger.read(LedgerTables.counts)) as counting:
-            await _check_leaves(ledger, found, order, tree, on_progress)
-            counts = await counting
+        await ledger.read(found.begin)
         await _check_leaves(ledger, found, order, tree, on_progress)
         tree.reach_checkpoints()
         tree.end()
         dismissed = await _look_again(ledger, found)
-        faults += [
-            one for one in found.faults if one.kind == "moved" or one.place not in dismissed.places
-        ]
-        if faults or counts.records > found.counts.get("live", 0):
+        faults += [one for one in found.faults if not dismissed.has(one)]
+        if faults or found.counted.records > found.attested()[RECORD]:
             unattested = await _unattested(ledger)
     except StorageCorrupt as error:
-        counts = await ledger.read(LedgerTables.counts)
         faults += found.faults
         faults.append(_unreadable(tree.size, error))
     faults += [*found.damage(), *tree.faults]
+    known = found.attested() + dismissed.kinds(found.placed)
     return LedgerReport(
         size=tree.size,
         root=tree.root,
@@ -225,36 +72,21 @@ async def verify(
         reset=found.counts.get("reset", 0),
         faults=tuple(sorted(faults, key=lambda one: one.place or 0)),
         unattested=unattested,
-        unattested_owners=max(
-            0, counts.owners - found.counts.get("owners", 0) - dismissed.kinds[OWNER]
-        ),
+        unattested_owners=max(0, found.counted.owners - known[OWNER]),
         unattested_operations=max(
-            0,
-            counts.begun - len(found.begun) - dismissed.kinds[BEGUN],
-            counts.ended - len(found.ended) - dismissed.kinds[ENDED],
+            0, found.counted.begun - known[BEGUN], found.counted.ended - known[ENDED]
         ),
     )
 
 
-@asynccontextmanager
-async def _begun(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Task[T]]:
-    """Run work at the same time as the body; cancel it if the body fails."""
-    task = asyncio.create_task(work)
-    try:
-        yield task
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
 async def _check_leaves(
     ledger: LedgerStore,
-    found: _Pass,
+    found: LeafPass,
     order: RecordingOrder,
     tree: ComputedTree,
     on_progress: Progress | None,
 ) -> None:
-    """Check all leaves written so far that are not in the tree yet."""
+    """Check all leaves written so far."""
     size = await size_when_placed(ledger)
     while tree.size < size:
         begin = tree.size
@@ -270,7 +102,7 @@ def _unreadable(place: int, error: StorageCorrupt) -> LedgerFault:
 
 
 async def _check_next(
-    found: _Pass, order: RecordingOrder, tree: ComputedTree, tables: LedgerTables
+    found: LeafPass, order: RecordingOrder, tree: ComputedTree, tables: LedgerTables
 ) -> None:
     """Check the next leaves, and add them to the tree.
 
@@ -313,24 +145,39 @@ class _Dismissed:
     """What looked wrong, and is not: others removed it meanwhile, which has an entry.
 
     Attributes:
-        places: of the leaves.
-        kinds: how many leaves of each kind the pass did not count therefore.
+        leaves: kinds of leaves, by place.
+        first_entry: the place of the first entry of a removal since the pass began, after which
+            new records may have the positions of removed ones; None if there is none.
     """
 
-    places: set[int] = field(default_factory=set)
-    kinds: Counter[str] = field(default_factory=Counter)
+    leaves: dict[int, str] = field(default_factory=dict)
+    first_entry: int | None = None
+
+    def has(self, fault: LedgerFault) -> bool:
+        """Return whether a fault is dismissed."""
+        if fault.place is None or fault.kind != "moved":
+            return fault.place in self.leaves
+        return self.first_entry is not None and fault.place > self.first_entry
+
+    def kinds(self, placed: int) -> Counter[str]:
+        """Return the number of the leaves below a place, by kind."""
+        return Counter(kind for place, kind in self.leaves.items() if place < placed)
 
 
-async def _look_again(ledger: LedgerStore, found: _Pass) -> _Dismissed:
+async def _look_again(ledger: LedgerStore, found: LeafPass) -> _Dismissed:
     """Look again at what looked wrong, while nothing can be removed."""
     dismissed = _Dismissed()
     places = {one.place for one in found.faults if one.place is not None and one.kind != "moved"}
     seen_once = sorted(places.union(found.unowned))
-    if seen_once:
+    if found.faults or found.unowned:
         await place_all(ledger)
     for start in range(0, len(seen_once), _LOCKED_AT_ONCE):
         part = seen_once[start : start + _LOCKED_AT_ONCE]
         await ledger.write(partial(_dismiss, dismissed, part))
+    if any(one.kind == "moved" for one in found.faults):
+        removals = Removals()
+        await ledger.read(removals.read)
+        dismissed.first_entry = removals.first_since(found.removals)
     return dismissed
 
 
@@ -340,11 +187,10 @@ async def _dismiss(dismissed: _Dismissed, places: Sequence[int], tables: LedgerT
     removals = Removals()
     await removals.read(tables)
     for place, leaf in (await tables.leaves(places)).items():
-        alone = _Pass(removals, order=None)
+        alone = LeafPass(removals, order=None)
         alone.check(await seen(place, [leaf], tables))
-        if not alone.faults and not alone.unowned and place not in dismissed.places:
-            dismissed.places.add(place)
-            dismissed.kinds[leaf.kind] += 1
+        if not alone.faults and not alone.unowned:
+            dismissed.leaves[place] = leaf.kind
 
 
 async def _unattested(ledger: LedgerStore) -> tuple[str, ...]:
