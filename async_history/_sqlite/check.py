@@ -20,6 +20,7 @@ from async_history._sqlite.index import (
     has_index,
     index_version,
     is_current,
+    unreadable_objects,
     wrong_entries,
 )
 from async_history._sqlite.opening import is_there, open_read_only
@@ -107,6 +108,7 @@ def _problems_of_index(connection: sqlite3.Connection) -> Iterator[str]:
             raise
         yield f"A table of the index is missing ({error}): {advice}"
         return
+    yield from unreadable_objects(connection)
     if not is_untouched:
         yield (
             "The index does not belong to the file as it is now (it was restored, rebuilt or "

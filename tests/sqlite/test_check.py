@@ -1,6 +1,7 @@
 """`check_history`, and the command: faults are named, and rebuilt where possible."""
 
 import asyncio
+import re
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -82,6 +83,52 @@ async def test_a_wrong_index_is_rebuilt(script: str, what: str, path: Path) -> N
     async with open_history(path) as history:
         assert len(await history.get_history("m3")) == len(range(3, ROWS, 9))
         assert await history.count_history(actor_id="ann") == ROWS
+
+
+@pytest.mark.parametrize("column", ["cause", "owner"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "'{bad'",
+        "'[1]'",
+        "'7'",
+        "''",
+        "x'ff'",
+        "x'7b7d'",
+        "CAST(x'ff' AS TEXT)",
+        '\'{"user_id":"\' || char(92) || \'ud800","run_id":"\' || char(92) || \'ud800"}\'',
+        "replace(hex(zeroblob(5000)), '00', '{\"a\":')",
+    ],
+)
+async def test_a_cause_or_an_owner_that_is_not_json_is_named(
+    path: Path, column: str, damage: str
+) -> None:
+    """All else is still checked: what comes after it is named too."""
+    async with open_history(path) as history:
+        details = {"cause": {"run_id": "r"}, "owner": {"user_id": "ann"}}
+        await history.batch_add_history(
+            [
+                {"memory_id": f"own{n}", "new_memory": "x", "event": "ADD", **details}
+                for n in range(2)
+            ]
+        )
+    assert (await check_history(str(path))).problems == ()
+    table, key = ("owners", "number") if column == "owner" else ("details", "id")
+    change(
+        path,
+        f"UPDATE async_history_{table} SET {column} = {damage}"
+        f" WHERE {key} = (SELECT min({key}) FROM async_history_{table} WHERE {column} IS NOT NULL);"
+        "UPDATE async_history_spans SET latest = '1' WHERE block = 2",
+    )
+    named, *others, last = (await check_history(str(path))).problems
+    assert re.match(
+        r"1 (record|memory) has an? \w+ that can't be read as JSON, such as \S+:", named
+    )
+    assert column in named
+    assert "found by time" in last
+    assert all("found by owner" in one for one in others)
+    async with open_history(path) as history:
+        assert named in (await history.check()).problems
 
 
 async def test_records_without_an_id(path: Path) -> None:

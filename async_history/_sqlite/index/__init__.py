@@ -25,7 +25,7 @@ from async_history._sqlite.index.erased import (
     erased_names,
     note_erased,
 )
-from async_history._sqlite.index.faults import wrong_entries
+from async_history._sqlite.index.faults import unreadable_objects, wrong_entries
 from async_history._sqlite.index.levels import (
     ADD_ENTRY,
     COUNT_ENTRIES,
@@ -197,6 +197,7 @@ __all__ = [
     "remove_obstacles",
     "remove_orphans",
     "replace_details",
+    "unreadable_objects",
     "value_key",
     "wrong_entries",
 ]

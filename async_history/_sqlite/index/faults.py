@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from async_history._core.records.recording import INDEXED_CAUSES
+from async_history._core.wording import counted
 from async_history._sqlite import times
 from async_history._sqlite.index.blocks import CHUNKS, SPANS
 from async_history._sqlite.index.levels import LEVELS
@@ -24,6 +25,20 @@ def _has_entry(key: str) -> str:
     )
 
 
+def _is_object(text: str) -> str:
+    """Return an SQL condition: a value is a JSON object, both for SQLite and for readers."""
+    return f"""CASE WHEN typeof({text}) = 'text' AND json_valid({text})
+        THEN async_history_is_object(CAST({text} AS BLOB)) ELSE 0 END"""
+
+
+_NO_CAUSE: Final = f"""
+SELECT count(*), min(id) FROM main.async_history_details
+WHERE cause IS NOT NULL AND NOT {_is_object("cause")}
+"""
+_NO_OWNER: Final = f"""
+SELECT count(*), min(memory_id) FROM main.async_history_owners
+WHERE owner IS NOT NULL AND NOT {_is_object("owner")}
+"""
 _IS_INDEXED: Final = f"NOT {is_unindexed('history')}"
 _NOT_FOUND: Final = f"""
 SELECT count(*), min(id) FROM main.history
@@ -42,14 +57,14 @@ _WRONG_SCOPES: Final = f"""
 SELECT count(DISTINCT history.id), min(history.id) FROM main.history AS history
 CROSS JOIN main.async_history_details AS detail ON detail.id = history.id
 CROSS JOIN main.async_history_owners AS owned ON owned.number = detail.owner
-CROSS JOIN json_each(owned.owner) AS scope
+CROSS JOIN json_each(CASE WHEN {_is_object("owned.owner")} THEN owned.owner END) AS scope
 WHERE {_IS_INDEXED} AND owned.memory_id = history.memory_id
     AND NOT ({_has_entry("async_history_key(scope.key, scope.value)")})
 """
 _WRONG_CAUSES: Final = f"""
 SELECT count(DISTINCT history.id), min(history.id) FROM main.history AS history
 CROSS JOIN main.async_history_details AS detail ON detail.id = history.id
-CROSS JOIN json_each(detail.cause) AS said
+CROSS JOIN json_each(CASE WHEN {_is_object("detail.cause")} THEN detail.cause END) AS said
 WHERE {_IS_INDEXED} AND said.key IN ({", ".join(f"'{name}'" for name in INDEXED_CAUSES)})
     AND NOT ({_has_entry(f"async_history_key('{CAUSE}' || said.key, said.value)")})
 """
@@ -61,6 +76,7 @@ WHERE actor_id IS NOT NULL AND rowid <= {CHUNKS.through} AND NOT EXISTS (
         AND position = history.rowid
 )
 """
+_IS_THERE: Final = "SELECT 1 FROM main.sqlite_master WHERE type = 'table' AND name = ?"
 _OUTSIDE: Final = """
 SELECT count(*), min(id) FROM main.history LEFT JOIN main.{table} AS noted
     ON noted.block = history.rowid >> {bits}
@@ -77,6 +93,22 @@ _WRONG_TIMES: Final = tuple(
     )
     for blocks in (SPANS, CHUNKS)
 )
+
+
+def unreadable_objects(connection: sqlite3.Connection) -> Iterator[str]:
+    """Yield a sentence for each table with values that are not JSON objects, as they should be."""
+    for table, query, *words in (
+        ("async_history_details", _NO_CAUSE, "record has a cause", "records have causes"),
+        ("async_history_owners", _NO_OWNER, "memory has an owner", "memories have owners"),
+    ):
+        if connection.execute(_IS_THERE, (table,)).fetchone() is None:
+            continue
+        count, example = connection.execute(query).fetchone()
+        if count:
+            yield (
+                f"{counted(count, *words)} that can't be read as JSON, such as {example}: restore "
+                f"it in {table} from a backup."
+            )
 
 
 def wrong_entries(connection: sqlite3.Connection) -> Iterator[tuple[str, int, str]]:

@@ -22,6 +22,7 @@ from functools import lru_cache, partial
 from hashlib import blake2s
 from typing import Literal, NamedTuple
 
+from async_history._core.records.json_object import JsonObject, is_readable
 from async_history._sqlite.index.validity import (
     HAS_ONLY_OUR_TRIGGERS,
     INDEXED_THROUGH,
@@ -107,6 +108,14 @@ def _stored_key(encoding: str, stored: bytes | None) -> int:
     if not stored or encoding == "UTF-8":
         return _key(stored) if stored else 0
     return memory_key(stored.decode(encoding, "replace"))
+
+
+def _is_object(encoding: str, stored: bytes) -> bool:
+    """Return whether a stored text's bytes are a JSON object."""
+    try:
+        return is_readable(JsonObject(stored.decode(encoding)))
+    except UnicodeDecodeError:
+        return False
 
 
 def _slice(slices: int) -> tuple[str, str]:
@@ -251,6 +260,7 @@ def add_functions(connection: sqlite3.Connection) -> None:
     (encoding,) = connection.execute("PRAGMA encoding").fetchone()
     connection.create_function("async_history_key", 1, partial(_stored_key, encoding))
     connection.create_function("async_history_key", 2, value_key)
+    connection.create_function("async_history_is_object", 1, partial(_is_object, encoding))
     connection.create_function("async_history_outdated", 0, _outdated)
 
 
