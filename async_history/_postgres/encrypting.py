@@ -37,7 +37,7 @@ from async_history._postgres.key_statements import (
     LOCK_KEYS,
     LOCK_WRITES,
     NOTE_WHOLE,
-    key_table,
+    PostgresKeyTable,
     keys_within,
 )
 from async_history._postgres.keys import Sealing
@@ -258,7 +258,7 @@ class _ServerTransaction(SchemaSteps):
     def __init__(self, connection: Any, schema: str, sealing: Sealing) -> None:
         super().__init__(connection, schema, None, is_distributed=False)
         self._sealing = sealing
-        self.table: KeyTable = key_table(connection.fetch, schema)
+        self.table: KeyTable = PostgresKeyTable(connection.fetch, schema)
         self.has_locked_keys = False
         """Whether other transactions may write without having seen a change of keys."""
 

@@ -5,6 +5,7 @@ owner's first data key agree on one. No key is made under a wrapping key that is
 for an owner who is being noted as erased.
 """
 
+import json
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -15,6 +16,7 @@ from async_history._core.encryption.key_statements import (
     KeyStatements,
     KeyTable,
     Run,
+    StoredKey,
 )
 from async_history._core.encryption.sealing import BEGIN, JSON_BEGIN
 from async_history._core.records.owners import SCOPES
@@ -51,10 +53,16 @@ _USES: Final = KEY_COLUMNS.index("uses")
 
 
 def _element(at: int) -> str:
-    """Return SQL for a column of a key to `add`, as text."""
+    """Return SQL for a column of a key to add, as text."""
     return f"pg_catalog.json_array_element_text(given.key, {at})"
 
 
+_ADD: Final = f"""
+INSERT INTO {{schema}}.data_keys ({", ".join(KEY_COLUMNS)})
+SELECT {", ".join(_element(at) for at in range(_USES))}, {_element(_USES)}::pg_catalog.int8
+FROM pg_catalog.json_array_elements($1::pg_catalog.text::pg_catalog.json) AS given (key)
+"""
+"""Takes several `StoredKey` as a JSON array of arrays."""
 STATEMENTS: Final = KeyStatements(
     wrapping="SELECT id, master, wrapped FROM {schema}.wrapping_keys ORDER BY id",
     add_wrapping="""
@@ -79,11 +87,6 @@ STATEMENTS: Final = KeyStatements(
     """,
     count_wrapped_by_others="""
     SELECT pg_catalog.count(*) FROM {schema}.data_keys WHERE wrapping_key <> $1::pg_catalog.text
-    """,
-    add=f"""
-    INSERT INTO {{schema}}.data_keys ({", ".join(KEY_COLUMNS)})
-    SELECT {", ".join(_element(at) for at in range(_USES))}, {_element(_USES)}::pg_catalog.int8
-    FROM pg_catalog.json_array_elements($1::pg_catalog.text::pg_catalog.json) AS given (key)
     """,
     reserve="""
     UPDATE {schema}.data_keys SET uses = uses + $2::pg_catalog.int8
@@ -118,13 +121,19 @@ STATEMENTS: Final = KeyStatements(
 )
 
 
-def key_table(fetch: Run, schema: str) -> KeyTable:
-    """Return the tables of keys in a quoted schema; `fetch` runs one statement."""
+class PostgresKeyTable(KeyTable):
+    """The tables of keys in a quoted schema; `fetch` runs one statement."""
 
-    async def run(sql: str, *parameters: Any) -> Sequence[Sequence[Any]]:
-        return await fetch(in_schema(sql, schema), *parameters)
+    def __init__(self, fetch: Run, schema: str) -> None:
+        async def run(sql: str, *parameters: Any) -> Sequence[Sequence[Any]]:
+            return await fetch(in_schema(sql, schema), *parameters)
 
-    return KeyTable(STATEMENTS, run)
+        super().__init__(STATEMENTS, run)
+
+    async def add(self, keys: Sequence[StoredKey]) -> None:
+        """Add data keys."""
+        if keys:
+            await self._run(_ADD, json.dumps(keys))
 
 
 KeyChange = Callable[[KeyTable], Coroutine[Any, Any, Any]]
@@ -149,7 +158,7 @@ Access = Callable[[], KeyAccess]
 
 def keys_within(connection: Any, schema: str) -> KeyAccess:
     """Return the access inside the connection's transaction."""
-    table = key_table(connection.fetch, schema)
+    table = PostgresKeyTable(connection.fetch, schema)
 
     async def change(work: KeyChange) -> Any:
         await connection.execute(LOCK_KEYS, schema)
@@ -164,7 +173,7 @@ def keys_before(connection: Any, schema: str, settings: Sequence[str]) -> KeyAcc
     Args:
         settings: the first statements of its transactions.
     """
-    table = key_table(connection.fetch, schema)
+    table = PostgresKeyTable(connection.fetch, schema)
 
     async def change(work: KeyChange) -> Any:
         return await change_keys(connection, schema, settings, work)

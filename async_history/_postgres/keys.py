@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 from async_history._core.encryption.batch_sealing import NewTexts, keys_in_store
 from async_history._core.encryption.data_keys import DataKeys
-from async_history._core.encryption.key_statements import KeyTable
+from async_history._core.encryption.key_statements import KeyReads
 from async_history._core.encryption.sealed_reader import ReadRecords, read_opened, read_rows_opened
 from async_history._core.encryption.sealed_records import (
     SealedTexts,
@@ -71,7 +71,7 @@ class Seal(Protocol):
     async def opened(self, read: ReadRecords, access: Access) -> Sequence[HistoryRecord]:
         """Read records, and return them in clear."""
 
-    async def opened_rows(self, read: ReadRows, table: KeyTable) -> Sequence[Row]:
+    async def opened_rows(self, read: ReadRows, table: KeyReads) -> Sequence[Row]:
         """Read stored rows, and return them in clear; a row that does not open, as stored."""
 
     def undone(self) -> None:
@@ -111,7 +111,7 @@ class InClear:
             raise KeyMissing("", f"the history {OPEN_WITH_KEYS}")
         return records
 
-    async def opened_rows(self, read: ReadRows, table: KeyTable) -> Sequence[Row]:
+    async def opened_rows(self, read: ReadRows, table: KeyReads) -> Sequence[Row]:
         return await read()
 
     def undone(self) -> None: ...
@@ -162,7 +162,7 @@ class Sealing:
     async def opened(self, read: ReadRecords, access: Access) -> Sequence[HistoryRecord]:
         return await read_opened(read, partial(self._keys.load, table=access().table))
 
-    async def opened_rows(self, read: ReadRows, table: KeyTable) -> Sequence[Row]:
+    async def opened_rows(self, read: ReadRows, table: KeyReads) -> Sequence[Row]:
         return await read_rows_opened(read, partial(self._keys.load, table=table))
 
     def undone(self) -> None:

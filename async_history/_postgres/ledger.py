@@ -21,7 +21,7 @@ from async_history._core.ledger.new_leaves import NewLeaves
 from async_history._core.ledger.tables import LedgerTables
 from async_history._core.records.owners import Owner
 from async_history._core.records.records import Fields
-from async_history._postgres.key_statements import key_table
+from async_history._postgres.key_statements import PostgresKeyTable
 from async_history._postgres.keys import Seal
 from async_history._postgres.ledger_sql import STATEMENTS
 from async_history._postgres.schema import in_schema
@@ -68,7 +68,7 @@ class Attestation:
         def run(sql: str, *arguments: Any) -> Awaitable[Sequence[Sequence[Any]]]:
             return fetch(in_schema(sql, self._schema), *arguments)
 
-        open_rows = partial(self._seal.opened_rows, table=key_table(fetch, self._schema))
+        open_rows = partial(self._seal.opened_rows, table=PostgresKeyTable(fetch, self._schema))
         return LedgerTables(self._statements, run, open_rows, self._seal.salt_key)
 
 

@@ -38,8 +38,8 @@ from async_history._postgres.key_statements import (
     COUNT_CLEAR,
     KeyAccess,
     KeyChange,
+    PostgresKeyTable,
     change_keys,
-    key_table,
     keys_lack,
 )
 from async_history._postgres.keys import InClear, Seal, Sealing
@@ -210,7 +210,7 @@ class PostgresStore:
         texts = ServerTexts(
             self.run_exclusively, self._open_writers, self._vacuum, self._side, self.schema, sealing
         )
-        table = key_table(self._fetch_keys, self.schema)
+        table = PostgresKeyTable(self._fetch_keys, self.schema)
         return StoreEncryption(keys, table, self._with_keys, texts)
 
     def _new_reader(self, fetch: Fetch, pool: ConnectionPool) -> HistoryReader:
@@ -279,7 +279,7 @@ class PostgresStore:
                 lambda own, settings: change_keys(own, self.schema, settings, work)
             )
 
-        table = key_table(self._fetch_keys, self.schema)
+        table = PostgresKeyTable(self._fetch_keys, self.schema)
         lack = partial(keys_lack, connection, self.schema, table)
         keys = partial(KeyAccess, table, change, lack)
         return await self._with_current_keys(

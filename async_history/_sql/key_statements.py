@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import (
     Executable,
+    Insert,
     bindparam,
     case,
     delete,
@@ -23,8 +24,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from async_history._core.encryption.key_statements import (
     KEY_COLUMNS,
     MOST_USES,
+    KeyReads,
     KeyStatements,
     KeyTable,
+    Run,
     StoredKey,
 )
 from async_history._core.encryption.sealing import BEGIN, JSON_BEGIN
@@ -35,7 +38,7 @@ from async_history._sql.transaction import Transaction
 
 
 @lru_cache(64)
-def statements_in(tables: Tables) -> KeyStatements:
+def _statements_in(tables: Tables) -> KeyStatements:
     """Return the statements of the tables of keys."""
     wrapping, keys, encryption = tables.wrapping_keys, tables.data_keys, tables.encryption
     history, state = tables.history, tables.state
@@ -63,10 +66,6 @@ def statements_in(tables: Tables) -> KeyStatements:
         of_owners=stored.where(keys.c.owner.in_(several), keys.c.erased == 0).order_by(keys.c.uses),
         wrapped_by_others=stored.where(by_others, keys.c.id > p2).order_by(keys.c.id).limit(p3),
         count_wrapped_by_others=select(func.count()).select_from(keys).where(by_others),
-        add=insert(keys).values(
-            **{name: bindparam(f"p{place}") for place, name in enumerate(KEY_COLUMNS, 1)},
-            erased=0,
-        ),
         reserve=update(keys).where(keys.c.id.in_(several)).values(uses=keys.c.uses + p2),
         rewrap=update(keys).where(keys.c.id == p3).values(wrapping_key=p1, wrapped=p2),
         remove=delete(keys).where(keys.c.id.in_(several), keys.c.erased == 0),
@@ -84,6 +83,13 @@ def statements_in(tables: Tables) -> KeyStatements:
         },
         destroy=delete(keys).where(keys.c.id.in_(several), keys.c.erased == 1),
     )
+
+
+@lru_cache(64)
+def _adding(tables: Tables) -> Insert:
+    """Return the INSERT of one data key, with its columns as parameters."""
+    columns: Any = {name: bindparam(f"p{place}") for place, name in enumerate(KEY_COLUMNS, 1)}
+    return insert(tables.data_keys).values(**columns, erased=0)
 
 
 def count_clear(dialect: Dialect, tables: Tables) -> Executable:
@@ -108,32 +114,35 @@ Fetch = Callable[[Any, Mapping[str, Any]], Awaitable[Sequence[Any]]]
 """Run a statement with its parameters, and return its rows."""
 
 
-class SqlKeyTable(KeyTable):
-    """The tables of keys, read through a function that runs one statement."""
-
-    def __init__(self, tables: Tables, fetch: Fetch) -> None:
-        async def run(statement: Any, *parameters: Any) -> Sequence[Sequence[Any]]:
-            return [row for one in _parts(parameters) for row in await fetch(statement, one)]
-
-        super().__init__(statements_in(tables), run)
+def table_read(tables: Tables, fetch: Fetch) -> KeyReads:
+    """Return the tables of keys, for reading through a function that runs one statement."""
+    return KeyReads(_statements_in(tables), _run_by(fetch))
 
 
-class WrittenKeyTable(SqlKeyTable):
+class WrittenKeyTable(KeyTable):
     """The tables of keys inside a transaction that has locked `state`."""
 
     def __init__(self, transaction: Transaction) -> None:
-        super().__init__(transaction.tables, transaction.fetch)
+        super().__init__(_statements_in(transaction.tables), _run_by(transaction.fetch))
         self._transaction = transaction
 
     async def add(self, keys: Sequence[StoredKey]) -> None:
         """Add data keys."""
         if keys:
-            await self._transaction.execute(self._sql.add, [_named(key) for key in keys])
+            add = _adding(self._transaction.tables)
+            await self._transaction.execute(add, [_named(key) for key in keys])
 
     async def begin(self) -> None:
         """Note whether there are causes in clear, and stop writers without keys."""
         await super().begin()
         self._transaction.forget_known()
+
+
+def _run_by(fetch: Fetch) -> Run:
+    async def run(statement: Any, *parameters: Any) -> Sequence[Sequence[Any]]:
+        return [row for one in _parts(parameters) for row in await fetch(statement, one)]
+
+    return run
 
 
 def _parts(parameters: Sequence[Any]) -> Iterator[dict[str, Any]]:

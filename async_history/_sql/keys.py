@@ -16,7 +16,7 @@ from sqlalchemy import select
 
 from async_history._core.encryption.batch_sealing import keys_in_store, sealed_records
 from async_history._core.encryption.data_keys import DataKeys
-from async_history._core.encryption.key_statements import KeyTable
+from async_history._core.encryption.key_statements import KeyReads
 from async_history._core.encryption.sealed_reader import ReadRecords, read_opened, read_rows_opened
 from async_history._core.encryption.sealed_records import (
     owner_of_session,
@@ -82,7 +82,7 @@ class Seal(Protocol):
     async def opened(self, read: ReadRecords, transaction: Transaction) -> Sequence[HistoryRecord]:
         """Read records, and return them in clear."""
 
-    async def opened_rows(self, read: ReadRows, table: KeyTable) -> Sequence[Row]:
+    async def opened_rows(self, read: ReadRows, table: KeyReads) -> Sequence[Row]:
         """Read stored rows, and return them in clear; a row that does not open, as stored."""
 
     async def check(self, transaction: Transaction) -> None:
@@ -142,7 +142,7 @@ class InClear:
     async def opened(self, read: ReadRecords, transaction: Transaction) -> Sequence[HistoryRecord]:
         return await read()
 
-    async def opened_rows(self, read: ReadRows, table: KeyTable) -> Sequence[Row]:
+    async def opened_rows(self, read: ReadRows, table: KeyReads) -> Sequence[Row]:
         return await read()
 
     async def check(self, transaction: Transaction) -> None:
@@ -211,7 +211,7 @@ class Sealing:
         table = WrittenKeyTable(transaction)
         return await read_opened(read, partial(self._keys.load, table=table))
 
-    async def opened_rows(self, read: ReadRows, table: KeyTable) -> Sequence[Row]:
+    async def opened_rows(self, read: ReadRows, table: KeyReads) -> Sequence[Row]:
         return await read_rows_opened(read, partial(self._keys.load, table=table))
 
     async def check(self, transaction: Transaction) -> None: ...

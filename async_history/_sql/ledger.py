@@ -16,7 +16,7 @@ from async_history._core.ledger.ledger_store import GIVEN_A_LEDGER
 from async_history._core.ledger.new_leaves import NewLeaves
 from async_history._core.ledger.tables import LedgerTables
 from async_history._sql.dialects import begin_snapshot
-from async_history._sql.key_statements import SqlKeyTable
+from async_history._sql.key_statements import table_read
 from async_history._sql.keys import Seal
 from async_history._sql.ledger_sql import Fetch, statements_in
 from async_history._sql.schema import has_ledger
@@ -53,7 +53,7 @@ class Attestation:
         async def run(statement: Callable[..., Awaitable[Any]], *parameters: Any) -> Any:
             return await statement(fetch, *parameters)
 
-        open_rows = partial(self._seal.opened_rows, table=SqlKeyTable(self._tables, fetch))
+        open_rows = partial(self._seal.opened_rows, table=table_read(self._tables, fetch))
         return LedgerTables(self._statements, run, open_rows, self._seal.salt_key)
 
 

@@ -35,7 +35,7 @@ from async_history._sql.connecting.packets import find_too_large
 from async_history._sql.connecting.session_limits import OWN_LIMITS, Limits
 from async_history._sql.dialects import is_mysql, size_query
 from async_history._sql.encrypting import SqlTexts
-from async_history._sql.key_statements import SqlKeyTable, WrittenKeyTable, count_clear
+from async_history._sql.key_statements import WrittenKeyTable, count_clear, table_read
 from async_history._sql.keys import InClear, Seal, Sealing
 from async_history._sql.ledger import (
     LEAF_S,
@@ -112,7 +112,7 @@ class SqlStore:
                 statement_bytes,
                 connections.where,
             )
-            table = SqlKeyTable(tables, self._fetch)
+            table = table_read(tables, self._fetch)
             self.encryption = StoreEncryption(data_keys, table, self._with_keys, texts)
             self.reader = SealedReader(reader, self.encryption)
             self.follower = SealedFollowReader(follower, self.encryption)

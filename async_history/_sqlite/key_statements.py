@@ -10,6 +10,7 @@ from async_history._core.concurrency.threads import run_to_completion
 from async_history._core.encryption.key_statements import (
     KEY_COLUMNS,
     MOST_USES,
+    KeyReads,
     KeyStatements,
     KeyTable,
     StoredKey,
@@ -79,7 +80,11 @@ HAS_KEYS: Final = "SELECT EXISTS (SELECT 1 FROM main.async_history_wrapping_keys
 _HAS_CLEAR_CAUSES: Final = (
     "EXISTS (SELECT 1 FROM main.async_history_details WHERE cause IS NOT NULL)"
 )
-STATEMENTS: Final = KeyStatements(
+_ADD: Final = f"""
+INSERT INTO async_history_data_keys ({", ".join(KEY_COLUMNS)})
+VALUES ({", ".join("?" * len(KEY_COLUMNS))})
+"""
+_STATEMENTS: Final = KeyStatements(
     wrapping="SELECT id, master, wrapped FROM main.async_history_wrapping_keys ORDER BY id",
     add_wrapping="INSERT OR IGNORE INTO async_history_wrapping_keys VALUES (:p1, :p2, :p3)",
     remove_wrapping="""
@@ -94,10 +99,6 @@ STATEMENTS: Final = KeyStatements(
     """,
     count_wrapped_by_others="""
     SELECT count(*) FROM main.async_history_data_keys WHERE wrapping_key <> :p1
-    """,
-    add=f"""
-    INSERT INTO async_history_data_keys ({", ".join(KEY_COLUMNS)})
-    VALUES ({", ".join("?" * len(KEY_COLUMNS))})
     """,
     reserve=f"UPDATE async_history_data_keys SET uses = uses + :p2 WHERE id IN {_IDS}",
     rewrap="UPDATE async_history_data_keys SET wrapping_key = :p1, wrapped = :p2 WHERE id = :p3",
@@ -172,21 +173,21 @@ class WrittenKeyTable(KeyTable):
         async def run(sql: str, *parameters: Any) -> Sequence[Sequence[Any]]:
             return fetch_rows(connection, sql, _named(parameters))
 
-        super().__init__(STATEMENTS, run)
+        super().__init__(_STATEMENTS, run)
         self._connection = connection
 
     async def add(self, keys: Sequence[StoredKey]) -> None:
         """Add data keys."""
-        self._connection.executemany(self._sql.add, keys)
+        self._connection.executemany(_ADD, keys)
 
 
-def table_read(fetch: Fetch) -> KeyTable:
+def table_read(fetch: Fetch) -> KeyReads:
     """Return the key tables, for reading."""
 
     async def run(sql: str, *parameters: Any) -> Sequence[Sequence[Any]]:
         return await fetch(sql, _named(parameters))
 
-    return KeyTable(STATEMENTS, run)
+    return KeyReads(_STATEMENTS, run)
 
 
 def _named(parameters: Sequence[Any]) -> dict[str, Any]:

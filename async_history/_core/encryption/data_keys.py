@@ -29,6 +29,7 @@ from async_history._core.encryption.key_statements import (
     MARKS,
     MOST_USES,
     OFF,
+    KeyReads,
     KeyTable,
     OwnerDigests,
     StoredKey,
@@ -209,7 +210,7 @@ class DataKeys:
 
     # Opening
 
-    async def load(self, key_ids: Collection[str], table: KeyTable) -> Keys:
+    async def load(self, key_ids: Collection[str], table: KeyReads) -> Keys:
         """Return those data keys that the store has.
 
         Raises:
@@ -309,7 +310,7 @@ class DataKeys:
             return []
         return list({self._leases[owner].key.id: None for owner in owners})
 
-    async def find_mark(self, table: KeyTable) -> Mark | None:
+    async def find_mark(self, table: KeyReads) -> Mark | None:
         """Return the store's mark, if it has one.
 
         Raises:
@@ -327,7 +328,7 @@ class DataKeys:
         self.is_off = mark_id == OFF
         return Mark(mark_id, self.unwrapped(stored))
 
-    async def require_current(self, table: KeyTable) -> None:
+    async def require_current(self, table: KeyReads) -> None:
         """Check that new keys can be made.
 
         Raises:

@@ -6,7 +6,7 @@ by all its holders. `erased` marks the keys of an owner that is being erased: th
 texts.
 """
 
-import json
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -85,8 +85,6 @@ class KeyStatements:
         wrapped_by_others: keys that another wrapping key than the given one wraps, after an id, in
             the order of ids, up to a limit.
         count_wrapped_by_others: their number.
-        add: takes several `StoredKey` as a JSON array of arrays; if it runs once for each of them,
-            its columns.
         reserve: adds uses to the keys with some ids: takes the ids and the number.
         rewrap: takes the wrapping key, the wrapped key and the id.
         remove: removes the keys with some ids, except those whose owner is being erased.
@@ -106,7 +104,6 @@ class KeyStatements:
     of_owners: Statement
     wrapped_by_others: Statement
     count_wrapped_by_others: Statement
-    add: Statement
     reserve: Statement
     rewrap: Statement
     remove: Statement
@@ -121,8 +118,8 @@ Run = Callable[..., Awaitable[Sequence[Sequence[Any]]]]
 """Run one statement with its parameters, and return its rows."""
 
 
-class KeyTable:
-    """Runs a database's statements, in a transaction or for reading.
+class KeyReads:
+    """Runs a database's statements that read.
 
     Args:
         run: runs one statement.
@@ -135,14 +132,6 @@ class KeyTable:
     async def wrapping(self) -> list[WrappingKey]:
         """Return all wrapping keys."""
         return [WrappingKey(*row) for row in await self._run(self._sql.wrapping)]
-
-    async def add_wrapping(self, key: WrappingKey) -> None:
-        """Add a wrapping key."""
-        await self._run(self._sql.add_wrapping, *key)
-
-    async def remove_wrapping(self, but: str) -> None:
-        """Remove the wrapping keys that wrap no data key, except `but`."""
-        await self._run(self._sql.remove_wrapping, but)
 
     async def keys(self, ids: Sequence[str]) -> list[StoredKey]:
         """Return the data keys with some ids."""
@@ -162,10 +151,31 @@ class KeyTable:
         ((count,),) = await self._run(self._sql.count_wrapped_by_others, than)
         return int(count)
 
+    async def is_whole(self) -> bool:
+        """Return whether all causes are sealed; False if encryption is turned off."""
+        rows = await self._run(self._sql.is_whole)
+        return bool(rows and rows[0][0])
+
+    async def lacks(self, ids: Sequence[str]) -> bool:
+        """Return whether one of some data keys is missing or retired."""
+        counts = await self._run(self._sql.count_usable, list(ids))
+        return sum(int(count) for (count,) in counts) < len(ids)
+
+
+class KeyTable(KeyReads, ABC):
+    """Runs a database's statements, in a transaction."""
+
+    async def add_wrapping(self, key: WrappingKey) -> None:
+        """Add a wrapping key."""
+        await self._run(self._sql.add_wrapping, *key)
+
+    async def remove_wrapping(self, but: str) -> None:
+        """Remove the wrapping keys that wrap no data key, except `but`."""
+        await self._run(self._sql.remove_wrapping, but)
+
+    @abstractmethod
     async def add(self, keys: Sequence[StoredKey]) -> None:
         """Add data keys."""
-        if keys:
-            await self._run(self._sql.add, json.dumps(keys))
 
     async def reserve(self, uses: Sequence[tuple[str, int]]) -> None:
         """Count uses of data keys, given by id, before they happen."""
@@ -186,16 +196,6 @@ class KeyTable:
     async def begin(self) -> None:
         """Note, when encryption is turned on, whether there are clear causes."""
         await self._run(self._sql.begin)
-
-    async def is_whole(self) -> bool:
-        """Return whether all causes are sealed; False if encryption is turned off."""
-        rows = await self._run(self._sql.is_whole)
-        return bool(rows and rows[0][0])
-
-    async def lacks(self, ids: Sequence[str]) -> bool:
-        """Return whether one of some data keys is missing or retired."""
-        counts = await self._run(self._sql.count_usable, list(ids))
-        return sum(int(count) for (count,) in counts) < len(ids)
 
     async def mark(self, names: Sequence[Name]) -> list[str]:
         """Mark the data keys of owners as erased, in the transaction that notes the erasure.

@@ -11,6 +11,7 @@ from async_history._core.encryption.key_statements import (
     INDEX,
     MARKS,
     TURNING_ON,
+    KeyReads,
     KeyTable,
     StoredKey,
     WrappingKey,
@@ -72,7 +73,7 @@ class StoreEncryption:
     """
 
     def __init__(
-        self, keys: DataKeys, read: KeyTable, in_transaction: InTransaction, texts: TextStore
+        self, keys: DataKeys, read: KeyReads, in_transaction: InTransaction, texts: TextStore
     ) -> None:
         self.keys: Final = keys
         self.texts: Final = texts

@@ -6,7 +6,7 @@ from hashlib import sha256
 from typing import Any, Final
 
 from async_history._core.encryption.data_keys import DataKeys
-from async_history._core.encryption.key_statements import KeyTable
+from async_history._core.encryption.key_statements import KeyReads
 from async_history._core.encryption.sealed_reader import with_keys
 from async_history._core.encryption.sealed_records import opened_text
 from async_history._core.encryption.sealing import Keys, key_ids
@@ -35,7 +35,7 @@ class EraseKeys:
     text_columns = DIGESTS
     tables: Sequence[str] = _TABLES
 
-    async def digests(self, read: Callable[[], Awaitable[Rows]], table: KeyTable) -> Rows:
+    async def digests(self, read: Callable[[], Awaitable[Rows]], table: KeyReads) -> Rows:
         """Read rows, and return them with digests instead of texts."""
         return await read()
 
@@ -65,7 +65,7 @@ class EncryptedEraseKeys(EraseKeys):
     def __init__(self, keys: DataKeys) -> None:
         self._keys = keys
 
-    async def digests(self, read: Callable[[], Awaitable[Rows]], table: KeyTable) -> Rows:
+    async def digests(self, read: Callable[[], Awaitable[Rows]], table: KeyReads) -> Rows:
         """Read rows, open their texts, and return them with digests instead of texts."""
         load = partial(self._keys.load, table=table)
         rows, keys = await with_keys(await read(), read, _ids_of_keys, load)

@@ -11,7 +11,7 @@ from async_history._core.reading.filters import Filter
 from async_history._core.removing.erase_transaction import LOST, Columns, RecordRef, Texts
 from async_history._core.writing.erased_names import Name
 from async_history._postgres.detail_columns import CAUSE_COLUMNS
-from async_history._postgres.key_statements import key_table, keys_within
+from async_history._postgres.key_statements import PostgresKeyTable, keys_within
 from async_history._postgres.reading.filters import Search
 from async_history._postgres.removing.erase_keys import DIGESTS, STORED_TEXTS, EraseKeys, Rows
 from async_history._postgres.rows import joined_names
@@ -127,7 +127,7 @@ class EraseSteps(SchemaSteps):
     ) -> None:
         super().__init__(connection, schema, ledger, is_distributed=is_distributed)
         self._keys = keys
-        self._key_table = key_table(connection.fetch, schema)
+        self._key_table = PostgresKeyTable(connection.fetch, schema)
         self.has_changed_owners = False
         """Whether other transactions may write without having seen a change."""
         self.has_disowned = False
