@@ -290,7 +290,7 @@ class Checkpoint:
             InvalidInput: `cryptography` is not installed.
         """
         made = [one for one in self.signatures if verifier.is_named_by(one)]
-        is_signed = made and all(verifier.has_signed(self.signed_text, one) for one in made)
+        is_signed = bool(made) and all(verifier.has_signed(self.signed_text, one) for one in made)
         if self.origin != verifier.name or not is_signed:
             raise NotProven(
                 f"this checkpoint of {self.origin} is not signed by the key of {verifier.name}"
