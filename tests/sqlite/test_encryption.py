@@ -8,7 +8,7 @@ import pickle
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 from pathlib import Path
@@ -539,15 +539,49 @@ class TestKeyRing:
         async with open_history(path) as history:
             assert await texts(history, "m") == ["tea"]
 
-    async def test_a_service_that_stores_keys_in_clear_turns_nothing_on(self, path: Path) -> None:
+    @pytest.mark.parametrize(
+        ("encode", "decode"),
+        [
+            (bytes, bytes),
+            (base64.b64encode, base64.b64decode),
+            (base64.urlsafe_b64encode, base64.urlsafe_b64decode),
+            (lambda key: base64.b64encode(key + b"tag"), lambda text: base64.b64decode(text)[:32]),
+            (lambda key: key.hex().encode(), lambda text: bytes.fromhex(text.decode())),
+            (lambda key: key.hex().upper().encode(), lambda text: bytes.fromhex(text.decode())),
+        ],
+        ids=["as it is", "base64", "base64url", "base64 with more", "hex", "upper hex"],
+    )
+    async def test_a_service_that_stores_keys_in_clear_turns_nothing_on(
+        self, path: Path, encode: Callable[[bytes], bytes], decode: Callable[[bytes], bytes]
+    ) -> None:
         service: Any = Service()
 
-        async def unchanged(key: bytes) -> bytes:
-            return key
+        async def wrap(key: bytes) -> bytes:
+            return b"v1:" + encode(key)
 
-        service.wrap = service.unwrap = unchanged
+        async def unwrap(wrapped: bytes) -> bytes:
+            return decode(wrapped[3:])
+
+        service.wrap, service.unwrap = wrap, unwrap
         with pytest.raises(StorageUnreachable, match="in clear"):
             await open_history(path, keys=KeyRing({"kms": service}))
+
+    async def test_a_service_may_answer_with_a_buffer(self, path: Path) -> None:
+        service: Any = Service()
+        wrap, unwrap = service.wrap, service.unwrap
+
+        async def wrapped(key: bytes) -> memoryview:
+            return memoryview(await wrap(key))
+
+        async def unwrapped(text: bytes) -> bytearray:
+            return bytearray(await unwrap(text))
+
+        service.wrap, service.unwrap = wrapped, unwrapped
+        keys = KeyRing({"kms": service})
+        async with open_history(path, keys=keys) as history:
+            await history.add_history("m", None, "tea", "ADD")
+        async with open_history(path, keys=keys) as history:
+            assert await texts(history, "m") == ["tea"]
 
     async def test_a_service_whose_own_task_is_cancelled_fails_one_call(self, path: Path) -> None:
         service: Any = Service()

@@ -1,6 +1,8 @@
 """A master key in a service, whose answers are checked."""
 
 import asyncio
+import base64
+import binascii
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
@@ -45,7 +47,7 @@ class CheckedService:
         """
         failed = f"master key {self._name!r} did not wrap a key"
         wrapped = await self._answer(lambda: self._service.wrap(key), failed)
-        if key in wrapped:
+        if _shows(wrapped, key):
             raise StorageUnreachable(f"the service of {failed}: it returned it in clear")
         # Once it is stored, nothing can be read without it.
         if await self.unwrap(wrapped) != key:
@@ -86,8 +88,16 @@ class CheckedService:
         except Exception as error:
             reason = str(error) or type(error).__name__
             raise StorageUnreachable(f"the service of {failed}: {reason}") from error
-        if not isinstance(given, bytes | bytearray):
+        if not isinstance(given, bytes | bytearray | memoryview):
             raise StorageUnreachable(
                 f"the service of {failed}: it returned {type(given).__name__} instead of bytes"
             )
         return bytes(given)
+
+
+def _shows(wrapped: bytes, key: bytes) -> bool:
+    """Return whether bytes have a key in clear: as it is, as base64 or as hexadecimal."""
+    texts = (base64.b64encode(key), base64.urlsafe_b64encode(key))
+    # The last digit of base64 also depends on what follows, and may be padded.
+    is_shown = any(text.rstrip(b"=")[:-1] in wrapped for text in texts)
+    return key in wrapped or is_shown or binascii.hexlify(key) in wrapped.lower()
