@@ -146,7 +146,9 @@ def is_server(url: str | os.PathLike[str]) -> bool:
 def without_secrets(text: str) -> str:
     """Return a text with the passwords of URLs and of libpq's keywords replaced by ***."""
     # Neither the colon of a time, nor up to a later @ from a password that is *** already.
-    text = re.sub(r"(:/+[^\s/@:]*|(?<!\d):[^\s/@:]*):(?!\*\*\*@).*@", r"\1:***@", text)
+    text = re.sub(
+        r"(:/+[^\s/@:]*|(?<!\b\d\d)(?<!\dT\d\d):[^\s/@:]*):(?!\*\*\*@).*@", r"\1:***@", text
+    )
     text = re.sub(rf"(://[^\s/@:\[]*):(?!\*|{_PORT})\S*", r"\1:***", text)
     return re.sub(r"(\b\w*pass\w*\s*=\s*)('[^']*'|[^&\s'\"]*)", r"\1***", text)
 

@@ -141,6 +141,8 @@ def test_secrets_are_masked() -> None:
     shown = without_secrets("at postgresql://ann:p/a:s@s@host/db?sslpassword=word&x=1, failed")
     assert shown == "at postgresql://ann:***@host/db?sslpassword=***&x=1, failed"
     assert without_secrets("db2://ann:s3cret@host") == "db2://ann:***@host"
+    for scheme in ("db2", "postgresql+psycopg2", "x10", "mysql"):
+        assert without_secrets(f"no {scheme}:ann:s3cret@host/db") == f"no {scheme}:ann:***@host/db"
 
 
 @pytest.mark.parametrize(
