@@ -104,7 +104,9 @@ class SqlBackend:
     def _own_engine(self, **pool: Any) -> AsyncEngine:
         url, arguments = driver_url(self.url)
         with parameters_refused(self.url):
-            engine = create_async_engine(url, connect_args=dict(arguments), **pool)
+            engine = create_async_engine(
+                url, connect_args=dict(arguments), hide_parameters=True, **pool
+            )
         if url.get_backend_name() == "postgresql":
             event.listen(engine.sync_engine, "connect", _turn_jit_off)
         return engine

@@ -16,6 +16,7 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from async_history._core.undecodable_text import UNDECODABLE, hide_text
 from async_history.errors import (
     StorageCorrupt,
     StorageDenied,
@@ -89,8 +90,6 @@ _TAKEN: Final = _Meaning(
 _CORRUPT: Final = _Meaning(StorageCorrupt, "has damaged data where it was touched")
 _OTHER: Final = _Meaning(StorageError, "failed")
 
-_NOT_UTF8: Final = "Could not decode to UTF-8"
-
 _BY_NUMBER: Final[dict[int, _Meaning]] = {
     **dict.fromkeys((1062, 1586), _TAKEN),
     **dict.fromkeys((1205, 3572, 1412), _LOCKED),
@@ -156,12 +155,16 @@ _BY_SQLITE: Final[dict[str, _Meaning]] = {
 
 def is_not_utf8(error: BaseException) -> bool:
     """Return whether SQLite's driver met a text that is not UTF-8. Its error has no code."""
-    return isinstance(error, OperationalError) and str(error.orig).startswith(_NOT_UTF8)
+    return isinstance(error, OperationalError) and str(error.orig).startswith(UNDECODABLE)
 
 
 def storage_error(error: BaseException, where: str) -> StorageError:
-    """Return the typed error for a driver's error; `where` names the server, without secrets."""
-    if is_not_utf8(error):  # the driver's message shows the text
+    """Return the typed error for a driver's error; `where` names the server, without secrets.
+
+    The driver's error, which becomes the cause, no longer shows a text that is not UTF-8.
+    """
+    hide_text(error)
+    if is_not_utf8(error):
         return StorageCorrupt(f"{where} has a text that is not UTF-8: `check` names its record")
     meaning = _meaning(error)
     cause = error.orig if isinstance(error, DBAPIError) else error

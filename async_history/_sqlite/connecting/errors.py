@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Literal, TypeVar
 
+from async_history._core.undecodable_text import UNDECODABLE, hide_text
 from async_history._sqlite.connecting import fork
 from async_history._sqlite.connecting.temporary import use_temporary_folder
 from async_history._sqlite.connecting.worker_thread import interrupt_when_stopping, is_stopping
@@ -67,10 +68,6 @@ _BY_CODE: dict[int, tuple[type[StorageError], str]] = {
 }
 
 
-_NOT_UTF8 = "Could not decode to UTF-8"
-"""The message of Python's sqlite3 for such a text. The error has no code of SQLite."""
-
-
 def has_log_reset_fault(version: tuple[int, ...]) -> bool:
     """Return whether this SQLite has the WAL-reset fault: 3.7.0 to 3.51.2, except two fixed
     ones."""
@@ -87,17 +84,21 @@ def is_commit_unknown(error: sqlite3.Error) -> bool:
 
 
 def storage_error(error: sqlite3.Error, where: str) -> StorageError:
-    """Return the typed error for a driver's error; `where` names the file."""
+    """Return the typed error for a driver's error; `where` names the file.
+
+    The driver's error, which becomes the cause, no longer shows a stored text.
+    """
+    hide_text(error)
     if getattr(error, "sqlite_errorcode", None) == _READONLY_DBMOVED:
         return StorageMissing(
             f"{where} was removed or replaced by another file while it was open; nothing was "
             "written. Put it back under its name, or close the history and open it again"
         )
     code = _code(error)
-    if str(error).startswith(_NOT_UTF8):
+    if str(error).startswith(UNDECODABLE):
         return StorageCorrupt(
             f"{where} has a text that is not UTF-8, as another program stored it: correct it "
-            f"there; records that are read without it are sound ({_without_text(error)})"
+            f"there; records that are read without it are sound ({error})"
         )
     if code == sqlite3.SQLITE_CANTOPEN:
         return StorageMissing(
@@ -251,11 +252,6 @@ def read_snapshot(connection: sqlite3.Connection) -> Iterator[None]:
         yield
     finally:
         connection.rollback()
-
-
-def _without_text(error: sqlite3.Error) -> str:
-    """Return an error's message up to the text that could not be decoded: it may be a record's."""
-    return str(error).partition(" with text ")[0]
 
 
 def _code(error: sqlite3.Error) -> int:
