@@ -193,15 +193,12 @@ async def test_a_schema_that_is_not_utf8_is_called_damaged(tmp_path: Path) -> No
         await open_history(path)
 
 
-@pytest.mark.parametrize("change", ["begun_at = 'x'", "arguments = 'x'", "host = x'ff00'"])
-async def test_a_log_of_operations_that_others_changed_is_called_damaged(
-    change: str, tmp_path: Path
-) -> None:
+async def test_a_log_of_operations_without_times_is_called_damaged(tmp_path: Path) -> None:
     path = tmp_path / "history.db"
     async with open_history(path) as history:
         await history.reset()
-        _execute(path, f"UPDATE async_history_operations SET {change}")
-        with pytest.raises(StorageCorrupt, match=r"log of operations|JSON"):
+        _execute(path, "UPDATE async_history_operations SET begun_at = 'x'")
+        with pytest.raises(StorageCorrupt, match="log of operations"):
             await history.operations()
 
 

@@ -68,10 +68,6 @@ _BY_CODE: dict[int, tuple[type[StorageError], str]] = {
 }
 
 
-_NO_JSON = ("malformed JSON", "JSON cannot hold BLOB values")
-"""Messages of SQLite's JSON functions about stored values. Their code is that of any error."""
-
-
 def has_log_reset_fault(version: tuple[int, ...]) -> bool:
     """Return whether this SQLite has the WAL-reset fault: 3.7.0 to 3.51.2, except two fixed
     ones."""
@@ -103,11 +99,6 @@ def storage_error(error: sqlite3.Error, where: str) -> StorageError:
         return StorageCorrupt(
             f"{where} has a text that is not UTF-8, as another program stored it: correct it "
             f"there; records that are read without it are sound ({error})"
-        )
-    if str(error) in _NO_JSON:
-        return StorageCorrupt(
-            f"{where} has a value, stored by another program, that JSON cannot hold: correct it "
-            f"there ({error})"
         )
     if code == sqlite3.SQLITE_CANTOPEN:
         return StorageMissing(
@@ -226,8 +217,6 @@ def is_locked(error: sqlite3.Error | StorageLocked) -> bool:
 
 def is_schema_mismatch(error: sqlite3.Error) -> bool:
     """Return whether a statement found an unexpected schema, as after another process's reset."""
-    if str(error) in _NO_JSON:
-        return False
     return _code(error) in (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_SCHEMA)
 
 
