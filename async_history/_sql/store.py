@@ -103,35 +103,12 @@ class SqlStore:
         if keys is not None:
             data_keys = DataKeys(keys)
             sealing = self._seal = Sealing(data_keys)
-            texts = SqlTexts(
-                self._write_alone,
-                self._with_state,
-                connections.dialect,
-                tables,
-                sealing,
-                statement_bytes,
-                connections.where,
-            )
-            table = table_read(tables, self._fetch)
-            self.encryption = StoreEncryption(data_keys, table, self._with_keys, texts)
+            self.encryption = self._new_encryption(data_keys, sealing)
             self.reader = SealedReader(reader, self.encryption)
             self.follower = SealedFollowReader(follower, self.encryption)
         self._attestation = Attestation(tables, self._seal) if has_ledger else None
-        self._batches = Batches(
-            connections,
-            tables,
-            statement_bytes=statement_bytes,
-            seal=self._seal,
-            attestation=self._attestation,
-        )
-        self._tries = BatchTries(
-            self._batches,
-            self._write_within,
-            connections.session_limits,
-            retry_timeout_s=retry_timeout_s,
-            waited=lambda seconds: self.writer.count_lock_wait(seconds),
-            committed=committed.notify,
-        )
+        self._batches = self._new_batches()
+        self._tries = self._new_tries(committed)
         self.writer = GroupCommitWriter[Submission](
             self._commit,
             finish=self._finish,
@@ -146,11 +123,47 @@ class SqlStore:
         self.operations: OperationLog = OperationLogInTurn(
             self._change_log, SqlOperationLog(tables, connections.read)
         )
-        written_again = [tables.history, tables.messages, tables.owners]
-        if has_ledger:
-            written_again.append(tables.ledger)
-        erased = out_of_reach(connections.dialect, written_again, "the erasure")
-        self.eraser = SqlErasure(self._erase, erased, self._destroy_keys)
+        self.eraser = self._new_eraser()
+
+    # Its parts
+
+    def _new_encryption(self, keys: DataKeys, sealing: Sealing) -> StoreEncryption:
+        texts = SqlTexts(
+            self._write_alone,
+            self._with_state,
+            self.connections.dialect,
+            self.tables,
+            sealing,
+            self._statement_bytes,
+            self.connections.where,
+        )
+        return StoreEncryption(keys, table_read(self.tables, self._fetch), self._with_keys, texts)
+
+    def _new_batches(self) -> Batches:
+        return Batches(
+            self.connections,
+            self.tables,
+            statement_bytes=self._statement_bytes,
+            seal=self._seal,
+            attestation=self._attestation,
+        )
+
+    def _new_tries(self, committed: CommitSignal) -> BatchTries:
+        return BatchTries(
+            self._batches,
+            self._write_within,
+            self.connections.session_limits,
+            retry_timeout_s=self._retry_timeout_s,
+            waited=lambda seconds: self.writer.count_lock_wait(seconds),
+            committed=committed.notify,
+        )
+
+    def _new_eraser(self) -> SqlErasure:
+        written_again = [self.tables.history, self.tables.messages, self.tables.owners]
+        if self._attestation is not None:
+            written_again.append(self.tables.ledger)
+        erased = out_of_reach(self.connections.dialect, written_again, "the erasure")
+        return SqlErasure(self._erase, erased, self._destroy_keys)
 
     # Writing
 

@@ -44,7 +44,7 @@ async def savepoint(connection: AsyncConnection) -> AsyncIterator[None]:
     """Provide a savepoint, rolled back if the body raises.
 
     A deadlock, and with `innodb_rollback_on_timeout` a lock timeout, ends the whole transaction of
-    MySQL and MariaDB. Then there is no savepoint, and the body's error has the cause
+    MySQL and MariaDB, and its savepoints with it. Then the body's error has the cause
     `TransactionEnded`. Statements after it would run in another transaction.
     """
     raised: Exception | None = None

@@ -8,7 +8,7 @@ import pickle
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 from pathlib import Path
@@ -480,6 +480,18 @@ class TestRotation:
                 await behind.get_history("n")
 
 
+async def _cancelled(_: bytes) -> bytes:
+    connecting = asyncio.ensure_future(asyncio.Event().wait())
+    connecting.cancel()
+    await connecting
+    raise AssertionError
+
+
+async def _hanging(_: bytes) -> bytes:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
 class Service:
     """A master key in a service, which counts what it is asked."""
 
@@ -583,46 +595,26 @@ class TestKeyRing:
         async with open_history(path, keys=keys) as history:
             assert await texts(history, "m") == ["tea"]
 
-    async def test_a_service_whose_own_task_is_cancelled_fails_one_call(self, path: Path) -> None:
-        service: Any = Service()
-        rotating, unwrap = KeyRing({"kms": Service()}), service.unwrap
-
-        async def cancelled(_: bytes) -> bytes:
-            connecting = asyncio.ensure_future(asyncio.Event().wait())
-            connecting.cancel()
-            await connecting
-            raise AssertionError
-
-        async with (
-            open_history(path, keys=rotating) as other,
-            open_history(path, keys=KeyRing({"kms": service})) as history,
-        ):
-            await history.add_history("m", None, "tea", "ADD", owner={"user_id": "ann"})
-            await other.encryption.rotate_keys()
-            service.unwrap = cancelled
-            with pytest.raises(StorageUnreachable, match="cancelled"):
-                await history.add_history("n", None, "tea", "ADD", owner={"user_id": "bob"})
-            service.unwrap = unwrap
-            await history.add_history("n", None, "tea", "ADD", owner={"user_id": "bob"})
-
-    async def test_a_service_that_does_not_answer(self, path: Path) -> None:
+    @pytest.mark.parametrize(
+        ("fail", "within_s", "said"),
+        [(_cancelled, 30, "cancelled"), (_hanging, 0.01, "unwrap a key: TimeoutError")],
+        ids=["its own task is cancelled", "it does not answer"],
+    )
+    async def test_a_service_that_ends_no_call_fails_one(
+        self, path: Path, fail: Callable[[bytes], Awaitable[bytes]], within_s: float, said: str
+    ) -> None:
         """Another program has rotated the keys, so all writes wait for the answer."""
         service: Any = Service()
         rotating, unwrap = KeyRing({"kms": Service()}), service.unwrap
-        limited = CheckedService("kms", service, answer_timeout_s=0.01)
-
-        async def hang(_: bytes) -> bytes:
-            await asyncio.Event().wait()
-            raise AssertionError
-
+        limited = CheckedService("kms", service, answer_timeout_s=within_s)
         async with (
             open_history(path, keys=rotating) as other,
             open_history(path, keys=KeyRing({"kms": limited})) as history,
         ):
             await history.add_history("m", None, "tea", "ADD", owner={"user_id": "ann"})
             await other.encryption.rotate_keys()
-            service.unwrap = hang
-            with pytest.raises(StorageUnreachable, match="unwrap a key: TimeoutError"):
+            service.unwrap = fail
+            with pytest.raises(StorageUnreachable, match=said):
                 await history.add_history("n", None, "tea", "ADD", owner={"user_id": "bob"})
             service.unwrap = unwrap
             await history.add_history("n", None, "tea", "ADD", owner={"user_id": "bob"})
