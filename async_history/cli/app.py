@@ -32,8 +32,10 @@ from async_history.cli.commands import (
 from async_history.cli.errors import one_line_errors, send_log_to_stderr
 from async_history.cli.options import AsReport, Db
 from async_history.cli.owner_options import Agent, App, Run, User
+from async_history.cli.usage_errors import MaskedUsageErrors
 
 app = typer.Typer(
+    cls=MaskedUsageErrors,
     context_settings={"help_option_names": ["-h", "--help"]},
     invoke_without_command=True,
     rich_markup_mode="markdown",

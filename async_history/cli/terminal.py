@@ -56,7 +56,7 @@ def print_error(text: str) -> None:
     """
     if sys.stderr is None:
         return
-    line = escape_controls(without_secrets(text).replace("\n", " "))
+    line = escape_controls(without_secrets(text.replace("\n", " ")))
     try:
         sys.stderr.write(f"async-history: {line}\n")
         sys.stderr.flush()
