@@ -1,5 +1,6 @@
 """The history store for asyncio programs. Importing it loads no driver."""
 
+from async_history._startup import interruption  # noqa: F401, I001 - first: Ctrl-C during the rest
 from async_history._check import check_history
 from async_history._core.checking.check_report import BrokenRecord, ChainFault, CheckReport
 from async_history._core.manager import HistoryManager

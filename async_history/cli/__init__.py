@@ -5,6 +5,8 @@ import os
 import sys
 from typing import Final
 
+from async_history._startup.interruption import raise_again
+
 __all__ = ["main"]
 
 _STDOUT: Final = 1
@@ -12,6 +14,13 @@ _STDOUT: Final = 1
 
 def main() -> None:
     """Run the command, and exit with its status."""
+    try:
+        _run()
+    except KeyboardInterrupt:  # between the import of the commands and the command's own handling
+        raise SystemExit(130) from None
+
+
+def _run() -> None:
     try:
         from async_history.cli.app import app
         from async_history.cli.terminal import print_error
@@ -23,8 +32,7 @@ def main() -> None:
             "pip install 'async-history[cli]'\n"
         )
         raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
+    raise_again()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # ? for characters that the encoding lacks
     try:
