@@ -1,6 +1,8 @@
 """Ids that callers give, and repeated attempts: each record is there once and delays no other."""
 
 import asyncio
+import contextlib
+import sqlite3
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -162,3 +164,36 @@ async def test_a_record_that_was_erased_before_the_retry_is_acknowledged(url: st
         update = history.update_history("n", "secret", actor_id="ann")
         assert (await committed_twice(history, update, erase)).new_memory is None
         assert await history.count_history() == 2
+
+
+async def refuse_messages(url: str, postgres: str | None, content: str) -> None:
+    """Let the database refuse messages with a content."""
+    if postgres is None:
+        with contextlib.closing(sqlite3.connect(url)) as file:
+            file.execute(
+                f"CREATE TRIGGER refuses BEFORE INSERT ON messages WHEN new.content = '{content}' "
+                "BEGIN SELECT raise(ABORT, 'refused'); END"
+            )
+        return
+    schema = url.rpartition("schema=")[2]
+    owner = await asyncpg.connect(postgres)
+    await owner.execute(f"ALTER TABLE {schema}.messages ADD CHECK (content <> '{content}')")
+    await owner.close()
+
+
+async def test_a_retry_acknowledges_no_messages_that_were_refused(
+    url: str, request: pytest.FixtureRequest
+) -> None:
+    """Later ones of their scope are stored."""
+    postgres = request.getfixturevalue("postgres") if "://" in url else None
+    async with open_history(url) as history:
+        await history.save_messages(messages("first"), "s")
+        await refuse_messages(url, postgres, "bad")
+        saves = [history.save_messages(messages(content), "s") for content in ("bad", "good")]
+        outcomes = asyncio.gather(*map(outcome, saves))
+        assert await committed_twice(history, outcomes, nothing) == ["StorageRefused", "ok"]
+        kept = [message.content for message in await history.get_last_messages("s")]
+        assert kept == ["first", "good"]
+
+
+async def nothing() -> None: ...

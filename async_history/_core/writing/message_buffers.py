@@ -39,18 +39,14 @@ def unsaved(
 ) -> set[SaveMessages]:
     """Return the submissions that an earlier try of this batch has not saved.
 
-    A stored one was saved together with all before it, even if those were evicted since. One that
-    is not stored may have been evicted, if the buffer is full of messages saved since the first
-    try. Then it counts as saved: it could have been saved and evicted meanwhile.
+    Each is looked for by itself: the earlier try may have refused it, and saved later ones. One
+    that is not stored may have been evicted, if the buffer is full of messages saved since the
+    first try. Then it counts as saved: it could have been saved and evicted meanwhile.
     """
     missing: set[SaveMessages] = set()
-    done: set[str] = set()
-    for submission in reversed(submissions):
-        scope = submission.session_scope
-        buffer = buffers.get(scope, _EMPTY)
-        if submission.ids[-1] in buffer.there or _is_pushed_out(submission, buffer):
-            done.add(scope)
-        if scope not in done:
+    for submission in submissions:
+        buffer = buffers.get(submission.session_scope, _EMPTY)
+        if submission.ids[-1] not in buffer.there and not _is_pushed_out(submission, buffer):
             missing.add(submission)
         if submission.newest_before is None:
             submission.newest_before = buffer.newest
