@@ -8,7 +8,7 @@ from async_history._core.writing.commit_function import CommitTry
 from async_history._core.writing.submissions import Submission
 from async_history._postgres.keys import InClear
 from async_history._postgres.ledger import Attestation
-from async_history._postgres.writing.commit import BatchCommitter
+from async_history._postgres.writing.commit import BatchCommitter, BatchTry
 from async_history._postgres.writing.owners import KnownOwners
 from async_history._postgres.writing.plain_statements import PlainStatements
 
@@ -51,4 +51,6 @@ async def commit_on(
         waited=lambda _: None,
     )
     this = CommitTry(is_repeated, 0.0, sent)
-    return await committer.commit(batch, this, connection, settings, leaves_out_late=False)
+    return await committer.commit(
+        BatchTry(batch, this, connection, settings, leaves_out_late=False)
+    )

@@ -79,7 +79,7 @@ class BatchSteps:
         keys: gives access to the keys of the store.
         owns_transaction: False inside a transaction of the user.
         is_repeated: whether an earlier try of the batch may have been committed.
-        leaves_out_late: see `BatchCommitter.commit`.
+        leaves_out_late: see `BatchTry`.
         The others: as in `BatchCommitter`.
     """
 

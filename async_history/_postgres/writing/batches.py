@@ -1,7 +1,6 @@
 """The commit function of an open store, and the preparation of batches while they wait."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, Final, Protocol
 
 from async_history._core.concurrency.commit_signal import CommitSignal
@@ -18,7 +17,7 @@ from async_history._postgres.keys import InClear, Seal
 from async_history._postgres.ledger import Attestation
 from async_history._postgres.transaction import savepoint
 from async_history._postgres.writing.batch_steps import BatchSteps
-from async_history._postgres.writing.commit import BatchCommitter, Server
+from async_history._postgres.writing.commit import BatchCommitter, BatchTry, Server
 from async_history._postgres.writing.late_tries import note, shares_of
 from async_history._postgres.writing.owner_steps import OwnerSteps, OwnersUnlocked
 from async_history._postgres.writing.owners import KnownOwners
@@ -95,7 +94,11 @@ class Batches:
             return await write_others(batch, too_large, lambda left: self.commit(left, this))
         is_late = self._late_tries.is_late(this)
         shares = shares_of(self._late_tries, this) if is_late and len(batch) > 1 else None
-        work = partial(self._committer.commit, batch, this, leaves_out_late=is_late)
+
+        def work(connection: Any, settings: Sequence[str]) -> Awaitable[Refused]:
+            one = BatchTry(batch, this, connection, settings, leaves_out_late=is_late)
+            return self._committer.commit(one)
+
         try:
             refused = await self._write(work, size_s, shares)
         except (TryAgain, OutcomeUnknown) as error:

@@ -7,7 +7,7 @@ take a transaction of several statements.
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import asyncpg
 
@@ -71,6 +71,23 @@ class Server(Protocol):
         """Whether the server waits, or may wait, for synchronous standbys."""
 
 
+class BatchTry(NamedTuple):
+    """A try to commit a batch on a connection.
+
+    Attributes:
+        settings: the first statements of each transaction. If there are none, a batch may be one
+            statement without a transaction.
+        leaves_out_late: whether to refuse a submission that could be written only later, such as
+            one that waits for a lock; otherwise the whole batch fails and is retried.
+    """
+
+    batch: Sequence[Submission]
+    this: CommitTry
+    connection: Any
+    settings: Sequence[str]
+    leaves_out_late: bool
+
+
 class BatchCommitter:
     """Writes the batches of an open store, each on a connection.
 
@@ -113,52 +130,36 @@ class BatchCommitter:
         self._added = added
         self._waited = waited
 
-    async def commit(
-        self,
-        batch: Sequence[Submission],
-        this: CommitTry,
-        connection: Any,
-        settings: Sequence[str],
-        *,
-        leaves_out_late: bool,
-    ) -> Mapping[int, HistoryError]:
+    async def commit(self, one: BatchTry) -> Mapping[int, HistoryError]:
         """Commit a batch; return the refused submissions by index.
 
-        `this.has_begun` is called shortly before it is sent, when Python's work for it is done; if
-        it takes several steps, before the first one.
-
-        Args:
-            leaves_out_late: whether to refuse a submission that could be written only later, such
-                as one that waits for a lock; otherwise the whole batch fails and is retried.
-            settings: the first statements of each transaction. If there are none, a batch may be
-                one statement without a transaction.
+        `has_begun` of the try is called shortly before it is sent, when Python's work for it is
+        done; if it takes several steps, before the first one.
 
         Raises:
             The driver's errors: nothing was written, or the outcome is unknown.
         """
         if self._is_distributed:
-            settings = (*settings, _ONE_CONNECTION_A_NODE)
-        ahead = self._plain.take(batch)
+            one = one._replace(settings=(*one.settings, _ONE_CONNECTION_A_NODE))
+        ahead = self._plain.take(one.batch)
         try:
-            if self._is_plain(settings) and (statement := self._statement(batch, ahead)):
-                await self._run(statement, batch, this, connection)
+            if self._is_plain(one) and (statement := self._statement(one.batch, ahead)):
+                await self._run(one, statement, one.batch)
                 return {}
-            if await self._add_at_once(batch, this, connection, settings):
+            if await self._add_at_once(one):
                 return {}
         except (LeftOut, asyncpg.DivisionByZeroError):
             pass  # a trigger or rule left out records, or owners have changed: look at each
         except asyncpg.FeatureNotSupportedError:
             pass  # a rule that rewrites statements does not allow RETURNING
         except asyncpg.PostgresError as error:
-            if not _may_be_of_one(error, len(batch), leaves_out_late=leaves_out_late):
+            if not _may_be_of_some(error, one):
                 raise
-        return await self._commit_in_steps(
-            batch, this, connection, settings, leaves_out_late=leaves_out_late
-        )
+        return await self._commit_in_steps(one)
 
-    def _is_plain(self, settings: Sequence[str]) -> bool:
+    def _is_plain(self, one: BatchTry) -> bool:
         """Return whether records without details are written by the statements `plain`."""
-        return self._is_clear and not (settings or self._known.number)
+        return self._is_clear and not (one.settings or self._known.number)
 
     def _statement(self, batch: Sequence[Submission], ahead: Statement | None) -> Statement | None:
         """Return the statement of a plain batch, if it has one without looking at all records.
@@ -172,53 +173,45 @@ class BatchCommitter:
             return lone(one.fields)
         return ahead
 
-    async def _run(
-        self, statement: Statement, records: Sequence[object], this: CommitTry, connection: Any
-    ) -> None:
+    async def _run(self, one: BatchTry, statement: Statement, records: Sequence[object]) -> None:
         """Run a statement that adds all records or none, without a transaction."""
         sql, arguments = statement
-        this.has_begun()
-        done = await connection.execute(in_schema(sql, self._schema), *arguments)
+        one.this.has_begun()
+        done = await one.connection.execute(in_schema(sql, self._schema), *arguments)
         if done.startswith("INSERT"):
             require_all(done, records)
         self._added(len(records))
 
-    async def _add_at_once(
-        self,
-        batch: Sequence[Submission],
-        this: CommitTry,
-        connection: Any,
-        settings: Sequence[str],
-    ) -> bool:
+    async def _add_at_once(self, one: BatchTry) -> bool:
         """Write new records; if one can't be written, the server rolls all of them back.
 
         Return False, and write nothing, if more has to be looked up first.
         """
-        additions = only_new_records(batch)
-        if additions is None or has_undated(batch) or self._locks_ids(additions):
+        additions = only_new_records(one.batch)
+        if additions is None or has_undated(one.batch) or self._locks_ids(additions):
             return False
         fields = list(fields_of(additions))
-        if self._is_plain(settings) and not fields_have_details(fields):
+        if self._is_plain(one) and not fields_have_details(fields):
             leaves = await leaves_of(self._attestation, fields, {})
-            await self._run(plain(fields, leaves), fields, this, connection)
+            await self._run(one, plain(fields, leaves), fields)
             return True
-        plan = await self._plan(fields, connection, settings)
+        plan = await self._plan(one, fields)
         if plan is None or self._may_be_erased(additions):
             return False
-        before = partial(keys_before, connection, self._schema, settings)
+        before = partial(keys_before, one.connection, self._schema, one.settings)
         texts, key_ids = await self._seal.records(fields, plan.owners, plan.number, before)
         leaves = await leaves_of(self._attestation, fields, plan.new)
-        if settings:
+        if one.settings:
             check = OwnersCheck.NOTHING if self._is_distributed else OwnersCheck.NUMBER_AND_NEW
             statements = within_transaction(fields, texts, plan, leaves, check)
-            async with transaction(connection, *settings):
-                await self._require_same(plan, key_ids, connection)
-                this.has_begun()
-                await add_records(connection, self._schema, statements, fields)
+            async with transaction(one.connection, *one.settings):
+                await self._require_same(plan, key_ids, one.connection)
+                one.this.has_begun()
+                await add_records(one.connection, self._schema, statements, fields)
             self._added(len(fields))
         else:
             statement = without_transaction(fields, texts, plan, key_ids, leaves)
-            await self._run(statement, fields, this, connection)
+            await self._run(one, statement, fields)
         if plan.number:
             self._known.learn(plan.number, plan.new, self._known.erased_at)
             give_owners(additions, plan.owners)
@@ -238,20 +231,18 @@ class BatchCommitter:
         if key_ids and await keys_within(connection, self._schema).lack(key_ids):
             raise LeftOut("a data key is not there")
 
-    async def _plan(
-        self, fields: Sequence[Fields], connection: Any, settings: Sequence[str]
-    ) -> OwnersPlan | None:
+    async def _plan(self, one: BatchTry, fields: Sequence[Fields]) -> OwnersPlan | None:
         """Return the owners of the records' memories; None if they have to be looked up first."""
         known = self._known
         if known.number:
             unknown = known.unknown(fields)
             if self._is_distributed and unknown:
                 return None
-            if any(one[_EVENT] != Event.ADD for one in unknown):
-                async with transaction(connection, *settings, _BY_INDEX):
-                    found = await self._owner_steps(connection).find(
-                        [one[MEMORY_ID] for one in unknown],
-                        gives_owners=any(one[OWNER] is not None for one in unknown),
+            if any(record[_EVENT] != Event.ADD for record in unknown):
+                async with transaction(one.connection, *one.settings, _BY_INDEX):
+                    found = await self._owner_steps(one.connection).find(
+                        [record[MEMORY_ID] for record in unknown],
+                        gives_owners=any(record[OWNER] is not None for record in unknown),
                     )
                 known.learn(found.number, found.rows, found.erased_at)
         return known.plan(fields)
@@ -266,39 +257,31 @@ class BatchCommitter:
     def _locks_ids(self, additions: Sequence[AddRecords]) -> bool:
         return self._is_distributed and locks_ids(additions)
 
-    async def _commit_in_steps(
-        self,
-        batch: Sequence[Submission],
-        this: CommitTry,
-        connection: Any,
-        settings: Sequence[str],
-        *,
-        leaves_out_late: bool,
-    ) -> Mapping[int, HistoryError]:
-        owners = self._owner_steps(connection)
+    async def _commit_in_steps(self, one: BatchTry) -> Mapping[int, HistoryError]:
+        owners = self._owner_steps(one.connection)
         steps = BatchSteps(
-            connection,
+            one.connection,
             self._schema,
             owners,
             seal=self._seal,
             attestation=self._attestation,
-            keys=partial(keys_within, connection, self._schema),
+            keys=partial(keys_within, one.connection, self._schema),
             where=self._where,
             is_distributed=self._is_distributed,
             owns_transaction=True,
-            is_repeated=this.is_repeated,
-            leaves_out_late=leaves_out_late,
+            is_repeated=one.this.is_repeated,
+            leaves_out_late=one.leaves_out_late,
             waited=self._waited,
         )
         try:
-            async with transaction(connection, *settings, _BY_INDEX):
-                this.has_begun()
-                refused = await steps.commit(batch)
+            async with transaction(one.connection, *one.settings, _BY_INDEX):
+                one.this.has_begun()
+                refused = await steps.commit(one.batch)
         except BaseException:
             self._seal.undone()
             raise
         self._known.learn(owners.found.number, owners.found.rows, owners.found.erased_at)
-        self._added(sum(one.record_count for one in batch if isinstance(one, AddRecords)))
+        self._added(sum(call.record_count for call in one.batch if isinstance(call, AddRecords)))
         return refused
 
     def _owner_steps(self, connection: Any) -> OwnerSteps:
@@ -312,12 +295,10 @@ class BatchCommitter:
         )
 
 
-def _may_be_of_one(
-    error: asyncpg.PostgresError, submissions: int, *, leaves_out_late: bool
-) -> bool:
+def _may_be_of_some(error: asyncpg.PostgresError, one: BatchTry) -> bool:
     """Return whether an error may be due to some submissions, which are then looked for."""
     if is_refusal(error):
         return True
     if is_connection_lost(error) or concerns_all(error):
         return False
-    return submissions > 1 and (leaves_out_late or not may_work_later(error))
+    return len(one.batch) > 1 and (one.leaves_out_late or not may_work_later(error))
