@@ -1,8 +1,11 @@
 """Late tries of a batch, which find the submissions that keep it from being written."""
 
+from collections.abc import Mapping, Sequence
 from time import monotonic
 
 from async_history._core.writing.commit_function import CommitTry
+from async_history._core.writing.submissions import Submission
+from async_history.errors import CommitUnknown, HistoryError, StorageError, StorageRefused
 
 
 class LateTries:
@@ -44,3 +47,26 @@ class LateTries:
     def is_unknown(self, this: CommitTry) -> bool:
         """Return whether an earlier try may have written the batch."""
         return self._unknown == this.first_begun
+
+    def outcomes(
+        self, batch: Sequence[Submission], refused: Mapping[int, HistoryError], this: CommitTry
+    ) -> Mapping[int, HistoryError]:
+        """Return what to raise for submissions that a try refused, by index.
+
+        A submission that could not be written now may be of an earlier try that commits later: it
+        may wait for that very transaction.
+        """
+        if not self.is_unknown(this):
+            return refused
+        return {index: _unless_written(error, batch[index]) for index, error in refused.items()}
+
+
+def _unless_written(error: HistoryError, submission: Submission) -> HistoryError:
+    if isinstance(error, StorageRefused) or not isinstance(error, StorageError):
+        return error
+    return unknown_outcome(error, submission)
+
+
+def unknown_outcome(reason: HistoryError, submission: Submission) -> CommitUnknown:
+    """Return the error of a submission that an earlier try may have written."""
+    return CommitUnknown(f"the outcome is unknown: {reason}", submission.ids)

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from time import monotonic
 
 from async_history._core.writing.commit_function import OutcomeUnknown
+from async_history._core.writing.late_tries import unknown_outcome
 from async_history._core.writing.submissions import Submission
 from async_history._core.writing.too_large import WriteBatch
-from async_history.errors import CommitUnknown, HistoryError
+from async_history.errors import HistoryError
 
 
 class WrittenLater(Exception):
@@ -32,7 +33,7 @@ class WrittenLater(Exception):
     def error_for(self, submission: Submission) -> HistoryError:
         """Return a new error for the caller of a submission."""
         if self.is_unknown:
-            return CommitUnknown(f"the outcome is unknown: {self.reason}", submission.ids)
+            return unknown_outcome(self.reason, submission)
         return copy.copy(self.reason)
 
 

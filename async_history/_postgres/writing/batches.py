@@ -1,5 +1,6 @@
 """The commit function of an open store, and the preparation of batches while they wait."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
@@ -101,11 +102,11 @@ class Batches:
 
         try:
             refused = await self._write(work, size_s, shares)
-        except (TryAgain, OutcomeUnknown) as error:
+        except (TryAgain, OutcomeUnknown, asyncio.CancelledError) as error:
             note(self._late_tries, this, error)
             raise
         self._committed.notify()
-        return refused
+        return self._late_tries.outcomes(batch, refused, this)
 
     def _too_large(self, batch: Sequence[Submission]) -> Refused:
         growth = 1.0 if isinstance(self._seal, InClear) else _SEALED_GROWTH

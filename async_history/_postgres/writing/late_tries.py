@@ -1,6 +1,7 @@
 # mypy: disable-error-code=import-untyped
 """Limits of a batch's late tries, which find the submission that keeps it from being written."""
 
+import asyncio
 from typing import Final
 
 import asyncpg
@@ -21,7 +22,14 @@ def shares_of(tries: LateTries, this: CommitTry) -> Shares:
     return _LOCKS_AND_STATEMENTS if tries.was_too_long(this) else _LOCKS
 
 
-def note(tries: LateTries, this: CommitTry, error: TryAgain | OutcomeUnknown) -> None:
-    """Note why a try failed: the server ended a statement, or we closed the connection."""
+def note(
+    tries: LateTries, this: CommitTry, error: TryAgain | OutcomeUnknown | asyncio.CancelledError
+) -> None:
+    """Note why a try failed: its outcome is unknown, or it took too long.
+
+    The latter is so if the server ended a statement, or we closed the connection.
+    """
+    if not isinstance(error, TryAgain):
+        tries.note_unknown(this)
     if isinstance(error, CutOff) or isinstance(error.__cause__, asyncpg.QueryCanceledError):
         tries.note_too_long(this)
