@@ -86,25 +86,30 @@ def joined_texts(columns: Sequence[Sequence[str | None]]) -> tuple[str | None, .
     Arrays would take asyncpg ten times as long: it checks whether each None and bool in them is a
     container.
     """
-    nulls = [column.count(None) for column in columns]
-    filled = [len(column) > count for column, count in zip(columns, nulls, strict=True)]
-    separators = sum([len(column) for column, has in zip(columns, filled, strict=True) if has])
-    replaced = sum([count for count, has in zip(nulls, filled, strict=True) if has])
     separator, null = "\x1f", "\x1e"
-    while True:
-        joined = [
-            separator + separator.join(_without_nulls(column, null) if count else column)  # type: ignore[arg-type]
-            for column, count, has in zip(columns, nulls, filled, strict=True)
-            if has
-        ]
-        if (
-            sum([text.count(separator) for text in joined]) == separators
-            and sum([text.count(null) for text in joined]) == replaced
-        ):
-            texts = iter(joined)
-            return *[next(texts) if has else None for has in filled], separator, null
-        # A text contains the separator or the null: choose others.
+    while any(_contains(column, separator, null) for column in columns):
         separator, null = f"\x1f{token_hex(8)}", f"\x1e{token_hex(8)}"
+    return *[_joined(column, separator, null) for column in columns], separator, null
+
+
+def _contains(column: Sequence[str | None], separator: str, null: str) -> bool:
+    """Return whether a column's texts contain the separator or the null."""
+    # Joining first takes half the time of counting: a search for one character is fast.
+    try:
+        texts = "".join(column)  # type: ignore[arg-type]
+    except TypeError:
+        texts = "".join([text for text in column if text is not None])
+    return separator in texts or null in texts
+
+
+def _joined(column: Sequence[str | None], separator: str, null: str) -> str | None:
+    """Return a column as one text; None if it has no text."""
+    try:
+        return separator + separator.join(column) if column else None  # type: ignore[arg-type]
+    except TypeError:  # sooner than by counting the values that are None
+        if column.count(None) == len(column):
+            return None
+        return separator + separator.join([null if text is None else text for text in column])
 
 
 NAMES: Final = "pg_catalog.string_to_array($1::pg_catalog.text, $2::pg_catalog.text)"
@@ -117,10 +122,6 @@ def joined_names(names: Sequence[str]) -> tuple[str, str]:
     assert text is not None  # noqa: S101 - there is a name
     assert separator is not None  # noqa: S101
     return text.removeprefix(separator), separator
-
-
-def _without_nulls(column: Sequence[str | None], null: str) -> list[str]:
-    return [null if value is None else value for value in column]
 
 
 def _instants(fields: Sequence[Fields]) -> Sequence[str | None]:

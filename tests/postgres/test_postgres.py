@@ -485,9 +485,19 @@ class TestIds:
                 ]
             assert len([record async for record in one.query_history()]) == 30
 
-    async def test_texts_that_contain_the_separators(self, new_schema: NewSchema) -> None:
+    @pytest.mark.parametrize(
+        "texts",
+        [
+            ["\x1f", "a\x1fb", None, "", "\x1f\x1f"],
+            [None, "\x1e", "", "a\x1e"],
+            ["\x1f", "\x1e", None, "\x1f\x1e", "", "\x1e\x1e", "NULL", "{}", "\\N"],
+        ],
+        ids=["separator", "null", "both"],
+    )
+    async def test_texts_that_contain_the_separators(
+        self, new_schema: NewSchema, texts: list[str | None]
+    ) -> None:
         """A batch is sent as one text a column, joined by characters that a text may contain."""
-        texts = ["\x1f", "\x1e", "a\x1fb", "\x1f\x1e", "", "\x1e\x1e", "NULL", "{}", "\\N"]
         async with open_history(new_schema()) as history:
             given: list[dict[str, Any]] = [
                 {"memory_id": "m", "event": "UPDATE", "old_memory": text, "new_memory": None}
