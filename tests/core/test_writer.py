@@ -159,6 +159,27 @@ class TestBatches:
         assert prepared == [[*(f"next {n}" for n in range(20)), "again"]]
         store.gate.set()
 
+    async def test_only_what_waits_before_an_operation_is_prepared(
+        self, store: Store, make_writer: MakeWriter
+    ) -> None:
+        prepared: list[list[str]] = []
+        writer = make_writer(
+            batch_records=100,
+            head_start_s=3_600,
+            prepare=lambda items: prepared.append([item.name for item in items]),
+        )
+        callers = await committed_before_a_stall(store, writer)
+        submit(writer, Item("before"))
+        alone = asyncio.ensure_future(writer.run_alone(turn))
+        submit(writer, Item("after"))
+        assert store.has_begun is not None
+        await asyncio.to_thread(store.has_begun)
+        await asyncio.gather(*callers)
+        await turn()
+        assert prepared == [["before"]]
+        store.gate.set()
+        await alone
+
     async def test_nothing_is_prepared_between_commits(
         self, store: Store, make_writer: MakeWriter
     ) -> None:

@@ -249,6 +249,10 @@ class BoundedQueue(Generic[S]):
 
     def next_submissions(self, records: int, size_bytes: int) -> list[S]:
         """Return the submissions that `take` would take now, within the same bounds."""
+        if self.records <= records and self.size_bytes <= size_bytes:
+            all_of_them = [s for call in self._in if (s := call.submission) is not None]
+            if len(all_of_them) == len(self._in):
+                return all_of_them
         found: list[S] = []
         for call in self._in:
             records -= call.count
