@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -30,6 +30,22 @@ IN_POSTGRES = (
     "CREATE RULE no_messages AS ON INSERT TO {schema}.async_history_messages"
     " WHERE new.content = 'bad' DO INSTEAD NOTHING",
 )
+DEFERRED = {
+    "sqlite": (
+        "CREATE TABLE known (memory_id TEXT PRIMARY KEY)",
+        "CREATE TABLE seen (memory_id TEXT REFERENCES known DEFERRABLE INITIALLY DEFERRED)",
+        "CREATE TRIGGER see AFTER INSERT ON async_history_records WHEN new.memory_id = 'bad'"
+        " BEGIN INSERT INTO seen VALUES (new.memory_id); END",
+    ),
+    "postgresql": (
+        "CREATE FUNCTION {schema}.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " IF new.memory_id = 'bad' THEN RAISE 'not this one' USING ERRCODE = '{code}'; END IF;"
+        " RETURN NULL; END $$",
+        "CREATE CONSTRAINT TRIGGER refuses AFTER INSERT ON {schema}.async_history_records"
+        " DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION {schema}.refuse()",
+    ),
+}
+"""What refuses a record only when its transaction is committed."""
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
@@ -39,6 +55,7 @@ def ruled(
     """A history, its database, and triggers that leave rows out."""
     if request.param == "sqlite":
         engine = engines(f"sqlite+aiosqlite:///{tmp_path / 'history.db'}")
+        event.listen(engine.sync_engine, "connect", check_foreign_keys)
         return open_history(engine=engine), engine, IN_SQLITE
     schema = str(make_url(request.getfixturevalue("new_schema")()).query["schema"])
     plain = make_url(request.getfixturevalue("postgres")).set(drivername="postgresql+asyncpg")
@@ -48,6 +65,10 @@ def ruled(
         engines(plain.render_as_string(hide_password=False)),
         rules,
     )
+
+
+def check_foreign_keys(connection: Any, _: object) -> None:
+    connection.execute("PRAGMA foreign_keys = ON")
 
 
 @pytest.mark.parametrize("is_named", [False, True])
@@ -76,3 +97,23 @@ async def test_a_row_that_is_left_out_is_refused(
         assert await outcome(history.save_messages(messages, "s")) == "StorageRefused"
         assert await outcome(history.save_messages([{"content": "good"}], "s")) == "ok"
         assert [one.content for one in await history.get_last_messages("s")] == ["good"]
+
+
+@pytest.mark.parametrize("code", ["P0001", "AB001"])
+async def test_a_call_that_is_refused_at_the_commit_does_not_fail_the_others(
+    ruled: tuple[HistoryManager, AsyncEngine, Sequence[str]], code: str
+) -> None:
+    opening, engine, rules = ruled
+    schema = rules[0].partition("no_record()")[0].rpartition(" ")[2].rstrip(".")
+    names = [f"m{number}" for number in range(20)]
+    names[7] = "bad"
+    async with opening as history:
+        await history.add_history("m", None, "x", "ADD")
+        async with engine.begin() as owner:
+            for rule in DEFERRED[engine.dialect.name]:
+                await owner.execute(text(rule.format(schema=schema, code=code)))
+        calls = [outcome(history.add_history(name, None, "x", "ADD")) for name in names]
+        outcomes = await asyncio.gather(*calls)
+        assert outcomes == ["ok"] * 7 + ["StorageRefused"] + ["ok"] * 12
+        written = [one.memory_id async for one in history.query_history()]
+        assert written == ["m", *names[:7], *names[8:]]

@@ -1,7 +1,8 @@
 """A batch in parts, each in a transaction of its own.
 
 A database may end the whole transaction, or the connection, for one submission that waits for a
-lock or takes too long. So its neighbours are written in other transactions.
+lock, takes too long, or breaks a constraint that is checked at the commit. So its neighbours are
+written in other transactions.
 """
 
 import copy
@@ -15,8 +16,8 @@ from async_history._core.writing.too_large import WriteBatch
 from async_history.errors import HistoryError
 
 
-class WrittenLater(Exception):
-    """Raised if submissions could be written only later: one waits, or takes too long.
+class PartRefused(Exception):
+    """Raised if a part can't be written, because of one or more of its submissions.
 
     This try has written none of them.
 
@@ -42,7 +43,7 @@ async def write_in_parts(
 ) -> dict[int, HistoryError]:
     """Write a batch, in order; return the refused submissions by index.
 
-    A part for which `write` raises `WrittenLater` is written in halves, until the submissions are
+    A part for which `write` raises `PartRefused` is written in halves, until the submissions are
     found that cause it. They are refused.
 
     Args:
@@ -60,12 +61,12 @@ async def write_in_parts(
         part = parts.pop()
         try:
             found = await write([batch[index] for index in part])
-        except WrittenLater as late:
+        except PartRefused as refusal:
             if len(part) > 1 and monotonic() < until:
                 half = len(part) // 2
                 parts += [part[half:], part[:half]]
             else:
-                refused |= {index: late.error_for(batch[index]) for index in part}
+                refused |= {index: refusal.error_for(batch[index]) for index in part}
         except Exception as error:
             if is_any_written:
                 raise OutcomeUnknown(f"a part of the batch is written: {error}") from error

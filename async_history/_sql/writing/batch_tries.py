@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from time import monotonic
 from typing import Final, Protocol, TypeVar
 
@@ -9,19 +10,20 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from async_history._core.writing.commit_function import CommitTry, OutcomeUnknown, TryAgain
 from async_history._core.writing.late_tries import LateTries
-from async_history._core.writing.parts import WrittenLater, write_in_parts
+from async_history._core.writing.parts import PartRefused, write_in_parts
 from async_history._core.writing.submissions import Submission
 from async_history._core.writing.time_needed import time_for
 from async_history._sql.connecting.session_limits import Limits, SessionLimits
 from async_history._sql.errors import (
     DriverError,
+    is_refusal,
     may_be_of_some_rows,
     storage_error,
     took_too_long,
 )
 from async_history._sql.writing.batches import Batches, WrittenBatch
 from async_history._sql.writing.commit import Progress
-from async_history.errors import HistoryError
+from async_history.errors import HistoryError, StorageError, StorageRefused
 
 T = TypeVar("T")
 
@@ -89,7 +91,8 @@ class BatchTries:
         try:
             if len(batch) > 1 and self._tries.is_late(this):
                 return await self._commit_late(batch, this)
-            return await self._commit(batch, this)
+            write = partial(self._commit, this=this)
+            return await write_in_parts(batch, write, self._end_of(this))
         except (OutcomeUnknown, asyncio.CancelledError):
             self._tries.note_unknown(this)
             raise
@@ -125,7 +128,7 @@ class BatchTries:
             progress = Progress(on_locked)
             return await self._batches.write(connection, batch, this, self._waited, progress)
 
-        return await self._try(write, within_s, limits, this)
+        return await self._try(batch, write, within_s, limits, this)
 
     async def _commit_part(
         self, part: Sequence[Submission], this: CommitTry, until: float
@@ -133,7 +136,7 @@ class BatchTries:
         """Commit a part of a batch in a late try.
 
         Raises:
-            WrittenLater: some of it could be written only later.
+            PartRefused: some of it could be written only later, or is refused at the commit.
         """
         within_s, limits = self._limits_for(part, this, self._try_s)
         short_s = max(until - monotonic(), 0.0) * _LATE_PART
@@ -161,12 +164,13 @@ class BatchTries:
                 if took_too_long(error):
                     self._tries.note_too_long(this)
                 reason = storage_error(error, self._batches.where)
-                raise WrittenLater(reason, is_unknown=is_unknown) from error
+                raise PartRefused(reason, is_unknown=is_unknown) from error
 
-        return await self._try(write, within_s, limits, this)
+        return await self._try(part, write, within_s, limits, this)
 
     async def _try(
         self,
+        part: Sequence[Submission],
         write: Callable[[AsyncConnection], Awaitable[WrittenBatch]],
         within_s: float,
         limits: Limits,
@@ -178,6 +182,12 @@ class BatchTries:
             if took_too_long(error.__cause__):
                 self._tries.note_too_long(this)
             raise
+        except StorageError as error:
+            if error.__cause__ is None or not is_refusal(error.__cause__):
+                raise
+            # A deferred constraint, checked at the commit. Before that, a part was looked up.
+            is_unknown = len(part) > 1 and self._tries.is_unknown(this)
+            raise PartRefused(StorageRefused(str(error)), is_unknown=is_unknown) from error
         written.learn()
         self._committed()
         return written.refused
