@@ -19,6 +19,7 @@ from async_history._core.writing.writer_options import WriterOptions
 from async_history._sql import schema
 from async_history._sql.connecting.connections import Connections
 from async_history._sql.connecting.lock_connection import new_locks
+from async_history._sql.connecting.session_limits import named_process
 from async_history._sql.connecting.url import driver_url, parameters_refused, shown
 from async_history._sql.dialects import MYSQL, check_settings
 from async_history._sql.key_statements import is_encrypted
@@ -198,9 +199,12 @@ class SqlBackend:
 def _turn_jit_off(driver: Any, _: object) -> None:
     """Make the server compile none of a new session's statements.
 
-    Its choice costs more time than they take: see `async_history._postgres.transaction`.
+    Its choice costs more time than they take: see `async_history._postgres.transaction`. A pooler's
+    session, which others may get too, keeps its setting.
     """
     cursor = driver.cursor()
-    cursor.execute("SET jit TO off")
+    cursor.execute("SELECT pg_catalog.pg_backend_pid()")
+    if named_process(driver.driver_connection) in (None, int(cursor.fetchone()[0])):
+        cursor.execute("SET jit TO off")
     cursor.close()
     driver.commit()

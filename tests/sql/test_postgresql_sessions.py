@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, c
 
 from async_history.sql import SqlHistoryManager
 from tests.support.all_calls import follow, read, remove, take_back, write
+from tests.support.pgbouncer import pgbouncer
 from tests.support.postgres_server import PostgresServer
 from tests.support.session_rules import (
     CAN_COMPILE,
@@ -152,3 +153,24 @@ async def test_a_transaction_of_a_program_keeps_its_settings(
         assert tuple((await session.execute(SETTINGS)).one()) == ("on", "5s")
         await session.commit()
         assert tuple((await session.execute(SETTINGS)).one()) == ("on", "5s")
+
+
+@pytest.mark.pgbouncer
+@pytest.mark.parametrize("whose", ["own", "program"])
+async def test_a_pooler_gives_our_settings_to_no_other(
+    whose: str, set_up: Callable[..., Any], server: PostgresServer, owner: Any
+) -> None:
+    """Each transaction that writes has them."""
+    await set_up(f"{JIT_IS_OFF} AND ({WAITS})")
+    await owner.execute("ALTER ROLE agent SET idle_in_transaction_session_timeout TO '5s'")
+    with pgbouncer(server.url(user="agent"), pool_size=1) as pooled:
+        engine = create_async_engine(sql_url(pooled))
+        given: Any = {"url": sql_url(pooled)} if whose == "own" else {"engine": engine}
+        async with SqlHistoryManager(**given, schema=SCHEMA) as history:
+            first = await history.add_history("m", None, "tea", "ADD", id="named")
+            await history.batch_add_history([CHANGE], if_latest=first)
+            await history.save_messages([{"role": "user", "content": "tea"}], "scope")
+            async with engine.connect() as other:
+                assert tuple((await other.execute(SETTINGS)).one()) == ("on", "5s")
+            await history.add_history("m", "mate", "tea", "UPDATE")
+        await engine.dispose()

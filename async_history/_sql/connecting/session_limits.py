@@ -6,10 +6,10 @@ SQLite's is interrupted.
 """
 
 from math import ceil
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from sqlalchemy import text
-from sqlalchemy.engine import Dialect
+from sqlalchemy import event, text
+from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from async_history._sql.connecting import driver
@@ -25,10 +25,11 @@ SELECT pg_catalog.set_config(name, '{ms}', true) FROM pg_catalog.pg_settings
 WHERE name = '{name}' AND (setting = '0' OR CAST(setting AS pg_catalog.int8) > {ms})
 """
 _OWN_POSTGRESQL: Final = """
-SELECT pg_catalog.set_config('jit', 'off', false), setting FROM pg_catalog.pg_settings
+SELECT setting, pg_catalog.pg_backend_pid() AS process FROM pg_catalog.pg_settings
 WHERE name = 'idle_in_transaction_session_timeout'
 """
-_IDLE_POSTGRESQL: Final = "SET idle_in_transaction_session_timeout TO {}"
+_SET_POSTGRESQL: Final = "pg_catalog.set_config('{}', '{}', {})"
+_JIT, _IDLE = "jit", "idle_in_transaction_session_timeout"
 
 
 class Limits(NamedTuple):
@@ -45,7 +46,8 @@ class SessionLimits:
     """The limits of one session after another. A lower limit that a session has is kept.
 
     But on PostgreSQL a transaction may be idle for as long as a write may take: Python encodes,
-    encrypts and hashes a large call in it. The server compiles no statements there (`jit`).
+    encrypts and hashes a large call in it. The server compiles no statements there (`jit`). Behind
+    a pooler, which may give the session to others, that is set in each transaction.
 
     Databases other than MySQL, MariaDB and PostgreSQL have none.
     """
@@ -54,6 +56,7 @@ class SessionLimits:
         self._dialect = dialect
         self._is_mysql = is_mysql(dialect)
         self._idle_ms = 0
+        self._is_pooled = False
         self._own: tuple[float, ...] = ()
         self._now = OWN_LIMITS
 
@@ -74,8 +77,13 @@ class SessionLimits:
             await connection.rollback()
         elif self._dialect.name == "postgresql":
             row = (await connection.execute(text(_OWN_POSTGRESQL))).one()
-            await connection.commit()
+            await connection.rollback()
             self._idle_ms = int(row.setting)
+            self._is_pooled = await is_pooled(connection, int(row.process))
+            if self._is_pooled:
+                event.listen(connection.sync_connection, "begin", self._set_of_transaction)
+            else:
+                await self._set_of_session(connection, _JIT, "off")
         self._now = OWN_LIMITS
 
     async def wait_for_client(self, connection: AsyncConnection, within_s: float) -> None:
@@ -85,10 +93,21 @@ class SessionLimits:
         """
         if not 0 < self._idle_ms < within_s * 1000:
             return
-        ms = 1000 << ceil(within_s).bit_length()
-        await connection.execute(text(_IDLE_POSTGRESQL.format(ms)))
+        self._idle_ms = 1000 << ceil(within_s).bit_length()
+        if not self._is_pooled:
+            await self._set_of_session(connection, _IDLE, self._idle_ms)
+
+    async def _set_of_session(
+        self, connection: AsyncConnection, name: str, value: str | int
+    ) -> None:
+        await connection.execute(text(f"SELECT {_SET_POSTGRESQL.format(name, value, 'false')}"))
         await connection.commit()
-        self._idle_ms = ms
+
+    def _set_of_transaction(self, connection: Connection) -> None:
+        settings = [_SET_POSTGRESQL.format(_JIT, "off", "true")]
+        if self._idle_ms:
+            settings.append(_SET_POSTGRESQL.format(_IDLE, self._idle_ms, "true"))
+        connection.execute(text(f"SELECT {', '.join(settings)}"))
 
     async def set(self, connection: AsyncConnection, limits: Limits) -> None:
         """Limit the statements of the session, on MySQL and MariaDB."""
@@ -123,3 +142,26 @@ def _least(own: float, ours: float | None) -> float:
     if ours is None:
         return own
     return min(own, ours) if own else ours
+
+
+async def is_pooled(connection: AsyncConnection, process: int) -> bool:
+    """Return whether a pooler is between us and the server, as far as the driver shows it.
+
+    A pooler names a server process that it has made up.
+
+    Args:
+        process: the server process, by its own word.
+    """
+    raw = await connection.get_raw_connection()
+    return named_process(raw.driver_connection) not in (None, process)
+
+
+def named_process(driver: Any) -> int | None:
+    """Return the server process that was named when a connection of PostgreSQL was made.
+
+    None if the driver is neither asyncpg nor psycopg.
+    """
+    if hasattr(driver, "get_server_pid"):
+        return int(driver.get_server_pid())
+    info = getattr(driver, "info", None)
+    return None if info is None else int(info.backend_pid)
