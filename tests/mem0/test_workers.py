@@ -98,6 +98,57 @@ async def test_idle_threads_end() -> None:
     assert await workers.run(lambda: "again") == "again"
 
 
+class StarvedQueue(SimpleQueue[Any]):
+    """Its calls get their threads late, as if these waited for the GIL."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go_on = threading.Event()
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        self.go_on.wait(LONG_S)
+        return super().get(block, timeout)
+
+
+async def test_no_thread_is_added_while_threads_wait_for_the_gil(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks = count_looks(monkeypatch)
+    workers = Workers(20)
+    workers._calls = queue = StarvedQueue()
+    calls = [asyncio.ensure_future(workers.run(int)) for _ in range(20)]
+    await until(lambda: len(looks) > 10)
+    assert workers.threads == 2
+    queue.go_on.set()
+    assert set(await asyncio.gather(*calls)) == {0}
+
+
+def count_looks(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """Return a list that grows with each look at waiting calls."""
+    looks: list[None] = []
+    look = Workers._look
+
+    def counted(*arguments: Any) -> None:
+        look(*arguments)
+        looks.append(None)
+
+    monkeypatch.setattr(Workers, "_look", counted)
+    return looks
+
+
+async def test_threads_that_a_steady_load_does_not_need_end() -> None:
+    """Although each of them takes calls more often than the idle time."""
+    workers = Workers(20, idle_s=0.5)
+    meeting = threading.Barrier(20)
+    await asyncio.gather(*(workers.run(meeting.wait, LONG_S) for _ in range(20)))
+    assert workers.threads == 20
+
+    async with asyncio.timeout(LONG_S):
+        while workers.threads > 2:  # each call takes the next one
+            await workers.run(int)
+    assert await workers.run(lambda: "again") == "again"
+
+
 class LateQueue(SimpleQueue[Any]):
     """Keeps the first waiter beyond its timeout, as CPython up to 3.12 may do."""
 

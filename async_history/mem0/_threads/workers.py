@@ -1,9 +1,9 @@
 """Worker threads for waiting calls: mem0's calls of the embedder, model and vector store.
 
 `asyncio.to_thread` has few threads, sized for computing, and wakes the loop for each result. Here
-threads are added while calls wait in the queue. The loop hands over the calls of an iteration
-together, because a thread that is woken meanwhile only contends with the loop for the GIL. It is
-woken once for all results that arrive before it runs.
+threads are added while calls wait in the queue because the running calls wait. The loop hands over
+the calls of an iteration together, because a thread that is woken meanwhile only contends with the
+loop for the GIL. It is woken once for all results that arrive before it runs.
 """
 
 import asyncio
@@ -62,6 +62,7 @@ class Workers:
         self._lock = threading.Lock()
         self._threads: set[object] = set()  # a place for each, also before it has started
         self._begun = 0
+        self._changed_at = time.monotonic()  # when a look last added or ended threads
         self._running: set[int] = set()  # the threads in a call
         self._results: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Results] = (
             weakref.WeakKeyDictionary()
@@ -139,6 +140,7 @@ class Workers:
         """Add threads if calls wait in the queue because the running calls wait."""
         if results.looked_at != then:  # this one was late, and another is scheduled
             return
+        self._end_surplus()
         waiting = self._calls.qsize()
         if not waiting:
             results.looked_at = -math.inf
@@ -146,9 +148,29 @@ class Workers:
         now, begun = time.monotonic(), self._begun
         waiting -= len(self._notes)  # if one of them got a thread, another would remain
         threads = len(self._threads)
-        if waiting > 0 and threads * (now - then) >= (begun - begun_before) * _WAITING_S:
+        # A thread that has not begun a queued call waits for the GIL or a processor, and so would
+        # further threads.
+        are_running = threads - len(self._running) <= threads // 3
+        are_waiting = threads * (now - then) >= (begun - begun_before) * _WAITING_S
+        if waiting > 0 and are_running and are_waiting:
             self._add_threads(min(waiting, max(threads, 1)))
+            self._changed_at = now
         self._look_later(loop, results, now)
+
+    def _end_surplus(self) -> None:
+        """End half of the idle threads if none was added for `idle_s`.
+
+        The threads take calls in turn. So under a steady load none of them is idle for `idle_s`,
+        however many there are.
+        """
+        now = time.monotonic()
+        if now - self._changed_at < self._idle_s:
+            return
+        self._changed_at = now
+        threads = len(self._threads)
+        idle = threads - len(self._running)
+        for _ in range(min(idle // 2, threads - _COMPUTING)):
+            self._note(ends=True)
 
     def _add_threads(self, wanted: int) -> None:
         with self._lock:
