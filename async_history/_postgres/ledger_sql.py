@@ -28,6 +28,14 @@ _COLUMNS: Final = ", ".join(
     for name in COLUMNS
 )
 """The columns as leaves commit to them."""
+_LINES: Final = ", ".join(
+    "history.is_deleted::pg_catalog.int4::pg_catalog.text"
+    if name == "is_deleted"
+    else f"pg_catalog.to_json(history.{name})::pg_catalog.text"
+    for name in (*COLUMNS, "context", "cause")
+)
+"""The values as JSON. PostgreSQL escapes the same characters as a leaf's lines do, in the same way.
+Leaves that do not match are compared again with lines that are made here."""
 _SCOPES: Final = ", ".join(SCOPES)
 _OF_RECORD: Final = ", ".join(f"history.{scope}" for scope in SCOPES)
 _OF_MEMORY: Final = ", ".join(f"owned.{scope}" for scope in SCOPES)
@@ -139,6 +147,18 @@ STATEMENTS: Final = LedgerStatements(
     FROM {_LIST} AS given (id) JOIN {{schema}}.history ON history.id = given.id
     LEFT JOIN {{schema}}.owners AS owned ON owned.memory_id = history.memory_id
     """,
+    # Without the table's primary key, several records can have an id.
+    lines=f"""
+    SELECT history.seq, history.id,
+        pg_catalog.array_to_string(ARRAY[{_LINES}], pg_catalog.chr(10), 'null'::pg_catalog.text)
+    FROM {{schema}}.history WHERE history.seq >= (
+        SELECT pg_catalog.min(first.seq) FROM {{schema}}.history AS first
+        WHERE first.id = $1::pg_catalog.text
+    ) AND history.seq <= (
+        SELECT pg_catalog.max(last.seq) FROM {{schema}}.history AS last
+        WHERE last.id = $2::pg_catalog.text
+    ) ORDER BY history.seq LIMIT $3::pg_catalog.int8
+    """,
     owners=f"""
     SELECT owned.memory_id, pg_catalog.json_build_object(
         {", ".join(f"'{scope}', owned.{scope}" for scope in SCOPES)}
@@ -153,16 +173,15 @@ STATEMENTS: Final = LedgerStatements(
     """,
     scan=None,  # set where transactions have their settings: see `Attestation`
     record_count="SELECT pg_catalog.count(*) FROM {schema}.history",
-    owner_count=f"""
+    owner_counts=f"""
     SELECT (
         SELECT pg_catalog.count(*) FROM {{schema}}.owners AS owned
         WHERE {_IS_OWNED.format("owned")}
-    ) + (
-        SELECT pg_catalog.count(DISTINCT memory_id) FROM {{schema}}.history
-        WHERE ({_IS_OWNED.format("history")}) AND NOT EXISTS (
-            SELECT FROM {{schema}}.owners AS owned WHERE owned.memory_id = history.memory_id
-        )
-    )
+    ) + pg_catalog.count(DISTINCT history.memory_id) FILTER (WHERE owned.memory_id IS NULL),
+        pg_catalog.count(owned.memory_id)
+    FROM {{schema}}.history
+    LEFT JOIN {{schema}}.owners AS owned ON owned.memory_id = history.memory_id
+    WHERE ({_OF_RECORD}) IS DISTINCT FROM ({_OF_MEMORY})
     """,
     record_ids="""
     SELECT seq, id FROM {schema}.history WHERE seq >= $1::pg_catalog.int8

@@ -64,11 +64,12 @@ def statements_in(tables: Tables) -> LedgerStatements:
         write_names=tree.write_names,
         remove_names=tree.remove_names,
         records=of_store.records,
+        lines=None,
         owners=of_store.owners,
         memories=of_store.memories,
         scan=None,
         record_count=of_store.record_count,
-        owner_count=of_store.owner_count,
+        owner_counts=of_store.owner_counts,
         record_ids=of_store.record_ids,
         operations=of_store.operations,
         operations_of=of_store.operations_of,
@@ -273,7 +274,7 @@ class _OfStore:
     async def record_count(self, fetch: Fetch) -> Sequence[Any]:
         return await fetch(self._record_count)
 
-    async def owner_count(self, fetch: Fetch) -> Sequence[Any]:
+    async def owner_counts(self, fetch: Fetch) -> Sequence[Any]:
         ((owned,),) = await fetch(self._owner_count)
         ((bare,),) = await fetch(self._bare_owner_count)
         return [(owned + bare,)]

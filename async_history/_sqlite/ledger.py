@@ -110,6 +110,7 @@ STATEMENTS: Final = LedgerStatements(
     LEFT JOIN async_history_details AS detail ON detail.id = history.id
     LEFT JOIN async_history_owners AS owned ON owned.number = detail.owner
     """,
+    lines=None,
     owners=f"""
     SELECT owned.memory_id, owned.owner FROM (
         SELECT value AS memory_id, async_history_key(CAST(value AS BLOB)) AS memory
@@ -123,7 +124,7 @@ STATEMENTS: Final = LedgerStatements(
     """,
     scan=None,
     record_count="SELECT count(*) FROM history",
-    owner_count="SELECT count(*) FROM async_history_owners",
+    owner_counts="SELECT count(*) FROM async_history_owners",
     record_ids="SELECT rowid, id FROM history WHERE rowid >= ? ORDER BY rowid LIMIT ?",
     operations="""
     SELECT id, kind, begun_at, actor_id, process_id, host, NULL, arguments, ended_at, error,

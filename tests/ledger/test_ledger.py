@@ -15,6 +15,7 @@ from async_history import InvalidInput, NotProven, copy_history, open_history
 from async_history._core.ledger.leaves import commitment_of, record_values
 from async_history._core.ledger.removals import Removals
 from async_history._core.ledger.seen import WholeBundle, seen_bundles
+from async_history._core.ledger.stored import Counts
 from async_history._core.records.records import fields_in_order
 from async_history.blocking import BlockingHistoryManager
 from async_history.ledger import (
@@ -121,7 +122,9 @@ class TestLeaves:
                 return run(*given)
 
             tables._run = noted
-            bundles = seen_bundles(await tables.bundles(0), Removals(), tables)
+            bundles = seen_bundles(
+                await tables.bundles(0), Removals(), Counts(0, 0, 0, 0, 0), tables
+            )
             async with aclosing(bundles) as pages:
                 return len([page async for _, page in pages if isinstance(page, WholeBundle)])
 

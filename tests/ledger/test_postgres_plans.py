@@ -33,7 +33,31 @@ async def test_counting_does_not_read_records_by_memory(url: str, owner: Any) ->
         async with owner.transaction():
             await owner.execute(BY_INDEX)
             counts = await ledger_of(history).attestation.tables(fetch).counts()
-    assert counts == (30, 10, 0, 0)
-    (plan,) = [plan for sql, plan in plans.items() if "DISTINCT memory_id" in sql]
+    assert counts == (30, 10, 0, 0, 0)
+    (plan,) = [plan for sql, plan in plans.items() if "DISTINCT history.memory_id" in sql]
     assert "history" in plan
     assert "history_memory" not in plan
+
+
+async def test_lines_are_read_from_the_first_record_to_the_last(url: str, owner: Any) -> None:
+    """The two are found by their ids, the ones in between in the order of recording."""
+    async with opened(url) as history:
+        await history.add_history("m", None, "tea", "ADD", id="only")
+        ledger = ledger_of(history)
+        plans: list[str] = []
+
+        async def fetch(sql: str, *arguments: Any) -> Any:
+            lines = await owner.fetch(f"EXPLAIN {sql}", *arguments)
+            plans.append("\n".join(line for (line,) in lines))
+            return await owner.fetch(sql, *arguments)
+
+        async with owner.transaction():
+            await owner.execute(BY_INDEX)
+            tables = ledger.attestation.tables(fetch)
+            (answer,) = tables.ask([tables.for_lines(["only"])])
+            ((_, record_id, _),) = await answer
+    assert record_id == "only"
+    (plan,) = plans
+    assert plan.count("using history_pkey") == 2
+    assert plan.count("using history_seq") == 1
+    assert "Sort" not in plan

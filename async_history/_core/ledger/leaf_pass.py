@@ -21,7 +21,7 @@ from async_history._core.ledger.seen import SeenLeaves, WholeBundle
 from async_history._core.ledger.stored import Counts
 from async_history._core.ledger.tables import LedgerTables
 
-_NOTHING: Final = Counts(0, 0, 0, 0)
+_NOTHING: Final = Counts(0, 0, 0, 0, 0)
 
 
 @dataclass(slots=True)
@@ -58,6 +58,7 @@ class LeafPass:
         self.counted = Counts(
             there.records - waiting[RECORD] - waiting[REST],
             there.owners - waiting[OWNER],
+            there.disowned,
             there.begun - waiting[BEGUN],
             there.ended - waiting[ENDED],
         )

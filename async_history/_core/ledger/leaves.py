@@ -129,13 +129,17 @@ class Bundle(NamedTuple):
 
     def holds(self, rows: Sequence[Sequence[Any]], key: bytes | None) -> bool:
         """Return whether each leaf has its salt, and commits to its row's values."""
+        return self.holds_lines(_texts(self.kind, rows), key)
+
+    def holds_lines(self, texts: Iterable[bytes], key: bytes | None) -> bool:
+        """Return the same for values that are given as the lines of a commitment, in UTF-8."""
         if NO_SALT in self.hashes:
             return False
         leaves = list(_salts_and_commitments(self.hashes))
         salts = [salt for salt, _ in leaves]
         if key is not None and self.has_keyed_salts:
             salts = [_keyed(salt, key) for salt in salts]
-        texts, prefix = _texts(self.kind, rows), _prefix(self.kind)
+        prefix = _prefix(self.kind)
         computed = [
             sha256(salt + prefix + text).digest() for salt, text in zip(salts, texts, strict=True)
         ]

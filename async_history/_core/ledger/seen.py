@@ -1,12 +1,12 @@
 """The stored values that verification compares with their leaves."""
 
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence, Set
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence, Set
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from async_history._core.ledger.asked import Answer
+from async_history._core.ledger.asked import Answer, Asked
 from async_history._core.ledger.leaves import (
     BEGUN,
     ENDED,
@@ -19,7 +19,13 @@ from async_history._core.ledger.leaves import (
 )
 from async_history._core.ledger.new_leaves import MOST_CHARACTERS, MOST_LEAVES
 from async_history._core.ledger.removals import Removals
-from async_history._core.ledger.stored import StoredBundle, StoredOperation, StoredRecord
+from async_history._core.ledger.stored import (
+    Counts,
+    StoredBundle,
+    StoredOperation,
+    StoredRecord,
+    lines_of,
+)
 from async_history._core.ledger.tables import LedgerTables
 from async_history.errors import StorageCorrupt
 
@@ -48,12 +54,16 @@ class WholeBundle:
 
 
 async def seen_bundles(
-    stored: Sequence[StoredBundle], removals: Removals, tables: LedgerTables
+    stored: Sequence[StoredBundle], removals: Removals, counted: Counts, tables: LedgerTables
 ) -> AsyncGenerator[tuple[StoredBundle, WholeBundle | SeenLeaves], None]:
     """Yield bundles with their stored values, in order.
 
     Usually all values match, which is checked at once. A server reads the next values while the
     caller processes a bundle. Close the generator.
+
+    Args:
+        counted: lines are not read if some records do not have the owner of their memory, because
+            they do not tell which.
 
     Raises:
         StorageCorrupt: the next bundle is damaged.
@@ -62,17 +72,22 @@ async def seen_bundles(
     if any(one.bundle.has_keyed_salts for one in stored):
         await tables.require_key()
     untouched = list(_untouched(stored, removals))
-    of_records = _groups([u for u in untouched if u.bundle.kind in (RECORD, REST)])
-    of_owners = _groups([u for u in untouched if u.bundle.kind == OWNER])
-    groups = deque(sorted([*of_records, *of_owners], key=lambda group: group[0].first))
+    has_lines = tables.has_lines and not counted.disowned
+    ways = {RECORD: _BY_LINES if has_lines else _BY_ROWS, REST: _BY_ROWS, OWNER: _OWNERS}
+    groups = deque(
+        sorted(
+            (group, way)
+            for kind, way in ways.items()
+            for group in _groups([u for u in untouched if u.bundle.kind == kind])
+        )
+    )
     whole: dict[int, WholeBundle] = {}
-    asked = ((group[0].bundle.kind, _names_in(group)) for group in list(groups))
+    asked = (way.ask(tables, _names_in(group)) for group, way in list(groups))
     with closing(tables.ask(asked)) as answers:
         for one in stored:
-            while groups and groups[0][0].first <= one.first:
-                group = groups.popleft()
-                check = _whole_of_owners if group[0].bundle.kind == OWNER else _whole_of_records
-                whole |= await check(group, next(answers), tables)
+            while groups and groups[0][0][0].first <= one.first:
+                group, way = groups.popleft()
+                whole |= await way.whole(group, next(answers), tables)
             page = whole.pop(one.first, None)
             yield one, page or await seen(one.first, one.bundle.leaves(), tables)
 
@@ -96,8 +111,25 @@ def _untouched(stored: Sequence[StoredBundle], removals: Removals) -> Iterator[_
             yield _Untouched(first, bundle, names)
 
 
-async def _whole_of_records(
+async def _whole_by_lines(
     group: Sequence[_Untouched], asked: Answer, tables: LedgerTables
+) -> dict[int, WholeBundle]:
+    """Return the bundles whose records all match, by place."""
+    there = lines_of(await asked, _names_in(group))
+    if there is None:  # some are far from the others in the order of recording
+        return await _whole_by_rows(group, None, tables)
+    whole: dict[int, WholeBundle] = {}
+    begin = 0
+    for first, bundle, names in group:
+        part = slice(begin, begin + len(names))
+        if bundle.holds_lines(there.lines[part], tables.key):
+            whole[first] = WholeBundle(first, names, RECORD, there.positions[part])
+        begin = part.stop
+    return whole
+
+
+async def _whole_by_rows(
+    group: Sequence[_Untouched], asked: Answer | None, tables: LedgerTables
 ) -> dict[int, WholeBundle]:
     """Return the bundles whose records all match, by place."""
     whole: dict[int, WholeBundle] = {}
@@ -125,6 +157,18 @@ async def _whole_of_owners(
         if len(rows) == len(names) and bundle.holds(rows, tables.key):
             whole[first] = WholeBundle(first, names, OWNER, ())
     return whole
+
+
+class _Way(NamedTuple):
+    """How stored values are read: the statement for names, and the comparison of its answer."""
+
+    ask: Callable[[LedgerTables, Sequence[str]], Asked]
+    whole: Callable[[Sequence[_Untouched], Answer, LedgerTables], Awaitable[dict[int, WholeBundle]]]
+
+
+_BY_LINES: Final = _Way(LedgerTables.for_lines, _whole_by_lines)
+_BY_ROWS: Final = _Way(LedgerTables.for_rows, _whole_by_rows)
+_OWNERS: Final = _Way(LedgerTables.for_owners, _whole_of_owners)
 
 
 def _groups(bundles: Sequence[_Untouched]) -> Iterator[Sequence[_Untouched]]:
@@ -170,7 +214,7 @@ async def seen(first: int, leaves: Sequence[Leaf], tables: LedgerTables) -> Seen
 
 
 async def _owner_rows(names: Sequence[str], tables: LedgerTables) -> dict[str, Sequence[Any]]:
-    with closing(tables.ask([(OWNER, names)])) as answers:
+    with closing(tables.ask([tables.for_owners(names)])) as answers:
         return await tables.owner_rows(next(answers))
 
 

@@ -37,12 +37,16 @@ class LedgerStatements:
         remove_names: removes names: list of key and place.
         records: returns position, whether the stored owner is that of its memory (0 or 1), the ten
             columns, context and cause of records: list of ids.
+        lines: returns position, id, and the values as the lines of a leaf (see `leaves`), of the
+            records from one to another, in order: first id, last id, limit; None if the lines are
+            better made here. The stored owners are not compared, see `owner_counts`.
         owners: returns memory and owner, as JSON, of memories with an owner: list of memories.
         memories: returns those memories of a list that have a record.
         scan: allows plans that read a whole table, until the transaction ends; None if they always
             are.
         record_count: returns the number of records.
-        owner_count: returns the number of memories with an owner.
+        owner_counts: returns the number of memories with an owner; and if `lines` is not None, of
+            records whose owner is not that of their memory.
         record_ids: returns position and id of the next records: first position, limit.
         operations: returns id, kind, begun_at, actor_id, process_id, host, database_role,
             arguments, ended_at, error, records and messages of operations: list of ids.
@@ -69,11 +73,12 @@ class LedgerStatements:
     write_names: Statement
     remove_names: Statement
     records: Statement
+    lines: Statement
     owners: Statement
     memories: Statement
     scan: Statement
     record_count: Statement
-    owner_count: Statement
+    owner_counts: Statement
     record_ids: Statement
     operations: Statement
     operations_of: Statement

@@ -74,11 +74,34 @@ class RecordRows(NamedTuple):
         return RecordRows(self.positions[part], self.have_owner[part], self.values[part])
 
 
+class RecordLines(NamedTuple):
+    """The positions of several records, and their values as the lines of their leaves."""
+
+    positions: Sequence[int]
+    lines: Sequence[bytes]
+
+
+def lines_of(rows: Sequence[Sequence[Any]], ids: Sequence[str]) -> RecordLines | None:
+    """Return these records from rows of `LedgerStatements.lines`; None if one is missing."""
+    if [row[1] for row in rows] != ids:
+        found = {row[1]: row for row in rows}
+        rows = [found[record_id] for record_id in ids if record_id in found]
+        if len(rows) < len(ids):
+            return None
+    return RecordLines([row[0] for row in rows], [row[2].encode() for row in rows])
+
+
 class Counts(NamedTuple):
-    """The numbers of records, of memories with an owner, and of operations that began and ended."""
+    """The numbers of records, of memories with an owner, and of operations that began and ended.
+
+    Attributes:
+        disowned: the number of records whose owner is not that of their memory; 0 if it was not
+            counted.
+    """
 
     records: int
     owners: int
+    disowned: int
     begun: int
     ended: int
 

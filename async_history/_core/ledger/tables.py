@@ -16,13 +16,13 @@ from collections.abc import (
     Iterable,
     Sequence,
 )
-from hashlib import sha256
 from typing import Any, Final, TypeVar
 
 from async_history._core.encryption.store_encryption import OPEN_WITH_KEYS
-from async_history._core.ledger.asked import Answer, Run, ask_ahead
+from async_history._core.ledger.asked import Answer, Asked, Run, ask_ahead
 from async_history._core.ledger.entries import joined
-from async_history._core.ledger.leaves import ENTRY, OWNER, RECORD, REST, Bundle, Leaf, rewritten
+from async_history._core.ledger.leaves import OWNER, RECORD, REST, Bundle, Leaf, rewritten
+from async_history._core.ledger.placing import key_of, named_as, placed
 from async_history._core.ledger.statements import LedgerStatements
 from async_history._core.ledger.stored import (
     BYTES,
@@ -48,6 +48,8 @@ _PLACED_AT_ONCE: Final = 8_192
 """Leaves to which one transaction assigns places, in some 30 ms."""
 _BUNDLES_AT_ONCE: Final = 256
 _ALL: Final = (1 << 31) - 1
+_LINES_EACH: Final = 2
+"""Lines that are read at most for each record: those of other leaves may be between them."""
 _BEGUN: Final = 8
 """Columns of an operation that are known when it begins."""
 READ_AT_ONCE: Final = 16_384
@@ -57,15 +59,6 @@ nothing meanwhile."""
 OpenRows = Callable[[ReadRows], Awaitable[Sequence[Row]]]
 """A function that reads rows and returns them with texts in clear; a row that does not open, as
 stored."""
-
-
-def _named_as(kind: str) -> str:
-    return RECORD if kind == REST else kind
-
-
-def _key(kind: str, name: str) -> int:
-    digest = sha256(f"{_named_as(kind)} {name}".encode()).digest()
-    return int.from_bytes(digest[:8], signed=True)
 
 
 def _json(value: object) -> str:
@@ -180,7 +173,7 @@ class LedgerTables:
 
     async def places(self, kind: str, names: Iterable[str]) -> list[int]:
         """Return the places that leaves with these names may have."""
-        keys = [_key(kind, name) for name in names]
+        keys = [key_of(kind, name) for name in names]
         return [place for _, place in await self._run(self._sql.names, _json(keys))]
 
     async def leaves(self, places: Iterable[int]) -> dict[int, Leaf]:
@@ -209,7 +202,7 @@ class LedgerTables:
         return {
             place: leaf
             for place, leaf in found.items()
-            if _named_as(leaf.kind) == kind and leaf.name in wanted
+            if named_as(leaf.kind) == kind and leaf.name in wanted
         }
 
     async def records(self, ids: Sequence[str]) -> dict[str, StoredRecord]:
@@ -226,18 +219,26 @@ class LedgerTables:
             for position, has_owner, values in zip(*rows, strict=True)
         }
 
-    def ask(self, names: Iterable[tuple[str, Sequence[str]]]) -> Generator[Answer, None, None]:
-        """Yield an answer for each kind of leaves and its names.
+    def ask(self, asked: Iterable[Asked]) -> Generator[Answer, None, None]:
+        """Yield the answer to each of `for_rows`, `for_lines` or `for_owners`."""
+        return ask_ahead(self._run, asked)
 
-        It is an argument of `owner_rows` if the kind is OWNER, otherwise of `record_rows`.
-        """
-        return ask_ahead(
-            self._run,
-            (
-                (self._sql.owners if kind == OWNER else self._sql.records, _json(each))
-                for kind, each in names
-            ),
-        )
+    def for_rows(self, ids: Sequence[str]) -> Asked:
+        """Return the statement for the argument of `record_rows`."""
+        return self._sql.records, _json(ids)
+
+    def for_lines(self, ids: Sequence[str]) -> Asked:
+        """Return the statement for the argument of `lines_of`."""
+        return self._sql.lines, ids[0], ids[-1], _LINES_EACH * len(ids)
+
+    def for_owners(self, memory_ids: Sequence[str]) -> Asked:
+        """Return the statement for the argument of `owner_rows`."""
+        return self._sql.owners, _json(memory_ids)
+
+    @property
+    def has_lines(self) -> bool:
+        """Whether the database makes the lines of leaves: those of an encrypted store it can't."""
+        return self._sql.lines is not None and self.key is None
 
     async def record_rows(self, ids: Sequence[str], asked: Answer | None = None) -> RecordRows:
         """Return the rows of those of these records that exist.
@@ -296,9 +297,9 @@ class LedgerTables:
         if self._sql.scan is not None:
             await self._run(self._sql.scan)
         ((records,),) = await self._run(self._sql.record_count)
-        ((owners,),) = await self._run(self._sql.owner_count)
+        ((owners, *disowned),) = await self._run(self._sql.owner_counts)
         ((begun, ended),) = await self._run(self._sql.operation_counts)
-        return Counts(int(records), int(owners), int(begun), int(ended))
+        return Counts(int(records), int(owners), sum(map(int, disowned)), int(begun), int(ended))
 
     async def waiting(self) -> Counter[str]:
         """Return the number of leaves without a place, by kind."""
@@ -326,17 +327,8 @@ class LedgerTables:
             return False
         size = await self.size()
         last = await self.tiles(last_tiles(size))
-        placed: list[tuple[int, int]] = []
-        names: list[tuple[int, int]] = []
-        hashes: list[bytes] = []
-        for number, *parts in rows:
-            bundle = bundle_of(parts)
-            placed.append((number, size + len(hashes)))
-            for place, name in enumerate(bundle.leaf_names(), start=size + len(hashes)):
-                if bundle.kind != ENTRY and name is not None:
-                    names.append((_key(bundle.kind, name), place))
-            hashes += bundle.leaf_hashes()
-        await self._run(self._sql.place, _json(placed))
+        places, names, hashes = placed(((row[0], bundle_of(row[1:])) for row in rows), size)
+        await self._run(self._sql.place, _json(places))
         await self._run(self._sql.write_names, _json(names))
         for (level, number), tile in grown(size, last, b"".join(hashes)).items():
             await self._run(self._sql.write_tile, level, number, tile)
@@ -356,7 +348,7 @@ class LedgerTables:
         if not keeps_names:
             leaves = bundle.leaves()
             named = [(place, leaves[place].name) for place in at]
-            keys = [(_key(bundle.kind, n), first + place) for place, n in named if n is not None]
+            keys = [(key_of(bundle.kind, n), first + place) for place, n in named if n is not None]
             await self._run(self._sql.remove_names, _json(keys))
         new = rewritten(bundle, at, keeps_names=keeps_names)
         await self._run(self._sql.rewrite, new.hashes, new.names, first)

@@ -112,7 +112,7 @@ async def _check_next(
     bundles = await tables.bundles(tree.size)
     leaves: list[bytes] = []
     try:
-        async with aclosing(seen_bundles(bundles, found.removals, tables)) as pages:
+        async with aclosing(seen_bundles(bundles, found.removals, found.counted, tables)) as pages:
             async for (first, turn, after, bundle), page in pages:
                 place = tree.size + len(leaves)
                 if first != place:
