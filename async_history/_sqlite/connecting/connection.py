@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import sqlite3
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, Self, TypeVar
@@ -174,6 +175,7 @@ class _Work:
         try:
             self._found = self._call()
         except BaseException as error:
+            _free_cursors(error)
             self._error = error_for_future(error)
         with contextlib.suppress(RuntimeError):  # the loop is closed
             self.result.get_loop().call_soon_threadsafe(self._give)
@@ -189,6 +191,18 @@ class _Work:
         except BaseException:
             self.result.get_loop().call_soon(self._give)
             raise
+
+
+def _free_cursors(error: BaseException) -> None:
+    """Let go of what the frames of an error hold, on the thread that ran them.
+
+    A tool that wraps the driver's functions has their cursors in its frames. While the error lives,
+    such a cursor keeps a read transaction open, and later reads would not see what was committed.
+    """
+    raised: BaseException | None = error
+    while raised is not None:
+        traceback.clear_frames(raised.__traceback__)
+        raised = raised.__context__
 
 
 class _Read:
