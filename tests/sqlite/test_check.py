@@ -121,9 +121,7 @@ async def test_a_cause_or_an_owner_that_is_not_json_is_named(
         "UPDATE async_history_spans SET latest = '1' WHERE block = 2",
     )
     named, *others, last = (await check_history(str(path))).problems
-    assert re.match(
-        r"1 (record|memory) has an? \w+ that can't be read as JSON, such as \S+:", named
-    )
+    assert re.match(r"1 (record|memory) has an? \w+ that can't be read, such as \S+:", named)
     assert column in named
     assert "found by time" in last
     assert all("found by owner" in one for one in others)

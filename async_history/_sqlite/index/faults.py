@@ -4,16 +4,17 @@ import sqlite3
 from collections.abc import Iterator
 from typing import Final
 
-from async_history._core.records.recording import INDEXED_CAUSES
 from async_history._core.wording import counted
 from async_history._sqlite import times
 from async_history._sqlite.index.blocks import CHUNKS, SPANS
 from async_history._sqlite.index.levels import LEVELS
 from async_history._sqlite.index.owners import (
-    CAUSE,
+    CAUSES_OF_DETAIL,
     HAS_OWNERS,
+    SCOPES_OF_OWNED,
     is_unindexed,
     key_of,
+    object_of,
     owner_number,
 )
 
@@ -25,20 +26,22 @@ def _has_entry(key: str) -> str:
     )
 
 
-def _is_object(text: str) -> str:
-    """Return an SQL condition: a value is a JSON object, both for SQLite and for readers."""
-    return f"""CASE WHEN typeof({text}) = 'text' AND json_valid({text})
-        THEN async_history_is_object(CAST({text} AS BLOB)) ELSE 0 END"""
+def _unreadable(table: str, column: str, name: str, is_readable: str) -> str:
+    """Return a SELECT of the number of values that readers can't read, and the `name` of one.
+
+    `is_readable` is the SQL function that tells for a text that is JSON for SQLite.
+    """
+    return f"""
+    SELECT count(*), min({name}) FROM main.{table} WHERE {column} IS NOT NULL AND NOT CASE
+        WHEN {object_of(column)} IS NULL THEN 0 ELSE {is_readable}(CAST({column} AS BLOB)) END
+    """
 
 
-_NO_CAUSE: Final = f"""
-SELECT count(*), min(id) FROM main.async_history_details
-WHERE cause IS NOT NULL AND NOT {_is_object("cause")}
-"""
-_NO_OWNER: Final = f"""
-SELECT count(*), min(memory_id) FROM main.async_history_owners
-WHERE owner IS NOT NULL AND NOT {_is_object("owner")}
-"""
+_DETAILS: Final = "async_history_details"
+_OWNERS: Final = "async_history_owners"
+_NO_CONTEXT: Final = _unreadable(_DETAILS, "context", "id", "async_history_is_object")
+_NO_CAUSE: Final = _unreadable(_DETAILS, "cause", "id", "async_history_is_object")
+_NO_OWNER: Final = _unreadable(_OWNERS, "owner", "memory_id", "async_history_is_owner")
 _IS_INDEXED: Final = f"NOT {is_unindexed('history')}"
 _NOT_FOUND: Final = f"""
 SELECT count(*), min(id) FROM main.history
@@ -57,16 +60,16 @@ _WRONG_SCOPES: Final = f"""
 SELECT count(DISTINCT history.id), min(history.id) FROM main.history AS history
 CROSS JOIN main.async_history_details AS detail ON detail.id = history.id
 CROSS JOIN main.async_history_owners AS owned ON owned.number = detail.owner
-CROSS JOIN json_each(CASE WHEN {_is_object("owned.owner")} THEN owned.owner END) AS scope
-WHERE {_IS_INDEXED} AND owned.memory_id = history.memory_id
-    AND NOT ({_has_entry("async_history_key(scope.key, scope.value)")})
+CROSS JOIN {SCOPES_OF_OWNED.table}
+WHERE {_IS_INDEXED} AND owned.memory_id = history.memory_id AND {SCOPES_OF_OWNED.condition}
+    AND NOT ({_has_entry(SCOPES_OF_OWNED.key)})
 """
 _WRONG_CAUSES: Final = f"""
 SELECT count(DISTINCT history.id), min(history.id) FROM main.history AS history
 CROSS JOIN main.async_history_details AS detail ON detail.id = history.id
-CROSS JOIN json_each(CASE WHEN {_is_object("detail.cause")} THEN detail.cause END) AS said
-WHERE {_IS_INDEXED} AND said.key IN ({", ".join(f"'{name}'" for name in INDEXED_CAUSES)})
-    AND NOT ({_has_entry(f"async_history_key('{CAUSE}' || said.key, said.value)")})
+CROSS JOIN {CAUSES_OF_DETAIL.table}
+WHERE {_IS_INDEXED} AND {CAUSES_OF_DETAIL.condition}
+    AND NOT ({_has_entry(CAUSES_OF_DETAIL.key)})
 """
 _WRONG_ACTORS: Final = f"""
 SELECT count(*), min(id) FROM main.history
@@ -96,18 +99,19 @@ _WRONG_TIMES: Final = tuple(
 
 
 def unreadable_objects(connection: sqlite3.Connection) -> Iterator[str]:
-    """Yield a sentence for each table with values that are not JSON objects, as they should be."""
+    """Yield a sentence for each column with values that are not JSON objects, as they should be."""
     for table, query, *words in (
-        ("async_history_details", _NO_CAUSE, "record has a cause", "records have causes"),
-        ("async_history_owners", _NO_OWNER, "memory has an owner", "memories have owners"),
+        (_DETAILS, _NO_CONTEXT, "record has a context", "records have contexts"),
+        (_DETAILS, _NO_CAUSE, "record has a cause", "records have causes"),
+        (_OWNERS, _NO_OWNER, "memory has an owner", "memories have owners"),
     ):
         if connection.execute(_IS_THERE, (table,)).fetchone() is None:
             continue
         count, example = connection.execute(query).fetchone()
         if count:
             yield (
-                f"{counted(count, *words)} that can't be read as JSON, such as {example}: restore "
-                f"it in {table} from a backup."
+                f"{counted(count, *words)} that can't be read, such as {example}: restore it in "
+                f"{table} from a backup."
             )
 
 

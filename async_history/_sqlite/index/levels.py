@@ -23,6 +23,7 @@ from hashlib import blake2s
 from typing import Literal, NamedTuple
 
 from async_history._core.records.json_object import JsonObject, is_readable
+from async_history._core.records.owners import owner_from_text
 from async_history._sqlite.index.validity import (
     HAS_ONLY_OUR_TRIGGERS,
     INDEXED_THROUGH,
@@ -31,6 +32,7 @@ from async_history._sqlite.index.validity import (
     covers_all_but,
     stamped,
 )
+from async_history.errors import StorageCorrupt
 
 STEP = 512
 """Rows between two moves: about one full batch, so that a batch moves one slice of each level."""
@@ -110,12 +112,26 @@ def _stored_key(encoding: str, stored: bytes | None) -> int:
     return memory_key(stored.decode(encoding, "replace"))
 
 
+def _stored_value_key(encoding: str, kind: str, stored: bytes) -> int:
+    """Return the `value_key` of a stored value's bytes."""
+    return value_key(kind, stored.decode(encoding, "replace"))
+
+
 def _is_object(encoding: str, stored: bytes) -> bool:
     """Return whether a stored text's bytes are a JSON object."""
     try:
         return is_readable(JsonObject(stored.decode(encoding)))
     except UnicodeDecodeError:
         return False
+
+
+def _is_owner(encoding: str, stored: bytes) -> bool:
+    """Return whether a stored text's bytes are an owner."""
+    try:
+        owner_from_text(stored.decode(encoding))
+    except (StorageCorrupt, UnicodeDecodeError):
+        return False
+    return True
 
 
 def _slice(slices: int) -> tuple[str, str]:
@@ -259,8 +275,9 @@ def add_functions(connection: sqlite3.Connection) -> None:
     """Add to a connection the SQL functions that the index statements call."""
     (encoding,) = connection.execute("PRAGMA encoding").fetchone()
     connection.create_function("async_history_key", 1, partial(_stored_key, encoding))
-    connection.create_function("async_history_key", 2, value_key)
+    connection.create_function("async_history_key", 2, partial(_stored_value_key, encoding))
     connection.create_function("async_history_is_object", 1, partial(_is_object, encoding))
+    connection.create_function("async_history_is_owner", 1, partial(_is_owner, encoding))
     connection.create_function("async_history_outdated", 0, _outdated)
 
 

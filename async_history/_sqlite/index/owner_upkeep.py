@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from async_history._core.records.owners import Owner, owner_from_text, owner_text, without_scope
-from async_history._core.records.recording import INDEXED_CAUSES
 from async_history._sqlite.index.levels import (
     LEVELS,
     SEVERAL_KEYS,
@@ -16,11 +15,12 @@ from async_history._sqlite.index.levels import (
     value_key,
 )
 from async_history._sqlite.index.owners import (
-    CAUSE,
+    CAUSES_OF_DETAIL,
     HAS_DETAILS,
     HAS_OWN_TRIGGER,
     HAS_OWNERS,
     LAST_OWNER,
+    SCOPES_OF_OWNED,
     StoredOwner,
     key_of,
     of_details,
@@ -62,20 +62,20 @@ def index_details(level: str, rows: str) -> Iterator[str]:
         ON CONFLICT (id) DO UPDATE SET owner = excluded.owner
     """
     yield f"""
-        {add} SELECT async_history_key(scope.key, scope.value), history.rowid
+        {add} SELECT {SCOPES_OF_OWNED.key}, history.rowid
         FROM main.history AS history
         CROSS JOIN main.async_history_details AS detail ON detail.id = history.id
         CROSS JOIN main.async_history_owners AS owned ON owned.number = detail.owner
-        CROSS JOIN json_each(owned.owner) AS scope
-        WHERE {HAS_OWNERS} AND {rows} AND owned.memory_id = history.memory_id ORDER BY 1, 2
+        CROSS JOIN {SCOPES_OF_OWNED.table}
+        WHERE {HAS_OWNERS} AND {rows} AND owned.memory_id = history.memory_id
+            AND {SCOPES_OF_OWNED.condition} ORDER BY 1, 2
     """
-    indexed = ", ".join(f"'{name}'" for name in INDEXED_CAUSES)
     yield f"""
-        {add} SELECT async_history_key('{CAUSE}' || said.key, said.value), history.rowid
+        {add} SELECT {CAUSES_OF_DETAIL.key}, history.rowid
         FROM main.history AS history
         CROSS JOIN main.async_history_details AS detail ON detail.id = history.id
-        CROSS JOIN json_each(detail.cause) AS said
-        WHERE {HAS_DETAILS} AND {rows} AND said.key IN ({indexed}) ORDER BY 1, 2
+        CROSS JOIN {CAUSES_OF_DETAIL.table}
+        WHERE {HAS_DETAILS} AND {rows} AND {CAUSES_OF_DETAIL.condition} ORDER BY 1, 2
     """
 
 

@@ -14,12 +14,12 @@ programs wrote have no details until they are indexed: their owner is found by t
 Readers check what they find: two keys may be equal, and a record may have changed its memory.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Final, NamedTuple
 
 from async_history._core.records.json_object import JsonObject
-from async_history._core.records.owners import Owner, owner_text
+from async_history._core.records.owners import SCOPES, Owner, owner_text
 from async_history._core.records.recording import INDEXED_CAUSES
 from async_history._sqlite.index.levels import LEVELS, value_key, value_keys
 from async_history._sqlite.index.validity import INDEX_IS_VALID, INDEXED_THROUGH, LOWEST_ROW
@@ -28,12 +28,44 @@ _OWNERS_KEPT: Final = 16_384
 CAUSE: Final = "cause "
 """The kind of a cause's value is this and the cause's key; the kind of a scope is its name."""
 
+
 SEPARATOR: Final = "\x1f"
 """The separator of a row's values outside its columns. JSON escapes it."""
 HAS_OWNERS: Final = "EXISTS (SELECT 1 FROM main.async_history_owners)"
 HAS_DETAILS: Final = f"({HAS_OWNERS} OR EXISTS (SELECT 1 FROM main.async_history_details))"
 """SQL conditions: any memory has an owner; any record has values outside its columns. SQLite
 evaluates each once per statement."""
+
+
+def object_of(text: str) -> str:
+    """Return SQL for a stored JSON object; NULL for a value that is not JSON.
+
+    SQLite's functions fail on such a value, and with them the whole statement.
+    """
+    return f"CASE WHEN typeof({text}) = 'text' AND json_valid({text}) THEN {text} END"
+
+
+class IndexedValues(NamedTuple):
+    """SQL for the values of a stored object that have entries: a table, the condition on it, and
+    the key of a value, which may not be UTF-8."""
+
+    table: str
+    condition: str
+    key: str
+
+
+def _values_of(text: str, names: Iterable[str], kind: str) -> IndexedValues:
+    listed = ", ".join(f"'{name}'" for name in names)
+    return IndexedValues(
+        f"json_each({object_of(text)}) AS said",
+        f"said.key IN ({listed}) AND said.type = 'text'",
+        f"async_history_key({kind}said.key, CAST(said.value AS BLOB))",
+    )
+
+
+_OWNER: Final = "owned.owner"
+SCOPES_OF_OWNED: Final = _values_of(_OWNER, SCOPES, "")
+CAUSES_OF_DETAIL: Final = _values_of("detail.cause", INDEXED_CAUSES, f"'{CAUSE}' || ")
 
 
 LAST_OWNER: Final = "(SELECT coalesce(max(number), 0) FROM main.async_history_owners)"
@@ -135,16 +167,16 @@ def has_memorys_owner(row: str) -> str:
     END"""
 
 
-def _unindexed_owner(row: str) -> str:
-    """Return SQL for the owner of a row that was not indexed; NULL for other rows."""
+def _unindexed_owner(row: str, value: str) -> str:
+    """Return SQL for a value of the owner of a row that was not indexed; NULL for other rows."""
     return f"""
         CASE WHEN {is_unindexed(row)}
         THEN CASE WHEN {INDEX_IS_VALID} AND NOT EXISTS (
             SELECT 1 FROM main.async_history_bereft AS reduced
             WHERE reduced.memory_id = {row}.memory_id
         ) THEN (
-            SELECT owner FROM main.async_history_owners
-            WHERE number = {owner_number(key_of(row), f"{row}.memory_id")}
+            SELECT {value} FROM main.async_history_owners AS owned
+            WHERE owned.number = {owner_number(key_of(row), f"{row}.memory_id")}
         ) ELSE async_history_outdated() END END
     """
 
@@ -164,10 +196,10 @@ _BELONGS: Final = f"""(
 another program. (The triggers on a table are dropped with it.)"""
 
 
-def _scanned_owner(row: str) -> str:
-    """Return SQL for the owner of a row, without an index."""
+def _scanned_owner(row: str, value: str) -> str:
+    """Return SQL for a value of the owner of a row, without an index."""
     return f"""(
-        SELECT owned.owner FROM async_history_owners AS owned
+        SELECT {value} FROM async_history_owners AS owned
         WHERE owned.memory_id = {row}.memory_id AND {_BELONGS} LIMIT 1
     )"""
 
@@ -187,13 +219,31 @@ class Details(NamedTuple):
 
     is_indexed: bool
 
-    def _any_owner(self, row: str) -> str:
-        return _unindexed_owner(row) if self.is_indexed else _scanned_owner(row)
+    def _any_owner(self, row: str, value: str) -> str:
+        find = _unindexed_owner if self.is_indexed else _scanned_owner
+        return find(row, value)
 
-    def owner(self, row: str) -> str:
-        """Return SQL for the owner of a row as JSON; NULL if it has none."""
-        owner = f"coalesce({of_details('owned.owner', row)}, {self._any_owner(row)})"
+    def owner(self, row: str, value: str = _OWNER) -> str:
+        """Return SQL for the owner of a row as JSON; NULL if it has none.
+
+        Args:
+            row: the row of `history`.
+            value: what to return instead: SQL on `owned`, the owner.
+        """
+        owner = f"coalesce({of_details(value, row)}, {self._any_owner(row, value)})"
         return f"CASE WHEN {HAS_OWNERS} THEN {owner} END" if self.is_indexed else owner
+
+    def scope(self, row: str, name: str) -> str:
+        """Return SQL for a scope of a row's owner; NULL if it has none, or a damaged owner."""
+        return self.owner(row, f"json_extract({object_of(_OWNER)}, '$.{name}')")
+
+    def says(self, row: str, key: str, value: str) -> str:
+        """Return an SQL condition: a row's cause has this value under this key."""
+        return f"""EXISTS (
+            SELECT 1 FROM async_history_details AS detail
+            CROSS JOIN json_each({object_of("detail.cause")}) AS said
+            WHERE detail.id = {row}.id AND said.key = {key} AND said.value = {value}
+        )"""
 
     def context(self, row: str) -> str:
         """Return SQL for the context of a row as JSON; NULL if it has none."""
@@ -208,7 +258,7 @@ class Details(NamedTuple):
 
         If no record has details, it is only `time_before`, so that they cost nothing.
         """
-        owner = f"coalesce(owned.owner, {self._any_owner(row)})"
+        owner = f"coalesce({_OWNER}, {self._any_owner(row, _OWNER)})"
         values = (f"coalesce({time_before}, '-')", owner, "detail.context", "detail.cause")
         details = of_details(
             f" || char({ord(SEPARATOR)}) || ".join(f"coalesce({value}, '')" for value in values),

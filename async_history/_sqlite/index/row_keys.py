@@ -9,7 +9,8 @@ from async_history._sqlite.index.levels import value_key
 from async_history._sqlite.index.owners import cause_keys, key_of
 
 _KEYS_OF: Final = f"""
-SELECT history.rowid, {key_of("history")}, owned.owner, detail.cause FROM main.history AS history
+SELECT history.rowid, {key_of("history")}, CAST(owned.owner AS BLOB), CAST(detail.cause AS BLOB)
+FROM main.history AS history
 LEFT JOIN main.async_history_details AS detail ON detail.id = history.id
 LEFT JOIN main.async_history_owners AS owned ON owned.number = detail.owner
 WHERE history.rowid IN (SELECT value FROM json_each(?))
@@ -42,14 +43,36 @@ class RowKeys(NamedTuple):
 
 
 def keys_of_rows(connection: sqlite3.Connection, places: Sequence[int]) -> list[RowKeys]:
-    """Return the keys of rows, given by position."""
+    """Return the keys of rows, given by position. A damaged owner or cause has none.
+
+    Entries of a value from before it was damaged stay; readers check what they find.
+    """
+    ((encoding,),) = connection.execute("PRAGMA encoding").fetchall()
     rows = connection.execute(_KEYS_OF, (json.dumps(places),)).fetchall()
     return [
         RowKeys(
             place,
             memory,
-            {} if owner is None else {s: value_key(s, v) for s, v in json.loads(owner).items()},
-            frozenset() if cause is None else frozenset(cause_keys(json.loads(cause))),
+            {scope: value_key(scope, value) for scope, value in _texts(owner, encoding).items()},
+            frozenset(cause_keys(_texts(cause, encoding))),
         )
         for place, memory, owner, cause in rows
     ]
+
+
+def _texts(stored: bytes | None, encoding: str) -> dict[str, str]:
+    """Return the texts in a JSON object; none if the value is not one."""
+    if stored is None:
+        return {}
+    try:
+        parsed = json.loads(stored.decode(encoding, "replace"))
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(parsed, dict):
+        return {}
+    # A lone surrogate, which JSON can escape, has no bytes.
+    return {
+        name: value.encode(errors="replace").decode()
+        for name, value in parsed.items()
+        if isinstance(value, str)
+    }

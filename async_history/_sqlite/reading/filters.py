@@ -123,12 +123,10 @@ def _ranges(wanted: Filter) -> Sequence[Range]:
 def _details_asked(wanted: Filter, lookup: Lookup, row: str) -> dict[str, str]:
     """Return the conditions on a row's owner and cause, by name."""
     scopes = {
-        name: f"json_extract({lookup.details.owner(row)}, '$.{name}') = :owner_{name}"
-        for name, _ in wanted.owner
+        name: f"{lookup.details.scope(row, name)} = :owner_{name}" for name, _ in wanted.owner
     }
     causes = {
-        f"cause_{index}": f"EXISTS (SELECT 1 FROM json_each({lookup.details.cause(row)}) AS said"
-        f" WHERE said.key = :cause_{index} AND said.value = :cause_value_{index})"
+        f"cause_{index}": lookup.details.says(row, f":cause_{index}", f":cause_value_{index}")
         for index in range(len(wanted.cause))
     }
     return causes | scopes
