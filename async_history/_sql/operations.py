@@ -16,6 +16,7 @@ from async_history._core.operations.operations import (
     LogEntry,
     OperationEnd,
     StoreOperation,
+    checked_operation,
     entry_of,
     readable_log,
 )
@@ -142,19 +143,21 @@ class SqlOperationLog:
 
 
 def _operation(row: Any) -> StoreOperation:
-    return StoreOperation(
-        id=row.id,
-        kind=row.kind,
-        begun_at=from_microseconds(row.begun_at),
-        ended_at=None if row.ended_at is None else from_microseconds(row.ended_at),
-        error=row.error,
-        actor_id=row.actor_id,
-        process_id=row.process_id,
-        host=row.host,
-        database_role=row.database_role,
-        arguments=json.loads(row.arguments),
-        records=row.records,
-        messages=row.messages,
+    return checked_operation(
+        StoreOperation(
+            id=row.id,
+            kind=row.kind,
+            begun_at=from_microseconds(row.begun_at),
+            ended_at=None if row.ended_at is None else from_microseconds(row.ended_at),
+            error=row.error,
+            actor_id=row.actor_id,
+            process_id=row.process_id,
+            host=row.host,
+            database_role=row.database_role,
+            arguments=json.loads(row.arguments),
+            records=row.records,
+            messages=row.messages,
+        )
     )
 
 

@@ -10,6 +10,7 @@ from async_history._core.ledger.operation_log import LedgeredOperationLog
 from async_history._core.operations.operation_log import OperationStatements, StatementOperationLog
 from async_history._core.operations.operations import LogEntries, StoreOperation
 from async_history._sqlite.connecting.connection import fetch_rows
+from async_history._sqlite.index import json_of
 from async_history._sqlite.ledger import has_ledger, tables
 from async_history._sqlite.rows import NULL, rows_sql
 
@@ -44,6 +45,16 @@ def _begin(entries: LogEntries) -> Iterator[tuple[str, Sequence[Any]]]:
         yield _BEGIN[rows], values
 
 
+def _texts(*names: str) -> str:
+    """Return SQL for columns of texts as JSON can hold them, also if they are BLOBs."""
+    return ", ".join(f"CAST({name} AS TEXT)" for name in names)
+
+
+def _whole(name: str) -> str:
+    """Return SQL for a column of numbers; NULL if its value is not a whole number."""
+    return f"CASE WHEN typeof({name}) = 'integer' THEN {name} END"
+
+
 OPERATIONS: Final = OperationStatements(
     begin=_begin,
     add="""
@@ -56,10 +67,11 @@ OPERATIONS: Final = OperationStatements(
     """,
     counts="SELECT records, messages FROM async_history_operations WHERE id = ?",
     forget_actor="UPDATE async_history_operations SET actor_id = NULL WHERE actor_id = ?",
-    last="""
+    last=f"""
     SELECT json_array(
-        id, kind, begun_at, ended_at, error, actor_id, process_id, host, NULL, json(arguments),
-        records, messages
+        {_texts("id", "kind", "begun_at", "ended_at", "error", "actor_id")},
+        {_whole("process_id")}, {_texts("host")}, NULL, json({json_of("arguments")}),
+        {_whole("records")}, {_whole("messages")}
     ) FROM async_history_operations
     WHERE (
         ?1 IS NULL
@@ -71,13 +83,14 @@ OPERATIONS: Final = OperationStatements(
 _HAS_TABLE: Final = """
 SELECT EXISTS (SELECT 1 FROM main.sqlite_master WHERE type = 'table' AND name = ?)
 """
-_ERASURES: Final = """
+_MEMORY_IDS: Final = f"json({json_of('memory_ids')})"
+_ERASURES: Final = f"""
 SELECT id, 'erase' AS kind, begun_at, finished_at AS ended_at, NULL AS error, NULL AS actor_id,
        NULL AS process_id, NULL AS host,
        CASE WHEN actor_sha256 IS NULL
-            THEN json_object('reason', reason, 'memory_ids', json(memory_ids))
-            ELSE json_object('reason', reason, 'memory_ids', json(memory_ids),
-                             'actor_id_sha256', actor_sha256)
+            THEN json_object('reason', {_texts("reason")}, 'memory_ids', {_MEMORY_IDS})
+            ELSE json_object('reason', {_texts("reason")}, 'memory_ids', {_MEMORY_IDS},
+                             'actor_id_sha256', {_texts("actor_sha256")})
        END AS arguments,
        records, messages
 FROM main.async_history_erasures

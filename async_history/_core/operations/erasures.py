@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from async_history._core.operations.operations import StoreOperation
+from async_history._core.operations.operations import StoreOperation, readable_log
 
 ERASE: Final = "erase"
 """The kind of these operations."""
@@ -37,17 +37,27 @@ class Erasure:
 
 
 def erasures_of(operations: Iterable[StoreOperation]) -> list[Erasure]:
-    """Return operations of the kind `ERASE` as erasures."""
-    return [
-        Erasure(
-            id=one.id,
-            begun_at=one.begun_at,
-            finished_at=one.ended_at if one.error is None else None,
-            reason=one.arguments["reason"],
-            memory_ids=tuple(one.arguments["memory_ids"]),
-            actor_sha256=one.arguments.get("actor_id_sha256"),
-            records=one.records,
-            messages=one.messages,
-        )
-        for one in operations
-    ]
+    """Return operations of the kind `ERASE` as erasures.
+
+    Raises:
+        StorageCorrupt: another program has changed the arguments of one.
+    """
+    with readable_log():
+        return list(map(_erasure, operations))
+
+
+def _erasure(operation: StoreOperation) -> Erasure:
+    arguments = operation.arguments
+    reason, memory_ids = arguments.get("reason"), arguments.get("memory_ids")
+    if not isinstance(reason, str) or not isinstance(memory_ids, list | tuple):
+        raise TypeError("an erasure's arguments lack its reason or its memories")
+    return Erasure(
+        id=operation.id,
+        begun_at=operation.begun_at,
+        finished_at=operation.ended_at if operation.error is None else None,
+        reason=reason,
+        memory_ids=tuple(memory_ids),
+        actor_sha256=arguments.get("actor_id_sha256"),
+        records=operation.records,
+        messages=operation.messages,
+    )

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
 from hashlib import sha256
+from types import NoneType
 from typing import Any, Final, Literal, NamedTuple
 
 from async_history._core.records.new_records import new_id
@@ -227,20 +228,51 @@ def operation_from_row(
 ) -> StoreOperation:
     """Return an operation from the columns of the log, in order."""
     error, actor_id, process_id, host, database_role, arguments, records, messages = others
-    return StoreOperation(
-        id=operation_id,
-        kind=kind,
-        begun_at=_instant(begun_at),
-        ended_at=None if ended_at is None else _instant(ended_at),
-        error=error,
-        actor_id=actor_id,
-        process_id=process_id,
-        host=host,
-        database_role=database_role,
-        arguments=arguments,
-        records=records,
-        messages=messages,
+    return checked_operation(
+        StoreOperation(
+            id=operation_id,
+            kind=kind,
+            begun_at=_instant(begun_at),
+            ended_at=None if ended_at is None else _instant(ended_at),
+            error=error,
+            actor_id=actor_id,
+            process_id=process_id,
+            host=host,
+            database_role=database_role,
+            arguments=arguments,
+            records=records,
+            messages=messages,
+        )
     )
+
+
+_OPTIONAL_TEXT: Final = (str, NoneType)
+_STORED: Final = {
+    "id": (str,),
+    "kind": (str,),
+    "error": _OPTIONAL_TEXT,
+    "actor_id": _OPTIONAL_TEXT,
+    "process_id": (int, NoneType),
+    "host": _OPTIONAL_TEXT,
+    "database_role": _OPTIONAL_TEXT,
+    "arguments": (dict,),
+    "records": (int,),
+    "messages": (int,),
+}
+"""The types of a stored operation's values, except its times."""
+
+
+def checked_operation(operation: StoreOperation) -> StoreOperation:
+    """Return an operation that was read, if its values have their types.
+
+    Raises:
+        TypeError: another program has changed one.
+    """
+    for name, kinds in _STORED.items():
+        value = getattr(operation, name)
+        if type(value) not in kinds:
+            raise TypeError(f"{name} has a {type(value).__name__}")
+    return operation
 
 
 @contextmanager

@@ -86,6 +86,7 @@ from async_history._sqlite.index.owners import (
     cause_key,
     cause_keys,
     has_memorys_owner,
+    json_of,
     owner_entry,
     owner_number,
 )
@@ -179,6 +180,7 @@ __all__ = [
     "is_current",
     "is_ready",
     "is_same_history",
+    "json_of",
     "keys_by_memory",
     "keys_of_rows",
     "mark_copied",

@@ -13,8 +13,8 @@ from async_history._sqlite.index.owners import (
     HAS_OWNERS,
     SCOPES_OF_OWNED,
     is_unindexed,
+    json_of,
     key_of,
-    object_of,
     owner_number,
 )
 
@@ -33,7 +33,7 @@ def _unreadable(table: str, column: str, name: str, is_readable: str) -> str:
     """
     return f"""
     SELECT count(*), min({name}) FROM main.{table} WHERE {column} IS NOT NULL AND NOT CASE
-        WHEN {object_of(column)} IS NULL THEN 0 ELSE {is_readable}(CAST({column} AS BLOB)) END
+        WHEN {json_of(column)} IS NULL THEN 0 ELSE {is_readable}(CAST({column} AS BLOB)) END
     """
 
 

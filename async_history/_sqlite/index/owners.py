@@ -37,8 +37,8 @@ HAS_DETAILS: Final = f"({HAS_OWNERS} OR EXISTS (SELECT 1 FROM main.async_history
 evaluates each once per statement."""
 
 
-def object_of(text: str) -> str:
-    """Return SQL for a stored JSON object; NULL for a value that is not JSON.
+def json_of(text: str) -> str:
+    """Return SQL for a stored JSON object or list; NULL for a value that is not JSON.
 
     SQLite's functions fail on such a value, and with them the whole statement.
     """
@@ -57,7 +57,7 @@ class IndexedValues(NamedTuple):
 def _values_of(text: str, names: Iterable[str], kind: str) -> IndexedValues:
     listed = ", ".join(f"'{name}'" for name in names)
     return IndexedValues(
-        f"json_each({object_of(text)}) AS said",
+        f"json_each({json_of(text)}) AS said",
         f"said.key IN ({listed}) AND said.type = 'text'",
         f"async_history_key({kind}said.key, CAST(said.value AS BLOB))",
     )
@@ -235,13 +235,13 @@ class Details(NamedTuple):
 
     def scope(self, row: str, name: str) -> str:
         """Return SQL for a scope of a row's owner; NULL if it has none, or a damaged owner."""
-        return self.owner(row, f"json_extract({object_of(_OWNER)}, '$.{name}')")
+        return self.owner(row, f"json_extract({json_of(_OWNER)}, '$.{name}')")
 
     def says(self, row: str, key: str, value: str) -> str:
         """Return an SQL condition: a row's cause has this value under this key."""
         return f"""EXISTS (
             SELECT 1 FROM async_history_details AS detail
-            CROSS JOIN json_each({object_of("detail.cause")}) AS said
+            CROSS JOIN json_each({json_of("detail.cause")}) AS said
             WHERE detail.id = {row}.id AND said.key = {key} AND said.value = {value}
         )"""
 
