@@ -336,7 +336,7 @@ def _detailed_parameters(
         if not is_indexed:
             keys = ()
         elif content is not None:
-            keys = (*keys, *cause_keys(content))
+            keys += tuple(cause_keys(content))
         values += parameters(record, texts)
         values += (
             memory,
@@ -344,8 +344,8 @@ def _detailed_parameters(
             owner,
             NULL if context is None else context,
             NULL if cause is None else cause,
-            *keys[:KEYS],
         )
+        values += keys[:KEYS]
         if len(keys) <= KEYS:
             values += _ENDS[len(keys)]
         else:
