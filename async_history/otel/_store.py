@@ -10,7 +10,7 @@ from opentelemetry.metrics import Meter
 from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, Tracer
 
 from async_history._core.telemetry import ReportedStore
-from async_history._core.writing.queue import PendingCall
+from async_history._core.writing.pending_calls import PendingCall
 from async_history._core.writing.submissions import (
     CopyRecords,
     GiveOwners,

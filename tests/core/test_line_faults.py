@@ -60,7 +60,10 @@ class Death(BaseException):
 
 def of_the_closing(code: CodeType) -> bool:
     name = Path(code.co_filename).name
-    return name in ("queue.py", "waiter.py", "writer.py") and code.co_name in CLOSING
+    return (
+        name in ("pending_calls.py", "queue.py", "waiter.py", "writer.py")
+        and code.co_name in CLOSING
+    )
 
 
 async def submitted(writer: GroupCommitWriter[Item], name: str) -> None:

@@ -23,11 +23,12 @@ from async_history import (
 from async_history._core.writing.commit_function import OutcomeUnknown
 from async_history._core.writing.committed_batch import CommittedBatch
 from async_history._core.writing.observer import WriterObserver
-from async_history._core.writing.queue import BoundedQueue, PendingCall
+from async_history._core.writing.pending_calls import PendingCall
+from async_history._core.writing.queue import BoundedQueue
 from async_history._core.writing.wakeups import FIRST_SLICE, SLICE, WakeupScheduler
 from async_history._core.writing.writer import GroupCommitWriter
 from async_history._core.writing.writer_options import WriterOptions
-from tests.core.writers import Item, MakeWriter, Store, submit, turn
+from tests.core.writers import Item, MakeWriter, Store, pending_calls, submit, turn
 from tests.support.patience import LONG_S
 
 
@@ -43,14 +44,6 @@ async def committed_before_a_stall(
     store.gate = asyncio.Event()
     await store.begun.wait()
     return tasks[:100]
-
-
-def pending_calls(count: int) -> list[PendingCall[Item]]:
-    """Return calls that have left the queue."""
-    calls = [PendingCall[Item]() for _ in range(count)]
-    for n, call in enumerate(calls):
-        call.submission, call.timer = Item(str(n)), None
-    return calls
 
 
 class TestBatches:

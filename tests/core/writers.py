@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from async_history import HistoryError
 from async_history._core.writing.commit_function import CommitTry
+from async_history._core.writing.pending_calls import PendingCall
 from async_history._core.writing.writer import GroupCommitWriter
 
 
@@ -63,3 +64,12 @@ async def turn() -> None:
 
 def submit(writer: GroupCommitWriter[Item], *items: Item) -> list[asyncio.Task[None]]:
     return [asyncio.ensure_future(writer.submit(item)) for item in items]
+
+
+def pending_calls(count: int) -> list[PendingCall[Item]]:
+    """Return calls that have left the queue."""
+    calls = [PendingCall[Item]() for _ in range(count)]
+    for n, call in enumerate(calls):
+        call.submission, call.timer, call.resume = Item(str(n)), None, None
+        call.has_callbacks = False
+    return calls

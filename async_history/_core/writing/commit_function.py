@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from async_history._core.writing.queue import S
+from async_history._core.writing.pending_calls import S
 from async_history.errors import HistoryError
 
 

@@ -1,10 +1,11 @@
 """A committed batch whose callers get their outcomes, some at a time."""
 
 import logging
+from asyncio import current_task
 from collections.abc import Callable, Mapping
 from typing import Generic
 
-from async_history._core.writing.queue import PendingCall, S
+from async_history._core.writing.pending_calls import PendingCall, S
 from async_history.errors import CommitUnknown, HistoryError
 
 _log = logging.getLogger("async_history")
@@ -49,15 +50,27 @@ class CommittedBatch(Generic[S]):
             in_order = self._calls
             self._calls, self._has_begun = in_order[::-1], True
             self._begin(in_order, self._refused)
+        self._acknowledge(most)
+        return bool(self._calls)
+
+    def _acknowledge(self, most: int) -> None:
+        """Acknowledge at most so many calls, and resume their tasks unless this runs in a task."""
         calls = self._calls
+        if not calls:
+            return
+        is_in_task = current_task(calls[-1].get_loop()) is not None
         # A call is removed from the batch when it is acknowledged. If all were kept until the end,
         # the garbage collector would take more time than everything else here.
-        for _ in range(min(most, len(calls))):
+        while calls and most:
+            most -= 1
             call = calls[-1]
-            if not call.done():
-                call.set_result(None)
-            del calls[-1]
-        return bool(calls)
+            if is_in_task:
+                call.ack(None)
+                del calls[-1]
+            else:
+                if not call.done():
+                    call.set_result(None)
+                call.resume_last(calls)
 
     def _refuse_calls(self) -> None:
         while self._unreported:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from async_history._core.writing.queue import PendingCall
+from async_history._core.writing.pending_calls import PendingCall
 from async_history.errors import HistoryError
 
 

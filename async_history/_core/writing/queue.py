@@ -2,19 +2,16 @@
 
 A call is queued at once, even if its submission is not ready yet, so calls are committed in the
 order in which they were made, whatever their size.
-
-A call is one future. Its caller awaits it both for space in the queue and for the commit, and is
-not woken when the call is admitted. The future is done when the call is acknowledged. Cancelling it
-withdraws the call.
 """
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable
 from time import monotonic
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Final, Generic
 
 from async_history._core.wording import counted
+from async_history._core.writing.pending_calls import Operation, PendingCall, S
 from async_history.errors import Overloaded
 
 QUEUE_RECORDS = 20_000
@@ -24,71 +21,6 @@ QUEUE_BYTES = 64 * 1024 * 1024
 _ADMIT_AFTER_S: Final = 0.1
 """Seconds after which the calls that wait for a reserved one are admitted: the stack of its caller
 may be too short to do it."""
-
-
-class Submission(Protocol):
-    """What the queue and the writer need: the size and the ids of a submission."""
-
-    @property
-    def record_count(self) -> int: ...
-    @property
-    def size_bytes(self) -> int: ...
-    @property
-    def ids(self) -> Sequence[str]: ...
-
-
-S = TypeVar("S", bound=Submission)
-
-Operation = Callable[[], Awaitable[Any]]
-
-
-class PendingCall(asyncio.Future[Any], Generic[S]):
-    """A queued call and the future that its caller awaits: a submission, or an operation."""
-
-    # The queue sets all of these. A constructor would be slower than that of a future, and there is
-    # a call for each record.
-    __slots__ = ("count", "operation", "queue", "since", "size", "submission", "timer")
-
-    queue: "BoundedQueue[S]"
-    submission: S | None
-    operation: Operation | None
-    since: float
-    """The time of the call, by `time.monotonic`."""
-    count: int
-    size: int
-    timer: asyncio.TimerHandle | None
-
-    @property
-    def is_reserved(self) -> bool:
-        """Whether it has no submission yet: see `BoundedQueue.reserve`."""
-        return self.submission is None and self.operation is None
-
-    @property
-    def ids(self) -> Sequence[str]:
-        """The ids it would write."""
-        return self.submission.ids if self.submission is not None else ()
-
-    def ack(self, result: object) -> None:
-        """Set the result, unless the call has an outcome already."""
-        if not self.done():
-            self.set_result(result)
-
-    def refuse(self, error: Exception) -> None:
-        """Set the error, unless the call has an outcome already."""
-        self.stop_waiting()
-        if not self.done():
-            self.set_exception(error)
-
-    def cancel(self, msg: Any = None) -> bool:
-        """Withdraw the call, unless it is in a batch and has left the queue."""
-        self.queue.withdraw(self)
-        return super().cancel(msg)
-
-    def stop_waiting(self) -> None:
-        """Cancel the timer, which would keep the submission in memory through a cycle."""
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
 
 
 class BoundedQueue(Generic[S]):
@@ -145,7 +77,8 @@ class BoundedQueue(Generic[S]):
         call.queue = self
         call.submission = submission
         call.operation = operation
-        call.timer = None
+        call.timer = call.resume = None
+        call.has_callbacks = False
         call.since = monotonic()
         if submission is None:
             call.count = call.size = count = size = 0
@@ -178,7 +111,8 @@ class BoundedQueue(Generic[S]):
         """
         call: PendingCall[S] = PendingCall(loop=self._loop)
         call.queue = self
-        call.submission = call.operation = None
+        call.submission = call.operation = call.resume = None
+        call.has_callbacks = False
         call.since = monotonic()
         call.count = call.size = 0
         call.timer = self._loop.call_later(_ADMIT_AFTER_S, self._admit_after_reserved, call)

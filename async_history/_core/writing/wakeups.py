@@ -105,11 +105,13 @@ class WakeupScheduler(Generic[B]):
         try:
             self._slices += 1
             while self._waking:
-                if self._wake(self._waking[0], self._slice):
+                batch = self._waking[0]
+                if self._wake(batch, self._slice):
                     self._slice = min(2 * self._slice, SLICE)
                     self._loop.call_soon(self._wake_slice)
                     return
-                self._waking.popleft()
+                if self._waking and self._waking[0] is batch:  # a caller may run the loop
+                    self._waking.popleft()
                 self._slice = FIRST_SLICE
             if self._woken is not None and self._tells_when_woken:
                 self._tells_when_woken = False

@@ -22,7 +22,8 @@ from async_history._core.writing.commit_function import (
 )
 from async_history._core.writing.committed_batch import CommittedBatch, refuse
 from async_history._core.writing.observer import WriterObserver
-from async_history._core.writing.queue import BoundedQueue, PendingCall, S
+from async_history._core.writing.pending_calls import PendingCall, S
+from async_history._core.writing.queue import BoundedQueue
 from async_history._core.writing.wakeups import HEAD_START_S, WakeupScheduler
 from async_history._core.writing.writer_options import DEFAULT_OPTIONS, WriterOptions
 from async_history._core.writing.writer_stats import WriterCounters, WriterStats

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from async_history._core.writing.latency import Latencies
-from async_history._core.writing.queue import PendingCall
+from async_history._core.writing.pending_calls import PendingCall
 
 _MEASURED_OF_BATCH: Final = 4
 """Number of calls of a batch whose wait is measured, each also for its neighbours, to save the
