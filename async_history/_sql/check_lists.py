@@ -9,13 +9,33 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Select, Table, and_, null, or_, select
+from sqlalchemy import (
+    Case,
+    Column,
+    LargeBinary,
+    Select,
+    Table,
+    and_,
+    case,
+    cast,
+    func,
+    null,
+    or_,
+    select,
+)
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from async_history._core.records.records import HistoryRecord
 from async_history._core.wording import counted
-from async_history._sql.check_values import Damaged, damaged, is_whole, read_record
+from async_history._sql.check_values import (
+    Damaged,
+    damaged,
+    fault_of_texts,
+    is_whole,
+    read_record,
+)
+from async_history._sql.dialects import is_sqlite
 from async_history._sql.errors import is_not_utf8
 from async_history._sql.marks import marks_of
 from async_history._sql.rows import ALL_COLUMNS, event_bit
@@ -28,7 +48,7 @@ _MARKS: Final = 5_000
 _NAMED: Final = 10
 """Most marks of a statement that is reported."""
 _CHECKSUM: Final = (1 << 64) - 1
-_TEXTS: Final = {"old_memory", "new_memory", "context"}
+_TEXTS: Final = ("old_memory", "new_memory", "context")
 """Columns that have no part in it."""
 _INSERT: Final = "INSERT INTO {table} (mark, seq) VALUES {values}"
 _DELETE: Final = "DELETE FROM {table} WHERE mark = {mark} AND seq = {seq}"
@@ -129,18 +149,29 @@ async def _records(
     Instead of a record that can't be read, a sentence about it.
     """
     history = tables.history
-    columns = [null() if name in _TEXTS else history.c[name] for name in ALL_COLUMNS]
+    columns: list[Any] = [null() if name in _TEXTS else history.c[name] for name in ALL_COLUMNS]
+    if is_sqlite(connection.dialect):
+        columns += [_stored_text(history.c[name]) for name in _TEXTS]
     read = select(*columns).order_by(history.c.seq).limit(_ROWS)
     if most is not None:
         read = read.where(history.c.seq <= most)
-    instant = ALL_COLUMNS.index("occurred_at")
-    while rows := await _page(connection, read.where(history.c.seq >= least), history):
+    instant, width = ALL_COLUMNS.index("occurred_at"), len(ALL_COLUMNS)
+    after = least - 1
+    while rows := await _page(connection, read.where(history.c.seq > after), history):
         for row in rows:
             if len(row) == 1:
                 yield int(row[0]), damaged(row[0], history.name, "a text is not UTF-8"), None
+            elif fault := fault_of_texts(_TEXTS, row[width:]):
+                yield int(row[0]), damaged(row[0], history.name, fault), None
             else:
-                yield int(row[0]), read_record(row, history.name), row[instant]
-        least = int(rows[-1][0]) + 1
+                yield int(row[0]), read_record(row[:width], history.name), row[instant]
+        after = int(rows[-1][0])
+
+
+def _stored_text(column: Column[Any]) -> Case[Any]:
+    """Return a text's bytes, or a number in the place of what is not a text, in SQLite."""
+    kind = func.typeof(column)
+    return case((kind == "text", cast(column, LargeBinary)), (kind == "null", null()), else_=0)
 
 
 async def _page(

@@ -53,6 +53,20 @@ def read_record(row: Sequence[Any], table: str) -> HistoryRecord | str:
     return record
 
 
+def fault_of_texts(names: Sequence[str], texts: Sequence[Any]) -> str | None:
+    """Return the first fault of texts given as bytes, which are None where there is no text."""
+    for name, text in zip(names, texts, strict=False):  # there are none on other databases
+        if text is None:
+            continue
+        if not isinstance(text, bytes):
+            return f"{name} is not a text"
+        try:
+            text.decode()
+        except UnicodeDecodeError:
+            return f"{name} is not UTF-8"
+    return None
+
+
 def damaged(seq: int, table: str, fault: str) -> str:
     """Return the sentence about a row of the records' table."""
     return f"The row with seq {seq} of {table} is damaged: {fault}. Restore it from a backup."

@@ -37,6 +37,11 @@ OF_SQLITE = {
     },
     RECORD.format("cause = x'7b7d'"): NO_TEXT.format("cause"),
     RECORD.format("created_at = CAST(x'ff' AS TEXT)"): NOT_UTF8,
+    **{
+        RECORD.format(f"{column} = {value}"): f"{column} is not {what}"
+        for column in ("old_memory", "new_memory", "context")
+        for value, what in (("CAST(x'7bff' AS TEXT)", "UTF-8"), ("x'7b7d'", "a text"))
+    },
     RECORD.format("is_deleted = 'x'"): "is_deleted is not a number",
     RECORD.format("occurred_at = x'ff'"): "occurred_at is not a number. UPDATE",
     "UPDATE async_history_erased SET at = x'ff'": "async_history_erased has 1 row",
@@ -211,3 +216,10 @@ async def test_a_read_of_it_is_a_typed_error_without_the_value(
             await history.get_history("m bob")
         assert "secret" not in str(caught.value)
         assert len(await history.get_history("m ann")) == 1
+
+
+async def test_a_record_with_the_greatest_number_is_read(engine: AsyncEngine) -> None:
+    async with SqlHistoryManager(engine=engine) as history:
+        await fill(history)
+        await run(engine, RECORD.format(f"seq = {(1 << 63) - 1}"))
+        assert "The newest record has the number 9,223," in (await history.check()).problems[0]
