@@ -89,6 +89,9 @@ _TAKEN: Final = _Meaning(
 )
 _CORRUPT: Final = _Meaning(StorageCorrupt, "has damaged data where it was touched")
 _OTHER: Final = _Meaning(StorageError, "failed")
+_IO: Final = _Meaning(StorageError, "failed", is_lost=True)
+"""A commit that ends in it may take effect: SQLite's log may have the transaction (see
+`async_history._sqlite.connecting.errors.is_commit_unknown`), or MySQL's engine without its log."""
 
 _BY_NUMBER: Final[dict[int, _Meaning]] = {
     **dict.fromkeys((1062, 1586), _TAKEN),
@@ -106,6 +109,7 @@ _BY_NUMBER: Final[dict[int, _Meaning]] = {
     **dict.fromkeys((1049,), _NO_DATABASE),
     **dict.fromkeys((1146, 1054), _NO_TABLE),
     **dict.fromkeys((1021, 1114, 1030, 1041), _FULL),
+    **dict.fromkeys((1026, 1180), _IO),
     **dict.fromkeys((1290, 1792, 1836, 1874), _READ_ONLY),
     **dict.fromkeys((1153, 1301), _TOO_LARGE),
     **dict.fromkeys((1644, 1048, 1216, 1217, 1451, 1452, 3819, 4025, 1406, 1264, 1366), _REFUSED),
@@ -142,6 +146,7 @@ _BY_SQLITE: Final[dict[str, _Meaning]] = {
     "SQLITE_BUSY": _LOCKED,
     "SQLITE_LOCKED": _LOCKED,
     "SQLITE_FULL": _FULL,
+    "SQLITE_IOERR": _IO,
     "SQLITE_READONLY": _Meaning(StorageReadOnly, "may not be written"),
     "SQLITE_CANTOPEN": _Meaning(StorageMissing, "can't be opened"),
     "SQLITE_CORRUPT": _CORRUPT,

@@ -1,5 +1,6 @@
 """Engines of programs: who begins a transaction of SQLite, and which options are refused."""
 
+import asyncio
 import sqlite3
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -158,3 +159,30 @@ async def test_streamed_results_are_refused(new_engine: NewEngine, option: str) 
             await history.add_in_transaction(connection, [_CHANGE])
             await connection.commit()
         assert await history.count_history() == 1
+
+
+@pytest.mark.parametrize("calls", [1, 3])
+@pytest.mark.parametrize("has_committed", [True, False])
+async def test_a_commit_that_ends_in_an_io_error_is_looked_up(
+    has_committed: bool, calls: int, new_engine: NewEngine
+) -> None:
+    """SQLite's log may have it, or not."""
+    engine = new_engine("driver")
+    dialect: Any = engine.sync_engine.dialect
+    commit = dialect.do_commit
+
+    def fail_once(connection: Any) -> None:
+        dialect.do_commit = commit
+        if has_committed:
+            commit(connection)
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR
+        error.sqlite_errorname = "SQLITE_IOERR_FSYNC"
+        raise error
+
+    async with open_history(engine=engine) as history:
+        dialect.do_commit = fail_once
+        names = [f"m{number}" for number in range(calls)]
+        await asyncio.gather(*(history.add_history(one, None, "x", "ADD") for one in names))
+        assert [record.memory_id async for record in history.query_history()] == names
+        assert not (await history.check()).problems

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from asyncmy.errors import OperationalError
 from sqlalchemy import delete, func, insert, select
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from async_history import InvalidInput, open_history
@@ -19,7 +20,12 @@ from async_history._core.reading.filters import new_filter
 from async_history._core.records.owners import SCOPES
 from async_history._sql.columns import Name
 from async_history._sql.dialects import claim, part_of, position, size_query
-from async_history._sql.errors import is_connection_lost, may_work_later, storage_error
+from async_history._sql.errors import (
+    is_connection_lost,
+    is_refusal,
+    may_work_later,
+    storage_error,
+)
 from async_history._sql.key_statements import count_clear
 from async_history._sql.ledger_sql import statements_in
 from async_history._sql.manager import sql_url
@@ -280,3 +286,11 @@ def test_errors_that_only_mysql_has(number: int, kind: type[StorageError]) -> No
     assert type(storage_error(error, "it")) is kind
     assert may_work_later(error) == (kind is not StorageDenied)
     assert is_connection_lost(error) == (kind is StorageUnreachable)
+
+
+@pytest.mark.parametrize("number", [1026, 1180])
+def test_an_error_while_mysql_commits_leaves_the_outcome_open(number: int) -> None:
+    error = DBAPIError("COMMIT", (), OperationalError(number, "Got error 28 during COMMIT"))
+    assert type(storage_error(error, "it")) is StorageError
+    assert is_connection_lost(error)
+    assert not is_refusal(error)
