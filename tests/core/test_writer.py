@@ -248,7 +248,27 @@ class TestBatches:
             await asyncio.sleep(0)
             woken.append(sum(task.done() for task in tasks))
         steps = [b - a for a, b in pairwise(woken) if b > a]
-        assert steps == [FIRST_SLICE, 8, 16, 32, 64, SLICE, SLICE, FIRST_SLICE]
+        assert steps == [SLICE] * 3
+
+    async def test_the_first_slices_are_small_while_a_commit_begins(self) -> None:
+        """A large batch may not be in the socket yet."""
+        left, woken = 3 * SLICE, list[int]()
+
+        def wake(_: str, most: int) -> bool:
+            nonlocal left
+            woken.append(min(left, most))
+            left -= woken[-1]
+            return left > 0
+
+        scheduler = WakeupScheduler[str](wake, head_start_s=3_600)
+        for _ in range(2):
+            left = 3 * SLICE
+            scheduler.add("large", callers=left, next_callers=left)
+            scheduler.commit_has_begun()
+            while left:
+                await turn()
+        steps = [FIRST_SLICE, 8, 16, 32, 64, SLICE, SLICE, FIRST_SLICE]
+        assert woken == 2 * steps
 
     async def test_callers_that_call_again_form_one_batch_again(
         self, store: Store, make_writer: MakeWriter

@@ -18,7 +18,8 @@ takes half of it.
 SLICE: Final = 128
 """Callers woken in one iteration of the event loop; they keep it busy for about 2 ms."""
 FIRST_SLICE: Final = 4
-"""Callers of the first slice; each further one has twice as many, up to `SLICE`.
+"""Callers of the first slice while a commit begins; each further one has twice as many, up to
+`SLICE`.
 
 A socket's buffer may not take a large batch at once. The rest is sent in the next iterations of the
 event loop, and the server waits for it.
@@ -38,6 +39,7 @@ class WakeupScheduler(Generic[B]):
     third slower with 1,000 tasks. So a large batch's callers are woken when a large next commit has
     begun, or after the head start. They are woken in slices, one per iteration of the loop, so that
     they do not block it. The next batch is not taken before all are woken: it would be smaller.
+    Slices are small only while a commit begins: what callers do next together costs less.
 
     Args:
         wake: wakes at most so many of a batch's callers, and returns whether others are left. If it
@@ -60,7 +62,7 @@ class WakeupScheduler(Generic[B]):
         self._waiting: list[B] = []
         self._timer: asyncio.TimerHandle | None = None
         self._waking: deque[B] = deque()
-        self._slice = FIRST_SLICE
+        self._slice = SLICE
         self._slices = 0
         self._tells_when_woken = False
         self._all_woken: asyncio.Future[None] | None = None
@@ -98,6 +100,7 @@ class WakeupScheduler(Generic[B]):
         self._waking += self._waiting
         self._waiting.clear()
         if not is_waking:
+            self._slice = FIRST_SLICE
             self._wake_slice()
 
     def _wake_slice(self) -> None:
@@ -113,6 +116,7 @@ class WakeupScheduler(Generic[B]):
                 if self._waking and self._waking[0] is batch:  # a caller may run the loop
                     self._waking.popleft()
                 self._slice = FIRST_SLICE
+            self._slice = SLICE
             if self._woken is not None and self._tells_when_woken:
                 self._tells_when_woken = False
                 self._loop.call_soon(self._woken)  # after the callers
