@@ -8,6 +8,7 @@ from typing import Final
 
 import asyncpg
 
+from async_history._core.recorded_texts import hide_texts
 from async_history.errors import (
     StorageCorrupt,
     StorageDenied,
@@ -188,7 +189,11 @@ def _state(error: BaseException) -> str:
 
 
 def storage_error(error: BaseException, where: str) -> StorageError:
-    """Return the typed error for a driver's error; `where` names the server, without secrets."""
+    """Return the typed error for a driver's error; `where` names the server, without secrets.
+
+    The driver's error, which becomes the cause, no longer shows recorded texts.
+    """
+    hide_texts(error)
     meaning = _meaning(error)
     return meaning.kind(f"{where} {meaning.advice} ({str(error) or type(error).__name__})")
 

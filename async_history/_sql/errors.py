@@ -16,7 +16,7 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from async_history._core.undecodable_text import UNDECODABLE, hide_text
+from async_history._core.recorded_texts import UNDECODABLE, hide_texts
 from async_history.errors import (
     StorageCorrupt,
     StorageDenied,
@@ -166,9 +166,9 @@ def is_not_utf8(error: BaseException) -> bool:
 def storage_error(error: BaseException, where: str) -> StorageError:
     """Return the typed error for a driver's error; `where` names the server, without secrets.
 
-    The driver's error, which becomes the cause, no longer shows a text that is not UTF-8.
+    The driver's error, which becomes the cause, no longer shows recorded texts.
     """
-    hide_text(error)
+    hide_texts(error)
     if is_not_utf8(error):
         return StorageCorrupt(f"{where} has a text that is not UTF-8: `check` names its record")
     meaning = _meaning(error)

@@ -9,6 +9,7 @@ from typing import Any, Final
 import asyncpg
 
 from async_history._core.operations.operations import LogEntries
+from async_history._core.recorded_texts import hide_texts
 from async_history._core.records.owners import Owner
 from async_history._core.records.records import HistoryRecord, fields_in_order
 from async_history._core.writing.batch import commit_in_steps
@@ -42,6 +43,7 @@ _MOST_IN_VAIN: Final = 40
 
 
 def _refused(reason: Exception) -> StorageRefused:
+    hide_texts(reason)
     return StorageRefused(f"a constraint or trigger of the database refused this: {reason}")
 
 

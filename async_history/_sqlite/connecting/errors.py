@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Literal, TypeVar
 
-from async_history._core.undecodable_text import UNDECODABLE, hide_text
+from async_history._core.recorded_texts import UNDECODABLE, hide_texts
 from async_history._sqlite.connecting import fork
 from async_history._sqlite.connecting.temporary import use_temporary_folder
 from async_history._sqlite.connecting.worker_thread import interrupt_when_stopping, is_stopping
@@ -86,9 +86,9 @@ def is_commit_unknown(error: sqlite3.Error) -> bool:
 def storage_error(error: sqlite3.Error, where: str) -> StorageError:
     """Return the typed error for a driver's error; `where` names the file.
 
-    The driver's error, which becomes the cause, no longer shows a stored text.
+    The driver's error, which becomes the cause, no longer shows recorded texts.
     """
-    hide_text(error)
+    hide_texts(error)
     if getattr(error, "sqlite_errorcode", None) == _READONLY_DBMOVED:
         return StorageMissing(
             f"{where} was removed or replaced by another file while it was open; nothing was "

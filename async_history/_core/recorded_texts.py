@@ -1,0 +1,79 @@
+"""Recorded texts in errors of drivers, which become causes of ours: tracebacks show those."""
+
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+from async_history.errors import HistoryError
+
+UNDECODABLE: Final = "Could not decode to UTF-8"
+"""The beginning of the message of Python's sqlite3 for a stored text that is not UTF-8. The error
+has no code of SQLite; the message has the text."""
+_BEFORE_TEXT: Final = " with text "
+
+_REFUSED: Final = ("22", "23", "44")
+"""Classes of SQLSTATEs of a refused row. PostgreSQL's DETAIL has its values then."""
+_VALUE: Final = "22"
+"""The class of values that can't be converted. PostgreSQL's message quotes the value, except:"""
+_OF_ENCODINGS: Final = ("22021", "22P05")
+_QUOTED: Final = re.compile(r'["«„»].*["»“«]', re.DOTALL)
+_OF_MYSQL: Final = tuple(
+    re.compile(rf"({words}) (\\*').*'(?={followed})", re.DOTALL)
+    for words, followed in (
+        ("Duplicate entry", r" for key\b"),
+        (r"Truncated incorrect \w+ value:?", r"""["')]*\Z"""),
+        (r"Incorrect [\w ]+ value:?", r" for (?:column|function)\b"),
+    )
+)
+"""A value in a message of MySQL or MariaDB, also within the `repr` of its error."""
+
+
+def hide_texts(error: BaseException) -> None:
+    """Cut recorded texts from the messages of an error, its causes and contexts.
+
+    What names a constraint stays.
+    """
+    for one in _chain(error):
+        if isinstance(one, HistoryError):
+            continue
+        if hasattr(one, "hide_parameters"):  # SQLAlchemy's
+            one.hide_parameters = True
+        state = _state(one)
+        if state.startswith(_REFUSED) and getattr(one, "detail", None):
+            one.detail = None  # type: ignore[attr-defined] # asyncpg's
+        one.args = tuple(
+            _without_texts(given, state) if isinstance(given, str) else given for given in one.args
+        )
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    waiting: list[Any] = [error]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, BaseException) and id(one) not in seen:
+            seen.add(id(one))
+            yield one
+            waiting += (one.__cause__, one.__context__, getattr(one, "orig", None))
+
+
+def _state(error: BaseException) -> str:
+    for one in (error, getattr(error, "orig", None), error.__cause__):
+        state = getattr(one, "sqlstate", None)
+        if isinstance(state, str):
+            return state
+    return ""
+
+
+def _without_texts(message: str, state: str) -> str:
+    if UNDECODABLE in message:
+        return message.partition(_BEFORE_TEXT)[0]
+    if state.startswith(_VALUE) and state not in _OF_ENCODINGS:
+        message = _QUOTED.sub('"***"', message)
+    if state.startswith(_REFUSED):
+        message = message.partition("\n")[0]
+    found = [value for pattern in _OF_MYSQL if (value := pattern.search(message))]
+    if found:  # the first one; a text may have the words of another
+        first = min(found, key=lambda value: value.start())
+        return first.re.sub(r"\1 \2***\2", message)
+    return message

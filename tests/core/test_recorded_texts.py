@@ -1,0 +1,73 @@
+"""Messages of drivers, without the recorded texts in them."""
+
+import pytest
+
+from async_history._core.recorded_texts import hide_texts
+
+TEXT = "geheim' for key 'wort\n\"hier\""
+
+
+class Refused(Exception):
+    """An error of a driver that names its SQLSTATE."""
+
+    def __init__(self, sqlstate: str, message: str, detail: str | None = None) -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate
+        self.detail = detail
+
+
+def hidden(error: BaseException) -> str:
+    hide_texts(error)
+    shown = f"{error.args} {getattr(error, 'detail', None)}"
+    assert not [part for part in ("geheim", "wort", "hier") if part in shown], shown
+    return str(error.args[-1])
+
+
+@pytest.mark.parametrize(
+    ("state", "message", "left"),
+    [
+        ("22P02", f'invalid input syntax for type bigint: "{TEXT}"', 'type bigint: "***"'),
+        ("22003", f'value "{TEXT}" is out of range for type integer', '"***" is out of range'),
+        ("22P02", f"ungültige Eingabesyntax für Typ bigint: »{TEXT}«", "Typ bigint"),
+        ("23505", f'violates unique constraint "own"\nDETAIL:  Key ({TEXT})', 'constraint "own"'),
+        ("23514", f'check constraint "own"\nDÉTAIL : ({TEXT})', 'constraint "own"'),
+        ("22021", 'invalid byte sequence for encoding "UTF8": 0xff', 'encoding "UTF8": 0xff'),
+        ("40P01", "deadlock detected\nDETAIL:  Process 1 waits", "Process 1 waits"),
+        ("P0001", 'own "words"\nDETAIL:  of a trigger', 'own "words"\nDETAIL:  of a trigger'),
+    ],
+)
+def test_messages_of_postgresql(state: str, message: str, left: str) -> None:
+    assert left in hidden(Refused(state, message))
+
+
+def test_a_detail_of_its_own() -> None:
+    assert hidden(Refused("23514", 'constraint "own"', f"Failing row contains ({TEXT})")) == (
+        'constraint "own"'
+    )
+
+
+@pytest.mark.parametrize(
+    ("message", "left"),
+    [
+        (f"Duplicate entry '{TEXT}' for key 'own'", "Duplicate entry '***' for key 'own'"),
+        (
+            f"Incorrect integer value: '{TEXT}' for column `a`.`b`.`c` at row 1",
+            "Incorrect integer value: '***' for column `a`.`b`.`c` at row 1",
+        ),
+        (f"Truncated incorrect DOUBLE value: '{TEXT}'", "Truncated incorrect DOUBLE value: '***'"),
+        ("CONSTRAINT `own` failed for `a`.`b`", "CONSTRAINT `own` failed for `a`.`b`"),
+    ],
+)
+def test_messages_of_mariadb(message: str, left: str) -> None:
+    assert hidden(Exception(1, message)) == left
+    shown = hidden(Exception(f"(asyncmy.errors.IntegrityError) {Exception(1, message)}"))
+    assert "own" in shown or "column" in shown or "DOUBLE" in shown
+
+
+def test_causes_and_contexts() -> None:
+    cause = Refused("23514", 'constraint "own"', TEXT)
+    context = Refused("23505", 'constraint "another"', TEXT)
+    error = Exception("failed")
+    error.__cause__, cause.__context__, context.__context__ = cause, context, error
+    hide_texts(error)
+    assert (cause.detail, context.detail) == (None, None)
