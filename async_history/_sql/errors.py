@@ -281,6 +281,8 @@ def is_outside_transaction(error: BaseException) -> bool:
 
 def is_refusal(error: BaseException) -> bool:
     """Return whether the database refused the rows, not the connection or the statement."""
+    if is_not_utf8(error):  # of a stored row that was read, not of one to be written
+        return False
     return _meaning(error).kind is StorageRefused or (
         isinstance(error, DBAPIError) and _meaning(error) is _OTHER
     )
