@@ -319,7 +319,7 @@ class PostgresStore:
 
     async def prune_step(self, asked: PruneRequest, reached: PruneCursor | None) -> PruneStep:
         """Prune the next records in one transaction; in a dry run, only count them."""
-        tries = PruneTries()
+        tries = PruneTries[Any]()
         if self.ledger is not None:
             await place_all(self.ledger)
 

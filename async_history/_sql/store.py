@@ -19,7 +19,7 @@ from async_history._core.ledger.tables import LedgerTables
 from async_history._core.operations.operation_log import OperationLog, OperationLogInTurn
 from async_history._core.operations.operations import StoreOperation
 from async_history._core.reading.follow_reads import FollowReader
-from async_history._core.removing.erase_transaction import EraseTransaction
+from async_history._core.removing.erase_transaction import EraseTransaction, RecordRef
 from async_history._core.removing.prune import PruneCursor, PruneStep, prune_step
 from async_history._core.removing.prune_request import PruneRequest
 from async_history._core.removing.prune_transaction import PruneTries
@@ -305,7 +305,7 @@ class SqlStore:
 
     async def prune_step(self, asked: PruneRequest, reached: PruneCursor | None) -> PruneStep:
         """Prune the next records in one transaction; in a dry run, only count them."""
-        tries = PruneTries()
+        tries = PruneTries[RecordRef]()
         if self.ledger is not None and not asked.dry_run:
             await place_all(self.ledger)
 

@@ -26,6 +26,7 @@ from async_history._core.operations.operation_log import (
 )
 from async_history._core.operations.operations import StoreOperation
 from async_history._core.reading.follow_reads import FollowReader as FollowReaderOf
+from async_history._core.removing.erase_transaction import RecordRef
 from async_history._core.removing.prune import PruneCursor, PruneStep
 from async_history._core.removing.prune_request import PruneRequest
 from async_history._core.removing.prune_transaction import PruneTries
@@ -243,7 +244,7 @@ class SQLiteStore:
         """Prune the next records in one transaction; in a dry run, only count them."""
         if self.ledger is not None and not asked.dry_run:
             await place_all(self.ledger)
-        step = partial(prune, asked, reached, PruneTries())
+        step = partial(prune, asked, reached, PruneTries[RecordRef]())
         return await self.run_exclusively(lambda connection: connection.run(step))
 
     # Reading

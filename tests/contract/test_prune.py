@@ -34,7 +34,7 @@ from tests.support.limits import limited
 
 pytestmark = [pytest.mark.once, pytest.mark.statements]
 
-SMALL_STEPS = PruneLimits(records=3, passed_over=2)
+SMALL_STEPS = PruneLimits(records=3, most_records=3, passed_over=2)
 
 
 @pytest.fixture
@@ -345,8 +345,8 @@ class TestDuringWrites:
 
             await history.prune(older_than=CUTOFF, on_progress=on_progress)
             await asyncio.gather(*adding)
-            assert len(adding) == 4
-            assert len(await history.get_history("backdated")) == 36
+            assert len(adding) in (3, 4)  # a step may know that it is the last one
+            assert len(await history.get_history("backdated")) == 9 * len(adding)
             assert len(await history.get_history("m")) == 1
 
     async def test_a_cancelled_prune_can_be_repeated(self, open_small_steps: OpenStore) -> None:

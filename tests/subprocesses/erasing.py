@@ -25,7 +25,7 @@ _MEMORIES: Final = 6
 def _opened(path: Path, **options: Any) -> HistoryManager:
     return limited(
         opened(path, **options),
-        prune=PruneLimits(records=_STEP),
+        prune=PruneLimits(records=_STEP, most_records=_STEP),
         erase=EraseLimits(records=_STEP),
     )
 

@@ -3,6 +3,7 @@
 Each is written within the transaction of the change.
 """
 
+from bisect import bisect_left
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 
@@ -136,12 +137,13 @@ async def reset(tables: LedgerTables) -> None:
 
 
 async def _remove(tables: LedgerTables, how: str, leaves: Mapping[int, Leaf]) -> None:
-    places = [place for place, leaf in leaves.items() if not leaf.is_erased]
+    places = sorted(place for place, leaf in leaves.items() if not leaf.is_erased)
     if not places:
         return
-    for stored in await tables.bundles_at(sorted(places)):
+    for stored in await tables.bundles_at(places):
         first, end = stored.first, stored.first + stored.bundle.size
-        at = [place - first for place in places if first <= place < end]
+        held = places[bisect_left(places, first) : bisect_left(places, end)]
+        at = [place - first for place in held]
         await tables.rewrite(stored, at, keeps_names=how == ERASED)
     await tables.append(entry_bundle(Removed(how, ranges_of(places), _now())))
 

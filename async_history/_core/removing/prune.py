@@ -9,7 +9,8 @@ A record without its own time (in old files) is dated by the previous one. These
 with the whole memory or not at all.
 
 A walk goes through the history in small steps. So writers wait for one step at most, and an
-interrupted walk is simply repeated.
+interrupted walk is simply repeated. Most databases look up what a step's decisions need, and
+`prune_step` decides. PostgreSQL decides and removes in one statement: see its `prune_sets.py`.
 """
 
 from collections import OrderedDict
@@ -25,6 +26,8 @@ from async_history._core.removing.prune_request import PruneRequest
 from async_history._core.removing.prune_transaction import (
     Candidate,
     Edge,
+    EdgesTransaction,
+    EndsTransaction,
     PruneTransaction,
     PruneTries,
 )
@@ -35,12 +38,14 @@ from async_history._core.wording import counted
 class PruneCursor:
     """A walk's current position in the order of recording, with its begin and end.
 
-    `edges` are those of the last memories it saw; None for a memory with too few records.
+    `records` is how many the next step reads. `edges` are those of the last memories it saw; None
+    for a memory with too few records.
     """
 
     position: int
     first: int
     last: int
+    records: int
     edges: OrderedDict[str, Edge | None] = field(default_factory=OrderedDict)
 
 
@@ -104,23 +109,21 @@ async def prune_step(
     asked: PruneRequest,
     reached: PruneCursor | None,
     steps: PruneTransaction,
-    tries: PruneTries | None = None,
+    tries: PruneTries[RecordRef] | None = None,
 ) -> PruneStep:
     """Prune the next few records, inside the caller's transaction.
 
     Args:
         tries: earlier tries of this step, if their outcome may be unknown.
     """
-    tries = PruneTries() if tries is None else tries
+    tries = PruneTries[RecordRef]() if tries is None else tries
+    reached = reached or await first_cursor(asked, steps)
     if reached is None:
-        ends = await steps.ends()
-        if ends is None:
-            return PruneStep(*await tries.remove(asked, [], frozenset(), steps), None)
-        reached = PruneCursor(ends[0] - 1, ends[0] - 1, ends[1])
-    seen = await steps.window(asked, reached.position, reached.last, asked.limits.records)
+        return PruneStep(*await tries.remove(asked, [], frozenset(), steps), None)
+    seen = await steps.window(asked, reached.position, reached.last, reached.records)
     named = [one for one in seen if isinstance(one.memory_id, str)]
     old = {one.memory_id for one in named if one.is_old}
-    edges = await _edges(asked, old, reached.edges, steps)
+    edges = await known_edges(asked, old, reached.edges, steps)
     window = _Window(asked, named, edges)
     await window.look_ahead(steps)
     going = {one.position: one for one in window.prunable_alone()}
@@ -134,19 +137,25 @@ async def prune_step(
     removed, memories_gone = len(going), len(ending)
     if not asked.dry_run:
         removed, memories_gone = await tries.remove(asked, list(going.values()), ending, steps)
-    is_last = len(seen) < asked.limits.records
-    return PruneStep(
-        removed,
-        memories_gone,
-        None if is_last else replace(reached, position=seen[-1].position),
-    )
+    is_last = len(seen) < reached.records
+    reached = None if is_last else replace(reached, position=seen[-1].position)
+    return PruneStep(removed, memories_gone, reached)
 
 
-async def _edges(
+async def first_cursor(asked: PruneRequest, steps: EndsTransaction) -> PruneCursor | None:
+    """Return the position at the begin of the history; None if it is empty."""
+    ends = await steps.ends()
+    if ends is None:
+        return None
+    first, last = ends
+    return PruneCursor(first - 1, first - 1, last, asked.limits.records)
+
+
+async def known_edges(
     asked: PruneRequest,
     memory_ids: Iterable[str],
     kept: OrderedDict[str, Edge | None],
-    steps: PruneTransaction,
+    steps: EdgesTransaction,
 ) -> Mapping[str, Edge | None]:
     """Return the first of the last records to keep of each memory; None if all are kept.
 

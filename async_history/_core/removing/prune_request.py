@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Final
 
 from async_history._core.operations.operations import StoreOperation, new_operation
 from async_history._core.records.new_records import new_id
@@ -9,21 +10,36 @@ from async_history._core.records.values import in_utc, is_aware
 from async_history._core.validation import check_count, check_flag, shown
 from async_history.errors import InvalidInput
 
+_MOST_GROWTH: Final = 4
+"""A step reads at most four times as many records as the one before."""
+_LEAST_S: Final = 1e-6
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PruneLimits:
     """Limits of a pruning's steps.
 
     Attributes:
-        records: most records read in one step, for which writers wait.
+        records: most records read in one step, for which writers wait; where a set of any size is
+            pruned by one statement, in the first step.
+        most_records: most records in a later step of sets. More make a record hardly cheaper.
+        step_s: seconds that a step of sets should take. The next step's records are fitted to the
+            time that the last one took: a cold disk, a ledger or triggers make it longer.
         passed_over: most other records that a step skips because they must stay; a server needs
             about 5 ms for them.
         edges: most memories whose edge is cached in a walk: 20 MB.
     """
 
     records: int = 500
+    most_records: int = 1 << 14
+    step_s: float = 0.1
     passed_over: int = 1 << 14
     edges: int = 50_000
+
+    def next_records(self, records: int, took_s: float) -> int:
+        """Return how many records a step of sets reads after one of `records` and `took_s`."""
+        fitting = int(records * min(_MOST_GROWTH, self.step_s / max(took_s, _LEAST_S)))
+        return min(max(fitting, self.records), self.most_records)
 
 
 @dataclass(frozen=True, slots=True)

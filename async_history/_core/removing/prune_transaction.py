@@ -1,13 +1,14 @@
 """A database's part of pruning, inside the transaction of one step."""
 
-from collections.abc import Collection, Mapping, Sequence, Set
+from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from async_history._core.operations.operation_log import OperationLog
 from async_history._core.removing.erase_transaction import RecordRef
 from async_history._core.removing.prune_request import PruneRequest
 
+K = TypeVar("K", bound=Hashable)
 Edge = tuple[int, str]
 """The first of a memory's last records that are kept: its position and id."""
 
@@ -47,15 +48,29 @@ def prunable_alone(asked: PruneRequest, are_old: Sequence[bool | None], index: i
     )
 
 
-class PruneTransaction(Protocol):
+class EndsTransaction(Protocol):
+    """The part of a step's transaction that finds the ends of the history."""
+
+    async def ends(self) -> tuple[int, int] | None:
+        """Return the positions of the first and the last record; None if there is none."""
+
+
+class EdgesTransaction(Protocol):
+    """The part of a step's transaction that finds the edges of memories."""
+
+    async def edges(self, memory_ids: Sequence[str], before: int) -> Mapping[str, Edge]:
+        """Return each memory's record that is `before` records before its last, if there is one."""
+
+    async def still_there(self, refs: Collection[RecordRef]) -> Set[RecordRef]:
+        """Return the records that still exist."""
+
+
+class PruneTransaction(EndsTransaction, EdgesTransaction, Protocol):
     """The database's part of a step's transaction."""
 
     @property
     def log(self) -> OperationLog:
         """The store's log of operations, inside this transaction."""
-
-    async def ends(self) -> tuple[int, int] | None:
-        """Return the positions of the first and the last record; None if there is none."""
 
     async def window(
         self, asked: PruneRequest, after: int, last: int, limit: int
@@ -64,12 +79,6 @@ class PruneTransaction(Protocol):
 
         It may begin with the first removable record, if it skips few records: see `PruneLimits`.
         """
-
-    async def edges(self, memory_ids: Sequence[str], before: int) -> Mapping[str, Edge]:
-        """Return each memory's record that is `before` records before its last, if there is one."""
-
-    async def still_there(self, refs: Collection[RecordRef]) -> Set[RecordRef]:
-        """Return the records that still exist."""
 
     async def next_are_dated(self, records: Sequence[Candidate]) -> Mapping[int, bool]:
         """Return, by position, whether the next record of the memory has a time of its own.
@@ -88,22 +97,22 @@ class PruneTransaction(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Try:
+class _Try(Generic[K]):
     """What a transaction removes if it is committed."""
 
-    removed: Set[RecordRef]
-    memories_gone: Set[str]
+    removed: Set[K]
+    memories_gone: int
 
 
-class PruneTries:
+class PruneTries(Generic[K]):
     """The tries of one step: a try with an unknown outcome is repeated.
 
     A transaction removes all of its records or none. So a try was committed if none of its records
-    exist any more and no later try removed them.
+    exist any more and no later try removed them. `K` identifies a record.
     """
 
     def __init__(self) -> None:
-        self._tries: list[_Try] = []
+        self._tries: list[_Try[K]] = []
 
     @property
     def has_removed(self) -> bool:
@@ -111,7 +120,7 @@ class PruneTries:
         return bool(self._tries)
 
     async def remove(
-        self,
+        self: "PruneTries[RecordRef]",
         asked: PruneRequest,
         records: Sequence[Candidate],
         ending: Set[str],
@@ -124,13 +133,32 @@ class PruneTries:
         """
         # It waits for an earlier try that is still running.
         removed = await steps.remove(records) if records else frozenset()
+        gone = ending & {ref.memory_id for ref in removed}
+        return await self.count(asked, removed, len(gone), steps.log, steps.still_there)
+
+    async def count(
+        self,
+        asked: PruneRequest,
+        removed: Set[K],
+        memories_gone: int,
+        log: OperationLog,
+        still_there: Callable[[Set[K]], Awaitable[Set[K]]],
+    ) -> tuple[int, int]:
+        """Count in the log what this try has removed.
+
+        Args:
+            still_there: returns the records that still exist.
+
+        Returns:
+            As `remove`.
+        """
         if removed:
-            await steps.log.add(asked.id, len(removed), 0)
-        last = _Try(removed, ending & {ref.memory_id for ref in removed})
+            await log.add(asked.id, len(removed), 0)
+        last = _Try(removed, memories_gone)
         earlier = self._tries.copy()
         committed = [last]
         if earlier:
-            there = await steps.still_there({ref for one in earlier for ref in one.removed})
+            there = await still_there({key for one in earlier for key in one.removed})
             gone = set(removed)
             for one in reversed(earlier):
                 if not (one.removed & there or one.removed & gone):
@@ -140,5 +168,5 @@ class PruneTries:
             self._tries.append(last)
         return (
             sum(len(one.removed) for one in committed),
-            sum(len(one.memories_gone) for one in committed),
+            sum(one.memories_gone for one in committed),
         )

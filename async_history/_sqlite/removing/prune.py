@@ -66,7 +66,7 @@ _REMOVE: Final = "DELETE FROM history WHERE rowid IN (SELECT value FROM json_eac
 def prune(
     asked: PruneRequest,
     reached: PruneCursor | None,
-    tries: PruneTries,
+    tries: PruneTries[RecordRef],
     connection: sqlite3.Connection,
 ) -> PruneStep:
     """Prune the next records in one transaction, on the connection's thread."""
