@@ -118,3 +118,19 @@ async def test_a_missing_record_is_found_wherever_it_was(url: str, owner: Any, g
         report = await history.ledger.verify()
     assert what_is_found(report) == {("lost", gone)}
     assert report.records == 4
+
+
+async def test_one_missing_record_ends_the_reading_of_lines_for_a_while(
+    url: str, owner: Any
+) -> None:
+    """Lines of far records are read in vain, so most groups are asked only once."""
+    async with opened(url) as history:
+        for batch in range(8):
+            await history.batch_add_history(
+                [{"memory_id": f"{batch}", "new_memory": "x", "event": "ADD"} for _ in range(300)]
+            )
+        await history.ledger.checkpoint(KEY)
+        await owner.execute("DELETE FROM history WHERE seq = (SELECT min(seq) FROM history)")
+        whole, asked = await read(history)
+    assert whole == [False] + [True] * 7
+    assert asked.count(STATEMENTS.lines) == 3

@@ -1,7 +1,16 @@
 """The stored values that verification compares with their leaves."""
 
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+    Set,
+)
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -74,22 +83,35 @@ async def seen_bundles(
     untouched = list(_untouched(stored, removals))
     has_lines = tables.has_lines and not counted.disowned
     ways = {RECORD: _BY_LINES if has_lines else _BY_ROWS, REST: _BY_ROWS, OWNER: _OWNERS}
-    groups = deque(
-        sorted(
-            (group, way)
-            for kind, way in ways.items()
-            for group in _groups([u for u in untouched if u.bundle.kind == kind])
-        )
-    )
+    of_kinds = ([one for one in untouched if one.bundle.kind == kind] for kind in ways)
+    all_groups = (group for bundles in of_kinds for group in _groups(bundles))
+    groups = deque(sorted(all_groups, key=lambda group: group[0].first))
+    used: deque[_Way] = deque()
     whole: dict[int, WholeBundle] = {}
-    asked = (way.ask(tables, _names_in(group)) for group, way in list(groups))
-    with closing(tables.ask(asked)) as answers:
+    with closing(tables.ask(_asked(tuple(groups), ways, used, tables))) as answers:
         for one in stored:
-            while groups and groups[0][0][0].first <= one.first:
-                group, way = groups.popleft()
-                whole |= await way.whole(group, next(answers), tables)
+            while groups and groups[0][0].first <= one.first:
+                group, answer = groups.popleft(), next(answers)
+                found = await used.popleft().whole(group, answer, tables)
+                if found is None:
+                    ways[RECORD] = _BY_ROWS
+                    found = await _whole_by_rows(group, None, tables)
+                whole |= found
             page = whole.pop(one.first, None)
             yield one, page or await seen(one.first, one.bundle.leaves(), tables)
+
+
+def _asked(
+    groups: Iterable[Sequence["_Untouched"]],
+    ways: Mapping[str, "_Way"],
+    used: "deque[_Way]",
+    tables: LedgerTables,
+) -> Iterator[Asked]:
+    """Yield the statement for each group in the way that its kind is read by then; note the way."""
+    for group in groups:
+        way = ways[group[0].bundle.kind]
+        used.append(way)
+        yield way.ask(tables, _names_in(group))
 
 
 class _Untouched(NamedTuple):
@@ -113,11 +135,15 @@ def _untouched(stored: Sequence[StoredBundle], removals: Removals) -> Iterator[_
 
 async def _whole_by_lines(
     group: Sequence[_Untouched], asked: Answer, tables: LedgerTables
-) -> dict[int, WholeBundle]:
-    """Return the bundles whose records all match, by place."""
+) -> dict[int, WholeBundle] | None:
+    """Return the bundles whose records all match, by place.
+
+    None if some records are missing, or far from the others in the order of recording. Then many
+    processes recorded at the same time, and the next ones are likely to be far from each other too.
+    """
     there = lines_of(await asked, _names_in(group))
-    if there is None:  # some are far from the others in the order of recording
-        return await _whole_by_rows(group, None, tables)
+    if there is None:
+        return None
     whole: dict[int, WholeBundle] = {}
     begin = 0
     for first, bundle, names in group:
@@ -160,10 +186,15 @@ async def _whole_of_owners(
 
 
 class _Way(NamedTuple):
-    """How stored values are read: the statement for names, and the comparison of its answer."""
+    """How stored values are read: the statement for names, and the comparison of its answer.
+
+    It returns None if the records have to be read by rows.
+    """
 
     ask: Callable[[LedgerTables, Sequence[str]], Asked]
-    whole: Callable[[Sequence[_Untouched], Answer, LedgerTables], Awaitable[dict[int, WholeBundle]]]
+    whole: Callable[
+        [Sequence[_Untouched], Answer, LedgerTables], Awaitable[dict[int, WholeBundle] | None]
+    ]
 
 
 _BY_LINES: Final = _Way(LedgerTables.for_lines, _whole_by_lines)
