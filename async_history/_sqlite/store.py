@@ -185,15 +185,15 @@ class SQLiteStore:
             )
         return self._committer
 
-    async def _write(
+    def _write(
         self,
         work: Callable[[ThreadConnection], Awaitable[T]],
         has_begun: Callable[[], None] = lambda: None,
-    ) -> T:
+    ) -> Coroutine[Any, Any, T]:
         """Run work on the writing connection, with the file's current keys."""
         if self.encryption is None:
-            return await self.pool.write(work, has_begun)
-        return await self.encryption.with_current_keys(lambda: self.pool.write(work, has_begun))
+            return self.pool.write(work, has_begun)
+        return self.encryption.with_current_keys(lambda: self.pool.write(work, has_begun))
 
     async def _with_keys(self, work: Callable[[KeyTable], Coroutine[Any, Any, T]]) -> T:
         """Do work on the key tables in one transaction, queued with the writes."""

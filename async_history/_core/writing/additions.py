@@ -21,6 +21,14 @@ def only_new_records(batch: Sequence[Submission]) -> Sequence[AddRecords] | None
     return additions if len(additions) == len(batch) else None
 
 
+def lone_addition(batch: Sequence[Submission]) -> AddRecords | None:
+    """Return a batch's submission if it only adds one new record; otherwise None."""
+    one = batch[0]
+    if len(batch) == one.record_count == 1 and isinstance(one, AddRecords):
+        return one if one.decided_by is None else None
+    return None
+
+
 def records_of(additions: Iterable[AddRecords]) -> list[HistoryRecord]:
     """Return the records of submissions, in order."""
     return [record for submission in additions for record in submission.records]

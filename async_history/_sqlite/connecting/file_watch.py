@@ -24,6 +24,7 @@ except ImportError:  # Windows
 
 _IN_USE_BYTE: Final = 128
 """The byte of a log's index that each user of the log locks (UNIX_SHM_DMS in os_unix.c)."""
+_NO_FILE: Final = (FileNotFoundError, NotADirectoryError)
 _FLOCK: Final = {"linux": "hhqqi", "darwin": "qqihh"}
 """The layout of `struct flock`, by platform."""
 
@@ -35,7 +36,8 @@ class OpenFile:
         # As text: each commit needs them, and converting a Path takes as long as the check.
         self._name = os.fspath(path)
         names = (self._name, os.fspath(side_file(path, "-wal")))
-        self._opened = {name: _identity(name) for name in names}
+        identities = [(name, _identity(name)) for name in names]
+        self._opened = [(name, opened) for name, opened in identities if opened is not None]
 
     def require_present(self) -> None:
         """Check that the file and its log are still at their paths.
@@ -51,14 +53,13 @@ class OpenFile:
     def warning(self) -> StoreWarning | None:
         """Return the warning that the file or its log was removed, replaced or emptied; None if
         neither was."""
-        for name, opened in self._opened.items():
-            if opened is None:
-                continue
-            status = _status(name)
+        for name, opened in self._opened:  # all in one function: each commit waits for this
             is_database = name == self._name
-            if status is None:
+            try:
+                status = os.stat(name)
+            except _NO_FILE:
                 return _warning(name, "removed", is_database)
-            if identity_of(status) != opened:
+            if (status.st_dev, status.st_ino) != opened:
                 return _warning(name, "replaced by another file", is_database)
             if is_database and not status.st_size:
                 return _warning(name, "emptied", is_database)
@@ -118,12 +119,7 @@ def _lock_type(layout: str, flock: bytes) -> int:
 
 
 def _identity(name: str | Path) -> Identity | None:
-    status = _status(name)
-    return None if status is None else identity_of(status)
-
-
-def _status(name: str | Path) -> os.stat_result | None:
     try:
-        return os.stat(name)
-    except (FileNotFoundError, NotADirectoryError):
+        return identity_of(os.stat(name))
+    except _NO_FILE:
         return None

@@ -15,7 +15,13 @@ from typing import Final
 
 from async_history._core.ledger.leaves import Bundle, record_bundle
 from async_history._core.records.records import Fields
-from async_history._core.writing.additions import fields_of, have_details, only_new_records
+from async_history._core.writing.additions import (
+    fields_have_details,
+    fields_of,
+    have_details,
+    lone_addition,
+    only_new_records,
+)
 from async_history._core.writing.submissions import AddRecords, Submission
 from async_history._sqlite.connecting.connection import ThreadConnection, transaction
 from async_history._sqlite.connecting.errors import is_schema_mismatch
@@ -121,6 +127,10 @@ class BatchCommitter:
         """
         if self._attests is None:
             self._attests = has_ledger(connection)
+        lone = lone_addition(batch)
+        if lone is not None and self._add_lone(lone, connection):
+            found.added = (lone,)
+            return {}
         additions = only_new_records(batch)
         if additions is not None and self._add(additions, connection):
             found.added = additions
@@ -135,6 +145,16 @@ class BatchCommitter:
             is_repeated=is_repeated,
         )
         return self._waits.run(commit, connection)
+
+    def _add_lone(self, lone: AddRecords, connection: sqlite3.Connection) -> bool:
+        """Add a single record by its own statement; return whether that was possible."""
+        (record,) = fields_of((lone,))
+        if self._attests or self._owners.is_needed or fields_have_details((record,)):
+            return False
+        noted = self._owners.noted((lone,))
+        sealed = self._seal.records((record,), _NO_OWNERS[:1], noted.last, connection)
+        add = partial(self._lone.add, connection, record, noted, sealed)
+        return self._is_added(add, connection)
 
     def _add(
         self,
@@ -161,13 +181,6 @@ class BatchCommitter:
     def _add_plain(self, additions: Sequence[AddRecords], connection: sqlite3.Connection) -> bool:
         """Add new records with mem0's columns only, if no memory has an owner."""
         noted = self._owners.noted(additions)
-        if not self._attests and len(additions) == additions[0].record_count == 1:
-            (record,) = fields_of(additions)
-            sealed = self._seal.records([record], _NO_OWNERS[:1], noted.last, connection)
-            if self._is_added(
-                partial(self._lone.add, connection, record, noted, sealed), connection
-            ):
-                return True
         statements: list[Statement] = []
         records = fields_of(additions)
         while part := list(islice(records, STATEMENT_ROWS[-1])):  # not all as fields at once
