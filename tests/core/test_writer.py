@@ -291,6 +291,26 @@ class TestBatches:
         await asyncio.wait_for(asyncio.gather(*callers), LONG_S)
         store.gate.set()
 
+    async def test_a_lone_caller_is_not_woken_before_the_many_of_the_last_batch(
+        self, store: Store, make_writer: MakeWriter
+    ) -> None:
+        writer = make_writer(batch_records=100, head_start_s=3_600)
+        woken: list[str] = []
+        items = [*(Item(f"many {n}") for n in range(100)), Item("lone", record_count=100)]
+        items += [Item(f"after {n}") for n in range(100)]
+
+        async def call(item: Item) -> None:
+            await writer.submit(item)
+            woken.append(item.name)
+
+        calls = [asyncio.create_task(call(item)) for item in items]
+        await turn()
+        store.gate.set()
+        await writer.submit(Item("end"))
+        assert [len(batch) for batch in store.batches] == [100, 1, 100, 1]
+        await asyncio.gather(*calls)
+        assert woken == [item.name for item in items]
+
     async def test_many_callers_are_woken_even_if_the_next_commit_stalls(
         self, store: Store, make_writer: MakeWriter
     ) -> None:

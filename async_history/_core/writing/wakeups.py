@@ -127,6 +127,11 @@ class WakeupScheduler(Generic[B]):
             raise
 
     @property
+    def is_idle(self) -> bool:
+        """Whether no callers are left to be woken."""
+        return not self._waiting and not self._waking
+
+    @property
     def is_waking(self) -> bool:
         """Whether callers are being woken."""
         return bool(self._waking)

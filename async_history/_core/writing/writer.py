@@ -270,6 +270,10 @@ class GroupCommitWriter(Generic[S]):
         self._counters.count_batch(batch, refused, begun, ended)
         if self._observer is not None:
             self._observer.committed(batch, refused, begun, ended)
+        if len(batch) == 1 and not refused and self._wakeups.is_idle:
+            self._report_settled(batch, refused)
+            batch[0].ack(None)
+            return
         committed = CommittedBatch(batch, refused, self._report_settled)
         self._wakeups.add(committed, callers=len(batch), next_callers=len(self._queue))
 
