@@ -31,11 +31,12 @@ _COLUMNS: Final = ", ".join(
 _LINES: Final = ", ".join(
     "history.is_deleted::pg_catalog.int4::pg_catalog.text"
     if name == "is_deleted"
-    else f"pg_catalog.to_json(history.{name})::pg_catalog.text"
+    else f"pg_catalog.to_json(history.{name}::pg_catalog.text)::pg_catalog.text"
     for name in (*COLUMNS, "context", "cause")
 )
 """The values as JSON. PostgreSQL escapes the same characters as a leaf's lines do, in the same way.
-Leaves that do not match are compared again with lines that are made here."""
+Leaves that do not match are compared again with lines that are made here. Columns that were altered
+are texts again: a value of type json would be a line as it is."""
 _SCOPES: Final = ", ".join(SCOPES)
 _OF_RECORD: Final = ", ".join(f"history.{scope}" for scope in SCOPES)
 _OF_MEMORY: Final = ", ".join(f"owned.{scope}" for scope in SCOPES)

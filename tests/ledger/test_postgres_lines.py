@@ -74,6 +74,17 @@ async def test_a_text_that_is_the_json_of_the_recorded_one_is_found(url: str, ow
         }
 
 
+async def test_a_column_that_became_json_is_found(url: str, owner: Any) -> None:
+    """Its values are the lines of the texts that they were, and readers see those lines."""
+    async with opened(url) as history:
+        await history.add_history("m", None, 'likes "tea"', "ADD", id="quoted")
+        await history.ledger.checkpoint(KEY)
+        await owner.execute(
+            "ALTER TABLE history ALTER new_memory TYPE json USING to_json(new_memory)"
+        )
+        assert what_is_found(await history.ledger.verify()) == {("changed", "quoted")}
+
+
 async def test_records_that_are_far_from_each_other_are_read_by_their_ids(
     url: str, owner: Any
 ) -> None:
