@@ -16,6 +16,9 @@ _REFUSED: Final = ("22", "23", "44")
 _VALUE: Final = "22"
 """The class of values that can't be converted. PostgreSQL's message quotes the value, except:"""
 _OF_ENCODINGS: Final = ("22021", "22P05")
+_FATAL: Final = "FATAL"
+"""PostgreSQL's severity of a connection's end or refusal. The message may quote a setting, which is
+for its owner to see, but no value of a row."""
 _QUOTED: Final = re.compile(r'["«„»].*["»“«]', re.DOTALL)
 _OF_MYSQL: Final = tuple(
     re.compile(rf"({words}) (\\*').*'(?={followed})", re.DOTALL)
@@ -58,11 +61,16 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _state(error: BaseException) -> str:
-    for one in (error, getattr(error, "orig", None), error.__cause__):
-        state = getattr(one, "sqlstate", None)
-        if isinstance(state, str):
-            return state
-    return ""
+    """Return the SQLSTATE of a statement's error; an empty text for other errors.
+
+    SQLAlchemy's errors have the driver's as `orig`, or as its cause.
+    """
+    original = getattr(error, "orig", None) or error
+    near = (error, original, error.__cause__, original.__cause__)
+    if any(getattr(one, "severity_en", None) == _FATAL for one in near):
+        return ""
+    states = (getattr(one, "sqlstate", None) for one in near)
+    return next((state for state in states if isinstance(state, str)), "")
 
 
 def _without_texts(message: str, state: str) -> str:

@@ -40,6 +40,16 @@ def test_messages_of_postgresql(state: str, message: str, left: str) -> None:
     assert left in hidden(Refused(state, message))
 
 
+def test_a_refused_connection_names_its_setting() -> None:
+    message = 'invalid value for parameter "work_mem": "abc"'
+    refused = Refused("22023", message)
+    wrapped, shown = Refused("22023", f"(driver) {message}"), Exception(f"(driver) {message}")
+    wrapped.__cause__, shown.orig = refused, wrapped  # type: ignore[attr-defined]
+    refused.severity_en = "FATAL"  # type: ignore[attr-defined]
+    hide_texts(shown)
+    assert all(message in str(one) for one in (shown, wrapped, refused))
+
+
 def test_a_detail_of_its_own() -> None:
     assert hidden(Refused("23514", 'constraint "own"', f"Failing row contains ({TEXT})")) == (
         'constraint "own"'

@@ -8,7 +8,7 @@ from typing import Any, Final
 import asyncpg
 import pytest
 
-from async_history import HistoryManager, StorageRefused, open_history
+from async_history import HistoryManager, StorageError, StorageRefused, open_history
 from tests.support.keys import ring
 
 pytestmark = [pytest.mark.postgres, pytest.mark.once]
@@ -74,3 +74,9 @@ async def test_a_constraint_of_its_own(
                 return  # each time a text is sealed, it is another one
             await history.add_history("m", None, TEXT, "ADD", role="r")
         await require_hidden(history, call, name, caplog)
+
+
+async def test_a_setting_that_the_server_does_not_take_is_named(url: str) -> None:
+    with pytest.raises(StorageError, match='parameter "work_mem": "much"'):
+        async with open_history(f"{url}&options=-c%20work_mem%3Dmuch"):
+            pass
