@@ -46,6 +46,19 @@ DEFERRED = {
     ),
 }
 """What refuses a record only when its transaction is committed."""
+OF_STATE = {
+    "sqlite": (
+        "CREATE TRIGGER keep BEFORE UPDATE ON async_history_state"
+        " BEGIN SELECT RAISE(ABORT, 'not this one'); END",
+    ),
+    "postgresql": (
+        "CREATE FUNCTION {schema}.refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " RAISE 'not this one'; END $$",
+        "CREATE TRIGGER keep BEFORE UPDATE ON {schema}.async_history_state"
+        " FOR EACH ROW EXECUTE FUNCTION {schema}.refuse()",
+    ),
+}
+"""What refuses every batch, before its commit."""
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
@@ -117,3 +130,21 @@ async def test_a_call_that_is_refused_at_the_commit_does_not_fail_the_others(
         assert outcomes == ["ok"] * 7 + ["StorageRefused"] + ["ok"] * 12
         written = [one.memory_id async for one in history.query_history()]
         assert written == ["m", *names[:7], *names[8:]]
+
+
+async def test_a_batch_that_is_refused_as_a_whole_is_not_written_in_parts(
+    ruled: tuple[HistoryManager, AsyncEngine, Sequence[str]],
+) -> None:
+    opening, engine, rules = ruled
+    schema = rules[0].partition("no_record()")[0].rpartition(" ")[2].rstrip(".")
+    begun: list[object] = []
+    async with opening as history:
+        await history.add_history("m", None, "x", "ADD")
+        async with engine.begin() as owner:
+            for rule in OF_STATE[engine.dialect.name]:
+                await owner.execute(text(rule.format(schema=schema)))
+        event.listen(engine.sync_engine, "begin", begun.append)
+        calls = [outcome(history.add_history("m", None, "x", "ADD")) for _ in range(20)]
+        outcomes = await asyncio.gather(*calls)
+    assert outcomes == ["StorageRefused"] * 20
+    assert len(begun) < 20

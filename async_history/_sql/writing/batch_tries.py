@@ -176,15 +176,23 @@ class BatchTries:
         limits: Limits,
         this: CommitTry,
     ) -> Mapping[int, HistoryError]:
+        is_at_commit = False
+
+        async def write_all(connection: AsyncConnection) -> WrittenBatch:
+            nonlocal is_at_commit
+            done = await write(connection)
+            is_at_commit = True
+            return done
+
         try:
-            written = await self._write(write, within_s, limits)
+            written = await self._write(write_all, within_s, limits)
         except (TryAgain, OutcomeUnknown, asyncio.CancelledError) as error:
             if took_too_long(error.__cause__):
                 self._tries.note_too_long(this)
             raise
         except StorageError as error:
-            if error.__cause__ is None or not is_refusal(error.__cause__):
-                raise
+            if not is_at_commit or error.__cause__ is None or not is_refusal(error.__cause__):
+                raise  # it concerns the whole batch: what some calls cause was found one by one
             # A deferred constraint, checked at the commit. Before that, a part was looked up.
             is_unknown = len(part) > 1 and self._tries.is_unknown(this)
             raise PartRefused(StorageRefused(str(error)), is_unknown=is_unknown) from error
