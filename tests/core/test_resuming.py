@@ -7,7 +7,7 @@ import pytest
 
 from async_history import StorageFull
 from async_history._core.writing.committed_batch import CommittedBatch
-from async_history._core.writing.wakeups import WAKEUP_BATCH_MIN
+from async_history._core.writing.wakeups import SLICE, WAKEUP_BATCH_MIN, WakeupScheduler
 from async_history._core.writing.writer import GroupCommitWriter
 from tests.core.writers import Item, Store, pending_calls, turn
 from tests.support.patience import LONG_S
@@ -93,6 +93,48 @@ async def test_what_was_removed_is_not_called() -> None:
     await turn()
     assert call.done()
     assert woken == []
+
+
+async def test_callers_are_woken_while_one_of_them_runs_the_loop() -> None:
+    """As nest_asyncio lets it."""
+    calls = pending_calls(3 * SLICE)
+    woken: list[int] = []
+    seen: list[int] = []
+
+    async def run_loop() -> None:
+        await calls[0]
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        asyncio.tasks._leave_task(loop, task)
+        try:
+            for _ in range(3):
+                run_what_is_ready(loop)
+        finally:
+            asyncio.tasks._enter_task(loop, task)
+        seen.extend(woken)
+
+    tasks = [asyncio.ensure_future(run_loop())]
+    tasks += [asyncio.ensure_future(waiting(call, n, woken)) for n, call in enumerate(calls) if n]
+    await turn()
+    scheduler = WakeupScheduler[CommittedBatch[Item]](CommittedBatch.settle)
+    batch = CommittedBatch(calls, {}, lambda *_: None)
+    count = len(calls)
+    asyncio.get_running_loop().call_soon(
+        lambda: scheduler.add(batch, callers=count, next_callers=0)
+    )
+    await asyncio.gather(*tasks)
+    assert seen == woken == list(range(1, count))
+    assert scheduler.is_idle
+
+
+def run_what_is_ready(loop: asyncio.AbstractEventLoop) -> None:
+    """Run the callbacks of the loop's current iteration from within one of them."""
+    ready = loop._ready  # type: ignore[attr-defined]
+    for _ in range(len(ready)):
+        loop.call_soon(int)  # in its place: the iteration has counted its callbacks
+        handle = ready.popleft()
+        if not handle.cancelled():
+            handle._run()
 
 
 @pytest.mark.parametrize("callers", [5, WAKEUP_BATCH_MIN + 1])

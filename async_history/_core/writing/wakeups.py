@@ -64,6 +64,7 @@ class WakeupScheduler(Generic[B]):
         self._waking: deque[B] = deque()
         self._slice = SLICE
         self._slices = 0
+        self._next_slice: asyncio.Handle | None = None
         self._tells_when_woken = False
         self._all_woken: asyncio.Future[None] | None = None
 
@@ -105,26 +106,31 @@ class WakeupScheduler(Generic[B]):
 
     def _wake_slice(self) -> None:
         """Wake a slice of callers, and the others in the next iterations of the loop."""
-        try:
-            self._slices += 1
-            while self._waking:
-                batch = self._waking[0]
-                if self._wake(batch, self._slice):
-                    self._slice = min(2 * self._slice, SLICE)
-                    self._loop.call_soon(self._wake_slice)
-                    return
-                if self._waking and self._waking[0] is batch:  # a caller may run the loop
-                    self._waking.popleft()
-                self._slice = FIRST_SLICE
-            self._slice = SLICE
-            if self._woken is not None and self._tells_when_woken:
-                self._tells_when_woken = False
-                self._loop.call_soon(self._woken)  # after the callers
-            if self._all_woken is not None and not self._all_woken.done():
-                self._all_woken.set_result(None)
-        except BaseException:
-            self._loop.call_soon(self._wake_slice)
-            raise
+        self._schedule_slice()  # first: a caller may raise, or run the loop as nest_asyncio lets it
+        self._slices += 1
+        while self._waking:
+            batch = self._waking[0]
+            if self._wake(batch, self._slice):
+                self._slice = min(2 * self._slice, SLICE)
+                self._schedule_slice()  # again: after callers that the loop resumes
+                return
+            if self._waking and self._waking[0] is batch:  # a caller may run the loop
+                self._waking.popleft()
+            self._slice = FIRST_SLICE
+        self._slice = SLICE
+        if self._woken is not None and self._tells_when_woken:
+            self._tells_when_woken = False
+            self._loop.call_soon(self._woken)  # after the callers
+        if self._all_woken is not None and not self._all_woken.done():
+            self._all_woken.set_result(None)
+        if self._next_slice is not None:
+            self._next_slice.cancel()
+
+    def _schedule_slice(self) -> None:
+        """Wake a slice in the next iteration of the loop, once."""
+        earlier, self._next_slice = self._next_slice, self._loop.call_soon(self._wake_slice)
+        if earlier is not None:
+            earlier.cancel()
 
     @property
     def is_idle(self) -> bool:
@@ -146,4 +152,4 @@ class WakeupScheduler(Generic[B]):
             await asyncio.wait([self._all_woken], timeout=_LOST_S)
             # However long an iteration of the loop takes, a slice runs in it.
             if self._waking and self._slices == slices:
-                self._loop.call_soon(self._wake_slice)
+                self._schedule_slice()
