@@ -96,7 +96,7 @@ class TestContract:
             await history.batch_add_history(
                 [change("m", "ADD", 200), *(change("m", "UPDATE", d) for d in (190, 180, 170))]
             )
-            for keep_last, left in ((5, 4), (4, 4), (3, 3), (1, 1), (0, 0)):
+            for keep_last, left in ((2**53, 4), (5, 4), (4, 4), (3, 3), (1, 1), (0, 0)):
                 await history.prune(older_than=CUTOFF, keep_last=keep_last)
                 assert len(await history.get_history("m")) == left
 

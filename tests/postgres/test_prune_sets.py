@@ -26,6 +26,13 @@ pytestmark = [pytest.mark.postgres, pytest.mark.once]
 
 SOME_UNDATED = "UPDATE {}.history SET occurred_at = NULL WHERE id = ANY($1::text[])"
 LEFT = "SELECT id FROM {}.history ORDER BY seq"
+SLOW_TRIGGER = """
+CREATE FUNCTION {0}.slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    PERFORM pg_catalog.pg_sleep(0.02); RETURN NULL;
+END $$;
+CREATE CONSTRAINT TRIGGER slow AFTER DELETE ON {0}.history DEFERRABLE INITIALLY DEFERRED
+FOR EACH ROW EXECUTE FUNCTION {0}.slow()
+"""
 KEPT = (0, 1, 2, 3, 7)
 """Up to 4 each record's later ones are counted; for more each memory's first kept one is found."""
 
@@ -150,3 +157,37 @@ async def test_a_record_that_others_change_meanwhile_goes_with_its_memory(
         assert await history.get_history("m") == []
         await owner.close()
         await watching.close()
+
+
+async def test_new_records_with_the_numbers_of_old_ones_stay(
+    new_schema: Callable[[], str], postgres: str
+) -> None:
+    """After a switch from logical replication, numbers may be given out again."""
+    async with open_history(new_schema()) as history:
+        assert isinstance(history.store, PostgresStore)
+        await history.batch_add_history([change("m", "UPDATE", 200) for _ in range(10)])
+        connection = await asyncpg.connect(postgres)
+        await connection.execute(
+            f"ALTER TABLE {history.store.schema}.history ALTER COLUMN seq RESTART"
+        )
+        await connection.close()
+        new = [change(f"new {n}", "UPDATE", days) for n, days in enumerate([1, 200] * 5)]
+        await history.batch_add_history(new)
+        assert (await history.prune(older_than=CUTOFF)).records == 9
+        left = sorted(record.memory_id for record in await everything(history))
+        assert left == ["m", *(f"new {n}" for n in range(10))]
+
+
+async def test_writers_wait_for_triggers_at_the_commit_too(
+    new_schema: Callable[[], str], postgres: str
+) -> None:
+    """So steps stay small if these are slow."""
+    limits = PruneLimits(records=10, most_records=100, step_s=0.1)
+    async with limited(open_history(new_schema()), prune=limits) as history:
+        assert isinstance(history.store, PostgresStore)
+        await history.batch_add_history([change("m", "UPDATE", 200) for _ in range(50)])
+        connection = await asyncpg.connect(postgres)
+        await connection.execute(SLOW_TRIGGER.format(history.store.schema))
+        await connection.close()
+        report = await history.prune(older_than=CUTOFF)
+    assert (report.records, report.batches) == (49, 5)

@@ -1,6 +1,8 @@
 """Pruning in PostgreSQL: the transaction of one step."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from time import monotonic
 from typing import Any
 
 from async_history._core.removing.prune import PruneCursor, PruneStep, prune_step
@@ -24,7 +26,7 @@ async def prune(
     is_distributed: bool,
 ) -> PruneStep:
     """Prune the next records in one transaction that begins with `settings`."""
-    has_removed_before = tries.has_removed
+    began_at, has_removed_before = monotonic(), tries.has_removed
     kind = DistributedPruning if is_distributed else SetPruning
     async with transaction(connection, *settings, BY_INDEX, *locks(attestation)):
         ledger = tables_of(attestation, connection)
@@ -35,4 +37,8 @@ async def prune(
             step = await prune_step(asked, reached, steps, tries)
         if has_removed_before and not steps.has_removed:
             await connection.execute(WAIT_FOR_REPLICAS_TOO)
+    if is_distributed or step.reached is None:
         return step
+    # Deferred constraints and triggers run at the commit, and writers wait for them too.
+    records = asked.limits.next_records(step.reached.records, monotonic() - began_at)
+    return replace(step, reached=replace(step.reached, records=records))

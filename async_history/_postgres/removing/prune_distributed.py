@@ -14,7 +14,7 @@ from async_history._core.removing.erase_transaction import RecordRef
 from async_history._core.removing.prune_request import PruneRequest
 from async_history._core.removing.prune_transaction import Candidate, Edge, prunable_alone
 from async_history._postgres.removing.prune_steps import BEFORE, PruneSteps
-from async_history._postgres.schema_steps import RECORDS, ref_of
+from async_history._postgres.schema_steps import RECORDS
 
 _LIGHT: Final = f"seq, id, memory_id, event = 'DELETE', occurred_at < {BEFORE}"
 """Columns of a record: its `RecordRef`, whether it is a DELETE, and whether it occurred before an
@@ -28,7 +28,6 @@ _WHOLE: Final = f"""
 SELECT {_LIGHT} FROM {{schema}}.history
 WHERE memory_id = ANY($2::pg_catalog.text[]) ORDER BY memory_id, seq
 """
-_THERE: Final = f"SELECT seq, id, memory_id FROM {{schema}}.history WHERE {RECORDS}"
 _EDGE: Final = """
 SELECT seq, id FROM {schema}.history WHERE memory_id = $1::pg_catalog.text
 ORDER BY seq DESC OFFSET $2::pg_catalog.int8 LIMIT 1
@@ -57,10 +56,6 @@ class DistributedPruning(PruneSteps):
     async def edges(self, memory_ids: Sequence[str], before: int) -> dict[str, Edge]:
         found = {name: await self._fetch(_EDGE, name, before) for name in memory_ids}
         return {name: (int(rows[0][0]), rows[0][1]) for name, rows in found.items() if rows}
-
-    async def still_there(self, refs: Collection[RecordRef]) -> set[RecordRef]:
-        rows = await self._fetch(_THERE, *self._names_of(refs))
-        return set(map(ref_of, rows)) & set(refs)
 
     async def next_are_dated(self, records: Sequence[Candidate]) -> dict[int, bool]:
         found = {

@@ -4,13 +4,11 @@ See `_core/removing/prune.py` for what may be removed.
 """
 
 import json
-from collections.abc import Collection, Sequence, Set
+from collections.abc import Sequence, Set
 from dataclasses import replace
-from time import monotonic
 from typing import Final, NamedTuple
 
 from async_history._core.records.values import in_utc
-from async_history._core.removing.erase_transaction import RecordRef
 from async_history._core.removing.prune import (
     PruneCursor,
     PruneStep,
@@ -61,10 +59,7 @@ FROM pg_catalog.unnest($1::pg_catalog.text[]) AS named (name) CROSS JOIN LATERAL
     ORDER BY seq DESC OFFSET $2::pg_catalog.int8 LIMIT 1
 ) AS edge
 """
-_THERE: Final = """
-SELECT seq FROM {schema}.history
-WHERE seq = ANY(pg_catalog.string_to_array($1::pg_catalog.text, ','::pg_catalog.text)::bigint[])
-"""
+_THERE: Final = "SELECT id FROM {schema}.history WHERE id = ANY($1::pg_catalog.text[])"
 _LATER: Final = """
 FROM {schema}.history AS later
 WHERE later.memory_id <= seen.memory_id
@@ -74,9 +69,11 @@ ORDER BY later.memory_id, later.seq
 """The later records of a record's memory. This condition can only be read from the index of
 memories. With `=` the planner might read all records after it, if its statistics say that most are
 of one memory."""
+_LEAD: Final = "least($5::pg_catalog.int8, 2147483647::pg_catalog.int8)::pg_catalog.int4"
+"""How many records later the last one stands that must remain, as far as `lead` can look."""
 _DECIDED: Final = f"""
 WITH judged AS MATERIALIZED (
-    SELECT seq, memory_id, is_old, may_end, has_enough, coalesce(
+    SELECT seq, id, memory_id, is_old, may_end, has_enough, coalesce(
         next_is_dated,
         CASE WHEN (SELECT EXISTS (SELECT FROM {{schema}}.history WHERE occurred_at IS NULL))
         THEN (SELECT later.occurred_at IS NOT NULL {_LATER} LIMIT 1)
@@ -85,9 +82,10 @@ WITH judged AS MATERIALIZED (
     FROM (
         SELECT *,
             pg_catalog.lead(is_old IS NOT NULL) OVER in_order AS next_is_dated,
-            pg_catalog.lead(true, $5::pg_catalog.int8::pg_catalog.int4) OVER in_order AS has_enough
+            pg_catalog.lead(true, {_LEAD}) OVER in_order AS has_enough
         FROM (
-            SELECT seq, memory_id, occurred_at < (SELECT {BEFORE}) AS is_old, {_MAY_END} AS may_end
+            SELECT seq, id, memory_id, occurred_at < (SELECT {BEFORE}) AS is_old,
+                {_MAY_END} AS may_end
             FROM {{schema}}.history WHERE {_IN_WINDOW} OFFSET 0
         ) AS read
         WINDOW in_order AS (PARTITION BY memory_id ORDER BY seq)
@@ -95,7 +93,7 @@ WITH judged AS MATERIALIZED (
     ) AS seen
     WHERE is_old OR is_old IS NULL AND may_end
 ), alone AS (
-    SELECT seq FROM judged AS seen WHERE is_old AND next_is_dated AND CASE
+    SELECT id FROM judged AS seen WHERE is_old AND next_is_dated AND CASE
         WHEN has_enough OR $5::pg_catalog.int8 = 1::pg_catalog.int8 THEN true
         WHEN $6::pg_catalog.text IS NULL THEN
             (SELECT true {_LATER} OFFSET $5::pg_catalog.int8 - 1::pg_catalog.int8 LIMIT 1)
@@ -104,11 +102,11 @@ WITH judged AS MATERIALIZED (
         ) OPERATOR(pg_catalog.->>) memory_id)::pg_catalog.int8
     END
 ), whole AS MATERIALIZED (
-    SELECT ending.seq AS last, ending.memory_id, record.seq, record.is_alone
+    SELECT ending.id AS last, ending.memory_id, record.id, record.is_alone
     FROM judged AS ending CROSS JOIN LATERAL (
-        SELECT seq, pg_catalog.bool_and(coalesce(is_old, false)) OVER () AS are_old, is_alone
+        SELECT id, pg_catalog.bool_and(coalesce(is_old, false)) OVER () AS are_old, is_alone
         FROM (
-            SELECT seq, occurred_at < (SELECT {BEFORE}) AS is_old,
+            SELECT id, occurred_at < (SELECT {BEFORE}) AS is_old,
                 occurred_at < (SELECT {BEFORE})
                     AND pg_catalog.lead(occurred_at) OVER in_order IS NOT NULL
                     AND pg_catalog.count(*) OVER () - pg_catalog.row_number() OVER in_order
@@ -133,28 +131,27 @@ find the first kept record of each memory once, and to remember it for later ste
 _COUNT: Final = f"""{_DECIDED}
 SELECT (SELECT pg_catalog.count(*) FROM alone)
         + (SELECT pg_catalog.count(*) FROM whole WHERE is_alone IS NOT TRUE),
-    (SELECT pg_catalog.count(*) FROM whole WHERE seq = last)
+    (SELECT pg_catalog.count(*) FROM whole WHERE id = last)
 """
 _REMOVE: Final = f"""{_DECIDED}, removed AS (
     DELETE FROM {{schema}}.history
-    WHERE seq = ANY(ARRAY(SELECT seq FROM alone UNION ALL SELECT seq FROM whole))
-    RETURNING seq, id
+    WHERE id = ANY(ARRAY(SELECT id FROM alone UNION ALL SELECT id FROM whole))
+    RETURNING id
 )
-SELECT (SELECT pg_catalog.string_agg(
-        seq::pg_catalog.text, ','::pg_catalog.text) FROM removed),
+SELECT (SELECT pg_catalog.json_agg(id) FROM removed)::pg_catalog.text,
     (SELECT pg_catalog.json_agg(
-        pg_catalog.json_build_array(last, memory_id)) FROM whole WHERE seq = last)::pg_catalog.text,
-    (SELECT pg_catalog.json_agg(id) FROM removed WHERE $7::pg_catalog.bool)::pg_catalog.text
+        pg_catalog.json_build_array(last, memory_id)) FROM whole WHERE id = last)::pg_catalog.text
 """
-"""The removed records' positions, the last position and the name of each memory that goes, and, if
-`$7`, the removed records' ids: each packed into one text, which takes the client a tenth of the
-time of rows."""
+"""The removed records' ids, and the last id and the name of each memory that goes: each packed into
+one text, which takes the client a tenth of the time of rows.
+
+By id, because after a switch from logical replication new records may have numbers of old ones."""
 
 
 class _Removed(NamedTuple):
-    """What a step removed: positions, and how many memories as a whole."""
+    """What a step removed: ids, and how many memories as a whole."""
 
-    positions: Set[int]
+    ids: Set[str]
     memories_gone: int
 
 
@@ -173,25 +170,23 @@ async def prune_set(
     asked: PruneRequest,
     reached: PruneCursor | None,
     steps: "SetPruning",
-    tries: PruneTries[int],
+    tries: PruneTries[str],
 ) -> PruneStep:
     """Prune the next few thousand records, inside the caller's transaction."""
-    began_at = monotonic()
     reached = reached or await first_cursor(asked, steps)
     window = None if reached is None else await steps.window(asked, reached)
     nothing = _Removed(frozenset(), 0)
     if reached is None or window is None:
-        return PruneStep(*await tries.count(asked, *nothing, steps.log, steps.positions), None)
+        return PruneStep(*await tries.count(asked, *nothing, steps.log, steps.there), None)
     decision = await steps.decision(asked, reached, window)
     if asked.dry_run:
         counts = await steps.count(decision)
     else:
         removed = await steps.remove(decision)
-        counts = await tries.count(asked, *removed, steps.log, steps.positions)
+        counts = await tries.count(asked, *removed, steps.log, steps.there)
     if window[1] == reached.last:
         return PruneStep(*counts, None)
-    records = asked.limits.next_records(reached.records, monotonic() - began_at)
-    return PruneStep(*counts, replace(reached, position=window[1], records=records))
+    return PruneStep(*counts, replace(reached, position=window[1]))
 
 
 class SetPruning(PruneSteps):
@@ -231,23 +226,18 @@ class SetPruning(PruneSteps):
 
     async def remove(self, decision: _Decision) -> _Removed:
         """Remove records, and owners and salts with them."""
-        has_ledger = self._ledger is not None
-        ((positions, ended, ids),) = await self._fetch(_REMOVE, *decision, has_ledger)
-        removed = {int(seq) for seq in positions.split(",")} if positions else frozenset()
-        self.has_removed = bool(removed)
+        ((removed, ended),) = await self._fetch(_REMOVE, *decision)
+        ids = frozenset(json.loads(removed)) if removed else frozenset()
+        self.has_removed = bool(ids)
         ends = json.loads(ended) if ended else ()
-        gone = [memory_id for last, memory_id in ends if last in removed]
-        await self._remove_with(json.loads(ids) if ids else (), gone)
-        return _Removed(removed, len(gone))
+        gone = [memory_id for last, memory_id in ends if last in ids]
+        await self._remove_with(ids, gone)
+        return _Removed(ids, len(gone))
 
     async def edges(self, memory_ids: Sequence[str], before: int) -> dict[str, Edge]:
         rows = await self._fetch(_EDGES, memory_ids, before)
         return {name: (int(seq), record_id) for name, seq, record_id in rows}
 
-    async def still_there(self, refs: Collection[RecordRef]) -> set[RecordRef]:
-        there = await self.positions({ref.position for ref in refs})
-        return {ref for ref in refs if ref.position in there}
-
-    async def positions(self, positions: Set[int]) -> set[int]:
-        """Return those of these positions that have a record."""
-        return {int(seq) for (seq,) in await self._fetch(_THERE, ",".join(map(str, positions)))}
+    async def there(self, ids: Set[str]) -> set[str]:
+        """Return those of these ids that have a record."""
+        return {record_id for (record_id,) in await self._fetch(_THERE, list(ids))}

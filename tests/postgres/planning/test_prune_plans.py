@@ -35,7 +35,7 @@ async def a_step(explainer: Explainer, schema: str, keep_last: int, *, dry_run: 
     asked = new_prune_request(until, keep_last, dry_run=dry_run, limits=limits)
     explainer.plans = []
     steps = SetPruning(explainer, schema, None, is_distributed=False)
-    await prune_set(asked, None, steps, PruneTries[int]())
+    await prune_set(asked, None, steps, PruneTries[str]())
     return explainer.rows
 
 
