@@ -5,13 +5,15 @@ span, so that memory is needed for one span in 4,096 records. Rows are named of 
 differs.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from sqlalchemy import (
     Case,
     Column,
+    ColumnElement,
+    Integer,
     LargeBinary,
     Select,
     Table,
@@ -19,6 +21,7 @@ from sqlalchemy import (
     case,
     cast,
     func,
+    literal,
     null,
     or_,
     select,
@@ -44,6 +47,9 @@ from async_history.errors import StorageCorrupt
 
 _ROWS: Final = 500
 """Records read at once: a millisecond or two of the event loop's time."""
+_TEXT_BYTES: Final = 1 << 20
+"""Bytes of texts that are read at once, except for a record with more: the loop waits about 1 ms
+while they are decoded."""
 _MARKS: Final = 5_000
 _NAMED: Final = 10
 """Most marks of a statement that is reported."""
@@ -151,21 +157,64 @@ async def _records(
     history = tables.history
     columns: list[Any] = [null() if name in _TEXTS else history.c[name] for name in ALL_COLUMNS]
     if is_sqlite(connection.dialect):
-        columns += [_stored_text(history.c[name]) for name in _TEXTS]
+        columns.append(_bytes_of_texts(history))
     read = select(*columns).order_by(history.c.seq).limit(_ROWS)
     if most is not None:
         read = read.where(history.c.seq <= most)
     instant, width = ALL_COLUMNS.index("occurred_at"), len(ALL_COLUMNS)
     after = least - 1
     while rows := await _page(connection, read.where(history.c.seq > after), history):
+        faults: dict[int, str] = {}
+        if is_sqlite(connection.dialect):
+            faults = await _faults_of_texts(connection, history, rows)
         for row in rows:
+            number = int(row[0])
             if len(row) == 1:
-                yield int(row[0]), damaged(row[0], history.name, "a text is not UTF-8"), None
-            elif fault := fault_of_texts(_TEXTS, row[width:]):
-                yield int(row[0]), damaged(row[0], history.name, fault), None
+                yield number, damaged(number, history.name, "a text is not UTF-8"), None
+            elif number in faults:
+                yield number, damaged(number, history.name, faults[number]), None
             else:
-                yield int(row[0]), read_record(row[:width], history.name), row[instant]
+                yield number, read_record(row[:width], history.name), row[instant]
         after = int(rows[-1][0])
+
+
+async def _faults_of_texts(
+    connection: AsyncConnection, history: Table, rows: Sequence[Sequence[Any]]
+) -> dict[int, str]:
+    """Return the first fault of each record's texts in SQLite, by number.
+
+    Args:
+        rows: of records; in each, the number is first, and the bytes of the texts are last.
+    """
+    read = select(history.c.seq, *(_stored_text(history.c[name]) for name in _TEXTS))
+    found: dict[int, str] = {}
+    for numbers in _read_at_once(rows):
+        for number, *texts in await connection.execute(read.where(history.c.seq.in_(numbers))):
+            if fault := fault_of_texts(_TEXTS, texts):
+                found[int(number)] = fault
+    return found
+
+
+def _read_at_once(rows: Sequence[Sequence[Any]]) -> Iterator[list[int]]:
+    """Yield the numbers of rows whose texts have `_TEXT_BYTES` at most, or of one row."""
+    numbers: list[int] = []
+    size = 0
+    for row in rows:
+        if len(row) == 1:  # it is damaged anyway
+            continue
+        if numbers and size + row[-1] > _TEXT_BYTES:
+            yield numbers
+            numbers, size = [], 0
+        numbers.append(int(row[0]))
+        size += row[-1]
+    if numbers:
+        yield numbers
+
+
+def _bytes_of_texts(history: Table) -> ColumnElement[int]:
+    """Return the bytes of a record's texts in SQLite."""
+    sizes = (func.length(cast(history.c[name], LargeBinary), type_=Integer) for name in _TEXTS)
+    return sum((func.coalesce(size, 0) for size in sizes), start=literal(0))
 
 
 def _stored_text(column: Column[Any]) -> Case[Any]:

@@ -55,7 +55,7 @@ def read_record(row: Sequence[Any], table: str) -> HistoryRecord | str:
 
 def fault_of_texts(names: Sequence[str], texts: Sequence[Any]) -> str | None:
     """Return the first fault of texts given as bytes, which are None where there is no text."""
-    for name, text in zip(names, texts, strict=False):  # there are none on other databases
+    for name, text in zip(names, texts, strict=True):
         if text is None:
             continue
         if not isinstance(text, bytes):

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from async_history import StorageCorrupt
@@ -223,3 +223,21 @@ async def test_a_record_with_the_greatest_number_is_read(engine: AsyncEngine) ->
         await fill(history)
         await run(engine, RECORD.format(f"seq = {(1 << 63) - 1}"))
         assert "The newest record has the number 9,223," in (await history.check()).problems[0]
+
+
+async def test_long_texts_are_read_a_few_at_once(engine: AsyncEngine) -> None:
+    at_once: list[int] = []
+
+    def note(_: object, __: object, statement: str, *others: object) -> None:
+        if "typeof" in statement:
+            at_once.append(statement.rpartition(" IN ")[2].count("?"))
+
+    async with SqlHistoryManager(engine=engine) as history:
+        for number in range(10):
+            await history.add_history("m", None, "\u00e9" * 150_000, "ADD", id=f"{number}")
+        await run(engine, "UPDATE async_history_records SET context = x'ff' WHERE id = '8'")
+        event.listen(engine.sync_engine, "before_cursor_execute", note)
+        (problem,) = (await history.check()).problems
+    assert "seq 9" in problem
+    assert "context is not a text" in problem
+    assert max(at_once) == 3
