@@ -4,9 +4,12 @@ An error is identified by the database's own number (MySQL and MariaDB), by its 
 (PostgreSQL), by SQLite's code, or else by its class in SQLAlchemy.
 """
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
+from sqlalchemy import Table
 from sqlalchemy.exc import (
     DBAPIError,
     IntegrityError,
@@ -17,6 +20,7 @@ from sqlalchemy.exc import (
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from async_history._core.recorded_texts import UNDECODABLE, hide_texts
+from async_history._sql.tables import TABLES
 from async_history.errors import (
     StorageCorrupt,
     StorageDenied,
@@ -93,8 +97,9 @@ _IO: Final = _Meaning(StorageError, "failed", is_lost=True)
 """A commit that ends in it may take effect: SQLite's log may have the transaction (see
 `async_history._sqlite.connecting.errors.is_commit_unknown`), or MySQL's engine without its log."""
 
+_DUPLICATES: Final = (1062, 1586)
+"""MySQL's numbers of a row whose key exists."""
 _BY_NUMBER: Final[dict[int, _Meaning]] = {
-    **dict.fromkeys((1062, 1586), _TAKEN),
     **dict.fromkeys((1205, 3572, 1412), _LOCKED),
     **dict.fromkeys((1213, 1020, 3101), _DEADLOCK),
     **dict.fromkeys((1040, 1203, 1226), _BUSY),
@@ -112,7 +117,9 @@ _BY_NUMBER: Final[dict[int, _Meaning]] = {
     **dict.fromkeys((1026, 1180), _IO),
     **dict.fromkeys((1290, 1792, 1836, 1874), _READ_ONLY),
     **dict.fromkeys((1153, 1301), _TOO_LARGE),
-    **dict.fromkeys((1644, 1048, 1216, 1217, 1451, 1452, 3819, 4025, 1406, 1264, 1366), _REFUSED),
+    **dict.fromkeys(
+        (*_DUPLICATES, 1644, 1048, 1216, 1217, 1451, 1452, 3819, 4025, 1406, 1264, 1366), _REFUSED
+    ),
     **dict.fromkeys((1034, 1035, 1194, 1712), _CORRUPT),
 }
 """For MySQL and MariaDB: see https://mariadb.com/kb/en/mariadb-error-code-reference/ and
@@ -122,7 +129,6 @@ _BY_STATE: Final[dict[str, _Meaning]] = {
     "08": _GONE,
     "57P": _GONE,
     "57014": _TOO_LONG,
-    "23505": _TAKEN,
     "40": _DEADLOCK,
     "55P03": _LOCKED,
     "53": _BUSY,
@@ -151,11 +157,38 @@ _BY_SQLITE: Final[dict[str, _Meaning]] = {
     "SQLITE_CANTOPEN": _Meaning(StorageMissing, "can't be opened"),
     "SQLITE_CORRUPT": _CORRUPT,
     "SQLITE_NOTADB": _CORRUPT,
-    "SQLITE_CONSTRAINT_UNIQUE": _TAKEN,
-    "SQLITE_CONSTRAINT_PRIMARYKEY": _TAKEN,
     "SQLITE_CONSTRAINT": _REFUSED,
 }
 """For SQLite, by the longest matching prefix of the code's name."""
+
+
+_KEY: Final = re.compile(r".*'([^']+)'", re.DOTALL)
+"""The key in a message of MySQL or MariaDB: the last quoted word, in any language."""
+_COLUMNS: Final = re.compile(r"UNIQUE constraint failed: (.*)")
+"""The columns in a message of SQLite, which does not name the key."""
+_PRIMARY: Final = "PRIMARY"
+"""Each primary key's name on MySQL and MariaDB. MySQL puts the table's name before it."""
+
+
+def _names_of_keys(table: Table) -> Iterator[str]:
+    """Yield the names of a table's unique keys in the databases' errors."""
+    indexes = [index for index in table.indexes if index.unique]
+    for columns in (table.primary_key.columns, *(index.columns for index in indexes)):
+        yield ", ".join(f"{table.name}.{column.name}" for column in columns)
+    yield from (f"{table.name}_pkey", f"{table.name}.{_PRIMARY}")
+    for index in indexes:
+        yield from (str(index.name), f"{table.name}.{index.name}")
+
+
+_OUR_KEYS: Final = {
+    _PRIMARY,
+    *(
+        name
+        for metadata in (TABLES.metadata, TABLES.ledger_metadata)
+        for table in metadata.tables.values()
+        for name in _names_of_keys(table)
+    ),
+}
 
 
 def is_not_utf8(error: BaseException) -> bool:
@@ -180,6 +213,8 @@ def _meaning(error: BaseException) -> _Meaning:
     if isinstance(error, PoolTimeoutError):
         return _Meaning(StorageUnreachable, "gave no connection in time", is_passing=True)
     original = error.orig if isinstance(error, DBAPIError) else error
+    if _violated_key(original) in _OUR_KEYS:
+        return _TAKEN
     known = _known(original)
     if known is not None:
         return known
@@ -187,7 +222,7 @@ def _meaning(error: BaseException) -> _Meaning:
         if error.connection_invalidated:
             return _GONE
         if isinstance(error, IntegrityError):
-            return _TAKEN if "unique" in str(original).lower() else _REFUSED
+            return _REFUSED
         if not isinstance(error, InterfaceError | OperationalError):
             return _OTHER
     return _GONE if _is_of_transport(original) else _OTHER
@@ -196,6 +231,23 @@ def _meaning(error: BaseException) -> _Meaning:
 def _is_of_transport(error: object) -> bool:
     causes: list[Any] = [error, getattr(error, "__cause__", None)]
     return any(isinstance(cause, OSError | EOFError) for cause in causes)
+
+
+def _violated_key(original: Any) -> str | None:
+    """Return the name of the unique key that a row violates; None for another error.
+
+    Another transaction may write one of ours between a look-up and a write. A key that the
+    database's owner has added or renamed refuses the row.
+    """
+    for one in (original, original.__cause__):
+        name = getattr(getattr(one, "diag", one), "constraint_name", None)  # psycopg's, asyncpg's
+        if isinstance(name, str):
+            return name
+    if not original.args:
+        return None
+    is_of_mysql = original.args[0] in _DUPLICATES
+    found = (_KEY if is_of_mysql else _COLUMNS).match(str(original.args[-1]))
+    return None if found is None else found[1]
 
 
 def _known(original: Any) -> _Meaning | None:
@@ -266,11 +318,6 @@ def may_be_of_some_rows(error: BaseException) -> bool:
 def is_full(error: BaseException) -> bool:
     """Return whether the server has no free connection now."""
     return _meaning(error) is _BUSY
-
-
-def is_taken(error: BaseException) -> bool:
-    """Return whether a key already exists, from another writer or an earlier try."""
-    return _meaning(error) is _TAKEN
 
 
 def is_outside_transaction(error: BaseException) -> bool:
