@@ -187,10 +187,11 @@ async def _faults_of_texts(
         rows: of records; in each, the number is first, and the bytes of the texts are last.
     """
     read = select(history.c.seq, *(_stored_text(history.c[name]) for name in _TEXTS))
+    encoding = (await connection.exec_driver_sql("PRAGMA encoding")).scalar_one()
     found: dict[int, str] = {}
     for numbers in _read_at_once(rows):
         for number, *texts in await connection.execute(read.where(history.c.seq.in_(numbers))):
-            if fault := fault_of_texts(_TEXTS, texts):
+            if fault := fault_of_texts(_TEXTS, texts, encoding):
                 found[int(number)] = fault
     return found
 

@@ -53,17 +53,21 @@ def read_record(row: Sequence[Any], table: str) -> HistoryRecord | str:
     return record
 
 
-def fault_of_texts(names: Sequence[str], texts: Sequence[Any]) -> str | None:
-    """Return the first fault of texts given as bytes, which are None where there is no text."""
+def fault_of_texts(names: Sequence[str], texts: Sequence[Any], encoding: str) -> str | None:
+    """Return the first fault of texts given as bytes, which are None where there is no text.
+
+    Args:
+        encoding: that of the SQLite file: UTF-8, UTF-16le or UTF-16be.
+    """
     for name, text in zip(names, texts, strict=True):
         if text is None:
             continue
         if not isinstance(text, bytes):
             return f"{name} is not a text"
         try:
-            text.decode()
+            text.decode(encoding)
         except UnicodeDecodeError:
-            return f"{name} is not UTF-8"
+            return f"{name} is not {encoding}"
     return None
 
 

@@ -225,6 +225,18 @@ async def test_a_record_with_the_greatest_number_is_read(engine: AsyncEngine) ->
         assert "The newest record has the number 9,223," in (await history.check()).problems[0]
 
 
+@pytest.mark.parametrize("encoding", ["UTF-16le", "UTF-16be"])
+async def test_texts_of_a_file_in_utf_16_are_read_as_such(
+    engine: AsyncEngine, encoding: str
+) -> None:
+    await run(engine, f"PRAGMA encoding = '{encoding}'")
+    async with SqlHistoryManager(engine=engine) as history:
+        await history.add_history("m", None, "\u00e9", "ADD", context={"\u00e9": "\u65e5"})
+        assert not (await history.check()).problems
+        await run(engine, "UPDATE async_history_records SET new_memory = CAST(x'd8d8' AS TEXT)")
+        assert f"new_memory is not {encoding}" in (await history.check()).problems[0]
+
+
 async def test_long_texts_are_read_a_few_at_once(engine: AsyncEngine) -> None:
     at_once: list[int] = []
 
