@@ -250,6 +250,23 @@ class TestBatches:
         steps = [b - a for a, b in pairwise(woken) if b > a]
         assert steps == [SLICE] * 3
 
+    async def test_callers_run_in_slices(self, store: Store, make_writer: MakeWriter) -> None:
+        writer = make_writer()
+        ran = 0
+
+        async def call(name: str) -> None:
+            nonlocal ran
+            await writer.submit(Item(name))
+            ran += 1
+
+        calls = [asyncio.create_task(call(str(n))) for n in range(3 * SLICE)]
+        seen = [0]
+        async with asyncio.timeout(LONG_S):
+            while ran < len(calls):
+                await asyncio.sleep(0)
+                seen.append(ran)
+        assert [b - a for a, b in pairwise(seen) if b > a] == [SLICE] * 3
+
     async def test_the_first_slices_are_small_while_a_commit_begins(self) -> None:
         """A large batch may not be in the socket yet."""
         left, woken = 3 * SLICE, list[int]()

@@ -84,7 +84,10 @@ class WakeupScheduler(Generic[B]):
             self._wake_all()
         else:
             self._waking.append(batch)
-            self._wake_slice()
+            if callers <= SLICE:
+                self._wake_slice()
+            else:  # The loop would resume callers that are woken here together with the next slice.
+                self._schedule_slice()
 
     def commit_has_begun(self) -> None:
         """Wake the waiting callers: the commit no longer needs the GIL. Called on any thread."""
