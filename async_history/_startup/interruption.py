@@ -7,6 +7,7 @@ import this module is enough, until `raise_again`. In other programs it changes 
 import os
 import signal
 import sys
+from contextlib import suppress
 from typing import Final, NoReturn
 
 _SCRIPT: Final = "async-history"
@@ -25,7 +26,7 @@ def _is_own_program() -> bool:
         return False
     if sys.argv[0] != "-m":  # Python's name for the program while it finds and imports the module
         return os.path.basename(sys.argv[0]) in (_SCRIPT, f"{_SCRIPT}.exe")
-    module = sys.orig_argv[-len(sys.argv)]
+    module = next(iter(sys.orig_argv[-len(sys.argv) :]), "")
     return module in _MODULES or module.partition("m")[2] in _MODULES  # as in -m NAME, -mNAME
 
 
@@ -34,4 +35,5 @@ def _end(number: int, frame: object) -> NoReturn:
 
 
 if _is_own_program() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, _end)
+    with suppress(ValueError):  # it is not the main thread, and no other may
+        signal.signal(signal.SIGINT, _end)

@@ -80,3 +80,19 @@ def test_an_ignored_signal_stays_ignored(tmp_path: Path) -> None:
     )
     done = start(tmp_path, "async_history.errors", "-c", program)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import sys; sys.argv = ['-m', *'abcdef']; import async_history",
+        "import sys; sys.argv = ['-m']; sys.orig_argv = []; import async_history",
+        "import sys; from concurrent.futures import ThreadPoolExecutor as Pool; "
+        "sys.argv = ['async-history']; "
+        "Pool(1).submit(__import__, 'async_history').result()",
+    ],
+    ids=["other arguments", "no arguments", "thread"],
+)
+def test_no_program_is_too_odd_for_an_import(program: str, tmp_path: Path) -> None:
+    done = start(tmp_path, "nothing", "-c", program)
+    assert (done.returncode, done.stderr) == (0, "")
