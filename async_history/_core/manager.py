@@ -912,7 +912,8 @@ class HistoryManager(LoopBound[Store]):
 
         A record is removed if its `occurred_at` is before the instant and `keep_last` later records
         of its memory are kept. If the latest record is a DELETE, the whole memory is removed when
-        all its records are old enough. Records without a known time are kept.
+        all its records are old enough. A record without a known time is kept, and its memory is not
+        removed as a whole.
 
         Pruning runs in small transactions between the writes. It may be interrupted at any point
         and run again. Records added meanwhile are left for the next run. Messages are kept. Pruning

@@ -5,8 +5,9 @@ removed as a whole when all its records are old and its latest is a DELETE, or n
 kept. The latest record is never removed before the others, or the memory would return to an earlier
 state.
 
-A record without its own time (in old files) is dated by the previous one. These two are removed
-with the whole memory or not at all.
+A record whose time is unknown is kept, and its memory is not removed as a whole. Where the time of
+a record without its own (in old files) is looked up at the previous one, these two are removed with
+the whole memory or not at all.
 
 A walk goes through the history in small steps. So writers wait for one step at most, and an
 interrupted walk is simply repeated. Most databases look up what a step's decisions need, and
@@ -227,10 +228,12 @@ class _Window:
         return [one for one in self.beyond if self._next_is_dated(one)]
 
     def _next_is_dated(self, one: Candidate) -> bool:
+        if not one.of_undated:
+            return True
         following = self._next.get(one.position)
         if following is not None:
             return following.is_old is not None
-        return not one.of_undated or self._next_are_dated.get(one.position, False)
+        return self._next_are_dated.get(one.position, False)
 
 
 async def _gone_as_a_whole(

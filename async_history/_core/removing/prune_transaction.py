@@ -17,8 +17,9 @@ class Candidate(NamedTuple):
     """A record in pruning. A tuple, because one is made for each record of the history.
 
     `memory_id` can be any value, because other programs may have stored an invalid one. `is_old` is
-    None if the record has no time of its own. `of_undated` is False if its memory has no such
-    record: then no look-up is needed. `prunable_alone` is set for records of a whole memory.
+    None if the record has no time of its own. `of_undated` is False if it dates no other record: no
+    look-up is needed. So it is where each record's instant is stored with it; `is_old` is then None
+    if the instant is unknown. `prunable_alone` is set for records of a whole memory.
     """
 
     position: int
@@ -89,7 +90,8 @@ class PruneTransaction(EndsTransaction, EdgesTransaction, Protocol):
     async def whole(self, asked: PruneRequest, memory_ids: Sequence[str]) -> Sequence[Candidate]:
         """Return all records of some memories, memory by memory, in order.
 
-        A record without its own time is as old as the previous one.
+        A record that the previous one dates is as old as that. `is_old` is None if a record's time
+        is unknown: the memory is kept.
         """
 
     async def remove(self, records: Sequence[Candidate]) -> Set[RecordRef]:

@@ -40,8 +40,8 @@ _REMOVE: Final = f"DELETE FROM {{schema}}.history WHERE {RECORDS} RETURNING seq"
 
 
 def _candidate(row: Sequence[Any]) -> Candidate:
-    position, *others = row
-    return Candidate(int(position), *others)
+    position, record_id, memory_id, is_delete, is_old = row
+    return Candidate(int(position), record_id, memory_id, is_delete, is_old, of_undated=False)
 
 
 class DistributedPruning(PruneSteps):

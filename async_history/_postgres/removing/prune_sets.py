@@ -22,31 +22,30 @@ from async_history._postgres.removing.prune_steps import BEFORE, PruneSteps
 _AFTER: Final = "seq > $2::pg_catalog.int8 AND seq <= $3::pg_catalog.int8"
 _MAY_END: Final = "(event = 'DELETE' OR $4::pg_catalog.bool)"
 """Whether a memory whose last record this is may be removed as a whole."""
-_MAY_GO: Final = f"(occurred_at < (SELECT {BEFORE}) OR occurred_at IS NULL AND {_MAY_END})"
 _WINDOW: Final = f"""
 SELECT first.seq, (
     SELECT seq FROM {{schema}}.history WHERE seq >= first.seq AND seq <= $3::pg_catalog.int8
-    ORDER BY seq OFFSET (SELECT $5::pg_catalog.int8) LIMIT 1
+    ORDER BY seq OFFSET (SELECT $4::pg_catalog.int8) LIMIT 1
 )
 FROM (
     SELECT coalesce(
         (
             SELECT seq FROM (
-                SELECT seq, occurred_at, event FROM {{schema}}.history
-                WHERE {_AFTER} ORDER BY seq LIMIT (SELECT $6::pg_catalog.int8)
+                SELECT seq, occurred_at FROM {{schema}}.history
+                WHERE {_AFTER} ORDER BY seq LIMIT (SELECT $5::pg_catalog.int8)
             ) AS looked_at
-            WHERE {_MAY_GO} LIMIT 1
+            WHERE occurred_at < (SELECT {BEFORE}) LIMIT 1
         ),
         (
             SELECT seq FROM {{schema}}.history WHERE {_AFTER}
-            ORDER BY seq OFFSET (SELECT $6::pg_catalog.int8) LIMIT 1
+            ORDER BY seq OFFSET (SELECT $5::pg_catalog.int8) LIMIT 1
         )
     ) AS seq
 ) AS first
 """
-"""The first record of a step, and the last one if there are more. It begins at the first record
-that may be removed; in most histories the many newest may not. `$5` is one less than the records of
-a step, `$6` the most records to skip."""
+"""The first record of a step, and the last one if there are more. It begins at the first old
+record; in most histories the many newest are not old. `$4` is one less than the records of a step,
+`$5` the most records to skip."""
 _IN_WINDOW: Final = "seq >= $2::pg_catalog.int8 AND seq <= $3::pg_catalog.int8"
 _MEMORIES: Final = f"""
 SELECT DISTINCT memory_id FROM {{schema}}.history
@@ -73,15 +72,11 @@ _LEAD: Final = "least($5::pg_catalog.int8, 2147483647::pg_catalog.int8)::pg_cata
 """How many records later the last one stands that must remain, as far as `lead` can look."""
 _DECIDED: Final = f"""
 WITH judged AS MATERIALIZED (
-    SELECT seq, id, memory_id, is_old, may_end, has_enough, coalesce(
-        next_is_dated,
-        CASE WHEN (SELECT EXISTS (SELECT FROM {{schema}}.history WHERE occurred_at IS NULL))
-        THEN (SELECT later.occurred_at IS NOT NULL {_LATER} LIMIT 1)
-        ELSE (SELECT true {_LATER} LIMIT 1) END
-    ) AS next_is_dated
+    SELECT seq, id, memory_id, may_end, has_enough,
+        coalesce(is_followed, (SELECT true {_LATER} LIMIT 1)) AS is_followed
     FROM (
         SELECT *,
-            pg_catalog.lead(is_old IS NOT NULL) OVER in_order AS next_is_dated,
+            pg_catalog.lead(true) OVER in_order AS is_followed,
             pg_catalog.lead(true, {_LEAD}) OVER in_order AS has_enough
         FROM (
             SELECT seq, id, memory_id, occurred_at < (SELECT {BEFORE}) AS is_old,
@@ -91,9 +86,9 @@ WITH judged AS MATERIALIZED (
         WINDOW in_order AS (PARTITION BY memory_id ORDER BY seq)
         OFFSET 0
     ) AS seen
-    WHERE is_old OR is_old IS NULL AND may_end
+    WHERE is_old
 ), alone AS (
-    SELECT id FROM judged AS seen WHERE is_old AND next_is_dated AND CASE
+    SELECT id FROM judged AS seen WHERE is_followed AND CASE
         WHEN has_enough OR $5::pg_catalog.int8 = 1::pg_catalog.int8 THEN true
         WHEN $6::pg_catalog.text IS NULL THEN
             (SELECT true {_LATER} OFFSET $5::pg_catalog.int8 - 1::pg_catalog.int8 LIMIT 1)
@@ -104,33 +99,30 @@ WITH judged AS MATERIALIZED (
 ), whole AS MATERIALIZED (
     SELECT ending.id AS last, ending.memory_id, record.id, record.is_alone
     FROM judged AS ending CROSS JOIN LATERAL (
-        SELECT id, pg_catalog.bool_and(coalesce(is_old, false)) OVER () AS are_old, is_alone
-        FROM (
-            SELECT id, occurred_at < (SELECT {BEFORE}) AS is_old,
-                occurred_at < (SELECT {BEFORE})
-                    AND pg_catalog.lead(occurred_at) OVER in_order IS NOT NULL
-                    AND pg_catalog.count(*) OVER () - pg_catalog.row_number() OVER in_order
-                        >= $5::pg_catalog.int8 AS is_alone
-            FROM {{schema}}.history WHERE memory_id = ending.memory_id
-            WINDOW in_order AS (ORDER BY seq)
-        ) AS numbered
+        SELECT id, pg_catalog.bool_and(
+                coalesce(occurred_at < (SELECT {BEFORE}), false)
+            ) OVER () AS are_old,
+            pg_catalog.count(*) OVER () - pg_catalog.row_number() OVER (ORDER BY seq)
+                >= $5::pg_catalog.int8 AS is_alone
+        FROM {{schema}}.history WHERE memory_id = ending.memory_id
     ) AS record
-    WHERE ending.next_is_dated IS NULL AND ending.may_end AND record.are_old
+    WHERE ending.is_followed IS NULL AND ending.may_end AND record.are_old
 )
 """
-"""The old records of a step with what follows each (NULL if nothing does), those that go alone, and
-those of memories that go as a whole, some of which would go alone.
+"""The old records of a step and whether each is followed by another (NULL if not), those that go
+alone, and those of memories that go as a whole, some of which would go alone.
+
+A record without an instant is not old, and keeps its memory.
 
 `$5` is how many later records must remain, `$6` each memory's first kept record as JSON, or NULL.
-Only the last of a memory's records in the step is followed by a look-up. If all records have a
-time, an index answers it. The lists are never joined with each other: without statistics that might
-be done row by row."""
+Only the last of a memory's records in the step is followed by a look-up, which an index answers.
+The lists are never joined with each other: without statistics that might be done row by row."""
 _COUNTED: Final = 4
 """Most records to keep for which each record's later ones are counted. For more, it is cheaper to
 find the first kept record of each memory once, and to remember it for later steps."""
 _COUNT: Final = f"""{_DECIDED}
 SELECT (SELECT pg_catalog.count(*) FROM alone)
-        + (SELECT pg_catalog.count(*) FROM whole WHERE is_alone IS NOT TRUE),
+        + (SELECT pg_catalog.count(*) FROM whole WHERE NOT is_alone),
     (SELECT pg_catalog.count(*) FROM whole WHERE id = last)
 """
 _REMOVE: Final = f"""{_DECIDED}, removed AS (
@@ -199,7 +191,6 @@ class SetPruning(PruneSteps):
             in_utc(asked.before).isoformat(),
             reached.position,
             reached.last,
-            asked.keep_last == 0,
             reached.records - 1,
             asked.limits.passed_over,
         )

@@ -61,17 +61,14 @@ class Pruning:
     async def window(
         self, asked: PruneRequest, after: int, last: int, limit: int
     ) -> list[Candidate]:
-        history, spans = self._tables.history, self._tables.spans
+        history = self._tables.history
         rows = await self._fetch(
             select(*self._light(asked))
             .where(history.c.seq > after, history.c.seq <= last)
             .order_by(history.c.seq)
             .limit(limit)
         )
-        has_undated = bool(
-            await self._fetch(select(spans.c.span).where(spans.c.has_undated == 1).limit(1))
-        )
-        return [_candidate(row)._replace(of_undated=has_undated) for row in rows]
+        return list(map(_candidate, rows))
 
     async def edges(self, memory_ids: Sequence[str], before: int) -> dict[str, Edge]:
         history = self._tables.history
@@ -180,4 +177,4 @@ class Pruning:
 
 def _candidate(row: Sequence[Any]) -> Candidate:
     is_old = None if row[4] is None else bool(row[4])
-    return Candidate(row[0], row[1], row[2], bool(row[3]), is_old)
+    return Candidate(row[0], row[1], row[2], bool(row[3]), is_old, of_undated=False)
