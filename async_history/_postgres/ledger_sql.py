@@ -111,13 +111,14 @@ STATEMENTS: Final = LedgerStatements(
     bundles=f"""{_BUNDLE}
     WHERE first >= $1::pg_catalog.int8 AND first < $2::pg_catalog.int8 ORDER BY first
     """,
+    # As a join, each bundle of the ledger would be compared with each place.
     bundles_at=f"""{_BUNDLE}
-    WHERE first IN (
-        SELECT found.first FROM {_LIST} AS given (place) CROSS JOIN LATERAL (
+    WHERE first = ANY(ARRAY(
+        SELECT (
             SELECT first FROM {{schema}}.history_ledger
             WHERE first <= given.place::pg_catalog.int8 ORDER BY first DESC LIMIT 1
-        ) AS found
-    ) ORDER BY first
+        ) FROM {_LIST} AS given (place)
+    )) ORDER BY first
     """,
     entries=f"{_BUNDLE} WHERE kind = 'entry' AND first IS NOT NULL ORDER BY first",
     tiles=f"""
