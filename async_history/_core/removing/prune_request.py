@@ -20,10 +20,10 @@ class PruneLimits:
     """Limits of a pruning's steps.
 
     Attributes:
-        records: most records read in one step, for which writers wait; where a set of any size is
-            pruned by one statement, in the first step.
-        most_records: most records in a later step of sets. More make a record hardly cheaper.
-        step_s: seconds that a step of sets should take. The next step's records are fitted to the
+        records: most records read in one step, for which writers wait; on SQLite and PostgreSQL, in
+            the first step.
+        most_records: most records in a later step there. More make a record hardly cheaper.
+        step_s: seconds that such a step should take. The next step's records are fitted to the
             time that the last one took: a cold disk, a ledger or triggers make it longer.
         passed_over: most other records that a step skips because they must stay; a server needs
             about 5 ms for them.
@@ -37,7 +37,7 @@ class PruneLimits:
     edges: int = 50_000
 
     def next_records(self, records: int, took_s: float) -> int:
-        """Return how many records a step of sets reads after one of `records` and `took_s`."""
+        """Return how many records a step reads after one of `records` and `took_s`."""
         fitting = int(records * min(_MOST_GROWTH, self.step_s / max(took_s, _LEAST_S)))
         return min(max(fitting, self.records), self.most_records)
 

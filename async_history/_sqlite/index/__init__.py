@@ -44,7 +44,6 @@ from async_history._sqlite.index.levels import (
     memory_key,
     nth_position,
     ordered_positions,
-    remove_entries,
     value_key,
 )
 from async_history._sqlite.index.lookup import (
@@ -64,7 +63,6 @@ from async_history._sqlite.index.owner_upkeep import (
     erase_details,
     is_same_history,
     owners_of,
-    remove_lost_owners,
     remove_orphans,
     replace_details,
 )
@@ -90,8 +88,9 @@ from async_history._sqlite.index.owners import (
     owner_entry,
     owner_number,
 )
-from async_history._sqlite.index.row_keys import keys_of_rows
+from async_history._sqlite.index.row_removal import remove_rows
 from async_history._sqlite.index.transaction import IndexOutdated, indexed_transaction
+from async_history._sqlite.index.undated import DATES_ANOTHER, memories_without_entries
 from async_history._sqlite.index.unindexed_tail import (
     INDEX_NO_ROWS,
     INDEX_TAIL,
@@ -128,6 +127,7 @@ __all__ = [
     "CHECK_NO_OWNER",
     "CHECK_NO_OWNER_LATER",
     "COUNT_ENTRIES",
+    "DATES_ANOTHER",
     "GIVE_OWNER",
     "GIVE_OWNER_LATER",
     "HAS_DETAILS",
@@ -182,8 +182,8 @@ __all__ = [
     "is_same_history",
     "json_of",
     "keys_by_memory",
-    "keys_of_rows",
     "mark_copied",
+    "memories_without_entries",
     "memory_key",
     "named",
     "note_erased",
@@ -194,10 +194,9 @@ __all__ = [
     "owners_of",
     "parameters_of_several",
     "ranges_of_time",
-    "remove_entries",
-    "remove_lost_owners",
     "remove_obstacles",
     "remove_orphans",
+    "remove_rows",
     "replace_details",
     "unreadable_objects",
     "value_key",

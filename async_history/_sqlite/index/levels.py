@@ -318,15 +318,23 @@ COUNT_ENTRIES = f"SELECT memory, count(*) FROM ({_KEYS_OF_SEVERAL}) GROUP BY mem
 _REMOVE_ENTRIES = tuple(
     f"""
     DELETE FROM {level} WHERE (memory, position) IN (
-        SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?)
+        SELECT value, CAST(key AS INTEGER) FROM json_each(?)
     )
     """
-    for level in LEVELS
+    for level in reversed(LEVELS)
 )
+"""Statements to be run in order: a removed row is most often an old one, whose entries are in the
+last level."""
 
 
-def remove_entries(connection: sqlite3.Connection, entries: Sequence[tuple[int, int]]) -> None:
+def remove_entries(connection: sqlite3.Connection, entries: Iterable[tuple[int, int]]) -> None:
     """Remove the entries of removed rows, each given as a key and a position."""
-    given = json.dumps(entries)
+    distinct = set(entries)
+    left = len(distinct)
+    # From an object SQLite reads both numbers without a call of `json_extract` for each. A row has
+    # several entries, so a name may come more than once.
+    given = "{" + ",".join(f'"{position}":{key}' for key, position in distinct) + "}"
     for statement in _REMOVE_ENTRIES:
-        connection.execute(statement, (given,))
+        if not left:
+            return
+        left -= connection.execute(statement, (given,)).rowcount

@@ -218,17 +218,19 @@ def disown(connection: sqlite3.Connection, scope: str, memory_ids: Sequence[str]
 _ANY_LOST_RECORDS: Final = "SELECT EXISTS (SELECT 1 FROM main.async_history_bereft)"
 """Whether memories have lost records since the last look: the table contains them."""
 _IS_LOST: Final = f"""NOT EXISTS (
-    SELECT 1 FROM main.history AS left_over
+    SELECT 1 FROM ({positions("memory = reduced.memory", "memory_id = reduced.memory_id")}) AS entry
+    CROSS JOIN main.history AS left_over ON left_over.rowid = entry.position
     WHERE left_over.memory_id = reduced.memory_id AND left_over.rowid <= reduced.through
-        AND left_over.rowid IN ({
-    positions(f"memory = {key_of('reduced')}", "memory_id = reduced.memory_id")
-})
 )"""
-"""SQL condition on `reduced`: at some time its memory had no records, and so lost its owner."""
+"""SQL condition on `reduced`: at some time its memory had no records, and so lost its owner. It
+reads up to the first record that is left."""
 _GONE: Final = f"""
-SELECT owned.number, {key_of("reduced")} FROM main.async_history_bereft AS reduced
+SELECT owned.number, reduced.memory FROM (
+    SELECT memory_id, through, {key_of("lost")} AS memory
+    FROM main.async_history_bereft AS lost LIMIT -1 -- computes the key once
+) AS reduced
 CROSS JOIN main.async_history_owners AS owned
-    ON owned.number = {owner_number(key_of("reduced"), "reduced.memory_id")}
+    ON owned.number = {owner_number("reduced.memory", "reduced.memory_id")}
 WHERE {_IS_LOST}
 """
 _REMOVE_OWNERS: Final = """

@@ -15,6 +15,13 @@ LEFT JOIN main.async_history_details AS detail ON detail.id = history.id
 LEFT JOIN main.async_history_owners AS owned ON owned.number = detail.owner
 WHERE history.rowid IN (SELECT value FROM json_each(?))
 """
+_DETAILS_OF: Final = """
+SELECT history.rowid, CAST(owned.owner AS BLOB), CAST(detail.cause AS BLOB)
+FROM main.history AS history
+CROSS JOIN main.async_history_details AS detail ON detail.id = history.id
+LEFT JOIN main.async_history_owners AS owned ON owned.number = detail.owner
+WHERE history.rowid IN (SELECT value FROM json_each(?))
+"""
 
 
 class RowKeys(NamedTuple):
@@ -47,17 +54,41 @@ def keys_of_rows(connection: sqlite3.Connection, places: Sequence[int]) -> list[
 
     Entries of a value from before it was damaged stay; readers check what they find.
     """
-    ((encoding,),) = connection.execute("PRAGMA encoding").fetchall()
+    encoding = _encoding(connection)
     rows = connection.execute(_KEYS_OF, (json.dumps(places),)).fetchall()
     return [
         RowKeys(
             place,
             memory,
-            {scope: value_key(scope, value) for scope, value in _texts(owner, encoding).items()},
+            _scope_keys(owner, encoding),
             frozenset(cause_keys(_texts(cause, encoding))),
         )
         for place, memory, owner, cause in rows
     ]
+
+
+def keys_of_details(connection: sqlite3.Connection, places: Sequence[int]) -> list[tuple[int, int]]:
+    """Return the keys of rows except those of their memories, each with the row's position."""
+    encoding = _encoding(connection)
+    of_owners: dict[bytes | None, Sequence[int]] = {}
+    entries: list[tuple[int, int]] = []
+    for place, owner, cause in connection.execute(_DETAILS_OF, (json.dumps(places),)).fetchall():
+        scopes = of_owners.get(owner)
+        if scopes is None:
+            scopes = of_owners[owner] = list(_scope_keys(owner, encoding).values())
+        entries += [(key, place) for key in scopes]
+        if cause is not None:
+            entries += [(key, place) for key in cause_keys(_texts(cause, encoding))]
+    return entries
+
+
+def _encoding(connection: sqlite3.Connection) -> str:
+    ((encoding,),) = connection.execute("PRAGMA encoding").fetchall()
+    return str(encoding)
+
+
+def _scope_keys(owner: bytes | None, encoding: str) -> dict[str, int]:
+    return {scope: value_key(scope, value) for scope, value in _texts(owner, encoding).items()}
 
 
 def _texts(stored: bytes | None, encoding: str) -> dict[str, str]:

@@ -11,10 +11,13 @@ If another program removes or changes a record that dates others, triggers remov
 one that has a time or an entry.
 """
 
-from typing import Final
+import sqlite3
+from collections.abc import Set
+from typing import Any, Final
 
 from async_history._sqlite import times
-from async_history._sqlite.index.blocks import SPANS
+from async_history._sqlite.connecting.connection import fetch_rows
+from async_history._sqlite.index.blocks import CHUNKS, SPANS
 from async_history._sqlite.index.levels import ordered_positions
 
 _TABLE: Final = "main.async_history_undated"
@@ -91,3 +94,29 @@ FROM (
 WHERE is_undated
 """
 """Statement that adds entries for the undated records of the blocks that wait for them."""
+
+DATES_ANOTHER: Final = f"EXISTS (SELECT 1 FROM {_TABLE} WHERE dated_by = history.rowid)"
+"""SQL condition: an entry says that a row of `history` dates another one. If its memory has no
+record for `memories_without_entries`, then the next record is dated by it, or has a time."""
+_HAS_UNKNOWN_BLOCKS: Final = f"""
+SELECT EXISTS (SELECT 1 FROM {CHUNKS.table} WHERE earliest = '') OR EXISTS (
+    SELECT 1 FROM {SPANS.table}
+    WHERE earliest = '' AND block > {CHUNKS.through} >> {SPANS.bits}
+)
+"""
+"""Whether triggers have removed the entries of a block, or any of its rows have changed."""
+_WITHOUT_ENTRIES: Final = f"""
+SELECT DISTINCT memory_id FROM history
+WHERE rowid > {SPANS.through} AND {times.own_instant("history")} IS NULL
+"""
+
+
+def memories_without_entries(connection: sqlite3.Connection) -> Set[Any] | None:
+    """Return the memories with a record without a time and without an entry; None if unknown.
+
+    Every row must be indexed. If other programs have changed rows, it is unknown.
+    """
+    ((has_unknown,),) = fetch_rows(connection, _HAS_UNKNOWN_BLOCKS)
+    if has_unknown:
+        return None
+    return {memory_id for (memory_id,) in fetch_rows(connection, _WITHOUT_ENTRIES)}

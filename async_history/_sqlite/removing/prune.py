@@ -3,12 +3,15 @@
 import json
 import sqlite3
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
+from time import monotonic
 from typing import Any, Final
 
 from async_history._core.concurrency.threads import run_to_completion
 from async_history._core.ledger import changes
-from async_history._core.records.records import Event, HistoryRecord
+from async_history._core.records.records import Event
+from async_history._core.records.values import parse_time
 from async_history._core.removing.erase_transaction import RecordRef
 from async_history._core.removing.prune import PruneCursor, PruneStep, prune_step
 from async_history._core.removing.prune_request import PruneRequest
@@ -20,38 +23,37 @@ from async_history._core.removing.prune_transaction import (
 )
 from async_history._sqlite.connecting.connection import fetch_rows
 from async_history._sqlite.index import (
+    DATES_ANOTHER,
+    KEYS_BY_MEMORY,
     POSITIONS,
     indexed_transaction,
-    keys_of_rows,
+    keys_by_memory,
+    memories_without_entries,
     memory_key,
     nth_position,
-    remove_entries,
-    remove_lost_owners,
+    remove_rows,
 )
 from async_history._sqlite.ledger import attest
 from async_history._sqlite.operations import file_log
-from async_history._sqlite.rows import record_from_row
 
-_LIGHT: Final = (
-    "rowid, id, memory_id, NULL, NULL, event, created_at, updated_at, is_deleted, actor_id, role"
-)
-"""A record's position, then its columns with the texts left out."""
+_LIGHT: Final = "rowid, id, memory_id, event, created_at, updated_at"
 _ENDS: Final = "SELECT min(rowid), max(rowid) FROM history"
 _WINDOW: Final = f"""
-SELECT {_LIGHT} FROM history WHERE rowid > :after AND rowid <= :last ORDER BY rowid LIMIT :limit
+SELECT {_LIGHT}, {DATES_ANOTHER} FROM history
+WHERE rowid > :after AND rowid <= :last ORDER BY rowid LIMIT :limit
 """
-_GIVEN: Final = """(
-    SELECT json_extract(value, '$[0]') AS memory, json_extract(value, '$[1]') AS memory_id,
-           json_extract(value, '$[2]') AS position
-    FROM json_each(:given)
-) AS given"""
 _EDGES: Final = f"""
 SELECT given.memory_id, edge.rowid, edge.id
-FROM {_GIVEN} JOIN history AS edge ON edge.rowid = {nth_position("DESC", ":before")}
+FROM {KEYS_BY_MEMORY} AS given
+JOIN history AS edge ON edge.rowid = {nth_position("DESC", ":before")}
 """
 _NEXT: Final = f"""
 SELECT given.position, following.event, following.created_at, following.updated_at
-FROM {_GIVEN} JOIN history AS following
+FROM (
+    SELECT json_extract(value, '$[0]') AS memory, json_extract(value, '$[1]') AS memory_id,
+           json_extract(value, '$[2]') AS position
+    FROM json_each(:given)
+) AS given JOIN history AS following
     ON following.rowid = {nth_position("ASC", "0", "position > given.position")}
 """
 _THERE: Final = """
@@ -60,7 +62,6 @@ SELECT rowid, id, memory_id FROM history WHERE rowid IN (SELECT value FROM json_
 _WHOLE: Final = f"""
 SELECT {_LIGHT} FROM history WHERE memory_id = :memory_id AND rowid IN ({POSITIONS}) ORDER BY rowid
 """
-_REMOVE: Final = "DELETE FROM history WHERE rowid IN (SELECT value FROM json_each(?))"
 
 
 def prune(
@@ -71,7 +72,12 @@ def prune(
 ) -> PruneStep:
     """Prune the next records in one transaction, on the connection's thread."""
     with indexed_transaction(connection):
-        return run_to_completion(prune_step(asked, reached, _PruneTransaction(connection), tries))
+        began_at = monotonic()
+        step = run_to_completion(prune_step(asked, reached, _PruneTransaction(connection), tries))
+    if step.reached is None:
+        return step
+    records = asked.limits.next_records(step.reached.records, monotonic() - began_at)
+    return replace(step, reached=replace(step.reached, records=records))
 
 
 class _PruneTransaction:
@@ -92,15 +98,21 @@ class _PruneTransaction:
         self, asked: PruneRequest, after: int, last: int, limit: int
     ) -> list[Candidate]:
         rows = self._fetch(_WINDOW, {"after": after, "last": last, "limit": limit})
-        records = [(position, record_from_row(row)) for position, *row in rows]
+        unsure = memories_without_entries(self._connection)
         return [
-            _candidate(position, record, asked.is_old(record.occurred_at))
-            for position, record in records
+            Candidate(
+                position,
+                record_id,
+                memory_id,
+                event == Event.DELETE,
+                asked.is_old(_own_time(event, created_at, updated_at)),
+                bool(dates_another) or unsure is None or memory_id in unsure,
+            )
+            for position, record_id, memory_id, event, created_at, updated_at, dates_another in rows
         ]
 
     async def edges(self, memory_ids: Sequence[str], before: int) -> dict[str, Edge]:
-        given = json.dumps([(memory_key(name), name) for name in memory_ids])
-        rows = self._fetch(_EDGES, {"given": given, "before": before})
+        rows = self._fetch(_EDGES, {"memories": keys_by_memory(memory_ids), "before": before})
         return {name: (position, record_id) for name, position, record_id in rows}
 
     async def still_there(self, refs: Collection[RecordRef]) -> set[RecordRef]:
@@ -118,22 +130,25 @@ class _PruneTransaction:
         seen: list[Candidate] = []
         for memory_id in memory_ids:
             rows = self._fetch(_WHOLE, {"memory_id": memory_id, "memory": memory_key(memory_id)})
-            records = [record_from_row(row) for _, *row in rows]
-            own = [asked.is_old(record.occurred_at) for record in records]
+            own = [asked.is_old(_own_time(*times)) for _, _, _, *times in rows]
             is_old = None
-            for index, (row, record) in enumerate(zip(rows, records, strict=True)):
+            for index, (position, record_id, stored_id, event, *_) in enumerate(rows):
                 is_old = is_old if own[index] is None else own[index]
-                alone = prunable_alone(asked, own, index)
-                seen.append(_candidate(row[0], record, is_old, prunable_alone=alone))
+                seen.append(
+                    Candidate(
+                        position,
+                        record_id,
+                        stored_id,
+                        event == Event.DELETE,
+                        is_old,
+                        prunable_alone=prunable_alone(asked, own, index),
+                    )
+                )
         return seen
 
     async def remove(self, records: Sequence[Candidate]) -> set[RecordRef]:
-        positions = [one.position for one in records]
-        rows = keys_of_rows(self._connection, positions)
-        entries = [(key, row.position) for row in rows for key in row.all()]
-        removed = self._connection.execute(_REMOVE, (json.dumps(positions),)).rowcount
-        remove_entries(self._connection, entries)
-        remove_lost_owners(self._connection)
+        keys = {one.position: memory_key(one.memory_id) for one in records}
+        removed = remove_rows(self._connection, keys)
         refs = {one.ref for one in records}
         gone = refs if removed == len(refs) else refs - await self.still_there(refs)
         ids, memory_ids = [one.id for one in gone], {one.memory_id for one in gone}
@@ -141,19 +156,7 @@ class _PruneTransaction:
         return gone
 
 
-def _candidate(
-    position: int, record: HistoryRecord, is_old: bool | None, *, prunable_alone: bool = False
-) -> Candidate:
-    return Candidate(
-        position,
-        record.id,
-        record.memory_id,
-        record.event == Event.DELETE,
-        is_old,
-        prunable_alone=prunable_alone,
-    )
-
-
 def _own_time(event: Any, created_at: Any, updated_at: Any) -> datetime | None:
-    row = ("", "", None, None, event, created_at, updated_at, 0, None, None)
-    return record_from_row(row).occurred_at
+    stored = created_at if event == Event.ADD else updated_at
+    # '2025' comes back as a number from a DATETIME column.
+    return None if stored is None else parse_time(str(stored))
