@@ -66,6 +66,7 @@ class PendingCall(asyncio.Future[Any], Generic[S]):
     resume: Callable[[Any], object] | None
     """What resumes the task that awaits it, in `context`."""
     context: Context
+    """Only as long as there is `resume`: something in it may refer to this call."""
     has_callbacks: bool
     """Whether others are, or were, to be called when it is done."""
 
@@ -88,6 +89,7 @@ class PendingCall(asyncio.Future[Any], Generic[S]):
         if self.resume != fn:
             return removed
         self.resume = None
+        del self.context
         return removed + 1
 
     @property
@@ -115,13 +117,16 @@ class PendingCall(asyncio.Future[Any], Generic[S]):
         resume, self.resume = self.resume, None
         del calls[-1]
         if resume is not None:
-            self.context.run(resume, self)
+            context = self.context
+            del self.context
+            context.run(resume, self)
 
     def _leave_to_loop(self) -> None:
         """Let the event loop resume the task, as that of any other future."""
         if (resume := self.resume) is not None:
-            self.resume = None  # first: a signal handler may run after the call
-            _add_done_callback(self, resume, context=self.context)
+            context, self.resume = self.context, None  # before a call: a signal handler may run
+            del self.context
+            _add_done_callback(self, resume, context=context)
 
     def refuse(self, error: Exception) -> None:
         """Set the error, unless the call has an outcome already."""
