@@ -84,7 +84,7 @@ async def test_what_is_old_goes_and_what_stays_keeps_its_time(
 
 
 @pytest.mark.parametrize("keep_last", [0, 1])
-@pytest.mark.parametrize("kind", [one for one in KINDS if one.values[0] not in LOOKED_UP])
+@pytest.mark.parametrize("kind", KINDS)
 async def test_a_record_whose_time_is_not_a_day_stays(
     kind: str, keep_last: int, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -93,4 +93,9 @@ async def test_a_record_whose_time_is_not_a_day_stays(
             await copy(history, records)
         before = await everything(history)
         await history.prune(older_than=CUTOFF, keep_last=keep_last)
-        assert await everything(history) == pruned(before, CUTOFF, keep_last)
+        left = await everything(history)
+    expected = pruned(before, CUTOFF, keep_last)
+    assert {one.id for one in left} >= {one.id for one in expected}
+    assert {one.memory_id for one in left} == {one.memory_id for one in expected}
+    if kind not in LOOKED_UP:
+        assert left == expected

@@ -48,11 +48,14 @@ def _is_undated(record: HistoryRecord) -> bool:
 
 
 def _is_no_day(record: HistoryRecord) -> bool:
-    """Return whether a record's time has this library's form, but is not a valid day or second.
+    return is_no_day(record.created_at if record.event == Event.ADD else record.updated_at)
+
+
+def is_no_day(text: str | None) -> bool:
+    """Return whether a stored time has this library's form, but is not a valid day or second.
 
     Every store treats such a text as a time, and does not use an earlier record's time.
     """
-    text = record.created_at if record.event == Event.ADD else record.updated_at
     return text is not None and _OUR_FORM.fullmatch(text) is not None and parse_time(text) is None
 
 

@@ -21,6 +21,7 @@ from async_history._core.removing.prune_transaction import (
     PruneTries,
     prunable_alone,
 )
+from async_history._core.writing.undated import is_no_day
 from async_history._sqlite.connecting.connection import fetch_rows
 from async_history._sqlite.index import (
     DATES_ANOTHER,
@@ -132,8 +133,9 @@ class _PruneTransaction:
             rows = self._fetch(_WHOLE, {"memory_id": memory_id, "memory": memory_key(memory_id)})
             own = [asked.is_old(_own_time(*times)) for _, _, _, *times in rows]
             is_old = None
-            for index, (position, record_id, stored_id, event, *_) in enumerate(rows):
-                is_old = is_old if own[index] is None else own[index]
+            for index, (position, record_id, stored_id, event, *times) in enumerate(rows):
+                if own[index] is not None or is_no_day(_stored_time(event, *times)):
+                    is_old = own[index]
                 seen.append(
                     Candidate(
                         position,
@@ -157,6 +159,11 @@ class _PruneTransaction:
 
 
 def _own_time(event: Any, created_at: Any, updated_at: Any) -> datetime | None:
+    stored = _stored_time(event, created_at, updated_at)
+    return None if stored is None else parse_time(stored)
+
+
+def _stored_time(event: Any, created_at: Any, updated_at: Any) -> str | None:
     stored = created_at if event == Event.ADD else updated_at
     # '2025' comes back as a number from a DATETIME column.
-    return None if stored is None else parse_time(str(stored))
+    return None if stored is None else str(stored)
