@@ -3,13 +3,14 @@
 import asyncio
 import sqlite3
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from async_history import HistoryManager, Owner, open_history
-from tests.subprocesses.checks import check_index, looking
+from tests.subprocesses.checks import check_index, check_levels, looking
 from tests.support.outcomes import outcome
 
 pytestmark = pytest.mark.once
@@ -168,6 +169,32 @@ async def test_messages_that_a_trigger_leaves_out(body: str, path: Path) -> None
         assert outcomes == ["ok", "StorageRefused", "StorageRefused", "ok"]
         assert [one.content for one in await history.get_last_messages("s")] == ["a", "c"]
         assert await history.get_last_messages("t") == []
+
+
+@pytest.mark.parametrize("owner", [None, {"user_id": "u"}])
+async def test_a_record_that_a_trigger_keeps_from_pruning_is_still_found(
+    owner: dict[str, str] | None, path: Path
+) -> None:
+    """By its memory and by its owner, also if it has no time, and in a step with others."""
+    async with open_history(path) as history:
+        for _ in range(3):
+            await history.batch_add_history(
+                [record(memory_id, owner=owner) for memory_id in ("kept", *map(str, range(100)))]
+            )
+        with closing(sqlite3.connect(path)) as other:
+            other.execute("UPDATE history SET created_at = NULL WHERE rowid % 150 = 102")
+            other.execute(
+                "CREATE TRIGGER owner BEFORE DELETE ON history WHEN old.memory_id = 'kept'"
+                " BEGIN SELECT RAISE(IGNORE); END"
+            )
+            other.commit()
+        report = await history.prune(older_than=timedelta(0), keep_last=0)
+        assert (report.records, report.memories_gone) == (300, 100)
+        await check_found(history, path, "kept")
+        assert await history.count_history(user_id="u") == (3 if owner else 0)
+    with looking(path) as connection:
+        check_index(connection)
+        check_levels(connection)
 
 
 async def check_found(history: HistoryManager, path: Path, memory_id: str) -> None:

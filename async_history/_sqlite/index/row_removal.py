@@ -17,27 +17,35 @@ _REMOVE_UNDATED: Final = f"""
 """
 """The records without a time go before those that date them. Otherwise a trigger would mark their
 blocks as changed, and every later search by time would read them."""
+_THERE: Final = "SELECT rowid FROM history WHERE rowid IN (SELECT value FROM json_each(?))"
 _WITH_OWNERS: Final = 64
-"""Rows per statement if memories have owners: for each removed row, a trigger scans the memories
-that lost records, which `remove_lost_owners` empties."""
+"""Rows at a time if memories have owners: for each removed row, a trigger scans the memories that
+lost records, which `remove_lost_owners` empties."""
 
 
-def remove_rows(connection: sqlite3.Connection, memories: Mapping[int, int]) -> int:
-    """Remove rows; return how many there were. Every row must be indexed.
+def remove_rows(connection: sqlite3.Connection, memories: Mapping[int, int]) -> set[int]:
+    """Remove rows; return the positions of those that are gone. Every row must be indexed.
+
+    A trigger of the file's owner may keep a row, whose entries then stay too.
 
     Args:
         memories: the key of each row's memory, by the row's position.
     """
     positions = list(memories)
     ((has_details, has_owners),) = connection.execute(_HAS).fetchall()
-    entries = [(key, position) for position, key in memories.items()]
+    keys = {position: [key] for position, key in memories.items()}
     if has_details:
-        entries += keys_of_details(connection, positions)
-    remove_entries(connection, entries)
-    removed = connection.execute(_REMOVE_UNDATED, (json.dumps(positions),)).rowcount
+        for key, position in keys_of_details(connection, positions):
+            keys[position].append(key)
+    connection.execute(_REMOVE_UNDATED, (json.dumps(positions),))
     size = _WITH_OWNERS if has_owners else len(positions)
+    gone: set[int] = set()
     for start in range(0, len(positions), size):
         given = json.dumps(positions[start : start + size])
-        removed += connection.execute(_REMOVE, (given,)).rowcount
+        removed = set(positions[start : start + size])
+        if connection.execute(_REMOVE, (given,)).rowcount < len(removed):
+            removed -= {position for (position,) in connection.execute(_THERE, (given,))}
+        remove_entries(connection, [(key, one) for one in removed for key in keys[one]])
         remove_lost_owners(connection)
-    return removed
+        gone |= removed
+    return gone

@@ -150,9 +150,8 @@ class _PruneTransaction:
 
     async def remove(self, records: Sequence[Candidate]) -> set[RecordRef]:
         keys = {one.position: memory_key(one.memory_id) for one in records}
-        removed = remove_rows(self._connection, keys)
-        refs = {one.ref for one in records}
-        gone = refs if removed == len(refs) else refs - await self.still_there(refs)
+        positions = remove_rows(self._connection, keys)
+        gone = {one.ref for one in records if one.position in positions}
         ids, memory_ids = [one.id for one in gone], {one.memory_id for one in gone}
         attest(self._connection, lambda ledger: changes.prune(ledger, ids, memory_ids))
         return gone
