@@ -13,22 +13,24 @@ pytestmark = [pytest.mark.postgres, pytest.mark.once]
 
 
 @pytest.mark.parametrize(
-    ("records", "took_s", "following"),
+    ("records", "took_s", "keep_last", "following"),
     [
-        (200, 0.1, 200),
-        (200, 0.05, 400),
-        (200, 0.2, 100),
-        (200, 0.001, 800),  # four times as many at most
-        (200, 0.0, 800),
-        (800, 0.05, 1_000),
-        (800, 60.0, 100),
+        (200, 0.1, 1, 200),
+        (200, 0.05, 1, 400),
+        (200, 0.2, 1, 100),
+        (200, 0.001, 1, 800),  # four times as many at most
+        (200, 0.0, 0, 800),
+        (800, 0.05, 1, 1_000),
+        (800, 0.05, 4, 250),  # each of them may end a memory of four
+        (800, 0.05, 1 << 53, 100),
+        (800, 60.0, 1, 100),
     ],
 )
 def test_the_next_step_is_fitted_to_the_last_one(
-    records: int, took_s: float, following: int
+    records: int, took_s: float, keep_last: int, following: int
 ) -> None:
     limits = PruneLimits(records=100, most_records=1_000, step_s=0.1)
-    assert limits.next_records(records, took_s) == following
+    assert limits.next_records(records, took_s, keep_last) == following
 
 
 @pytest.mark.parametrize(("step_s", "steps"), [(1e9, [10, 40, 100, 100]), (0.0, [10] * 9)])

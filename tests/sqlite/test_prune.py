@@ -14,6 +14,7 @@ import pytest
 from async_history import HistoryManager, open_history
 from async_history._core.removing.prune import prune_in_steps
 from async_history._core.removing.prune_request import PruneLimits, new_prune_request
+from async_history._sqlite.index.levels import LEVELS
 from async_history.sqlite import SQLiteHistoryManager
 from tests.contract.dated_changes import CUTOFF, at, change
 from tests.subprocesses.checks import check_index, check_levels, looking
@@ -129,8 +130,30 @@ async def test_pruned_memories_leave_blocks_whose_times_are_known(tmp_path: Path
     assert (known > 0, unknown) == (True, 0)
 
 
-async def test_larger_steps_of_owned_memories_cost_no_more(tmp_path: Path) -> None:
-    """Nothing is done for each pair of removed records."""
+async def test_no_entry_of_a_pruned_record_is_left(tmp_path: Path) -> None:
+    """Not even of a row that another program changed, whose entry may be in two levels."""
+    path = tmp_path / "h.db"
+    async with open_history(path) as history:
+        old = [change(f"m{n % 100}", "DELETE", 200) for n in range(900)]
+        await history.batch_add_history([one | {"owner": {"user_id": "ann"}} for one in old])
+        with closing(sqlite3.connect(path)) as other:
+            other.execute("UPDATE history SET memory_id = memory_id")
+            other.commit()
+        await history.add_history("new", None, "x", "ADD")
+        report = await history.prune(older_than=CUTOFF, keep_last=0)
+        assert report.records == 900
+    levels = " UNION ALL ".join(f"SELECT memory, position FROM {level}" for level in LEVELS)
+    with looking(path) as connection:
+        left = connection.execute(f"SELECT position FROM ({levels}) WHERE memory >= 0").fetchall()
+        assert left == connection.execute("SELECT rowid FROM history").fetchall()
+    assert len(left) == 1
+
+
+@pytest.mark.parametrize("time", [None, at(200).isoformat(timespec="microseconds")])
+async def test_larger_steps_of_owned_memories_cost_no_more(
+    time: str | None, tmp_path: Path
+) -> None:
+    """Nothing is done for each pair of removed records, also if each memory's last has no time."""
     taken = []
     for records in (200, 3_000):
         path = tmp_path / f"{records}.db"
@@ -139,9 +162,10 @@ async def test_larger_steps_of_owned_memories_cost_no_more(tmp_path: Path) -> No
         async with SQLiteHistoryManager(path) as history:
             owned = [change(f"m{n}", "DELETE", 200) for n in range(3_000)]
             await history.batch_add_history([one | {"owner": {"user_id": "ann"}} for one in owned])
+            write(path, [(f"{n}", f"m{n}", "DELETE", time) for n in range(3_000)])
             async with Steps(history) as steps:
                 report = await prune_in_steps(history.store.prune_step, asked, None)
-            assert (report.records, report.memories_gone) == (3_000, 3_000)
+            assert (report.records, report.memories_gone) == (6_000, 3_000)
             taken.append(steps.taken)
         with looking(path) as connection:
             assert connection.execute("SELECT count(*) FROM async_history_owners").fetchone() == (

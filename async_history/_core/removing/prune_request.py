@@ -36,10 +36,13 @@ class PruneLimits:
     passed_over: int = 1 << 14
     edges: int = 50_000
 
-    def next_records(self, records: int, took_s: float) -> int:
-        """Return how many records a step reads after one of `records` and `took_s`."""
+    def next_records(self, records: int, took_s: float, keep_last: int) -> int:
+        """Return how many records a step reads after one of `records` and `took_s`.
+
+        Each of them may be the last of a memory that goes as a whole, with `keep_last` records.
+        """
         fitting = int(records * min(_MOST_GROWTH, self.step_s / max(took_s, _LEAST_S)))
-        return min(max(fitting, self.records), self.most_records)
+        return max(self.records, min(fitting, self.most_records // max(keep_last, 1)))
 
 
 @dataclass(frozen=True, slots=True)

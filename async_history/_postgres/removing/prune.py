@@ -40,5 +40,7 @@ async def prune(
     if is_distributed or step.reached is None:
         return step
     # Deferred constraints and triggers run at the commit, and writers wait for them too.
-    records = asked.limits.next_records(step.reached.records, monotonic() - began_at)
+    records = asked.limits.next_records(
+        step.reached.records, monotonic() - began_at, asked.keep_last
+    )
     return replace(step, reached=replace(step.reached, records=records))

@@ -321,20 +321,17 @@ _REMOVE_ENTRIES = tuple(
         SELECT value, CAST(key AS INTEGER) FROM json_each(?)
     )
     """
-    for level in reversed(LEVELS)
+    for level in LEVELS
 )
-"""Statements to be run in order: a removed row is most often an old one, whose entries are in the
-last level."""
 
 
 def remove_entries(connection: sqlite3.Connection, entries: Iterable[tuple[int, int]]) -> None:
-    """Remove the entries of removed rows, each given as a key and a position."""
-    distinct = set(entries)
-    left = len(distinct)
+    """Remove the entries of removed rows, each given as a key and a position.
+
+    All levels are searched: a row that another program changed may have an entry in two of them.
+    """
     # From an object SQLite reads both numbers without a call of `json_extract` for each. A row has
     # several entries, so a name may come more than once.
-    given = "{" + ",".join(f'"{position}":{key}' for key, position in distinct) + "}"
+    given = "{" + ",".join(f'"{position}":{key}' for key, position in set(entries)) + "}"
     for statement in _REMOVE_ENTRIES:
-        if not left:
-            return
-        left -= connection.execute(statement, (given,)).rowcount
+        connection.execute(statement, (given,))

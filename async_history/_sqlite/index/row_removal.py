@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from async_history._sqlite.index.levels import remove_entries
@@ -12,11 +12,10 @@ from async_history._sqlite.index.row_keys import keys_of_details
 
 _HAS: Final = f"SELECT {HAS_DETAILS}, {HAS_OWNERS}"
 _REMOVE: Final = "DELETE FROM history WHERE rowid IN (SELECT value FROM json_each(?))"
-_REMOVE_UNDATED: Final = f"""
-{_REMOVE} AND rowid IN (SELECT position FROM main.async_history_undated)
+_UNDATED: Final = """
+SELECT position FROM main.async_history_undated
+WHERE position IN (SELECT value FROM json_each(?))
 """
-"""The records without a time go before those that date them. Otherwise a trigger would mark their
-blocks as changed, and every later search by time would read them."""
 _THERE: Final = "SELECT rowid FROM history WHERE rowid IN (SELECT value FROM json_each(?))"
 _WITH_OWNERS: Final = 64
 """Rows at a time if memories have owners: for each removed row, a trigger scans the memories that
@@ -26,7 +25,9 @@ lost records, which `remove_lost_owners` empties."""
 def remove_rows(connection: sqlite3.Connection, memories: Mapping[int, int]) -> set[int]:
     """Remove rows; return the positions of those that are gone. Every row must be indexed.
 
-    A trigger of the file's owner may keep a row, whose entries then stay too.
+    Those without a time go before those that date them. Otherwise a trigger would mark their blocks
+    as changed, and every later search by time would read them. A trigger of the file's owner may
+    keep a row, whose entries then stay too.
 
     Args:
         memories: the key of each row's memory, by the row's position.
@@ -37,15 +38,23 @@ def remove_rows(connection: sqlite3.Connection, memories: Mapping[int, int]) -> 
     if has_details:
         for key, position in keys_of_details(connection, positions):
             keys[position].append(key)
-    connection.execute(_REMOVE_UNDATED, (json.dumps(positions),))
+    undated = {one for (one,) in connection.execute(_UNDATED, (json.dumps(positions),))}
+    dated = [one for one in positions if one not in undated]
     size = _WITH_OWNERS if has_owners else len(positions)
     gone: set[int] = set()
-    for start in range(0, len(positions), size):
-        given = json.dumps(positions[start : start + size])
-        removed = set(positions[start : start + size])
-        if connection.execute(_REMOVE, (given,)).rowcount < len(removed):
-            removed -= {position for (position,) in connection.execute(_THERE, (given,))}
-        remove_entries(connection, [(key, one) for one in removed for key in keys[one]])
-        remove_lost_owners(connection)
-        gone |= removed
+    for part in (list(undated), dated):
+        for start in range(0, len(part), size):
+            removed = _removed(connection, part[start : start + size])
+            remove_entries(connection, [(key, one) for one in removed for key in keys[one]])
+            remove_lost_owners(connection)
+            gone |= removed
+    return gone
+
+
+def _removed(connection: sqlite3.Connection, positions: Sequence[int]) -> set[int]:
+    """Remove rows; return those that are gone."""
+    given = json.dumps(positions)
+    gone = set(positions)
+    if connection.execute(_REMOVE, (given,)).rowcount < len(gone):
+        gone -= {one for (one,) in connection.execute(_THERE, (given,))}
     return gone

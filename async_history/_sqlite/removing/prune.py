@@ -77,7 +77,9 @@ def prune(
         step = run_to_completion(prune_step(asked, reached, _PruneTransaction(connection), tries))
     if step.reached is None:
         return step
-    records = asked.limits.next_records(step.reached.records, monotonic() - began_at)
+    records = asked.limits.next_records(
+        step.reached.records, monotonic() - began_at, asked.keep_last
+    )
     return replace(step, reached=replace(step.reached, records=records))
 
 
