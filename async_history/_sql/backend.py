@@ -19,7 +19,7 @@ from async_history._core.writing.writer_options import WriterOptions
 from async_history._sql import schema
 from async_history._sql.connecting.connections import Connections
 from async_history._sql.connecting.lock_connection import new_locks
-from async_history._sql.connecting.session_limits import named_process
+from async_history._sql.connecting.session_limits import is_pooled
 from async_history._sql.connecting.url import driver_url, parameters_refused, shown
 from async_history._sql.dialects import MYSQL, check_settings
 from async_history._sql.key_statements import is_encrypted
@@ -204,7 +204,7 @@ def _turn_jit_off(driver: Any, _: object) -> None:
     """
     cursor = driver.cursor()
     cursor.execute("SELECT pg_catalog.pg_backend_pid()")
-    if named_process(driver.driver_connection) in (None, int(cursor.fetchone()[0])):
+    if not is_pooled(driver.driver_connection, int(cursor.fetchone()[0])):
         cursor.execute("SET jit TO off")
     cursor.close()
     driver.commit()

@@ -54,7 +54,7 @@ def read_record(row: Sequence[Any], table: str) -> HistoryRecord | str:
 
 
 def fault_of_texts(names: Sequence[str], texts: Sequence[Any], encoding: str) -> str | None:
-    """Return the first fault of texts given as bytes, which are None where there is no text.
+    """Return the first fault of texts given as bytes, with None in the place of NULL.
 
     Args:
         encoding: that of the SQLite file: UTF-8, UTF-16le or UTF-16be.

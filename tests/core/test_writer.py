@@ -32,6 +32,15 @@ from tests.core.writers import Item, MakeWriter, Store, pending_calls, submit, t
 from tests.support.patience import LONG_S
 
 
+def preparing_writer(make_writer: MakeWriter, prepared: list[list[str]]) -> GroupCommitWriter[Item]:
+    """Return a writer that appends the names of what it prepares."""
+    return make_writer(
+        batch_records=100,
+        head_start_s=3_600,
+        prepare=lambda items: prepared.append([item.name for item in items]),
+    )
+
+
 async def committed_before_a_stall(
     store: Store, writer: GroupCommitWriter[Item], others: int = 100
 ) -> list[asyncio.Task[None]]:
@@ -135,11 +144,7 @@ class TestBatches:
     ) -> None:
         """Once the callers of the batch before are woken, and have called again."""
         prepared: list[list[str]] = []
-        writer = make_writer(
-            batch_records=100,
-            head_start_s=3_600,
-            prepare=lambda items: prepared.append([item.name for item in items]),
-        )
+        writer = preparing_writer(make_writer, prepared)
         callers = await committed_before_a_stall(store, writer)
         callers[-1].add_done_callback(lambda _: submit(writer, Item("again")))
         submit(writer, *(Item(f"next {n}") for n in range(20)))
@@ -156,11 +161,7 @@ class TestBatches:
         self, store: Store, make_writer: MakeWriter
     ) -> None:
         prepared: list[list[str]] = []
-        writer = make_writer(
-            batch_records=100,
-            head_start_s=3_600,
-            prepare=lambda items: prepared.append([item.name for item in items]),
-        )
+        writer = preparing_writer(make_writer, prepared)
         callers = await committed_before_a_stall(store, writer)
         submit(writer, Item("before"))
         alone = asyncio.ensure_future(writer.run_alone(turn))

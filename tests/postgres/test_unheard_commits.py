@@ -32,7 +32,7 @@ def server() -> Iterator[PostgresServer]:
     """A server that waits for a standby that does not exist."""
     if not are_installed():
         pytest.skip("needs a server of its own")
-    server = PostgresServer(fsync="off", synchronous_standby_names="nobody").create().start()
+    server = PostgresServer(fsync="off", synchronous_standby_names="absent").create().start()
     yield server
     server.remove()
 

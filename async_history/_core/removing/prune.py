@@ -143,6 +143,15 @@ async def prune_step(
     return PruneStep(removed, memories_gone, reached)
 
 
+def fitted(step: PruneStep, asked: PruneRequest, took_s: float) -> PruneStep:
+    """Return a step after which the next one has the size that fits the time of this one."""
+    reached = step.reached
+    if reached is None:
+        return step
+    records = asked.limits.next_records(reached.records, took_s, asked.keep_last)
+    return replace(step, reached=replace(reached, records=records))
+
+
 async def first_cursor(asked: PruneRequest, steps: EndsTransaction) -> PruneCursor | None:
     """Return the position at the begin of the history; None if it is empty."""
     ends = await steps.ends()

@@ -10,12 +10,7 @@ from async_history._core.reading.restoration import can_be_restored, restore_arg
 from async_history._core.reading.timeline import Moment
 from async_history._core.records.messages import Message
 from async_history._core.records.owners import Owner
-from async_history._core.records.recording import (
-    RepeatedText,
-    begun_at,
-    repeated_text,
-    surroundings,
-)
+from async_history._core.records.recording import RepeatedText, begun_at, repeated_text
 from async_history._core.records.records import (
     OWNER,
     Event,
@@ -360,8 +355,7 @@ class AddFields(AddRecords):
         self._made: list[HistoryRecord] | None = None
         self.fields = fields
         self.size_bytes = bytes_of(fields)
-        around = surroundings()  # as `begun_at` does it, without the call
-        self.begun_at = None if around is None else around.begun_at
+        self.begun_at = begun_at()
 
     @property
     def records(self) -> list[HistoryRecord]:  # type: ignore[override]

@@ -270,7 +270,7 @@ class GroupCommitWriter(Generic[S]):
         self._counters.count_batch(batch, refused, begun, ended)
         if self._observer is not None:
             self._observer.committed(batch, refused, begun, ended)
-        if len(batch) == 1 and not refused and self._wakeups.is_idle:
+        if len(batch) == 1 and not refused and self._wakeups.is_idle:  # as below, 3 us sooner
             self._report_settled(batch, refused)
             batch[0].ack(None)
             return

@@ -11,8 +11,14 @@ from typing import Any, Final
 
 from async_history._core.records.values import in_utc
 from async_history._core.removing.erase_transaction import RecordRef
+from async_history._core.removing.prune import PruneCursor, PruneStep, prune_step
 from async_history._core.removing.prune_request import PruneRequest
-from async_history._core.removing.prune_transaction import Candidate, Edge, prunable_alone
+from async_history._core.removing.prune_transaction import (
+    Candidate,
+    Edge,
+    PruneTries,
+    prunable_alone,
+)
 from async_history._postgres.removing.prune_steps import BEFORE, PruneSteps
 from async_history._postgres.schema_steps import RECORDS
 
@@ -46,6 +52,12 @@ def _candidate(row: Sequence[Any]) -> Candidate:
 
 class DistributedPruning(PruneSteps):
     """The statements of a pruning step on a cluster."""
+
+    async def step(
+        self, asked: PruneRequest, reached: PruneCursor | None, tries: PruneTries[RecordRef]
+    ) -> PruneStep:
+        """Prune the next few records, inside the caller's transaction."""
+        return await prune_step(asked, reached, self, tries)
 
     async def window(
         self, asked: PruneRequest, after: int, last: int, limit: int

@@ -158,31 +158,27 @@ class _Decision(NamedTuple):
     edges: str | None
 
 
-async def prune_set(
-    asked: PruneRequest,
-    reached: PruneCursor | None,
-    steps: "SetPruning",
-    tries: PruneTries[str],
-) -> PruneStep:
-    """Prune the next few thousand records, inside the caller's transaction."""
-    reached = reached or await first_cursor(asked, steps)
-    window = None if reached is None else await steps.window(asked, reached)
-    nothing = _Removed(frozenset(), 0)
-    if reached is None or window is None:
-        return PruneStep(*await tries.count(asked, *nothing, steps.log, steps.there), None)
-    decision = await steps.decision(asked, reached, window)
-    if asked.dry_run:
-        counts = await steps.count(decision)
-    else:
-        removed = await steps.remove(decision)
-        counts = await tries.count(asked, *removed, steps.log, steps.there)
-    if window[1] == reached.last:
-        return PruneStep(*counts, None)
-    return PruneStep(*counts, replace(reached, position=window[1]))
-
-
 class SetPruning(PruneSteps):
     """The statements of a pruning step on a server."""
+
+    async def step(
+        self, asked: PruneRequest, reached: PruneCursor | None, tries: PruneTries[str]
+    ) -> PruneStep:
+        """Prune the next few thousand records, inside the caller's transaction."""
+        reached = reached or await first_cursor(asked, self)
+        window = None if reached is None else await self.window(asked, reached)
+        if reached is None or window is None:
+            nothing = _Removed(frozenset(), 0)
+            return PruneStep(*await tries.count(asked, *nothing, self.log, self.there), None)
+        decision = await self.decision(asked, reached, window)
+        if asked.dry_run:
+            counts = await self.count(decision)
+        else:
+            removed = await self.remove(decision)
+            counts = await tries.count(asked, *removed, self.log, self.there)
+        if window[1] == reached.last:
+            return PruneStep(*counts, None)
+        return PruneStep(*counts, replace(reached, position=window[1]))
 
     async def window(self, asked: PruneRequest, reached: PruneCursor) -> tuple[int, int] | None:
         """Return the first and the last position of the next step; None if nothing is left."""

@@ -79,7 +79,8 @@ class SessionLimits:
             row = (await connection.execute(text(_OWN_POSTGRESQL))).one()
             await connection.rollback()
             self._idle_ms = int(row.setting)
-            self._is_pooled = await is_pooled(connection, int(row.process))
+            raw = await connection.get_raw_connection()
+            self._is_pooled = is_pooled(raw.driver_connection, int(row.process))
             if self._is_pooled:
                 event.listen(connection.sync_connection, "begin", self._set_of_transaction)
             else:
@@ -144,24 +145,17 @@ def _least(own: float, ours: float | None) -> float:
     return min(own, ours) if own else ours
 
 
-async def is_pooled(connection: AsyncConnection, process: int) -> bool:
-    """Return whether a pooler is between us and the server, as far as the driver shows it.
+def is_pooled(driver: Any, process: int) -> bool:
+    """Return whether a pooler is between us and a PostgreSQL server.
 
-    A pooler names a server process that it has made up.
+    A pooler names a server process that it has made up when a connection is made. Only asyncpg and
+    psycopg show that; with other drivers the answer is no.
 
     Args:
+        driver: the driver's connection.
         process: the server process, by its own word.
     """
-    raw = await connection.get_raw_connection()
-    return named_process(raw.driver_connection) not in (None, process)
-
-
-def named_process(driver: Any) -> int | None:
-    """Return the server process that was named when a connection of PostgreSQL was made.
-
-    None if the driver is neither asyncpg nor psycopg.
-    """
     if hasattr(driver, "get_server_pid"):
-        return int(driver.get_server_pid())
+        return int(driver.get_server_pid()) != process
     info = getattr(driver, "info", None)
-    return None if info is None else int(info.backend_pid)
+    return info is not None and int(info.backend_pid) != process

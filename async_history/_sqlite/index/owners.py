@@ -28,7 +28,6 @@ _OWNERS_KEPT: Final = 16_384
 CAUSE: Final = "cause "
 """The kind of a cause's value is this and the cause's key; the kind of a scope is its name."""
 
-
 SEPARATOR: Final = "\x1f"
 """The separator of a row's values outside its columns. JSON escapes it."""
 HAS_OWNERS: Final = "EXISTS (SELECT 1 FROM main.async_history_owners)"

@@ -39,10 +39,12 @@ def remove_rows(connection: sqlite3.Connection, memories: Mapping[int, int]) -> 
         for key, position in keys_of_details(connection, positions):
             keys[position].append(key)
     undated = {one for (one,) in connection.execute(_UNDATED, (json.dumps(positions),))}
-    dated = [one for one in positions if one not in undated]
     size = _WITH_OWNERS if has_owners else len(positions)
     gone: set[int] = set()
-    for part in (list(undated), dated):
+    for part in (
+        [one for one in positions if one in undated],
+        [one for one in positions if one not in undated],
+    ):
         for start in range(0, len(part), size):
             removed = _removed(connection, part[start : start + size])
             remove_entries(connection, [(key, one) for one in removed for key in keys[one]])

@@ -3,7 +3,6 @@
 import json
 import sqlite3
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 from time import monotonic
 from typing import Any, Final
@@ -13,7 +12,7 @@ from async_history._core.ledger import changes
 from async_history._core.records.records import Event
 from async_history._core.records.values import parse_time
 from async_history._core.removing.erase_transaction import RecordRef
-from async_history._core.removing.prune import PruneCursor, PruneStep, prune_step
+from async_history._core.removing.prune import PruneCursor, PruneStep, fitted, prune_step
 from async_history._core.removing.prune_request import PruneRequest
 from async_history._core.removing.prune_transaction import (
     Candidate,
@@ -75,12 +74,7 @@ def prune(
     with indexed_transaction(connection):
         began_at = monotonic()
         step = run_to_completion(prune_step(asked, reached, _PruneTransaction(connection), tries))
-    if step.reached is None:
-        return step
-    records = asked.limits.next_records(
-        step.reached.records, monotonic() - began_at, asked.keep_last
-    )
-    return replace(step, reached=replace(step.reached, records=records))
+    return fitted(step, asked, monotonic() - began_at)
 
 
 class _PruneTransaction:

@@ -14,7 +14,7 @@ import pytest
 from async_history import open_history
 from async_history._core.removing.prune_request import PruneLimits, new_prune_request
 from async_history._core.removing.prune_transaction import PruneTries
-from async_history._postgres.removing.prune_sets import SetPruning, prune_set
+from async_history._postgres.removing.prune_sets import SetPruning
 from async_history._postgres.transaction import BY_INDEX
 from tests.support.postgres_plans import Explainer, fill
 from tests.support.questions import START
@@ -35,7 +35,7 @@ async def a_step(explainer: Explainer, schema: str, keep_last: int, *, dry_run: 
     asked = new_prune_request(until, keep_last, dry_run=dry_run, limits=limits)
     explainer.plans = []
     steps = SetPruning(explainer, schema, None, is_distributed=False)
-    await prune_set(asked, None, steps, PruneTries[str]())
+    await steps.step(asked, None, PruneTries[str]())
     return explainer.rows
 
 
