@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 from async_history._core.concurrency.cancellation import to_the_end
 from async_history._core.options import Durability, Journal
 from async_history._core.stats import StoreWarning
-from async_history._core.writing.commit_function import OutcomeUnknown
+from async_history._core.writing.commit_function import OutcomeUnknown, TryAgain
 from async_history._sqlite.connecting.connection import ThreadConnection, fetch_rows
 from async_history._sqlite.connecting.errors import (
     LOCK_PAUSE_S,
@@ -23,7 +23,9 @@ from async_history._sqlite.connecting.errors import (
     has_log_reset_fault,
     is_commit_unknown,
     is_locked,
+    is_out_of_space,
     is_schema_mismatch,
+    is_write_refused,
     storage_error,
     typed_errors,
 )
@@ -42,7 +44,7 @@ from async_history._sqlite.opening import (
     prepare_file,
 )
 from async_history._sqlite.read_connections import ReadConnections
-from async_history.errors import HistoryClosed, StorageError, StorageLocked
+from async_history.errors import HistoryClosed, StorageError, StorageFull, StorageLocked
 
 _log = logging.getLogger("async_history")
 
@@ -202,6 +204,7 @@ class ConnectionPool:
 
         Raises:
             OutcomeUnknown: the storage failed, and the transaction may still take effect.
+            TryAgain: the system refused to write.
             StorageError: nothing was written.
         """
         deadline = monotonic() + self.lock_timeout_s
@@ -226,6 +229,8 @@ class ConnectionPool:
             except sqlite3.Error as error:
                 if is_commit_unknown(error):
                     raise OutcomeUnknown(str(storage_error(error, self.where))) from error
+                if is_write_refused(error):
+                    raise await self._refused_write(error) from error
                 if self.path is not None and is_schema_mismatch(error) and reopened < MAX_REOPENS:
                     reopened += 1
                     await self._close_writer()
@@ -235,6 +240,14 @@ class ConnectionPool:
             if monotonic() > deadline:
                 raise _final_error(reason, self.where) from reason
             await asyncio.sleep(LOCK_PAUSE_S)
+
+    async def _refused_write(self, error: sqlite3.Error) -> StorageFull | TryAgain:
+        if self.path is not None and await run_in_thread(partial(is_out_of_space, self.path)):
+            return StorageFull(
+                f"{self.where} gets no more disk space: a quota is exhausted; free some and try "
+                f"again ({error})"
+            )
+        return TryAgain(storage_error(error, self.where))
 
     def require_file(self) -> None:
         """Check that the open file is still at its path. This takes one or two calls of `stat`.

@@ -110,7 +110,7 @@ class TestFullDisk:
         with looking(path, "rw") as connection:
             check_sound(connection)
 
-    async def test_a_new_file_without_space(self, tmp_path: Path) -> None:
+    async def test_opening_without_space(self, tmp_path: Path) -> None:
         disk = Disk(tmp_path / "disk")
         if not disk.is_mounted:
             pytest.skip("may not mount; TestEveryWrite covers this")
@@ -121,6 +121,12 @@ class TestFullDisk:
             await disk.free(None)
             async with open_history(disk.folder / "history.db") as history:
                 await add(history, "x")
+            await disk.fill(None)
+            with pytest.raises(StorageFull, match="32 KiB of free disk space"):
+                await open_history(disk.folder / "history.db")
+            await disk.free(None)
+            async with open_history(disk.folder / "history.db") as history:
+                assert await texts(history) == ["x"]
         finally:
             disk.unmount()
 
@@ -495,7 +501,8 @@ class TestRetries:
 
     @pytest.fixture
     def commits(self, monkeypatch: pytest.MonkeyPatch) -> list[sqlite3.Error | None]:
-        """The errors of the next commits, after they took effect; a full disk fails them before."""
+        """The errors of the next commits, after they took effect or, where the system refused to
+        write, before."""
         reports: list[sqlite3.Error | None] = []
         real = BatchCommitter.commit
 
@@ -503,7 +510,8 @@ class TestRetries:
             committer: BatchCommitter, batch: Sequence[Any], *, is_repeated: bool
         ) -> Any:
             report = reports.pop(0) if reports else None
-            if report is not None and report.sqlite_errorcode == sqlite3.SQLITE_FULL:
+            refusals = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE)
+            if report is not None and report.sqlite_errorcode in refusals:
                 raise report
             refused = await real(committer, batch, is_repeated=is_repeated)
             if report is not None:
@@ -526,11 +534,38 @@ class TestRetries:
             await history.add_history("m", None, "x", "ADD", id="a")
             assert await texts(history) == ["x"]
 
+    async def test_a_refused_write_is_tried_again_unless_there_is_no_space(
+        self, tmp_path: Path, commits: list[sqlite3.Error | None]
+    ) -> None:
+        """SQLite reports an exhausted quota as any other I/O error."""
+        disk = Disk(tmp_path / "disk")
+        refused = failure(sqlite3.SQLITE_IOERR_WRITE, "disk I/O error")
+        try:
+            async with open_history(disk.folder / "history.db", lock_timeout_s=0.1) as history:
+                commits += [refused] * 2
+                await add(history, "tried again")
+                commits += [refused] * 100
+                with pytest.raises(StorageError, match="check the disk, its quota") as failed:
+                    await add(history, "refused")
+                assert type(failed.value) is StorageError
+                if disk.is_mounted:
+                    await disk.fill(history)
+                    left = len(commits)
+                    with pytest.raises(StorageFull, match="a quota is exhausted"):
+                        await add(history, "refused")
+                    assert len(commits) == left - 1, "it is not tried again"
+                    await disk.free(history)
+                commits.clear()
+                await add(history, "again")
+                assert await texts(history) == ["tried again", "again"]
+        finally:
+            disk.unmount()
+
     async def test_a_retried_batch_is_written_once_and_in_order(
         self, path: Path, commits: list[sqlite3.Error | None]
     ) -> None:
         async with open_history(path) as history:
-            broken = failure(sqlite3.SQLITE_IOERR_WRITE, "disk I/O error")
+            broken = failure(sqlite3.SQLITE_IOERR_FSYNC, "disk I/O error")
             for number in range(3):
                 commits += [broken, broken]
                 await asyncio.gather(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from async_history import CommitUnknown, HistoryError, open_history
+from async_history import HistoryError, StorageError, open_history
 from tests.subprocesses.checks import check_manager
 
 BOUND_BY_MODES = (
@@ -53,28 +53,26 @@ async def modes(folder: Path, file_mode: str, folder_mode: str, expected: str) -
 
 
 async def limit(folder: Path) -> None:
-    """Write until a file may not grow; continue when it may again.
-
-    SQLite reports an I/O error, not a full disk, so the outcome of the record is unknown.
-    """
+    """Write until a file may not grow, which SQLite reports as an I/O error; continue when it may
+    again."""
     path = folder / "history.db"
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     acked: list[str] = []
     async with open_history(path, lock_timeout_s=0.3) as history:
         resource.setrlimit(resource.RLIMIT_FSIZE, (_LIMIT_BYTES, hard))
-        unknown: tuple[str, ...] = ()
-        while not unknown:
+        error: StorageError | None = None
+        while error is None:
             assert len(acked) < _LIMIT_BYTES // 10_000
             try:
                 acked.append((await history.add_history("m", None, "x" * 10_000, "UPDATE")).id)
-            except CommitUnknown as error:
-                unknown = error.ids
+            except StorageError as raised:
+                error = raised
+        assert "ulimit -f" in str(error)
         assert [record.id for record in await history.get_history("m")] == acked
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-        await history.add_history("m", None, "again", "UPDATE", id=unknown[0])
-        found = [record.id for record in await history.get_history("m")]
-        assert found == [*acked, *unknown]
+        acked.append((await history.add_history("m", None, "again", "UPDATE")).id)
+        assert [record.id for record in await history.get_history("m")] == acked
         await check_manager(history, path)
 
 

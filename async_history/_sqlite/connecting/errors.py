@@ -41,8 +41,13 @@ LOG_RESET_WARNING = (
 _PRIMARY_CODE = 0xFF
 _READONLY_ROLLBACK: Final = 776
 _READONLY_DBMOVED: Final = 1032
+_IOERR_WRITE: Final = 778
+_IOERR_SHMSIZE: Final = 4874
 """Extended codes, as numbers: pysqlite3, which programs put in the place of sqlite3, has no names
 for them."""
+
+_PROBED_BYTES: Final = 1 << 16
+"""More bytes than SQLite writes at a time, 64 KiB."""
 
 _LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
 """SQLITE_PROTOCOL: others used or reset the log each time that this connection tried to."""
@@ -54,7 +59,15 @@ _BY_CODE: dict[int, tuple[type[StorageError], str]] = {
     ),
     sqlite3.SQLITE_LOCKED: (StorageLocked, "is locked by another connection; try again"),
     sqlite3.SQLITE_PROTOCOL: (StorageLocked, "is locked by other connections; try again"),
-    sqlite3.SQLITE_FULL: (StorageFull, "has no free disk space left; free some and try again"),
+    sqlite3.SQLITE_FULL: (
+        StorageFull,
+        "has no free disk space left, or SQLite's folder for temporary files has none (that is "
+        "SQLITE_TMPDIR, TMPDIR or /var/tmp); free some and try again",
+    ),
+    sqlite3.SQLITE_IOERR: (
+        StorageError,
+        "had an I/O error; check the disk, its quota, and the limit on a file's size (ulimit -f)",
+    ),
     sqlite3.SQLITE_READONLY: (
         StorageReadOnly,
         "may not be written; check the permissions of the file and of its folder",
@@ -80,7 +93,34 @@ def is_commit_unknown(error: sqlite3.Error) -> bool:
     An I/O error while committing can leave the commit frame in the log: a later recovery finds
     it (https://www.sqlite.org/atomiccommit.html, section 9).
     """
-    return _code(error) == sqlite3.SQLITE_IOERR
+    return _code(error) == sqlite3.SQLITE_IOERR and not is_write_refused(error)
+
+
+def is_write_refused(error: sqlite3.Error) -> bool:
+    """Return whether the system refused to write, for another reason than a full disk.
+
+    Nothing is committed: the last write of a transaction makes it valid, and a sync follows.
+    """
+    return getattr(error, "sqlite_errorcode", None) == _IOERR_WRITE
+
+
+def is_out_of_space(path: Path) -> bool:
+    """Return whether this process gets no space in a file's folder. It blocks.
+
+    SQLite reports an exhausted quota as an I/O error. So this writes to a file that has no name,
+    and returns False on systems that do not have such files.
+    """
+    try:
+        descriptor = os.open(path.parent, os.O_TMPFILE | os.O_WRONLY, 0o600)
+        try:
+            os.write(descriptor, bytes(_PROBED_BYTES))
+        finally:
+            os.close(descriptor)
+    except AttributeError:
+        return False
+    except OSError as error:
+        return _BY_ERRNO.get(error.errno or 0) is StorageFull
+    return False
 
 
 def storage_error(error: sqlite3.Error, where: str) -> StorageError:
@@ -110,6 +150,11 @@ def storage_error(error: sqlite3.Error, where: str) -> StorageError:
         return StorageReadOnly(
             f"{where} has the unfinished transaction of a writer that was killed, and this user "
             "may not roll it back: open the file as a user who may write it and its folder"
+        )
+    if getattr(error, "sqlite_errorcode", 0) == _IOERR_SHMSIZE:
+        return StorageFull(
+            f"{where} can't be used without 32 KiB of free disk space, for the index of its log "
+            f"(-shm); free some and try again ({error})"
         )
     kind, advice = _BY_CODE.get(code, (StorageError, "failed"))
     return kind(f"{where} {advice} ({error})")
