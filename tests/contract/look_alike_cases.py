@@ -38,6 +38,7 @@ from tests.support.look_alikes import (
     all_texts,
     fill_with_look_alikes,
 )
+from tests.support.parts import Places, in_parts
 
 SOME = TextLimits(rows=40)
 _OTHERS = [
@@ -125,8 +126,11 @@ class LookAlikeCases:
         async with open_store(keys=ring("one")) as history:
             assert await all_texts(history) == before
 
-    async def test_a_decryption_interrupted_anywhere_is_completed(self, open_store: Open) -> None:
-        """After each of its transactions; others write such texts before and after."""
+    @in_parts(7, nightly=1)
+    async def test_a_decryption_interrupted_anywhere_is_completed(
+        self, open_store: Open, places: Places
+    ) -> None:
+        """After its transactions in turn; others write such texts before and after."""
         async with open_store() as history:
             await fill_with_look_alikes(history)
 
@@ -152,10 +156,11 @@ class LookAlikeCases:
                 assert not (await history.check()).problems
             return is_cut_off
 
-        await until_complete(is_interrupted)
+        await until_complete(places, is_interrupted)
 
+    @in_parts(5, nightly=1)
     async def test_a_decryption_is_reversed_and_that_interrupted_anywhere(
-        self, open_store: Open
+        self, open_store: Open, places: Places
     ) -> None:
         async with open_store() as history:
             await fill_with_look_alikes(history)
@@ -178,7 +183,7 @@ class LookAlikeCases:
                 assert (await history.encryption.encrypt()).records == 0
             return is_cut_off
 
-        await until_complete(is_interrupted)
+        await until_complete(places, is_interrupted)
 
     async def test_a_read_while_the_search_ends_is_repeated(self, open_store: Open) -> None:
         """Such a text was read in clear, and then counts as damaged."""
@@ -280,7 +285,10 @@ class LookAlikeCases:
             assert await all_of(history) == records
             assert await history.count_history(cause={"run_id": "r"}) == 6
 
-    async def test_a_key_service_that_fails_at_each_call(self, open_store: Open) -> None:
+    @in_parts(3, nightly=1)
+    async def test_a_key_service_that_fails_at_each_call(
+        self, open_store: Open, places: Places
+    ) -> None:
         async with open_store() as history:
             await fill_with_look_alikes(history)
             before = await all_texts(history)
@@ -293,8 +301,8 @@ class LookAlikeCases:
                 await history.encryption.replace_data_keys()
                 await history.encryption.decrypt()
 
-        for failing in count(1):
-            service = UncertainService(failing)
+        for place in places:
+            service = UncertainService(place + 1)
             try:
                 await use(service)
             except StorageUnreachable:
@@ -303,7 +311,7 @@ class LookAlikeCases:
                 assert await all_texts(history) == before
             if not service.has_failed:
                 break
-        assert failing > 2
+        assert place >= places.stride
 
     @pytest.mark.parametrize(
         ("first", "second"),
@@ -323,7 +331,7 @@ class LookAlikeCases:
 
         async def managers() -> list[HistoryManager]:
             opening = [
-                limited(open_store(keys=ring("one")), texts=TextLimits(rows=2)) for _ in range(2)
+                limited(open_store(keys=ring("one")), texts=TextLimits(rows=5)) for _ in range(2)
             ]
             return [*await asyncio.gather(*(one.__aenter__() for one in opening))]
 

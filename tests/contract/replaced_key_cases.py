@@ -21,6 +21,7 @@ from tests.support.encrypted_stores import (
 )
 from tests.support.keys import ring
 from tests.support.limits import limited
+from tests.support.parts import Places, in_parts
 
 
 class ReplacedKeyCases:
@@ -102,7 +103,10 @@ class ReplacedKeyCases:
             await history.erase(user_id="ann", reason="asked")
             assert len((await key_ids(history))["there"]) == 1
 
-    async def test_an_interrupted_replacement_is_completed(self, open_store: Open) -> None:
+    @in_parts(5, nightly=1)
+    async def test_an_interrupted_replacement_is_completed(
+        self, open_store: Open, places: Places
+    ) -> None:
         """Cancelled after each of its transactions in turn."""
         async with open_store(keys=ring("one")) as history:
             records = await fill(history)
@@ -121,7 +125,7 @@ class ReplacedKeyCases:
                 assert len((await key_ids(history))["there"]) == 2
             return is_cut_off
 
-        await until_complete(is_interrupted)
+        await until_complete(places, is_interrupted)
 
     async def test_it_is_refused_while_encryption_is_being_turned_off(
         self, open_store: Open

@@ -50,7 +50,7 @@ async def check(history: HistoryManager, records: list[Any]) -> None:
     assert await history.count_history(cause={"run_id": "r"}) == 6
 
 
-@in_parts(19, nightly=2)
+@in_parts(79, nightly=2)
 @pytest.mark.parametrize("call", ["rotate_keys", "replace_data_keys"])
 async def test_replacing_keys_cut_off_at_each_message_and_called_again(
     url: str, schema: str, admin: Any, proxy: Proxy, call: str, places: Places
@@ -80,7 +80,7 @@ async def test_replacing_keys_cut_off_at_each_message_and_called_again(
     assert place >= places.stride
 
 
-@in_parts(61, nightly=8)
+@in_parts(199, nightly=8)
 async def test_an_erasure_of_an_owner_cut_off_at_each_message_and_called_again(
     url: str, schema: str, admin: Any, proxy: Proxy, places: Places
 ) -> None:
@@ -138,7 +138,7 @@ async def test_a_record_in_clear_that_arrives_after_encryption_was_turned_on_is_
         assert (await history.encryption.encrypt()).clear == 0
 
 
-@in_parts(401, nightly=48)
+@in_parts(1201, nightly=48)
 async def test_texts_that_look_encrypted_stay_when_cut_off_at_each_message(
     url: str, schema: str, proxy: Proxy, places: Places
 ) -> None:

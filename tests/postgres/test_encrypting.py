@@ -155,7 +155,7 @@ async def test_a_trigger_that_keeps_rows_unchanged_raises(
 
 @pytest.mark.faults
 @pytest.mark.skipif(not are_installed(), reason="needs a server of its own")
-@in_parts(151, nightly=24)
+@in_parts(251, nightly=24)
 async def test_encrypting_cut_off_at_each_message_and_called_again(
     proxy: Proxy, server: PostgresServer, places: Places
 ) -> None:
@@ -185,7 +185,7 @@ async def test_encrypting_cut_off_at_each_message_and_called_again(
             assert [message.content for message in messages] == [WORD] * 2
             if proxy.cuts < number:
                 break
-        assert number > 2
+        assert number > 1
         records = await all_of(history)
     connection = await asyncpg.connect(server.url(), server_settings={"search_path": schema})
     assert WORD not in await rows_of(connection)

@@ -247,7 +247,7 @@ async def test_changes_of_keys_cut_off_at_each_packet_and_called_again(
 
 
 @pytest.mark.faults
-@in_parts(17, nightly=2)
+@in_parts(61, nightly=2)
 async def test_a_rotation_cut_off_at_each_packet_and_called_again(
     own_server: MariaDBServer, new_own_database: Callable[[], URL], places: Places
 ) -> None:
@@ -315,7 +315,7 @@ async def test_an_erasure_of_an_owner_cut_off_at_each_packet_and_called_again(
 
 
 @pytest.mark.faults
-@in_parts(1511, nightly=64)
+@in_parts(2503, nightly=64)
 async def test_texts_that_look_encrypted_stay_when_cut_off_at_each_packet(
     own_server: MariaDBServer, new_own_database: Callable[[], URL], places: Places
 ) -> None:

@@ -8,6 +8,7 @@ from async_history import HistoryManager
 from async_history._core.encryption.stored_texts import TextLimits
 from async_history._core.removing.erase_request import EraseLimits
 from tests.subprocesses.proxy import Proxy
+from tests.support.parts import Places
 from tests.support.patience import LONG_S
 
 ANN: Any = {"user_id": "ann"}
@@ -105,12 +106,12 @@ async def cut_off(transactions: int, history: Any, call: str) -> bool:
     return True
 
 
-async def until_complete(is_interrupted: Callable[[int], Awaitable[bool]]) -> None:
-    """Interrupt a call after 1, 2, 3 and more transactions, until it completes."""
-    transactions = 1
-    while await is_interrupted(transactions):
-        transactions += 1
-    assert transactions > 3
+async def until_complete(places: Places, is_interrupted: Callable[[int], Awaitable[bool]]) -> None:
+    """Interrupt a call after some of its transactions, in turn, until it completes."""
+    for place in places:
+        if not await is_interrupted(place + 1):
+            break
+    assert place >= places.stride
 
 
 async def key_ids(history: Any) -> dict[str, set[str]]:
