@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
@@ -136,27 +137,27 @@ async def require_gone(history: HistoryManager) -> None:
 
 
 @each_store
-@pytest.mark.parametrize("is_committed", [True, False])
-@pytest.mark.parametrize("how", NAMED)
-async def test_an_erasure_between_two_tries(
-    new_store: NewStore, how: str, *, is_committed: bool
-) -> None:
+async def test_an_erasure_between_two_tries(new_store: NewStore) -> None:
     open_store, open_other_store = new_store(), new_store()
     async with open_store() as history, open_store() as eraser, open_other_store() as elsewhere:
-        for name, call in CALLS.items():
-            for one in (history, elsewhere):
-                await fill(one, name)
-            outcome = await tried_twice(
-                history,
-                about(name, call),
-                partial(erase, eraser, how, name),
-                history if is_committed else elsewhere,
-            )
+        for is_committed, how in product((True, False), NAMED):
+            for what, call in CALLS.items():
+                name = f"{what}, {how}, {is_committed}"
+                for one in (history, elsewhere):
+                    await fill(one, name)
+                outcome = await tried_twice(
+                    history,
+                    about(name, call),
+                    partial(erase, eraser, how, name),
+                    history if is_committed else elsewhere,
+                )
+                if isinstance(outcome, RollbackReport):
+                    assert len(outcome.steps) == 1
+                elif is_committed or not isinstance(
+                    outcome, Erased | HistoryConflict | InvalidInput
+                ):
+                    assert isinstance(outcome, HistoryRecord)
             await require_gone(history)
-            if isinstance(outcome, RollbackReport):
-                assert len(outcome.steps) == 1
-            elif is_committed or not isinstance(outcome, Erased | HistoryConflict | InvalidInput):
-                assert isinstance(outcome, HistoryRecord)
 
 
 @each_store
@@ -200,46 +201,46 @@ async def test_a_restore_whose_record_was_pruned_between_two_tries(new_store: Ne
 
 
 @each_store
-@pytest.mark.parametrize("is_committed", [True, False])
-@pytest.mark.parametrize("named", [{}, {"user_id": "ann"}])
-async def test_messages_that_are_erased_between_two_tries(
-    new_store: NewStore, named: Mapping[str, Any], *, is_committed: bool
-) -> None:
+async def test_messages_that_are_erased_between_two_tries(new_store: NewStore) -> None:
     open_store, open_other_store = new_store(), new_store()
     async with open_store() as history, open_store() as eraser, open_other_store() as elsewhere:
-        scope = "user_id=ann" if named else "a scope"
-        asked = named or {"session_scopes": [scope]}
-        outcome = await tried_twice(
-            history,
-            lambda one: one.save_messages([{"role": "user", "content": TEXT}], scope),
-            lambda: eraser.erase(**asked, reason="asked", vacuum=False),
-            history if is_committed else elsewhere,
-        )
-        assert isinstance(outcome, Erased)
-        assert await history.get_last_messages(scope) == []
-        later = [{"role": "user", "content": "later"}]
-        await history.save_messages(later, scope)
-        assert [one.content for one in await history.get_last_messages(scope)] == ["later"]
+        for is_committed, is_owned in product((True, False), (True, False)):
+            owner = f"ann {is_committed}"
+            scope = f"user_id={owner}" if is_owned else f"a scope {is_committed}"
+            asked: dict[str, Any] = {"user_id": owner} if is_owned else {"session_scopes": [scope]}
+            save = partial(save_message, scope=scope, content=TEXT)
+            outcome = await tried_twice(
+                history,
+                save,
+                partial(eraser.erase, **asked, reason="asked", vacuum=False),
+                history if is_committed else elsewhere,
+            )
+            assert isinstance(outcome, Erased)
+            assert await history.get_last_messages(scope) == []
+            await save_message(history, scope, "later")
+            assert [one.content for one in await history.get_last_messages(scope)] == ["later"]
+
+
+async def save_message(history: HistoryManager, scope: str, content: str) -> None:
+    await history.save_messages([{"role": "user", "content": content}], scope)
 
 
 @each_store
-@pytest.mark.parametrize("is_committed", [True, False])
-async def test_an_owner_that_is_erased_between_two_tries(
-    new_store: NewStore, *, is_committed: bool
-) -> None:
+async def test_an_owner_that_is_erased_between_two_tries(new_store: NewStore) -> None:
     open_store, open_other_store = new_store(), new_store()
     async with open_store() as history, open_store() as eraser, open_other_store() as elsewhere:
-        for one in (history, elsewhere):
-            await one.add_history("m", None, TEXT, "ADD")
-        gift = owners_to_give({"m": Owner(user_id="ann")})
-        await tried_twice(
-            history,
-            lambda one: one.store.writer.submit(gift),
-            lambda: eraser.erase(user_id="ann", reason="asked", vacuum=False),
-            history if is_committed else elsewhere,
-        )
-        assert gift.given == frozenset()
-        assert await history.count_history(user_id="ann") == 0
+        for name, first in (("committed", history), ("lost", elsewhere)):
+            for one in (history, elsewhere):
+                await one.add_history(name, None, TEXT, "ADD")
+            gift = owners_to_give({name: Owner(user_id=name)})
+            await tried_twice(
+                history,
+                lambda one, gift=gift: one.store.writer.submit(gift),  # type: ignore[misc]
+                partial(eraser.erase, user_id=name, reason="asked", vacuum=False),
+                first,
+            )
+            assert gift.given == frozenset()
+            assert await history.count_history(user_id=name) == 0
 
 
 @each_store
