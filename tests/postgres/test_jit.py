@@ -59,9 +59,9 @@ async def owner(server: PostgresServer) -> AsyncIterator[Any]:
     await connection.close()
 
 
-@pytest.mark.parametrize("ledger", [False, True], ids=["", "ledger"])
-async def test_no_call_is_compiled(server: PostgresServer, owner: Any, *, ledger: bool) -> None:
-    async with open_history(server.url(), ledger=ledger):
+async def test_no_call_is_compiled(server: PostgresServer, owner: Any) -> None:
+    """With a ledger, whose statements are added to the others."""
+    async with open_history(server.url(), ledger=True):
         await owner.execute(require(JIT_IS_OFF))
     async with open_history(server.url(user="agent")) as history:
         for calls in (write, write_many_details, read, follow, take_back, remove):

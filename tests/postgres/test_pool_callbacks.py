@@ -69,23 +69,19 @@ async def test_a_reset_that_fails_changes_no_result(
 
 
 @pytest.mark.parametrize(
-    ("name", "statement"),
-    [
-        ("init", "DISCARD ALL"),
-        ("setup", "DISCARD ALL"),
-        ("reset", "DISCARD ALL"),
-        ("reset", "DEALLOCATE ALL"),
-    ],
+    ("names", "statement"),
+    [(("setup",), "DISCARD ALL"), (("init", "reset"), "DEALLOCATE ALL")],
+    ids=["discarded", "deallocated"],
 )
 async def test_statements_that_are_dropped_are_prepared_again(
-    url: str, postgres: str, name: str, statement: str
+    url: str, postgres: str, names: tuple[str, ...], statement: str
 ) -> None:
     """The driver still takes them for prepared."""
 
     async def drop(connection: Any) -> None:
         await connection.execute(statement)
 
-    options: dict[str, Any] = {name: drop}
+    options: dict[str, Any] = dict.fromkeys(names, drop)
     async with (
         asyncpg.create_pool(postgres, min_size=0, max_size=4, **options) as pool,
         PostgresHistoryManager(pool=pool, schema=schema_of(url)) as history,

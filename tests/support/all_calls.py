@@ -79,7 +79,7 @@ async def read(history: Any) -> None:
         {"since": now - timedelta(days=1)},
         {"until": now},
     ]
-    filters += [first | second for first in filters for second in filters[-4:]]
+    pairs = [first | second for first in filters for second in filters[-4:]]
     details: list[dict[str, Any]] = [
         {"user_id": "ann"},
         {"agent_id": "ann", "run_id": "r"},
@@ -95,7 +95,11 @@ async def read(history: Any) -> None:
     filters += [first | second for first in details for second in more]
     for wanted in filters:
         await history.count_history(**wanted)
-        for order in ("oldest", "newest"):
+    orders: tuple[str, ...] = ("oldest", "newest")
+    asked = [(wanted, orders) for wanted in filters]
+    asked += [(wanted, orders[n % 2 :][:1]) for n, wanted in enumerate(pairs)]
+    for wanted, each in asked:
+        for order in each:
             query = history.query_history(**wanted, order=order, page_size=2)
             async with aclosing(query.pages()) as pages:
                 for _ in ("at the start", "after a cursor"):
