@@ -111,15 +111,52 @@ async def check_written(history: HistoryManager, good: str = "m") -> None:
     assert (await history.check()).problems == ()
 
 
-@pytest.mark.parametrize(
-    ("lock", "server"),
-    [(GAP, "new_database"), (ROW, "new_strict_database")],
-    ids=["gap", "row, which rolls back"],
-)
+# Waiting takes most of the time: cases wait together, though not all of them, which would be late
+# on a busy machine.
+
+
+@pytest.mark.postgres
 async def test_a_lock_that_one_waits_for_does_not_fail_the_others(
-    lock: str, server: str, request: pytest.FixtureRequest
+    new_database: NewDatabase,
+    new_strict_database: NewDatabase,
+    new_schema: Callable[[], str],
+    postgres: str,
 ) -> None:
-    url = request.getfixturevalue(server)()
+    async with asyncio.TaskGroup() as cases:
+        cases.create_task(a_lock(GAP, new_database()))
+        cases.create_task(a_lock(ROW, new_strict_database()))  # its timeout rolls back
+        cases.create_task(a_lock_on_postgresql(new_schema, postgres))
+
+
+async def test_late_batches(new_database: NewDatabase, new_strict_database: NewDatabase) -> None:
+    async with asyncio.TaskGroup() as cases:
+        cases.create_task(
+            a_lock_on_one_table_does_not_fail_the_calls_that_do_not_use_it(new_database)
+        )
+        cases.create_task(the_calls_behind_a_late_batch_are_written(new_database))
+        cases.create_task(a_call_whose_earlier_try_has_an_unknown_outcome(new_database))
+        cases.create_task(
+            a_batch_whose_transaction_was_rolled_back_acknowledges_nothing_of_it(
+                new_strict_database
+            )
+        )
+
+
+async def test_late_statements(new_database: NewDatabase) -> None:
+    async with asyncio.TaskGroup() as cases:
+        cases.create_task(managers_whose_batches_wait_for_each_other(new_database))
+        for trigger, error, retry_timeout_s in (
+            (DEADLOCK, "StorageLocked", SHORT_S),
+            (HANG, "StorageUnreachable", LIMITED_S),
+        ):
+            cases.create_task(
+                a_trigger_that_one_runs_does_not_fail_the_others(
+                    trigger, error, retry_timeout_s, new_database
+                )
+            )
+
+
+async def a_lock(lock: str, url: URL) -> None:
     async with SqlHistoryManager(url, retry_timeout_s=SHORT_S) as history, connected(url) as other:
         await prepare(history)
         await other.exec_driver_sql(lock)
@@ -128,8 +165,7 @@ async def test_a_lock_that_one_waits_for_does_not_fail_the_others(
         await check_written(history)
 
 
-@pytest.mark.postgres
-async def test_a_lock_on_postgresql(new_schema: Callable[[], str], postgres: str) -> None:
+async def a_lock_on_postgresql(new_schema: Callable[[], str], postgres: str) -> None:
     schema = str(make_url(new_schema()).query["schema"])
     server = make_url(postgres).set(drivername="postgresql+asyncpg")
     async with (
@@ -143,7 +179,7 @@ async def test_a_lock_on_postgresql(new_schema: Callable[[], str], postgres: str
         await check_written(history)
 
 
-async def test_a_lock_on_one_table_does_not_fail_the_calls_that_do_not_use_it(
+async def a_lock_on_one_table_does_not_fail_the_calls_that_do_not_use_it(
     new_database: NewDatabase,
 ) -> None:
     url = new_database()
@@ -158,7 +194,7 @@ async def test_a_lock_on_one_table_does_not_fail_the_calls_that_do_not_use_it(
         assert await history.get_last_messages("scope") == []
 
 
-async def test_managers_whose_batches_wait_for_each_other(new_database: NewDatabase) -> None:
+async def managers_whose_batches_wait_for_each_other(new_database: NewDatabase) -> None:
     """Each has a call that waits for the lock, while it keeps the others from writing."""
     url = new_database()
     names = "klm"
@@ -179,7 +215,7 @@ async def test_managers_whose_batches_wait_for_each_other(new_database: NewDatab
             await check_written(histories[0], name)
 
 
-async def test_the_calls_behind_a_late_batch_are_written(new_database: NewDatabase) -> None:
+async def the_calls_behind_a_late_batch_are_written(new_database: NewDatabase) -> None:
     url = new_database()
     async with (
         SqlHistoryManager(url, retry_timeout_s=SHORT_S, batch_records=2 * CALLS) as history,
@@ -193,7 +229,7 @@ async def test_the_calls_behind_a_late_batch_are_written(new_database: NewDataba
         await other.rollback()
 
 
-async def test_a_call_whose_earlier_try_has_an_unknown_outcome(new_database: NewDatabase) -> None:
+async def a_call_whose_earlier_try_has_an_unknown_outcome(new_database: NewDatabase) -> None:
     """A call that can't be looked up may be written; one that can be is not."""
     url = new_database()
     async with SqlHistoryManager(url, retry_timeout_s=SHORT_S) as history, connected(url) as other:
@@ -228,7 +264,7 @@ class _FirstTry:
         connections.write = fail_first
 
 
-async def test_a_batch_whose_transaction_was_rolled_back_acknowledges_nothing_of_it(
+async def a_batch_whose_transaction_was_rolled_back_acknowledges_nothing_of_it(
     new_strict_database: NewDatabase,
 ) -> None:
     """A call is refused, so the others are written in halves. Then one waits for a lock, whose
@@ -247,12 +283,7 @@ async def test_a_batch_whose_transaction_was_rolled_back_acknowledges_nothing_of
         assert await texts(history, "m all") == texts_
 
 
-@pytest.mark.parametrize(
-    ("trigger", "error", "retry_timeout_s"),
-    [(DEADLOCK, "StorageLocked", SHORT_S), (HANG, "StorageUnreachable", LIMITED_S)],
-    ids=["deadlock", "hang"],
-)
-async def test_a_trigger_that_one_runs_does_not_fail_the_others(
+async def a_trigger_that_one_runs_does_not_fail_the_others(
     trigger: str, error: str, retry_timeout_s: float, new_database: NewDatabase
 ) -> None:
     url = new_database()
