@@ -53,8 +53,8 @@ pytestmark = [
 
 @pytest.fixture
 def places(request: pytest.FixtureRequest) -> Iterable[int]:
-    """After how many messages a long call is cut off: any with --nightly, else a third of them."""
-    step = 1 if request.config.getoption("--nightly") else 3
+    """After how many messages a long call is cut off: any with --nightly, else a fifth of them."""
+    step = 1 if request.config.getoption("--nightly") else 5
     return count(random.randrange(step), step)  # noqa: S311 - a test's random choices
 
 

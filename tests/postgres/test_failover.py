@@ -43,7 +43,7 @@ pytestmark = [
     pytest.mark.skipif(not are_installed(), reason="kills servers of its own"),
 ]
 
-_PROCESSES: Final = 8
+_PROCESSES: Final = 4
 _ROUNDS: Final = 15
 _COUNTED_LESS: Final = """
 SELECT xact > pg_snapshot_xmax(pg_current_snapshot()) FROM async_history.history
@@ -279,7 +279,7 @@ async def test_a_dump_restored_into_another_cluster(server: PostgresServer) -> N
 
 
 @pytest.mark.subprocess
-async def test_eight_processes_open_a_new_schema_and_write(server: PostgresServer) -> None:
+async def test_four_processes_open_a_new_schema_and_write(server: PostgresServer) -> None:
     schema = f"test_{secrets.token_hex(8)}"
     url = with_query(server.url(), schema=schema)
     acked: set[Wrote] = set()

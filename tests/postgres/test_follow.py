@@ -132,7 +132,9 @@ class TestTransactions:
                 await history.add_in_transaction(others[0], add_many(["second"]), if_latest=first_)
             assert await first(following, 2) == ["first", "second"]
 
-    @pytest.mark.parametrize("seed", range(8))
+    @pytest.mark.parametrize(
+        "seed", [0, 1, *(pytest.param(more, marks=pytest.mark.nightly) for more in range(2, 8))]
+    )
     async def test_random_transactions(
         self, new_schema: Callable[[], str], others: list[Any], seed: int
     ) -> None:

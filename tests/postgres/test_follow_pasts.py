@@ -122,11 +122,11 @@ async def check_all(
 @pytest.mark.parametrize(
     ("how", "lost", "then"),
     [
-        ("stopped", 50, 60),
         ("stopped", 3, 1),
         ("running", 50, 60),
         ("running", 50, 10),
-        ("running", 3, 40),
+        pytest.param("stopped", 50, 60, marks=pytest.mark.nightly),
+        pytest.param("running", 3, 40, marks=pytest.mark.nightly),
     ],
 )
 async def test_a_copy_is_restored(
