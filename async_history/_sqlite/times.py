@@ -24,8 +24,11 @@ def own_time(row: str) -> str:
 
 
 def is_plain(row: str) -> str:
-    """Return the SQL condition that a row's own time has our format."""
-    return f"{own_time(row)} GLOB '{_OUR_FORMAT}'"
+    """Return the SQL condition that a row's own time has our format.
+
+    It is a text then: only a BLOB, which some builds of SQLite compare with GLOB, is not below x''.
+    """
+    return f"({own_time(row)} GLOB '{_OUR_FORMAT}' AND {own_time(row)} < x'')"
 
 
 def own_instant(row: str) -> str:

@@ -9,7 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from async_history import HistoryConflict, HistoryManager, HistoryRecord, open_history
+from async_history import (
+    HistoryConflict,
+    HistoryManager,
+    HistoryRecord,
+    check_history,
+    open_history,
+)
+from async_history._sqlite import times
 from async_history._sqlite.index.blocks import SPANS
 
 pytestmark = pytest.mark.once
@@ -52,8 +59,8 @@ CHANGES = {
 }
 
 
-async def check(history: HistoryManager) -> None:
-    """Compare every way to read a record's time with a scan of the rows."""
+async def check_each(history: HistoryManager) -> dict[str, datetime | None]:
+    """Compare the time of each record with a scan of the rows; return the times by id."""
     everything = [record async for record in history.query_history(page_size=2_000)]
     last: dict[str, datetime | None] = {}
     expected: dict[str, datetime | None] = {}
@@ -69,12 +76,18 @@ async def check(history: HistoryManager) -> None:
         assert [(r.id, r.occurred_at) for r in whole] == [(r.id, r.occurred_at) for r in records]
         paged = history.query_history(memory_id=memory_id, order="newest", page_size=20)
         assert [r.occurred_at async for r in paged] == [r.occurred_at for r in reversed(records)]
+    return expected
+
+
+async def check(history: HistoryManager) -> None:
+    """Compare every way to read a record's time with a scan of the rows."""
+    expected = await check_each(history)
     for days in (0, 4):
         since, until = START + timedelta(days=days), START + timedelta(days=days + 1)
         wanted = [
-            record.id
-            for record in everything
-            if (moment := expected[record.id]) is not None and since <= moment < until
+            record_id
+            for record_id, moment in expected.items()
+            if moment is not None and since <= moment < until
         ]
         found = history.query_history(since=since, until=until, page_size=50)
         assert [record.id async for record in found] == wanted
@@ -97,6 +110,38 @@ async def test_times_stay_right_whatever_others_change(tmp_path: Path, change: s
             await history.add_history("m1", None, "noted again", "ADD")
         async with open_history(path) as history:
             await check(history)
+
+
+async def test_a_record_that_others_replaced_dates_no_other(tmp_path: Path) -> None:
+    """No trigger runs if `REPLACE` removes a record. A check says that a search may miss one."""
+    path, rng = tmp_path / "history.db", random.Random(5)  # noqa: S311
+    async with open_history(path):
+        pass
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        append(connection, rng, 5 * SPANS.size // 2, "a")
+        async with open_history(path) as history:
+            connection.execute(
+                "REPLACE INTO history (id, memory_id, event, created_at)"
+                " SELECT id, memory_id, event, created_at FROM history WHERE rowid % 7 = 3"
+            )
+            await check_each(history)
+            (problem,) = (await history.check()).problems
+            assert "can't be found by time" in problem
+        assert (await check_history(str(path), repair=True)).is_repaired
+    async with open_history(path) as history:
+        await check(history)
+
+
+def test_bytes_are_no_time_also_where_glob_compares_them() -> None:
+    """As in builds of SQLite without LIKE_DOESNT_MATCH_BLOBS."""
+    with closing(sqlite3.connect(":memory:")) as connection:
+        times.add_time_function(connection)
+        connection.create_function("glob", 2, lambda pattern, value: True)
+        text = START.isoformat(timespec="microseconds")
+        row = "(SELECT 'ADD' AS event, ? AS created_at, NULL AS updated_at) AS history"
+        asked = f"SELECT {times.own_instant('history')}, {times.is_plain('history')} FROM {row}"
+        assert connection.execute(asked, (text,)).fetchone() == (text, 1)
+        assert connection.execute(asked, (text.encode(),)).fetchone() == (None, 0)
 
 
 async def test_times_stay_right_when_records_fill_a_block(tmp_path: Path) -> None:

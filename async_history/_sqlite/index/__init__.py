@@ -90,7 +90,11 @@ from async_history._sqlite.index.owners import (
 )
 from async_history._sqlite.index.row_removal import remove_rows
 from async_history._sqlite.index.transaction import IndexOutdated, indexed_transaction
-from async_history._sqlite.index.undated import DATES_ANOTHER, memories_without_entries
+from async_history._sqlite.index.undated import (
+    DATES_ANOTHER,
+    memories_without_entries,
+    remove_lost_dates,
+)
 from async_history._sqlite.index.unindexed_tail import (
     INDEX_NO_ROWS,
     INDEX_TAIL,
@@ -194,6 +198,7 @@ __all__ = [
     "owners_of",
     "parameters_of_several",
     "ranges_of_time",
+    "remove_lost_dates",
     "remove_obstacles",
     "remove_orphans",
     "remove_rows",

@@ -11,8 +11,7 @@ from typing import Final
 
 from async_history._sqlite import times
 from async_history._sqlite.index import undated
-from async_history._sqlite.index.blocks import CHUNKS, SPANS
-from async_history._sqlite.index.validity import stamped
+from async_history._sqlite.index.blocks import CHUNKS, SPANS, STAMP_BLOCKS
 
 _NOTE_SPANS: Final = f"""
 INSERT OR REPLACE INTO async_history_spans (block, earliest, latest)
@@ -45,14 +44,13 @@ SELECT {SPANS.of(CHUNKS)}, min(earliest), max(latest) FROM async_history_spans
 WHERE {SPANS.of(CHUNKS)} >= {CHUNKS.next} AND {SPANS.of(CHUNKS)} < {CHUNKS.newest} GROUP BY 1
 """
 
-_STAMP: Final = f"UPDATE async_history_state SET {stamped('block_stamp')}"
 _NOTE: Final = (
     _NOTE_SPANS,
     undated.DATE_RECORDS,
     _NOTE_DATED_SPANS,
     _NOTE_ACTORS,
     _NOTE_CHUNKS,
-    _STAMP,
+    STAMP_BLOCKS,
 )
 """Statements that record all full blocks, to be run in this order."""
 

@@ -8,6 +8,7 @@ from async_history._sqlite.index.validity import (
     INDEX_IS_VALID,
     LOWEST_ROWID,
     SPANS_STAMP,
+    stamped,
 )
 
 
@@ -69,3 +70,5 @@ SPANS: Final = Blocks("async_history_spans", 9, SPANS_STAMP)
 CHUNKS: Final = Blocks("async_history_chunks", 13, CHUNKS_STAMP)
 """Blocks for actors. They are larger because a search visits each one. Recording one takes some
 milliseconds."""
+STAMP_BLOCKS: Final = f"UPDATE async_history_state SET {stamped('block_stamp')}"
+"""Statement to run after a change of these tables, or of those of actors and of undated records."""

@@ -17,6 +17,7 @@ from async_history._sqlite.index.owners import (
     key_of,
     owner_number,
 )
+from async_history._sqlite.index.undated import LOST_DATES
 
 
 def _has_entry(key: str) -> str:
@@ -86,6 +87,10 @@ SELECT count(*), min(id) FROM main.history LEFT JOIN main.{table} AS noted
 WHERE history.rowid <= {through} AND (noted.block IS NULL OR {is_plain}
     AND ({time} < noted.earliest OR {time} > noted.latest))
 """
+_WITHOUT_DATE: Final = f"""
+SELECT count(*), min(id) FROM main.history
+WHERE rowid <= {SPANS.through} AND rowid IN ({LOST_DATES})
+"""
 _WRONG_TIMES: Final = tuple(
     _OUTSIDE.format(
         table=blocks.table,
@@ -122,7 +127,7 @@ def wrong_entries(connection: sqlite3.Connection) -> Iterator[tuple[str, int, st
         ((_WRONG_OWNERS, _WRONG_SCOPES), "owner"),
         ((_WRONG_CAUSES,), "cause"),
         ((_WRONG_ACTORS,), "actor"),
-        (_WRONG_TIMES, "time"),
+        ((*_WRONG_TIMES, _WITHOUT_DATE), "time"),
     ):
         for statement in statements:
             count, example = connection.execute(statement).fetchone()

@@ -31,6 +31,7 @@ from async_history._sqlite.index import (
     memories_without_entries,
     memory_key,
     nth_position,
+    remove_lost_dates,
     remove_rows,
 )
 from async_history._sqlite.ledger import attest
@@ -72,6 +73,8 @@ def prune(
 ) -> PruneStep:
     """Prune the next records in one transaction, on the connection's thread."""
     with indexed_transaction(connection):
+        if reached is None:
+            remove_lost_dates(connection)
         began_at = monotonic()
         step = run_to_completion(prune_step(asked, reached, _PruneTransaction(connection), tries))
     return fitted(step, asked, monotonic() - began_at)
