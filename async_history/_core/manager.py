@@ -6,12 +6,12 @@ async with open_history("history.db") as history:
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from async_history._core.backend import Backend, CallReader, Reader, Store
+from async_history._core.backend import Backend, CallReader, Store
 from async_history._core.checking.check import check_store
 from async_history._core.checking.check_report import CheckReport
 from async_history._core.concurrency.commit_signal import CommitSignal
@@ -23,7 +23,7 @@ from async_history._core.ledger.ledger import Ledger
 from async_history._core.ledger.ledger_store import LedgeredStore, LedgerStore
 from async_history._core.limits import DEFAULT_LIMITS, Limits
 from async_history._core.operations.erasures import ERASE, Erasure, erasures_of
-from async_history._core.operations.operation_log import OperationLog, logged
+from async_history._core.operations.operation_log import OperationLog, last_operations, logged
 from async_history._core.operations.operations import StoreOperation, new_operation
 from async_history._core.operations.progress import Progress
 from async_history._core.reading.cursors import Cursor
@@ -66,7 +66,6 @@ from async_history._core.telemetry import ReportedStore, telemetry
 from async_history._core.undoing.restore import restore_after_reading
 from async_history._core.undoing.rollback import (
     RollbackReport,
-    memories_of,
     records_written,
     take_back,
 )
@@ -76,7 +75,6 @@ from async_history._core.undoing.rollback_request import (
     undo_request,
 )
 from async_history._core.validation import check_count, check_function, check_seconds
-from async_history._core.writing.erased_names import Name
 from async_history._core.writing.new_submissions import (
     UncheckedRecords,
     earlier_text,
@@ -1010,8 +1008,9 @@ class HistoryManager(LoopBound[Store]):
             record_ids=record_ids,
         )
         check_vacuuming(vacuum)
-        owned = _OwnedReader(store.name_reader)
-        return await erase_in_steps(store.eraser, store.operations, asked, owned, vacuum=vacuum)
+        return await erase_in_steps(
+            store.eraser, store.operations, asked, store.name_reader, vacuum=vacuum
+        )
 
     async def check(self) -> CheckReport:
         """Read the whole history and report its problems. No record is changed.
@@ -1064,30 +1063,5 @@ class HistoryManager(LoopBound[Store]):
         if limit is not None:
             check_count("limit", limit, least=1)
         log = self._require_open().operations
-        if before is None:
-            return list(await log.read(limit=limit))
-        up_to = check_text("before", before)
-        found = await log.read(up_to=up_to, limit=None if limit is None else limit + 1)
-        if not found:
-            raise InvalidInput("this store has no operation of the id that was given")
-        return list(found[:-1])
-
-
-class _OwnedReader:
-    """A reader of an owner's memories."""
-
-    def __init__(self, reader: Reader) -> None:
-        self._reader = reader
-        self.session_scopes = reader.scopes
-
-    async def memories(self, owner: Name) -> Sequence[str]:
-        query = new_query(
-            self._reader.page,
-            self._reader.next_cursor,
-            Filter(None, None, None, None, None, None, None, order="newest", owner=(owner,)),
-            after=None,
-            limit=None,
-            page_size=PAGE_SIZE,
-            scan_size=None,
-        )
-        return await memories_of([query])
+        before = None if before is None else check_text("before", before)
+        return await last_operations(log, before, limit)

@@ -20,15 +20,13 @@ _FATAL: Final = "FATAL"
 """PostgreSQL's severity of a connection's end or refusal. The message may quote a setting, which is
 for its owner to see, but no value of a row."""
 _QUOTED: Final = re.compile(r'["«„»].*["»“«]', re.DOTALL)
-_OF_MYSQL: Final = tuple(
-    re.compile(rf"({words}) (\\*').*'(?={followed})", re.DOTALL)
-    for words, followed in (
-        ("Duplicate entry", r" for key\b"),
-        (r"Truncated incorrect \w+ value:?", r"""["')]*\Z"""),
-        (r"Incorrect [\w ]+ value:?", r" for (?:column|function)\b"),
-    )
-)
-"""A value in a message of MySQL or MariaDB, also within the `repr` of its error."""
+_DUPLICATE_KEYS: Final = (1062, 1586, 1761)
+"""MySQL's and MariaDB's numbers of errors whose message quotes a key's value, and the key last."""
+_WRONG_VALUES: Final = (1292, 1300, 1366, 1367, 1411, 1525)
+"""Their numbers of errors whose message quotes a value that can't be converted."""
+_VALUE_AND_KEY: Final = re.compile(r"'.*'(?=[^']*'[^']+'[^']*\Z)", re.DOTALL)
+_VALUES: Final = re.compile(r"'.*'", re.DOTALL)
+"""The values in these messages, in any language (`lc_messages`)."""
 
 
 def hide_texts(error: BaseException) -> None:
@@ -45,8 +43,14 @@ def hide_texts(error: BaseException) -> None:
         if state.startswith(_REFUSED) and getattr(one, "detail", None):
             one.detail = None  # type: ignore[attr-defined] # asyncpg's
         one.args = tuple(
-            _without_texts(given, state) if isinstance(given, str) else given for given in one.args
+            _without_texts(given, state, _number(one)) if isinstance(given, str) else given
+            for given in one.args
         )
+    for one in _chain(error):
+        original = getattr(one, "orig", None)
+        if _number(original) in (*_DUPLICATE_KEYS, *_WRONG_VALUES):
+            kind = type(original)  # as SQLAlchemy shows it
+            one.args = (f"({kind.__module__}.{kind.__name__}) {original}", *one.args[1:])
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -73,15 +77,21 @@ def _state(error: BaseException) -> str:
     return next((state for state in states if isinstance(state, str)), "")
 
 
-def _without_texts(message: str, state: str) -> str:
+def _number(error: BaseException | None) -> int | None:
+    """Return the number that a driver of MySQL or MariaDB gave its error."""
+    number = error.args[0] if error is not None and error.args else None
+    return number if isinstance(number, int) else None
+
+
+def _without_texts(message: str, state: str, number: int | None) -> str:
     if UNDECODABLE in message:
         return message.partition(_BEFORE_TEXT)[0]
     if state.startswith(_VALUE) and state not in _OF_ENCODINGS:
         message = _QUOTED.sub('"***"', message)
     if state.startswith(_REFUSED):
         message = message.partition("\n")[0]
-    found = [value for pattern in _OF_MYSQL if (value := pattern.search(message))]
-    if found:  # the first one; a text may have the words of another
-        first = min(found, key=lambda value: value.start())
-        return first.re.sub(r"\1 \2***\2", message)
+    if number in _DUPLICATE_KEYS:
+        return _VALUE_AND_KEY.sub("'***'", message)
+    if number in _WRONG_VALUES:
+        return _VALUES.sub("'***'", message)
     return message

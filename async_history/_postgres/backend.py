@@ -21,7 +21,8 @@ from async_history._postgres.connecting.codecs import (
 )
 from async_history._postgres.connecting.connect import in_time
 from async_history._postgres.connecting.lock_connection import LockConnection
-from async_history._postgres.connecting.pool import ConnectionPool, Prepare
+from async_history._postgres.connecting.opening import Prepare, open_pool, use_pool
+from async_history._postgres.connecting.pool import ConnectionPool
 from async_history._postgres.connecting.pool_limits import PoolLimits
 from async_history._postgres.connecting.server_url import ServerUrl
 from async_history._postgres.encryption_sql import HAS_CLEAR_INDEX, IS_ENCRYPTED
@@ -136,10 +137,10 @@ class PostgresBackend:
     async def _open_pool(self, prepare: Prepare) -> ConnectionPool:
         """Return the pool for writes, whose first connection was prepared."""
         if self.server is not None:
-            return await ConnectionPool.connect(self.server, prepare, self.limits)
+            return await open_pool(self.server, prepare, self.limits)
         has_numbers = self.keys is not None or self.asks_for_ledger
         types = USED_WITH_KEYS_OR_LEDGER if has_numbers else USED
-        return await ConnectionPool.of_user(self.user_pool, self.where, prepare, self.limits, types)
+        return await use_pool(self.user_pool, self.where, prepare, self.limits, types)
 
     async def _open_read_pool(self, pool: ConnectionPool) -> ConnectionPool:
         """Return the pool for reads: that for writes, unless there is a server for reads.
@@ -149,7 +150,7 @@ class PostgresBackend:
         if self.read_server is None:
             return pool
         try:
-            return await ConnectionPool.connect(self.read_server, self._look, self.limits)
+            return await open_pool(self.read_server, self._look, self.limits)
         except BaseException:
             await to_the_end(pool.aclose(CLOSE_TIMEOUT_S))
             raise

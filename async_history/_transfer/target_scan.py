@@ -102,7 +102,7 @@ class TargetScan:
         """
         reader = self._target.store.primary_reader
         for memory_id, row in self._without_owner.items():
-            of_memory = Filter((memory_id,), None, None, None, None, None, None)
+            of_memory = Filter(memory_ids=(memory_id,))
             page = await reader.page(of_memory, None, 1, 1)
             if [owner_text(record.owner) for record in page.records] != [row[_OWNER]]:
                 raise _other_value(row, "owner")

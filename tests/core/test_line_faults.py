@@ -17,7 +17,7 @@ from async_history._core.writing.wakeups import WAKEUP_BATCH_MIN
 from async_history._core.writing.writer import GroupCommitWriter
 from async_history._core.writing.writer_options import DEFAULT_OPTIONS, WriterOptions
 from tests.core.writers import Item, Store, turn
-from tests.support.line_faults import fault_at_line
+from tests.support.line_faults import LineFault, fault_at_line
 from tests.support.patience import LONG_S
 
 QUEUE = {"take", "admit_waiting", "_remove_all", "_remove"}
@@ -70,7 +70,7 @@ async def submitted(writer: GroupCommitWriter[Item], name: str) -> None:
     await writer.submit(Item(name))
 
 
-@pytest.mark.parametrize(("callers", "step"), [(6, 1), (WAKEUP_BATCH_MIN + 1, 7)])
+@pytest.mark.parametrize(("callers", "step"), [(6, 1), (WAKEUP_BATCH_MIN + 1, 13)])
 async def test_every_caller_of_the_writer_gets_an_outcome(callers: int, step: int) -> None:
     nth, ended = 1 - step, False
     while not ended:
@@ -139,6 +139,36 @@ async def test_every_caller_gets_an_outcome_if_closing_is_interrupted(ends: bool
         for task in (closing, writer.task):
             if not task.cancelled():
                 task.exception()
+
+
+class Interrupted(Item):
+    """A submission whose ids can't be asked for at first, as if signals came each time."""
+
+    left = 20
+
+    @property
+    def ids(self) -> list[str]:
+        self.left -= 1
+        if self.left >= 0:
+            raise LineFault
+        return [self.name]
+
+
+async def test_every_caller_gets_an_outcome_after_many_exceptions() -> None:
+    store = Store()
+    store.script = [Death()]
+    writer = GroupCommitWriter(store.commit, finish=store.finish, options=DEFAULT_OPTIONS)
+    calls = [writer.submit(Interrupted("in the batch")), writer.submit(Item("in the batch"))]
+    await store.begun.wait()
+    calls.append(writer.submit(Item("in the queue")))
+    store.gate.set()
+    await asyncio.wait(calls, timeout=LONG_S)
+    assert [type(call.exception()) for call in calls] == [
+        CommitUnknown,
+        CommitUnknown,
+        HistoryClosed,
+    ]
+    assert isinstance(writer.task.exception(), LineFault)
 
 
 async def test_every_caller_of_shared_reads_gets_an_outcome() -> None:

@@ -97,7 +97,7 @@ async def test_a_query_goes_on_after_the_rest_of_a_bounded_read() -> None:
         asked.append(wanted.through)
         return PageRead([], None, is_last=False, rest=nothing_left)
 
-    everything = Filter(None, None, None, None, None, None, None)
+    everything = Filter()
     query = new_query(
         read_page, next_cursor, everything, after=None, limit=None, page_size=9, scan_size=2
     )

@@ -10,7 +10,7 @@ import pytest
 
 from async_history import StorageMissing, StorageUnreachable, open_history
 from async_history._postgres.connecting.lock_connection import LockConnection
-from async_history._postgres.connecting.pool import ConnectionPool
+from async_history._postgres.connecting.opening import open_pool
 from async_history._postgres.connecting.pool_limits import PoolLimits
 from async_history._postgres.connecting.side_connections import SideConnections
 from async_history._postgres.connecting.url import server_url
@@ -134,7 +134,7 @@ async def test_an_error_of_long_work_is_not_one_of_its_connection(url: str) -> N
         raise ValueError("not a number")
 
     server, limits = server_url(url), PoolLimits(2, None, LONG_S, None, None)
-    pool = await ConnectionPool.connect(server, nothing, limits)
+    pool = await open_pool(server, nothing, limits)
     side = SideConnections(pool, server)
     with pytest.raises(ValueError, match=r"^not a number$"):
         await side.use(fail)

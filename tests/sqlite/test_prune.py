@@ -157,17 +157,17 @@ async def test_larger_steps_of_owned_memories_cost_no_more(
 ) -> None:
     """Nothing is done for each pair of removed records, also if each memory's last has no time."""
     taken = []
-    for records in (200, 3_000):
+    for records in (100, 1_000):
         path = tmp_path / f"{records}.db"
         limits = PruneLimits(records=records, most_records=records)
         asked = new_prune_request(CUTOFF, 1, dry_run=False, limits=limits)
         async with SQLiteHistoryManager(path) as history:
-            owned = [change(f"m{n}", "DELETE", 200) for n in range(3_000)]
+            owned = [change(f"m{n}", "DELETE", 200) for n in range(1_000)]
             await history.batch_add_history([one | {"owner": {"user_id": "ann"}} for one in owned])
-            write(path, [(f"{n}", f"m{n}", "DELETE", time) for n in range(3_000)])
+            write(path, [(f"{n}", f"m{n}", "DELETE", time) for n in range(1_000)])
             async with Steps(history) as steps:
                 report = await prune_in_steps(history.store.prune_step, asked, None)
-            assert (report.records, report.memories_gone) == (6_000, 3_000)
+            assert (report.records, report.memories_gone) == (2_000, 1_000)
             taken.append(steps.taken)
         with looking(path) as connection:
             assert connection.execute("SELECT count(*) FROM async_history_owners").fetchone() == (
@@ -175,6 +175,24 @@ async def test_larger_steps_of_owned_memories_cost_no_more(
             )
     small, large = taken
     assert large < 1.5 * small
+
+
+async def test_what_others_removed_of_an_owned_memory_costs_a_pruning_little(
+    tmp_path: Path,
+) -> None:
+    """What they remove leaves entries; each part of a step looks for a record of the memory."""
+    taken = []
+    for removed in (0, 4_000):
+        path = tmp_path / f"{removed}.db"
+        async with open_history(path) as history:
+            owned = [change("m", "UPDATE", 200) for _ in range(removed + 501)]
+            await history.batch_add_history([one | {"owner": {"user_id": "ann"}} for one in owned])
+            write(path, [], f"DELETE FROM history WHERE rowid <= {removed}")
+            async with Steps(history) as steps:
+                assert (await history.prune(older_than=CUTOFF)).records == 500
+            taken.append(steps.taken)
+    without, after = taken
+    assert after < 1.5 * without
 
 
 @pytest.mark.parametrize(("step_s", "batches"), [(1e-9, 20), (60.0, 4)])

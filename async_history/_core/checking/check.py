@@ -159,7 +159,7 @@ async def _walk(reader: Reader, walk: ChainWalk, chains: BrokenChains, limits: C
 async def _of_memories(
     reader: Reader, memory_ids: Sequence[str], page_size: int
 ) -> dict[str, list[HistoryRecord]]:
-    wanted = Filter(tuple(memory_ids), None, None, None, None, None, None)
+    wanted = Filter(memory_ids=tuple(memory_ids))
     return await by_memory(HistoryQuery(reader.page, wanted, None, None, page_size))
 
 

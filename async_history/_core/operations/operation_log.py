@@ -20,7 +20,7 @@ from async_history._core.operations.operations import (
     operation_from_row,
     readable_log,
 )
-from async_history.errors import HistoryError
+from async_history.errors import HistoryError, InvalidInput
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,6 +81,22 @@ class OperationLog(Protocol):
             limit: the most to return; None: all.
             kind: only this kind; None: any.
         """
+
+
+async def last_operations(
+    log: OperationLog, before: str | None, limit: int | None
+) -> list[StoreOperation]:
+    """Return the last operations, or the last before one, oldest first.
+
+    Raises:
+        InvalidInput: the log has no operation `before`.
+    """
+    if before is None:
+        return list(await log.read(limit=limit))
+    found = await log.read(up_to=before, limit=None if limit is None else limit + 1)
+    if not found:
+        raise InvalidInput("this store has no operation of the id that was given")
+    return list(found[:-1])
 
 
 class EntryLog(OperationLog, Protocol):

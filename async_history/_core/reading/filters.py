@@ -25,13 +25,13 @@ class Filter:
     required value. `through` is the last position, in the order of the query, to look at.
     """
 
-    memory_ids: tuple[str, ...] | None
-    actor_id: str | None
-    role: str | None
-    event: Event | None
-    text: str | None
-    since: datetime | None
-    until: datetime | None
+    memory_ids: tuple[str, ...] | None = None
+    actor_id: str | None = None
+    role: str | None = None
+    event: Event | None = None
+    text: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
     order: Order = "oldest"
     owner: Pairs = ()
     cause: Pairs = ()

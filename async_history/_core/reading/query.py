@@ -1,7 +1,7 @@
 """Queries: the records of a filter, page by page."""
 
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -215,3 +215,12 @@ def new_query(
         read_page = bounded_reads(read_page, next_cursor, scan_size)
     begin = None if after is None else Cursor.parse(after)
     return HistoryQuery(read_page, wanted, begin, limit, page_size)
+
+
+async def memories_of(queries: Iterable[HistoryQuery]) -> list[str]:
+    """Return the distinct memories of the queries' records. Only ids are kept."""
+    found: dict[str, None] = {}
+    for query in queries:
+        async for page in query.pages():
+            found.update((record.memory_id, None) for record in page.records)
+    return list(found)

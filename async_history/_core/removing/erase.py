@@ -28,6 +28,9 @@ from typing import Any, Protocol, TypeVar
 from async_history._core.operations.erasures import ERASE
 from async_history._core.operations.operation_log import OperationLog, logged
 from async_history._core.operations.operations import hashed, new_operation
+from async_history._core.reading.cursors import Cursor
+from async_history._core.reading.filters import Filter
+from async_history._core.reading.query import PAGE_SIZE, HistoryQuery, PageRead, memories_of
 from async_history._core.removing.erase_request import EraseRequest, Vacuuming
 from async_history._core.removing.erase_transaction import EraseTransaction, note
 from async_history._core.removing.erase_walks import ErasureWalks
@@ -99,13 +102,13 @@ class EraseBackend(Protocol):
         """Return what an erasure would not reach, without changing anything."""
 
 
-class OwnedReader(Protocol):
-    """The reads for the erasure of an owner."""
+class NameReader(Protocol):
+    """The reads of what an owner's erasure names: see `Store.name_reader`."""
 
-    async def memories(self, owner: Name) -> Sequence[str]:
-        """Return an owner's memories."""
+    async def page(self, wanted: Filter, after: Cursor | None, limit: int, ahead: int) -> PageRead:
+        """Return a page of records."""
 
-    async def session_scopes(self, after: str, limit: int) -> Sequence[str]:
+    async def scopes(self, after: str, limit: int) -> Sequence[str]:
         """Return the first session scopes after `after`, in their order."""
 
 
@@ -113,7 +116,7 @@ async def erase_in_steps(
     backend: EraseBackend,
     log: OperationLog,
     asked: EraseRequest,
-    owned: OwnedReader,
+    names: NameReader,
     *,
     vacuum: Vacuuming,
 ) -> ErasureReport:
@@ -128,8 +131,8 @@ async def erase_in_steps(
             key_ids = await backend.in_transaction(partial(note, [asked.owner], begun_at))
         asked = replace(
             asked,
-            memory_ids=tuple(await owned.memories(asked.owner)),
-            session_scopes=(*asked.session_scopes, *await _sessions(owned, asked)),
+            memory_ids=tuple(await _memories(names, asked.owner)),
+            session_scopes=(*asked.session_scopes, *await _sessions(names, asked)),
         )
     walks = ErasureWalks(backend.in_transaction, asked, begun_at)
     if asked.dry_run:
@@ -170,12 +173,18 @@ def _arguments(asked: EraseRequest, vacuum: Vacuuming) -> dict[str, Any]:
     }
 
 
-async def _sessions(owned: OwnedReader, asked: EraseRequest) -> list[str]:
+async def _memories(names: NameReader, owner: Name) -> list[str]:
+    """Return an owner's memories."""
+    wanted = Filter(order="newest", owner=(owner,))
+    return await memories_of([HistoryQuery(names.page, wanted, None, None, PAGE_SIZE)])
+
+
+async def _sessions(names: NameReader, asked: EraseRequest) -> list[str]:
     """Return the session scopes that name an owner, without those already given."""
     found: list[str] = []
     after = ""
     while asked.owner is not None:
-        scopes = await owned.session_scopes(after, asked.limits.records)
+        scopes = await names.scopes(after, asked.limits.records)
         if not scopes:
             break
         found += [scope for scope in scopes if session_names(scope, asked.owner)]

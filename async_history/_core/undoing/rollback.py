@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from async_history._core.reading.query import HistoryQuery
+from async_history._core.reading.query import HistoryQuery, memories_of
 from async_history._core.records.records import HistoryRecord
 from async_history._core.undoing.rollback_plan import MemoryPlan, RollbackAction, plan_memories
 from async_history._core.undoing.rollback_request import RollbackRequest
@@ -93,15 +93,6 @@ class RollbackHistory(Protocol):
         self, records: Sequence[dict[str, Any]], *, if_latest: HistoryRecord | None
     ) -> list[HistoryRecord]:
         """Append records if nothing came after `if_latest`."""
-
-
-async def memories_of(queries: Iterable[HistoryQuery]) -> list[str]:
-    """Return the distinct memories of the queries' records. Only ids are kept."""
-    found: dict[str, None] = {}
-    for query in queries:
-        async for page in query.pages():
-            found.update((record.memory_id, None) for record in page.records)
-    return list(found)
 
 
 async def memories_to_take_back(history: RollbackHistory, asked: RollbackRequest) -> Sequence[str]:

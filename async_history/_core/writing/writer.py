@@ -27,15 +27,13 @@ from async_history._core.writing.queue import BoundedQueue
 from async_history._core.writing.wakeups import HEAD_START_S, WakeupScheduler
 from async_history._core.writing.writer_options import DEFAULT_OPTIONS, WriterOptions
 from async_history._core.writing.writer_stats import WriterCounters, WriterStats
-from async_history.errors import (
-    CommitUnknown,
-    HistoryClosed,
-    HistoryError,
-)
+from async_history.errors import CommitUnknown, HistoryClosed, HistoryError
 
 _RETRY_DELAY_S = 0.01
 _LONGEST_RETRY_DELAY_S = 1.0
 """First and longest pause before a commit is retried; the pause doubles each time."""
+_FAIL_AGAIN_S: Final = 0.1
+"""Seconds after which callers are failed again: then a burst of signals may be over."""
 
 T = TypeVar("T")
 
@@ -362,9 +360,15 @@ class GroupCommitWriter(Generic[S]):
         return self._task
 
     def _fail_everyone_left(self) -> None:
-        again = self._loop.call_soon(self._fail_calls)  # if an exception interrupts it here
+        """Fail the callers that are left, again until no exception interrupts it.
+
+        Many signals may come, also before its first line. So each try begins two others.
+        """
+        again = self._loop.call_soon(self._fail_everyone_left)
+        later = self._loop.call_later(_FAIL_AGAIN_S, self._fail_everyone_left)
         self._fail_calls()
         again.cancel()
+        later.cancel()
 
     def _fail_calls(self) -> None:
         reason = "the manager was closed before this was written"

@@ -4,35 +4,15 @@
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from functools import partial
 from time import monotonic
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import asyncpg
 
 from async_history._core.writing.commit_function import OutcomeUnknown, TryAgain
-from async_history._postgres.connecting.bounds import (
-    Settings,
-    bounds,
-    lift_limits,
-    settings_of,
-    without_limits,
-)
-from async_history._postgres.connecting.codecs import require_own_codecs
-from async_history._postgres.connecting.connect import (
-    Connection,
-    connect_checked,
-    connect_to_any,
-    connected,
-    in_time,
-    set_up,
-    typed,
-)
+from async_history._postgres.connecting.bounds import Settings, bounds, without_limits
 from async_history._postgres.connecting.pool_callbacks import acquire_from, release_to
 from async_history._postgres.connecting.pool_limits import PoolLimits
-from async_history._postgres.connecting.pooler import is_pooled, require_no_lost_statements
-from async_history._postgres.connecting.server_url import ServerUrl
-from async_history._postgres.connecting.user_pool import UserPool
 from async_history._postgres.connecting.work_limit import WorkLimit, meaning_of
 from async_history._postgres.errors import (
     DriverError,
@@ -41,19 +21,13 @@ from async_history._postgres.errors import (
     storage_error,
 )
 from async_history._postgres.transaction import transaction
-from async_history.errors import HistoryClosed, InvalidInput, StorageError, StorageUnreachable
+from async_history.errors import HistoryClosed, StorageUnreachable
 
 T = TypeVar("T")
 
-_CACHED_STATEMENTS: Final = 100
-"""asyncpg's default. Behind a pooler none are cached: each transaction may use another server
-connection, which does not have them."""
-
-Prepare = Callable[[Any], Awaitable[None]]
-
 
 class ConnectionPool:
-    """A pool of connections. Create one with `connect` or `of_user`.
+    """A pool of connections. Open one with `open_pool`, or use the user's with `use_pool`.
 
     A connection returns to the pool when the server has finished its statement, not when the caller
     is cancelled: otherwise a few impatient callers would occupy every process of the server. So the
@@ -88,99 +62,6 @@ class ConnectionPool:
         self.is_behind_pooler = is_behind_pooler
         self.settings = settings
         self.size: int = pool.get_max_size()
-
-    @classmethod
-    async def connect(
-        cls, server: ServerUrl, prepare: Prepare, limits: PoolLimits
-    ) -> "ConnectionPool":
-        """Connect, call `prepare` with a first connection, and open a pool.
-
-        Raises:
-            InvalidInput: the URL can't be used.
-            StorageError: the server can't be reached in time, or refuses the connection.
-        """
-        async with connected(server, limits.acquire_timeout_s) as connection:
-            cached = server.options.get("statement_cache_size")
-            keeps_none = 0 in (limits.statement_cache_size, cached)
-            with in_time(connection, limits.acquire_timeout_s):
-                is_behind_pooler = keeps_none or await is_pooled(connection)
-                settings = await settings_of(connection)
-                if not is_behind_pooler:
-                    await set_up(connection)
-                    await lift_limits(connection)
-            await prepare(connection)
-        with typed(server.where):
-            pool = await asyncpg.create_pool(
-                connect=partial(connect_to_any if is_behind_pooler else connect_checked, server),
-                connection_class=Connection,
-                min_size=0,
-                max_size=limits.size,
-                max_inactive_connection_lifetime=limits.idle_s or 0,
-                statement_cache_size=0 if is_behind_pooler else _CACHED_STATEMENTS,
-                timeout=limits.acquire_timeout_s,
-                reset=_leave_as_it_is,
-            )
-        return cls(
-            pool,
-            server.where,
-            limits,
-            owned=True,
-            is_behind_pooler=is_behind_pooler,
-            settings=settings,
-        )
-
-    @classmethod
-    async def of_user(
-        cls, pool: Any, where: str, prepare: Prepare, limits: PoolLimits, types: Sequence[str]
-    ) -> "ConnectionPool":
-        """Use the user's own pool, which this class never closes.
-
-        Args:
-            types: the types that must have asyncpg's own codecs.
-
-        Raises:
-            InvalidInput: the pool is not open, has codecs of its own, or caches statements that its
-                pooler loses.
-            StorageError: as `connect`.
-        """
-        users = UserPool(pool)
-        try:
-            with typed(where):
-                connection = await acquire_from(users, where, limits.acquire_timeout_s)
-                try:
-                    with in_time(connection, limits.acquire_timeout_s):
-                        is_behind_pooler = await is_pooled(connection)
-                        if is_behind_pooler:
-                            await require_no_lost_statements(connection, pool)
-                        await require_own_codecs(connection, types)
-                        settings = await settings_of(connection)
-                    if is_behind_pooler:
-                        await prepare(connection)
-                    else:
-                        async with without_limits(connection, limits.acquire_timeout_s):
-                            await prepare(connection)
-                except BaseException:
-                    # It has an open transaction, or no limits.
-                    with contextlib.suppress(asyncpg.InterfaceError):  # the pool has it already
-                        connection.terminate()
-                    raise
-                finally:
-                    await release_to(users, where, connection, None)
-        except StorageError as error:
-            if error.__cause__ is not None and is_pool_unusable(error.__cause__):
-                raise InvalidInput(
-                    f"the {error.__cause__}: await it, or enter `async with pool`, before a "
-                    "history uses it, and close it after that"
-                ) from error
-            raise
-        return cls(
-            users,
-            where,
-            limits,
-            owned=False,
-            is_behind_pooler=is_behind_pooler,
-            settings=settings,
-        )
 
     async def acquire(self) -> Any:
         """Return a connection, which `release` gives back.
@@ -408,7 +289,3 @@ class ConnectionPool:
         if self.owned:
             with contextlib.suppress(RuntimeError):  # the loop is closed, and the sockets with it
                 self._pool.terminate()
-
-
-async def _leave_as_it_is(connection: Any) -> None:
-    """Reset a connection of the pool by doing nothing: we leave no state on it."""

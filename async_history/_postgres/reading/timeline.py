@@ -25,7 +25,7 @@ from async_history._postgres.rows import (
 )
 from async_history._postgres.schema import in_schema
 
-_EVERYTHING: Final = Filter(None, None, None, None, None, None, None)
+_EVERYTHING: Final = Filter()
 
 _STATE: Final = "seq * 2 + (event = 'DELETE' OR is_deleted)::integer"
 """A record's `seq`, followed by a bit that says whether the memory is deleted after it."""

@@ -145,7 +145,7 @@ class EraseSteps(SchemaSteps):
         return list(map(ref_of, rows))
 
     async def of_actor(self, actor_id: str, after: RecordRef | None, limit: int) -> list[RecordRef]:
-        wanted = Filter(None, actor_id, None, None, None, None, None)
+        wanted = Filter(actor_id=actor_id)
         search = Search(wanted, is_distributed=self._is_distributed)
         sql, arguments = search.refs(None if after is None else after.position, limit)
         return list(map(ref_of, await self._fetch(sql, *arguments)))

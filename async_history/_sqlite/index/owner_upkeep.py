@@ -10,6 +10,7 @@ from async_history._sqlite.index.levels import (
     LEVELS,
     SEVERAL_KEYS,
     memory_key,
+    ordered_positions,
     positions,
     remove_entries,
     value_key,
@@ -217,13 +218,25 @@ def disown(connection: sqlite3.Connection, scope: str, memory_ids: Sequence[str]
 
 _ANY_LOST_RECORDS: Final = "SELECT EXISTS (SELECT 1 FROM main.async_history_bereft)"
 """Whether memories have lost records since the last look: the table contains them."""
+_NEWEST: Final = " UNION ALL ".join(
+    f"""
+    SELECT max(position) AS position FROM main.{level}
+    WHERE memory = reduced.memory AND position <= reduced.through"""
+    for level in LEVELS
+)
+_NEWEST_FIRST: Final = ordered_positions(
+    "DESC", "reduced.through + 1", key="reduced.memory", memory_id="reduced.memory_id"
+)
 _IS_LOST: Final = f"""NOT EXISTS (
-    SELECT 1 FROM ({positions("memory = reduced.memory", "memory_id = reduced.memory_id")}) AS entry
+    SELECT 1 FROM ({_NEWEST} UNION ALL SELECT position FROM {_NEWEST_FIRST}) AS entry
     CROSS JOIN main.history AS left_over ON left_over.rowid = entry.position
-    WHERE left_over.memory_id = reduced.memory_id AND left_over.rowid <= reduced.through
+    WHERE left_over.memory_id = reduced.memory_id
 )"""
-"""SQL condition on `reduced`: at some time its memory had no records, and so lost its owner. It
-reads up to the first record that is left."""
+"""SQL condition on `reduced`: at some time its memory had no records, and so lost its owner.
+
+It reads down to the newest record that is left, because other programs leave entries of what they
+remove, mostly of old records. First it reads the newest entry of each level, which usually ends it.
+"""
 _GONE: Final = f"""
 SELECT owned.number, reduced.memory FROM (
     SELECT memory_id, through, {key_of("lost")} AS memory

@@ -116,15 +116,12 @@ def key_of(row: str) -> str:
     return f"async_history_key(CAST({row}.memory_id AS BLOB))"
 
 
-def owner_number(
-    key: str, memory_id: str, *, through_tail: bool = True, condition: str = "true"
-) -> str:
+def owner_number(key: str, memory_id: str, *, through_tail: bool = True) -> str:
     """Return an SQL value: the number of a memory's owner; NULL if it has none.
 
     Args:
         key, memory_id: SQL for the key and id of the memory.
         through_tail: whether to also search the owners without an entry.
-        condition: SQL condition on `owned`, the owner.
     """
     entries = [
         f"SELECT {LOWEST_ROW} - position AS number FROM main.{level}"
@@ -139,7 +136,7 @@ def owner_number(
     return f"""(
         SELECT owned.number FROM ({" UNION ALL ".join(entries)}) AS entry
         CROSS JOIN main.async_history_owners AS owned ON owned.number = entry.number
-        WHERE owned.memory_id = {memory_id} AND {condition} LIMIT 1
+        WHERE owned.memory_id = {memory_id} LIMIT 1
     )"""
 
 

@@ -124,7 +124,7 @@ class FollowReader:
         """Return the SELECT of a page of one memory or of all: see `PAGE`."""
         columns, lookup = self._reader.columns, self._reader.lookup
         memory_ids = None if memory_id is None else (memory_id,)
-        wanted = Filter(memory_ids, None, None, None, None, None, None)
+        wanted = Filter(memory_ids=memory_ids)
         (page,) = in_order(
             f"{columns}, history.rowid AS position, 'page'", wanted, lookup, Cursor(0, "")
         )

@@ -77,7 +77,7 @@ ORDER BY history.rowid LIMIT :limit
 """
 _OF_AN_ACTOR: Final = in_order(
     "history.rowid AS position, history.id, history.memory_id",
-    Filter(None, "", None, None, None, None, None),
+    Filter(actor_id=""),
     THROUGH_INDEX,
     Cursor(0, ""),
 )

@@ -279,8 +279,3 @@ def _when(held: Fields, latest: HistoryRecord | None, name: str) -> str:
 def _text_in(held: Fields, name: str) -> str | None:
     value = held.get(name)
     return None if value is None else Sanitizer().text(name, value)
-
-
-def _history_of(ask: Ask, memory_id: str) -> Sequence[HistoryRecord]:
-    records: Sequence[HistoryRecord] = ask(lambda history: history.get_history(memory_id))
-    return records
