@@ -90,7 +90,7 @@ def back_up(
         StorageError: the copy could not be written.
     """
     unfinished = target.with_name(f"{target.name}.{token_hex(8)}.unfinished")
-    with typed_errors(str(target)):
+    with typed_errors(str(target), written=target):
         _require_absent(target)
         os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         try:

@@ -42,7 +42,7 @@ def repair_file(path: Path, lock_timeout_s: float) -> None:
     is_there(path, create=False)
     file = location_of(path, "wal").file
     require_writable(file, None)
-    with typed_errors(str(path)), closing(connect(file, "rw")) as connection:
+    with typed_errors(str(path), written=file), closing(connect(file, "rw")) as connection:
         if wait_for_lock(lambda: compatibility_view(connection), lock_timeout_s) is None:
             rebuild(connection, lock_timeout_s)
 

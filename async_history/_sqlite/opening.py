@@ -175,7 +175,7 @@ def prepare_file(
         MigrationError: the file's layout can't be used; it was not changed.
         StorageError: the file can't be opened for writing, or can't have this journal.
     """
-    with typed_errors(str(path)):
+    with typed_errors(str(path), written=path):
         require_usable(path)
         if not is_there(path, create):
             _make_file(path)
@@ -205,7 +205,7 @@ def open_writing(
         say_begun()
         return True
 
-    with typed_errors(str(path or "the history in memory")):
+    with typed_errors(str(path or "the history in memory"), written=path):
         connection = connect(path, "rw")
         try:
             connection.execute(f"PRAGMA synchronous = {synchronous(connection, durability)}")

@@ -23,10 +23,11 @@ from async_history._sqlite.connecting.errors import (
     has_log_reset_fault,
     is_commit_unknown,
     is_locked,
-    is_out_of_space,
     is_schema_mismatch,
     is_write_refused,
+    may_be_of_system,
     storage_error,
+    system_refusal,
     typed_errors,
 )
 from async_history._sqlite.connecting.file_watch import OpenFile, has_log_open, is_used_elsewhere
@@ -44,7 +45,7 @@ from async_history._sqlite.opening import (
     prepare_file,
 )
 from async_history._sqlite.read_connections import ReadConnections
-from async_history.errors import HistoryClosed, StorageError, StorageFull, StorageLocked
+from async_history.errors import HistoryClosed, StorageError, StorageLocked
 
 _log = logging.getLogger("async_history")
 
@@ -229,8 +230,12 @@ class ConnectionPool:
             except sqlite3.Error as error:
                 if is_commit_unknown(error):
                     raise OutcomeUnknown(str(storage_error(error, self.where))) from error
+                if self.path is not None and may_be_of_system(error):
+                    refusal = await run_in_thread(partial(system_refusal, error, self.path))
+                    if refusal is not None:
+                        raise refusal from error
                 if is_write_refused(error):
-                    raise await self._refused_write(error) from error
+                    raise TryAgain(storage_error(error, self.where)) from error
                 if self.path is not None and is_schema_mismatch(error) and reopened < MAX_REOPENS:
                     reopened += 1
                     await self._close_writer()
@@ -240,14 +245,6 @@ class ConnectionPool:
             if monotonic() > deadline:
                 raise _final_error(reason, self.where) from reason
             await asyncio.sleep(LOCK_PAUSE_S)
-
-    async def _refused_write(self, error: sqlite3.Error) -> StorageFull | TryAgain:
-        if self.path is not None and await run_in_thread(partial(is_out_of_space, self.path)):
-            return StorageFull(
-                f"{self.where} gets no more disk space: a quota is exhausted; free some and try "
-                f"again ({error})"
-            )
-        return TryAgain(storage_error(error, self.where))
 
     def require_file(self) -> None:
         """Check that the open file is still at its path. This takes one or two calls of `stat`.

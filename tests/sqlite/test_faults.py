@@ -31,6 +31,7 @@ from async_history._sqlite import opening
 from async_history._sqlite import store as sqlite_store
 from async_history._sqlite.connecting import errors
 from async_history._sqlite.connecting.connection import ThreadConnection
+from async_history._sqlite.connecting.errors import system_refusal
 from async_history._sqlite.index.levels import LEVELS
 from async_history._sqlite.removing.prune import prune
 from async_history._sqlite.writing.commit import BatchCommitter
@@ -130,6 +131,25 @@ class TestFullDisk:
         finally:
             disk.unmount()
 
+    async def test_a_disk_without_inodes(self, tmp_path: Path) -> None:
+        """A rollback journal is a new file. SQLite reports only that it can't be opened."""
+        disk = Disk(tmp_path / "disk")
+        if not disk.is_mounted:
+            pytest.skip("may not mount")
+        path = disk.folder / "history.db"
+        try:
+            async with open_history(path, journal="delete") as history:
+                await add(history, "x")
+                status = os.statvfs(disk.folder)
+                disk.remount(f"nr_inodes={status.f_files - status.f_ffree}")
+                with pytest.raises(StorageFull, match="df -i"):
+                    await add(history, "refused")
+                disk.remount("nr_inodes=100")
+                await add(history, "again")
+                assert await texts(history) == ["x", "again"]
+        finally:
+            disk.unmount()
+
     @linux
     def test_a_file_that_may_not_grow(self, tmp_path: Path) -> None:
         processes.run("confined", "limit", tmp_path)
@@ -225,6 +245,8 @@ class TestReadOnly:
             disk.remount("ro")
             with pytest.raises(StorageReadOnly):
                 await open_history(disk.folder / name)
+            refused = failure(sqlite3.SQLITE_IOERR_WRITE, "disk I/O error")
+            assert type(system_refusal(refused, path)) is StorageReadOnly, "if it is open meanwhile"
             disk.remount("rw")
             async with open_history(path) as history:
                 await add(history, "again")
@@ -551,7 +573,7 @@ class TestRetries:
                 if disk.is_mounted:
                     await disk.fill(history)
                     left = len(commits)
-                    with pytest.raises(StorageFull, match="a quota is exhausted"):
+                    with pytest.raises(StorageFull, match="space or inodes left"):
                         await add(history, "refused")
                     assert len(commits) == left - 1, "it is not tried again"
                     await disk.free(history)

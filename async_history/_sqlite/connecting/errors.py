@@ -104,23 +104,48 @@ def is_write_refused(error: sqlite3.Error) -> bool:
     return getattr(error, "sqlite_errorcode", None) == _IOERR_WRITE
 
 
-def is_out_of_space(path: Path) -> bool:
-    """Return whether this process gets no space in a file's folder. It blocks.
+def may_be_of_system(error: sqlite3.Error) -> bool:
+    """Return whether `system_refusal` may know the cause of an error.
 
-    SQLite reports an exhausted quota as an I/O error. So this writes to a file that has no name,
-    and returns False on systems that do not have such files.
+    SQLite reports an exhausted quota, a disk without inodes or that has become read-only as an I/O
+    error, or as a file that can't be opened.
+    """
+    return getattr(error, "sqlite_errorcode", None) in (_IOERR_WRITE, sqlite3.SQLITE_CANTOPEN)
+
+
+def system_refusal(error: sqlite3.Error, file: Path) -> StorageError | None:
+    """Return the typed error if the system does not let this process write in a file's folder now.
+
+    It writes to a file that has no name, and blocks. It returns None on systems that do not have
+    such files.
     """
     try:
-        descriptor = os.open(path.parent, os.O_TMPFILE | os.O_WRONLY, 0o600)
+        descriptor = os.open(file.parent, os.O_TMPFILE | os.O_WRONLY, 0o600)
         try:
             os.write(descriptor, bytes(_PROBED_BYTES))
         finally:
             os.close(descriptor)
     except AttributeError:
-        return False
-    except OSError as error:
-        return _BY_ERRNO.get(error.errno or 0) is StorageFull
-    return False
+        return None
+    except OSError as refusal:
+        if refusal.errno in _REFUSALS:
+            kind, advice = _REFUSALS[refusal.errno]
+            return kind(f"{file} {advice} ({error})")
+    return None
+
+
+_REFUSALS: Final[dict[int, tuple[type[StorageError], str]]] = {
+    errno.ENOSPC: (
+        StorageFull,
+        "has no free disk space or inodes left (see df and df -i); free some and try again",
+    ),
+    errno.EDQUOT: (StorageFull, "gets no more disk space by its quota; free some and try again"),
+    errno.EROFS: (
+        StorageReadOnly,
+        "may not be written: its file system is read-only, maybe since an I/O error (see the "
+        "system's log)",
+    ),
+}
 
 
 def storage_error(error: sqlite3.Error, where: str) -> StorageError:
@@ -172,12 +197,18 @@ _BY_ERRNO: dict[int, type[StorageError]] = {
 
 
 @contextmanager
-def typed_errors(where: str) -> Iterator[None]:
-    """Turn driver and system errors raised in the body into typed ones, with the first as cause."""
+def typed_errors(where: str, *, written: Path | None = None) -> Iterator[None]:
+    """Turn driver and system errors raised in the body into typed ones, with the first as cause.
+
+    `written` is the file that the body writes, on a thread that may block: see `system_refusal`.
+    """
     try:
         yield
     except sqlite3.Error as error:
-        raise storage_error(error, where) from error
+        refusal = None
+        if written is not None and may_be_of_system(error):
+            refusal = system_refusal(error, written)
+        raise refusal or storage_error(error, where) from error
     except UnicodeDecodeError:  # of the driver, for a message with a damaged name; it has its bytes
         raise StorageCorrupt(
             f"{where} is damaged: its schema has a name or a statement that is not UTF-8. Stop "

@@ -231,7 +231,7 @@ def adopt(
     check_function("on_progress", on_progress)
     check_seconds("lock_timeout_s", lock_timeout_s)
     check_choice("journal", journal, JOURNALS)
-    with typed_errors(str(file)), using_sqlite():
+    with typed_errors(str(file), written=file), using_sqlite():
         file_size(file)
         location = location_of(file, journal)
         report = read_with_retry(lambda: ReadOnlyFile(location.file), plan, lock_timeout_s)
