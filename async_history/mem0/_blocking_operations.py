@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Final, TypeVar
 
+from async_history._core.concurrency.threads import run_to_completion
 from async_history._core.manager import HistoryManager
 from async_history._core.options import HistoryOptions
 from async_history._core.records.recording import begun_at, operation
@@ -22,8 +23,9 @@ from async_history.blocking import BlockingHistoryManager
 from async_history.errors import HistoryClosed, HistoryError
 from async_history.mem0._add_history import AddHistory
 from async_history.mem0._errors import Unwritten
-from async_history.mem0._late_changes import raise_unwritten, take_back_blocking
+from async_history.mem0._late_changes import raise_unwritten, take_back
 from async_history.mem0._recorder import to_submit
+from async_history.mem0._steps import ThreadSteps
 from async_history.mem0._threads.forks import forget_in_child, keep_inherited
 from async_history.mem0._tracing import in_trace
 from async_history.mem0._turns.erased_here import erased_here
@@ -154,7 +156,7 @@ class BlockingRecorder(AddHistory):
             except BaseException as error:
                 for failure, _ in unwritten:
                     _log.error("the history of a failed operation was not written: %s", failure)
-                take_back_blocking(memory, unwritten)
+                run_to_completion(take_back(ThreadSteps(memory, self), unwritten))
                 refusal = self._thread_state.refusal
                 if refusal not in (None, error) and isinstance(error, Exception):
                     raise refusal from error
@@ -164,7 +166,7 @@ class BlockingRecorder(AddHistory):
                 self._thread_state.payloads = None
                 self._thread_state.new = None
                 new.end()
-        take_back_blocking(memory, unwritten)
+        run_to_completion(take_back(ThreadSteps(memory, self), unwritten))
         raise_unwritten(result, unwritten)
         if self._thread_state.refusal is not None:  # mem0 only logs it
             raise self._thread_state.refusal

@@ -18,18 +18,19 @@ from async_history._core.undoing.rollback_request import (
 from async_history.mem0._assigned import OWN_RECORDER, require_own_history
 from async_history.mem0._checking.check import check_memory, check_request
 from async_history.mem0._checking.differences import MemoryCheck
-from async_history.mem0._checking.learning import LearnedOwners, learn, unowned
+from async_history.mem0._checking.learning import LearnedOwners, learn
 from async_history.mem0._checking.repair import CheckRequest
-from async_history.mem0._forgetting.forget import forget
 from async_history.mem0._forgetting.forget_request import (
     ForgetReport,
     ForgetRequest,
     new_forget_request,
 )
+from async_history.mem0._forgetting.owner_removal import forget
 from async_history.mem0._loop_state import LoopState
 from async_history.mem0._loop_states import LoopStates
 from async_history.mem0._operation import Operation
 from async_history.mem0._recorder import Recorder
+from async_history.mem0._steps import LoopSteps
 from async_history.mem0._threads.hosted_history import ask
 from async_history.mem0._threads.workers import Workers, using
 from async_history.mem0._undoing.restore import check_metadata, restore_memory
@@ -86,16 +87,7 @@ class HistoryOperations:
         require_own_history(self._assigned, "restore")
 
         async def restored(operation: Operation) -> HistoryRecord:
-            return await restore_memory(
-                self,
-                operation.manager,
-                memory_id,
-                to,
-                given,
-                actor_id,
-                role,
-                begin_change=operation.begin_change,
-            )
+            return await restore_memory(LoopSteps(operation), memory_id, to, given, actor_id, role)
 
         return (await self._in_turn("restore", memory_id, restored)).as_dict()
 
@@ -173,12 +165,9 @@ class HistoryOperations:
             InvalidInput: the history is not one of this library.
         """
         require_own_history(self._assigned, "learn_owners")
-
-        async def learned() -> LearnedOwners:
-            store = self._recorder.require_operation().manager
-            return await learn(self, await ask(store, unowned), store.store)
-
-        return await self._run(learned, "learn_owners")
+        return await self._run(
+            lambda: learn(LoopSteps(self._recorder.require_operation())), "learn_owners"
+        )
 
     @takes(new_forget_request)
     async def forget(self, asked: ForgetRequest) -> ForgetReport:
@@ -207,7 +196,7 @@ class HistoryOperations:
         """
         require_own_history(self._assigned, "forget")
         return await self._run(
-            lambda: forget(self, self._recorder.require_operation(), asked), "forget"
+            lambda: forget(LoopSteps(self._recorder.require_operation()), asked), "forget"
         )
 
     # Running an operation

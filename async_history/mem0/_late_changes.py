@@ -3,7 +3,7 @@
 The history has refused their records, so the vector store must not keep them either.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 
@@ -11,10 +11,7 @@ from async_history._core.records.records import Event, HistoryRecord
 from async_history._core.writing.erased_names import MEMORY
 from async_history.errors import Erased
 from async_history.mem0._errors import Unwritten, history_not_written
-from async_history.mem0._vectors.local_stores import in_store_thread
-
-History = Sequence[HistoryRecord]
-"""A memory's records."""
+from async_history.mem0._steps import Steps, result_of
 
 _SCOPES: Final = ("user_id", "agent_id", "run_id")
 """The scopes that mem0 filters entities by."""
@@ -36,57 +33,33 @@ def raise_unwritten(result: object, unwritten: Sequence[Unwritten]) -> None:
         raise error
 
 
-async def take_back(memory: Any, unwritten: Sequence[Unwritten]) -> None:
-    """Remove the results of late changes from an `AsyncMemory`'s vector store."""
+async def take_back(steps: Steps, unwritten: Sequence[Unwritten]) -> None:
+    """Remove the results of late changes from the vector store."""
+    memory = steps.memory
     for error, record in _puts(memory, unwritten):
         with _noting(error, record.memory_id):
-            await in_store_thread(memory, _remove, memory, record.memory_id)
+            await steps.call(_remove, memory, record.memory_id)
             unlink = getattr(memory, _UNLINK, None)
             if unlink is not None:
-                await unlink(record.memory_id, _filters(record))
-
-
-def take_back_blocking(memory: Any, unwritten: Sequence[Unwritten]) -> None:
-    """Remove the results of late changes from a `Memory`'s vector store."""
-    for error, record in _puts(memory, unwritten):
-        with _noting(error, record.memory_id):
-            _remove(memory, record.memory_id)
-            unlink = getattr(memory, _UNLINK, None)
-            if unlink is not None:
-                unlink(record.memory_id, _filters(record))
+                await result_of(unlink(record.memory_id, _filters(record)))
 
 
 @asynccontextmanager
-async def kept(
-    memory: Any, record: HistoryRecord, get_history: Callable[[str], Awaitable[History]]
-) -> AsyncIterator[None]:
-    """Change an `AsyncMemory`'s vector store after the history; remove what was erased since.
+async def kept(steps: Steps, record: HistoryRecord) -> AsyncIterator[None]:
+    """Change the vector store after the history; remove what was erased since.
 
     Raises:
         Erased: the text of the record was erased before the vector store had it.
     """
     try:
         yield
-        _require_kept(record, await get_history(record.memory_id))
+        _require_kept(record, await steps.ask(lambda one: one.get_history(record.memory_id)))
     except Erased as error:
-        await take_back(memory, [(error, [record])])
+        await take_back(steps, [(error, [record])])
         raise
 
 
-@contextmanager
-def kept_blocking(
-    memory: Any, record: HistoryRecord, get_history: Callable[[str], History]
-) -> Iterator[None]:
-    """Change a `Memory`'s vector store after the history; see `kept`."""
-    try:
-        yield
-        _require_kept(record, get_history(record.memory_id))
-    except Erased as error:
-        take_back_blocking(memory, [(error, [record])])
-        raise
-
-
-def _require_kept(record: HistoryRecord, history: History) -> None:
+def _require_kept(record: HistoryRecord, history: Sequence[HistoryRecord]) -> None:
     there = next((one for one in history if one.id == record.id), None)
     if there is not None and there.new_memory is None and record.new_memory is not None:
         raise Erased(record.memory_id, MEMORY)

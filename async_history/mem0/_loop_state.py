@@ -13,6 +13,7 @@ from async_history.errors import HistoryClosed, HistoryError
 from async_history.mem0._late_changes import raise_unwritten, take_back
 from async_history.mem0._operation import Operation, OperationStore
 from async_history.mem0._recorder import Recorder
+from async_history.mem0._steps import LoopSteps
 from async_history.mem0._threads.loop_inbox import LoopInbox
 from async_history.mem0._threads.workers import Workers
 from async_history.mem0._to_thread_patch import sees_changes
@@ -265,7 +266,7 @@ async def _end_failed(operation: Operation, error: BaseException) -> None:
     unwritten = await operation.wait_for_acks()
     for failure, _ in unwritten:
         _log.error("the history of a failed operation was not written: %s", failure)
-    await take_back(operation.memory, unwritten)
+    await take_back(LoopSteps(operation), unwritten)
     refusal = operation.refusal
     if refusal not in (None, error) and isinstance(error, Exception):
         raise refusal from error
@@ -275,7 +276,7 @@ async def _end(operation: Operation, result: object) -> None:
     """Wait for the acks of an operation; raise what mem0 could not."""
     unwritten = await operation.wait_for_acks()
     if unwritten:
-        await take_back(operation.memory, unwritten)
+        await take_back(LoopSteps(operation), unwritten)
         raise_unwritten(result, unwritten)
     if operation.refusal is not None:  # mem0 only logs it
         raise operation.refusal

@@ -10,6 +10,7 @@ from typing import Any, Final, Self, TypeVar, Unpack
 from mem0.configs.base import MemoryConfig
 from mem0.memory import main as mem0_main
 
+from async_history._core.concurrency.threads import run_to_completion
 from async_history._core.manager import HistoryManager
 from async_history._core.options import HistoryOptions
 from async_history._core.reading.timeline import Moment, check_moment
@@ -33,16 +34,17 @@ from async_history.mem0._assigned import (
 from async_history.mem0._blocking_operations import BlockingRecorder
 from async_history.mem0._checking.check import check_memory_blocking, check_request
 from async_history.mem0._checking.differences import MemoryCheck
-from async_history.mem0._checking.learning import LearnedOwners, learn_blocking
+from async_history.mem0._checking.learning import LearnedOwners, learn
 from async_history.mem0._checking.repair import CheckRequest
 from async_history.mem0._config import check_config
-from async_history.mem0._forgetting.forget import forget_blocking
 from async_history.mem0._forgetting.forget_request import (
     ForgetReport,
     ForgetRequest,
     new_forget_request,
 )
-from async_history.mem0._undoing.restore import check_metadata, restore_memory_blocking
+from async_history.mem0._forgetting.owner_removal import forget
+from async_history.mem0._steps import ThreadSteps
+from async_history.mem0._undoing.restore import check_metadata, restore_memory
 from async_history.mem0._undoing.rollback import take_back_blocking
 from async_history.mem0._vectors.payloads import WatchedStore, unwatched
 
@@ -287,6 +289,11 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
         call = functools.partial(function, *arguments, **options)
         return self._history.run(self, name, call) if self._assigned is OWN_RECORDER else call()
 
+    @property
+    def _steps(self) -> ThreadSteps:
+        """The steps of its own operations."""
+        return ThreadSteps(self, self._history)
+
     def restore(
         self,
         memory_id: str,
@@ -300,22 +307,13 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
         check_moment("to", to)
         given = check_metadata(metadata)
         require_own_history(self._assigned, "restore")
-        history = self._history
-        record: HistoryRecord = self._change(
-            "restore",
-            memory_id,
-            lambda: restore_memory_blocking(
-                self,
-                history.ask,
-                memory_id,
-                to,
-                given,
-                actor_id,
-                role,
-                begin_change=history.begin_change,
-            ),
-        )
-        return record.as_dict()
+
+        def restored() -> HistoryRecord:
+            return run_to_completion(
+                restore_memory(self._steps, memory_id, to, given, actor_id, role)
+            )
+
+        return self._change("restore", memory_id, restored).as_dict()
 
     @takes(rollback_request)
     def rollback(self, asked: RollbackRequest) -> RollbackReport:
@@ -329,29 +327,29 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
 
     def _take_back(self, name: str, asked: RollbackRequest) -> RollbackReport:
         require_own_history(self._assigned, name)
-        history = self._history
-        in_turn = functools.partial(self._change, name)
-        return take_back_blocking(self, asked, history.ask, in_turn, history.begin_change)
+        return take_back_blocking(self._steps, asked, functools.partial(self._change, name))
 
     @takes(check_request)
     def check(self, asked: CheckRequest) -> MemoryCheck:
         """Compare the vector store with the history; see `AsyncMemory.check`."""
         require_own_history(self._assigned, "check")
-        history = self._history
-        in_turn = functools.partial(self._change, "check")
-        return check_memory_blocking(self, asked, history.ask, in_turn, history.begin_change)
+        return check_memory_blocking(self._steps, asked, functools.partial(self._change, "check"))
 
     def learn_owners(self) -> LearnedOwners:
         """Learn unknown owners of the history's memories; see `AsyncMemory.learn_owners`."""
         require_own_history(self._assigned, "learn_owners")
-        learned: LearnedOwners = self._run("learn_owners", learn_blocking, self, self._history.ask)
+        learned: LearnedOwners = self._run(
+            "learn_owners", lambda: run_to_completion(learn(self._steps))
+        )
         return learned
 
     @takes(new_forget_request)
     def forget(self, asked: ForgetRequest) -> ForgetReport:
         """Forget an owner: in the vector store and in the history; see `AsyncMemory.forget`."""
         require_own_history(self._assigned, "forget")
-        report: ForgetReport = self._run("forget", forget_blocking, self, self._history, asked)
+        report: ForgetReport = self._run(
+            "forget", lambda: run_to_completion(forget(self._steps, asked))
+        )
         return report
 
     def reset(self) -> None:

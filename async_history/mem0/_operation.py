@@ -68,10 +68,6 @@ class OperationStore(Protocol):
 
     async def get_last_messages(self, session_scope: str) -> list[Message]: ...
 
-    async def batch_add_history(
-        self, records: Sequence[dict[str, Any]], *, if_latest: HistoryRecord | None
-    ) -> list[HistoryRecord]: ...
-
 
 class OperationRecorder(Protocol):
     """The part of a `Recorder` that an operation uses."""

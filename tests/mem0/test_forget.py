@@ -23,7 +23,7 @@ from async_history import (
     open_history,
 )
 from async_history.mem0 import AsyncMemory, ForgetReport, Memory
-from async_history.mem0._forgetting.forget import LoopSteps, ThreadSteps
+from async_history.mem0._steps import LoopSteps, ThreadSteps
 from async_history.mem0._vectors.vector_listing import list_rows
 from tests.mem0.fakes import CountingStore, GatedEmbedder
 from tests.mem0.memories import IS_V1, Configured, Used, infers
@@ -221,11 +221,11 @@ async def test_interrupted_anywhere_it_continues_when_called_again(
     def failing(kind: Any, name: str) -> None:
         real = getattr(kind, name)
 
-        async def step(self: Any, function: Any) -> Any:
+        async def step(self: Any, *arguments: Any) -> Any:
             countdown[0] -= 1
             if countdown[0] == 0 and not is_done:
                 raise Interrupted
-            answer = await real(self, function)
+            answer = await real(self, *arguments)
             if countdown[0] == 0:
                 raise Interrupted
             return answer

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, get_args
 
+from async_history._core.concurrency.threads import run_to_completion
 from async_history._core.reading.filters import check_scopes
 from async_history._core.records.new_records import new_id
 from async_history._core.validation import check_choice, check_flag
@@ -21,8 +22,9 @@ from async_history.mem0._checking.comparison import (
 )
 from async_history.mem0._checking.differences import MemoryCheck, Repair
 from async_history.mem0._checking.learning import parts
-from async_history.mem0._checking.repair import Ask, CheckRequest, SuspectMemory
-from async_history.mem0._operation_log import Ask as AsyncAsk
+from async_history.mem0._checking.repair import CheckRequest, SuspectMemory
+from async_history.mem0._operation_log import Ask
+from async_history.mem0._steps import LoopSteps, ThreadSteps
 from async_history.mem0._threads.workers import in_thread
 from async_history.mem0._undoing.rollback import InTurn
 from async_history.mem0._vectors.local_stores import in_store_thread
@@ -59,7 +61,7 @@ def check_request(
 async def check_memory(
     memory: Any,
     asked: CheckRequest,
-    ask: AsyncAsk,
+    ask: Ask,
     in_turn: InTurn,
     no_reset: AbstractAsyncContextManager[Any],
 ) -> MemoryCheck:
@@ -79,7 +81,7 @@ async def check_memory(
 
     async def look(one: SuspectMemory) -> None:
         with one.errors():
-            await in_turn(one.memory_id, one.run)
+            await in_turn(one.memory_id, lambda running: one.run(LoopSteps(running)))
 
     for group in comparison.groups(_AT_ONCE):
         async with no_reset:
@@ -89,13 +91,10 @@ async def check_memory(
 
 
 def check_memory_blocking(
-    memory: Any,
-    asked: CheckRequest,
-    ask: Ask,
-    in_turn: Callable[[str, Callable[[], None]], None],
-    begin_change: Callable[[], None],
+    steps: ThreadSteps, asked: CheckRequest, in_turn: Callable[[str, Callable[[], None]], None]
 ) -> MemoryCheck:
     """Check a `Memory`."""
+    memory, ask = steps.memory, steps.history.ask
     known = ask(look_into_history(asked))
     comparison = Comparison(memory, asked, known, list_memories(memory, asked.owner))
     for some in parts(comparison.memory_ids):
@@ -110,6 +109,6 @@ def check_memory_blocking(
     for group in comparison.groups(_AT_ONCE):
         for one in group:
             with one.errors():
-                in_turn(one.memory_id, one.look_blocking(ask, begin_change))
+                in_turn(one.memory_id, lambda one=one: run_to_completion(one.run(steps)))  # type: ignore[misc]
         comparison.take(group)
     return comparison.report(ask(faults_for(asked)))

@@ -4,7 +4,7 @@ Each memory is read from the vector store by id. A list would be faster, but eve
 length, mostly to 100 or 10,000 rows, and mem0 cannot read the rest.
 """
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
@@ -14,8 +14,7 @@ from async_history._core.records.owners import Owner
 from async_history._core.writing.new_submissions import owners_to_give
 from async_history._core.writing.submissions import GiveOwners
 from async_history.blocking._sanitize import Sanitizer
-from async_history.mem0._operation import SubmissionStore
-from async_history.mem0._vectors.local_stores import in_store_thread
+from async_history.mem0._steps import Steps
 from async_history.mem0._vectors.payloads import owner_in, unwatched
 
 _AT_ONCE: Final = 200
@@ -72,28 +71,14 @@ def _learned(memory_ids: Sequence[str], given: Sequence[GiveOwners]) -> LearnedO
     )
 
 
-async def learn(memory: Any, memory_ids: Sequence[str], store: SubmissionStore) -> LearnedOwners:
-    """Learn the owners of an `AsyncMemory`'s memories."""
+async def learn(steps: Steps) -> LearnedOwners:
+    """Learn the owners of the history's memories."""
+    memory_ids = await steps.ask(unowned)
     given: list[GiveOwners] = []
     for part in parts(memory_ids):
-        owners = await in_store_thread(memory, owners_in_store, memory, part)
+        owners = await steps.call(owners_in_store, steps.memory, part)
         if owners:
             submission = owners_to_give(owners)
-            await store.writer.submit(submission)
-            given.append(submission)
-    return _learned(memory_ids, given)
-
-
-def learn_blocking(
-    memory: Any, ask: Callable[[Callable[[HistoryManager], Awaitable[Any]]], Any]
-) -> LearnedOwners:
-    """Learn the owners of a `Memory`'s memories; `ask` runs a function on its manager."""
-    memory_ids: list[str] = ask(unowned)
-    given: list[GiveOwners] = []
-    for part in parts(memory_ids):
-        owners = owners_in_store(memory, part)
-        if owners:
-            submission = owners_to_give(owners)
-            ask(lambda history, one=submission: history.store.writer.submit(one))  # type: ignore[misc]
+            await steps.ask(lambda history, one=submission: history.store.writer.submit(one))  # type: ignore[misc]
             given.append(submission)
     return _learned(memory_ids, given)

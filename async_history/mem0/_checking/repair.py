@@ -1,12 +1,10 @@
 """The close check of one memory, in its turn, and its repair if requested."""
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Final
 
-from async_history._core.manager import HistoryManager
 from async_history._core.reading.restoration import Restoration
 from async_history._core.records.owners import SCOPES
 from async_history._core.records.records import Event, HistoryRecord, made_at
@@ -26,10 +24,9 @@ from async_history.mem0._checking.differences import (
     Repair,
     differences_of,
 )
-from async_history.mem0._late_changes import kept, kept_blocking
-from async_history.mem0._operation import Operation
-from async_history.mem0._undoing.restore import change_vectors, change_vectors_blocking
-from async_history.mem0._vectors.local_stores import in_store_thread
+from async_history.mem0._late_changes import kept
+from async_history.mem0._steps import Steps
+from async_history.mem0._undoing.restore import change_vectors
 from async_history.mem0._vectors.payloads import context_in, owner_in
 from async_history.mem0._vectors.vector_changes import (
     Fields,
@@ -41,8 +38,6 @@ from async_history.mem0._vectors.vector_changes import (
     text_held,
 )
 
-Ask = Callable[[Callable[[HistoryManager], Awaitable[Any]]], Any]
-"""Calls a function with the history manager, on the manager's loop."""
 CAUSE: Final = "check"
 """The key of a cause that names the check that made a repair's record."""
 _OF_ONE_MEMORY: Final = (Erased, HistoryConflict, OwnerConflict, StorageRefused)
@@ -95,46 +90,25 @@ class SuspectMemory:
 
     # In the memory's turn
 
-    async def run(self, operation: Operation) -> None:
-        """Compare and repair a memory of an `AsyncMemory`."""
-        records = await operation.manager.get_history(self.memory_id)
-        await in_store_thread(self.memory, self.prepare, records)
+    async def run(self, steps: Steps) -> None:
+        """Compare and repair the memory."""
+        await steps.call(
+            self.prepare, await steps.ask(lambda history: history.get_history(self.memory_id))
+        )
         if not self._is_to_be_changed:
             return
-        operation.begin_change()
-        if self.record is not None:
-            (self.written,) = await operation.manager.batch_add_history(
-                [self.record], if_latest=self.latest
-            )
-        elif self.gives_owner:
-            await operation.manager.store.writer.submit(owners_to_give(self._owner_to_give()))
-        if self.change is not None and self.latest is not None:
-            async with kept(self.memory, self.latest, operation.manager.get_history):
-                await change_vectors(self.memory, self.change, self.latest)
-        self.is_repaired = not self._leaves_owner
-
-    def look_blocking(self, ask: Ask, begin_change: Callable[[], None]) -> Callable[[], None]:
-        """Compare a memory of a `Memory`; return the function that repairs it."""
-        return partial(self._run_blocking, ask, begin_change)
-
-    def _run_blocking(self, ask: Ask, begin_change: Callable[[], None]) -> None:
-        self.prepare(ask(lambda history: history.get_history(self.memory_id)))
-        if not self._is_to_be_changed:
-            return
-        begin_change()
+        steps.begin_change()
         record, latest = self.record, self.latest
         if record is not None:
-            (self.written,) = ask(
+            (self.written,) = await steps.ask(
                 lambda history: history.batch_add_history([record], if_latest=latest)
             )
         elif self.gives_owner:
             given = owners_to_give(self._owner_to_give())
-            ask(lambda history: history.store.writer.submit(given))
+            await steps.ask(lambda history: history.store.writer.submit(given))
         if self.change is not None and latest is not None:
-            with kept_blocking(
-                self.memory, latest, lambda name: ask(lambda h: h.get_history(name))
-            ):
-                change_vectors_blocking(self.memory, self.change, latest)
+            async with kept(steps, latest):
+                await change_vectors(steps, self.change, latest)
         self.is_repaired = not self._leaves_owner
 
     def prepare(self, records: Sequence[HistoryRecord]) -> None:

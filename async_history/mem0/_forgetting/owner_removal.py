@@ -11,11 +11,11 @@ vector store once more.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final
 
 from async_history._core.manager import HistoryManager
 from async_history._core.records.new_records import new_fields
@@ -29,12 +29,10 @@ from async_history._core.writing.submissions import AddRecords
 from async_history.blocking._sanitize import Sanitizer
 from async_history.errors import Erased, HistoryError, InvalidInput
 from async_history.mem0._forgetting.forget_request import ForgetReport, ForgetRequest
-from async_history.mem0._turns.erased_here import ErasedHere
+from async_history.mem0._steps import Steps
 from async_history.mem0._undoing.restore import open_entities
 from async_history.mem0._vectors.payloads import owner_in, unwatched
 from async_history.mem0._vectors.vector_listing import list_rows
-
-T = TypeVar("T")
 
 _LISTED: Final = 1_000
 """Rows requested at once, as in mem0's own `delete_all` (mem0ai 2.2)."""
@@ -44,23 +42,6 @@ _OUT_OF_REACH: Final = (
     "the vector store and the graph may keep removed rows in their files, snapshots and backups "
     "for some time; the services that made embeddings and inferences keep what they keep"
 )
-
-
-class Steps(Protocol):
-    """The steps of forgetting, for `AsyncMemory` or `Memory`."""
-
-    @property
-    def erased_here(self) -> ErasedHere:
-        """The owners that this process has forgotten in the store."""
-
-    async def call(self, function: Callable[[], T]) -> T:
-        """Call a function that blocks."""
-
-    async def ask(self, function: Callable[[HistoryManager], Awaitable[T]]) -> T:
-        """Call a function with the history, on its loop."""
-
-    def change(self, memory_id: str | None) -> AbstractAsyncContextManager[Callable[[], None]]:
-        """Hold a memory's turn; it yields a function to call before a change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +75,13 @@ class Stores:
             forget_in_graph = lambda: graph.delete_all(filters)  # noqa: E731
         entities = open_entities(memory) if hasattr(type(memory), "entity_store") else None
         return cls(unwatched(memory.vector_store), entities, forget_in_graph)
+
+
+async def forget(steps: Steps, asked: ForgetRequest) -> ForgetReport:
+    """Forget an owner. After an interruption, call it again: removed memories stay removed."""
+    stores = await steps.call(Stores.of, steps.memory, asked.owner)
+    removal = OwnerRemoval(stores, steps, asked)
+    return await (removal.count() if asked.dry_run else removal.run())
 
 
 @dataclass(slots=True)
@@ -164,13 +152,14 @@ class OwnerRemoval:
 
     @asynccontextmanager
     async def _change(self, memory_id: str | None) -> AsyncIterator[Callable[[], None]]:
-        """As `Steps.change`; from the first change on, earlier operations of this process are
-        refused.
+        """Hold a memory's turn; it yields a function to call before a change.
+
+        From the first change on, earlier operations of this process are refused.
         """
-        async with self.steps.change(memory_id) as begin_change:
+        async with self.steps.turn(memory_id):
 
             def begin() -> None:
-                begin_change()
+                self.steps.begin_change()
                 if not self.has_changed:
                     self.has_changed = True
                     self.steps.erased_here.note(self.asked.owner, datetime.now(UTC))

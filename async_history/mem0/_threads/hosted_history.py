@@ -8,8 +8,8 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Self, TypeVar, cast
+from collections.abc import Awaitable, Callable
+from typing import Self, TypeVar, cast
 
 from async_history._core.concurrency.loop_thread import LoopThread
 from async_history._core.manager import HistoryManager
@@ -108,14 +108,6 @@ class HostedHistory:
     async def get_last_messages(self, session_scope: str) -> list[Message]:
         """As `HistoryManager.get_last_messages`."""
         return await self.ask(lambda manager: manager.get_last_messages(session_scope))
-
-    async def batch_add_history(
-        self, records: Sequence[dict[str, Any]], *, if_latest: HistoryRecord | None
-    ) -> list[HistoryRecord]:
-        """As `HistoryManager.batch_add_history`."""
-        return await self.ask(
-            lambda manager: manager.batch_add_history(records, if_latest=if_latest)
-        )
 
     @property
     def store(self) -> Self:

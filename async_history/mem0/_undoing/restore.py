@@ -7,13 +7,11 @@ missing.
 
 import os
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Final
 
-from async_history._core.manager import HistoryManager
 from async_history._core.operations.operation_log import logged
 from async_history._core.reading.restoration import (
     Restoration,
@@ -26,11 +24,9 @@ from async_history._core.reading.timeline import Moment
 from async_history._core.records.records import HistoryRecord
 from async_history._core.records.rows import fields_of
 from async_history.errors import Erased, InvalidInput
-from async_history.mem0._late_changes import kept, kept_blocking
-from async_history.mem0._operation import OperationStore
-from async_history.mem0._operation_log import AskedLog, logged_blocking
-from async_history.mem0._threads.hosted_history import ask
-from async_history.mem0._vectors.local_stores import in_store_thread
+from async_history.mem0._late_changes import kept
+from async_history.mem0._operation_log import AskedLog
+from async_history.mem0._steps import Steps, result_of
 from async_history.mem0._vectors.unrecorded import unrecorded_text
 from async_history.mem0._vectors.vector_changes import (
     VectorChange,
@@ -102,82 +98,41 @@ class _Prepared:
 
 
 async def restore_memory(
-    memory: Any,
-    manager: OperationStore,
+    steps: Steps,
     memory_id: str,
     to: Moment,
     metadata: Mapping[str, Any],
     actor_id: str | None,
     role: str | None,
-    *,
-    begin_change: Callable[[], None],
 ) -> HistoryRecord:
-    """Restore a memory of an `AsyncMemory`; return the new record."""
-    history = await manager.get_history(memory_id)
+    """Restore a memory; return the new record."""
+    history = await steps.ask(lambda manager: manager.get_history(memory_id))
     plan = restoration_of(memory_id, history, to)
-    prepared: _Prepared = await in_store_thread(
-        memory, _Prepared.by, memory, plan, history, metadata
-    )
-    begin_change()
-    operation = restoration(memory_id, to, actor_id)
-    async with logged(AskedLog(partial(ask, manager)), operation) as tally:
-        record = await prepared.append(manager, actor_id, role)
+    prepared = await steps.call(_Prepared.by, steps.memory, plan, history, metadata)
+    steps.begin_change()
+    async with logged(AskedLog(steps.ask), restoration(memory_id, to, actor_id)) as tally:
+        record = await steps.ask(lambda manager: prepared.append(manager, actor_id, role))
         tally.records = prepared.records
-        async with kept(memory, record, manager.get_history):
+        async with kept(steps, record):
             with note_history_ahead(_REMEDY):
-                await change_vectors(memory, prepared.change, record)
+                await change_vectors(steps, prepared.change, record)
     return record
 
 
-def restore_memory_blocking(
-    memory: Any,
-    ask: Callable[[Callable[[HistoryManager], Awaitable[Any]]], Any],
-    memory_id: str,
-    to: Moment,
-    metadata: Mapping[str, Any],
-    actor_id: str | None,
-    role: str | None,
-    *,
-    begin_change: Callable[[], None],
-) -> HistoryRecord:
-    """Restore a memory of a `Memory`; `ask` runs a function on its history manager."""
-    history = ask(lambda manager: manager.get_history(memory_id))
-    plan = restoration_of(memory_id, history, to)
-    prepared = _Prepared.by(memory, plan, history, metadata)
-    begin_change()
-    with logged_blocking(ask, restoration(memory_id, to, actor_id)) as tally:
-        record: HistoryRecord = ask(lambda manager: prepared.append(manager, actor_id, role))
-        tally.records = prepared.records
-        with (
-            kept_blocking(memory, record, lambda name: ask(lambda one: one.get_history(name))),
-            note_history_ahead(_REMEDY),
-        ):
-            change_vectors_blocking(memory, prepared.change, record)
-    return record
-
-
-async def change_vectors(memory: Any, change: VectorChange, record: HistoryRecord) -> None:
-    """Change the vector store of an `AsyncMemory`.
+async def change_vectors(steps: Steps, change: VectorChange, record: HistoryRecord) -> None:
+    """Change the vector store.
 
     The entities that mem0 2.x finds in texts come first: until the vector store has the new state,
     repeating the call does everything that is missing.
     """
+    memory = steps.memory
     if change.changes_text and _keeps_entities(memory):
-        await in_store_thread(memory, open_entities, memory)
-        await memory._remove_memory_from_entity_store(change.memory_id, change.scope)
+        memory_id, scope = change.memory_id, change.scope
+        await steps.call(open_entities, memory)
+        await result_of(memory._remove_memory_from_entity_store(memory_id, scope))
         if change.text is not None:
-            await memory._link_entities_for_memory(change.memory_id, change.text, change.scope)
-    await in_store_thread(memory, change.put, memory, record)
-
-
-def change_vectors_blocking(memory: Any, change: VectorChange, record: HistoryRecord) -> None:
-    """Change the vector store of a `Memory`; see `change_vectors`."""
-    if change.changes_text and _keeps_entities(memory):
-        open_entities(memory)
-        memory._remove_memory_from_entity_store(change.memory_id, change.scope)
-        if change.text is not None:
-            memory._link_entities_for_memory(change.memory_id, change.text, change.scope)
-    change.put(memory, record)
+            await result_of(memory._link_entities_for_memory(memory_id, change.text, scope))
+    await steps.call(change.put, memory, record)
 
 
 def _keeps_entities(memory: Any) -> bool:

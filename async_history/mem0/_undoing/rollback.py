@@ -10,12 +10,12 @@ can continue.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
-from async_history._core.manager import HistoryManager
+from async_history._core.concurrency.threads import run_to_completion
 from async_history._core.operations.operation_log import Tally, logged
 from async_history._core.reading.restoration import Restoration
 from async_history._core.records.recording import operation
@@ -40,17 +40,13 @@ from async_history.errors import (
     StorageRefused,
 )
 from async_history.mem0._errors import RollbackIncomplete
-from async_history.mem0._late_changes import kept, kept_blocking
+from async_history.mem0._late_changes import kept
 from async_history.mem0._operation import Operation
-from async_history.mem0._operation_log import Ask, AskedLog, logged_blocking
+from async_history.mem0._operation_log import Ask, AskedLog
+from async_history.mem0._steps import LoopSteps, Steps
 from async_history.mem0._threads.workers import in_thread
-from async_history.mem0._undoing.restore import (
-    change_vectors,
-    change_vectors_blocking,
-    note_history_ahead,
-)
+from async_history.mem0._undoing.restore import change_vectors, note_history_ahead
 from async_history.mem0._vectors.embeddings import Embeddings
-from async_history.mem0._vectors.local_stores import in_store_thread
 from async_history.mem0._vectors.unrecorded import details_in, unrecorded_text
 from async_history.mem0._vectors.vector_changes import (
     Fields,
@@ -77,77 +73,64 @@ class InTurn(Protocol):
 async def take_back(
     memory: Any, asked: RollbackRequest, ask: Ask, in_turn: InTurn
 ) -> RollbackReport:
-    """Take memories of an `AsyncMemory` back."""
-    if asked.dry_run:
-        return await _take_back(memory, asked, ask, in_turn, Tally())
-    async with logged(AskedLog(ask), asked.operation()) as tally:
-        return await _take_back(memory, asked, ask, in_turn, tally)
+    """Take memories of an `AsyncMemory` back, several at the same time."""
+    at_once = asyncio.Semaphore(_AT_ONCE)
 
+    async def take_one(one: _MemoryTakenBack, taken: _TakenBack) -> None:
+        async with at_once:
+            with one.errors(taken):
+                await in_turn(one.memory_id, lambda running: one.run(LoopSteps(running)))
 
-async def _take_back(
-    memory: Any, asked: RollbackRequest, ask: Ask, in_turn: InTurn, tally: Tally
-) -> RollbackReport:
-    with operation():
-        taken = _TakenBack(asked, await ask(partial(memories_to_take_back, asked=asked)))
-    while part := taken.next_part():
-        with operation():
-            plans = await ask(partial(plan_part, asked=asked, memory_ids=part))
-        embeddings = Embeddings(memory.embedding_model)
-        await in_thread(embeddings.prepare, _texts_wanted(asked, plans))
-        all_of_part = [_MemoryTakenBack(memory, asked, embeddings, name) for name in part]
-        at_once = asyncio.Semaphore(_AT_ONCE)
-        await all_settled(_take_one(one, taken, in_turn, at_once) for one in all_of_part)
-        taken.take([one.step() for one in all_of_part])
-        tally.records += sum(one.records_written for one in all_of_part)
-    return taken.report()
+    async def take_part(part: Sequence[_MemoryTakenBack], taken: _TakenBack) -> None:
+        await all_settled(take_one(one, taken) for one in part)
 
-
-async def _take_one(
-    one: "_MemoryTakenBack", taken: "_TakenBack", in_turn: InTurn, at_once: asyncio.Semaphore
-) -> None:
-    async with at_once:
-        with one.errors(taken):
-            await in_turn(one.memory_id, one.run)
+    return await _take_back(memory, asked, ask, in_thread, take_part)
 
 
 def take_back_blocking(
-    memory: Any,
-    asked: RollbackRequest,
-    ask: Callable[[Callable[[HistoryManager], Awaitable[Any]]], Any],
-    in_turn: Callable[[str, Callable[[], None]], None],
-    begin_change: Callable[[], None],
+    steps: Steps, asked: RollbackRequest, in_turn: Callable[[str, Callable[[], None]], None]
 ) -> RollbackReport:
     """Take memories of a `Memory` back, one after the other."""
-    if asked.dry_run:
-        return _take_back_blocking(memory, asked, ask, in_turn, begin_change, Tally())
-    with logged_blocking(ask, asked.operation()) as tally:
-        return _take_back_blocking(memory, asked, ask, in_turn, begin_change, tally)
+
+    async def take_part(part: Sequence[_MemoryTakenBack], taken: _TakenBack) -> None:
+        for one in part:
+            with one.errors(taken):
+                in_turn(one.memory_id, lambda one=one: run_to_completion(one.run(steps)))  # type: ignore[misc]
+
+    return run_to_completion(_take_back(steps.memory, asked, steps.ask, steps.call, take_part))
 
 
-def _take_back_blocking(
+async def _take_back(
     memory: Any,
     asked: RollbackRequest,
-    ask: Callable[[Callable[[HistoryManager], Awaitable[Any]]], Any],
-    in_turn: Callable[[str, Callable[[], None]], None],
-    begin_change: Callable[[], None],
-    tally: Tally,
+    ask: Ask,
+    compute: Callable[..., Awaitable[Any]],
+    take_part: "Callable[[Sequence[_MemoryTakenBack], _TakenBack], Awaitable[None]]",
 ) -> RollbackReport:
-    with operation():
-        taken = _TakenBack(asked, ask(partial(memories_to_take_back, asked=asked)))
-    while part := taken.next_part():
+    """Plan part by part, and take each part back.
+
+    Args:
+        compute: calls a function that blocks.
+        take_part: takes the memories of a part back, each in its turn.
+    """
+    async with AsyncExitStack() as log:
+        tally = Tally()
+        if not asked.dry_run:
+            tally = await log.enter_async_context(logged(AskedLog(ask), asked.operation()))
         with operation():
-            plans = ask(partial(plan_part, asked=asked, memory_ids=part))
-        embeddings = Embeddings(memory.embedding_model)
-        embeddings.prepare(_texts_wanted(asked, plans))
-        steps = []
-        for memory_id in part:
-            one = _MemoryTakenBack(memory, asked, embeddings, memory_id)
-            with one.errors(taken):
-                in_turn(memory_id, partial(one.run_blocking, ask, begin_change))
-            steps.append(one.step())
-            tally.records += one.records_written
-        taken.take(steps)
-    return taken.report()
+            taken = _TakenBack(asked, await ask(partial(memories_to_take_back, asked=asked)))
+        while part := taken.next_part():
+            with operation():
+                plans = await ask(partial(plan_part, asked=asked, memory_ids=part))
+            embeddings = Embeddings(memory.embedding_model)
+            await compute(embeddings.prepare, _texts_wanted(asked, plans))
+            all_of_part = [_MemoryTakenBack(memory, asked, embeddings, name) for name in part]
+            try:
+                await take_part(all_of_part, taken)
+            finally:
+                tally.records += sum(one.records_written for one in all_of_part)
+            taken.take([one.step() for one in all_of_part])
+        return taken.report()
 
 
 def _texts_wanted(asked: RollbackRequest, plans: Iterable[MemoryPlan]) -> list[str]:
@@ -220,47 +203,23 @@ class _MemoryTakenBack:
 
     # In the memory's turn
 
-    async def run(self, running: Operation) -> None:
-        """Take the memory of an `AsyncMemory` back."""
-        history = await running.manager.get_history(self.memory_id)
-        await in_store_thread(self._memory, self._prepare, history)
+    async def run(self, steps: Steps) -> None:
+        """Take the memory back."""
+        history = await steps.ask(lambda manager: manager.get_history(self.memory_id))
+        await steps.call(self._prepare, history)
         if self._change is None or self._asked.dry_run:
             return
-        running.begin_change()
+        steps.begin_change()
         if records := self._records():
             with self._plan.repeating():
-                *_, self._written = await running.manager.batch_add_history(
-                    records, if_latest=history[-1]
-                )
-            self.records_written = len(records)
-        record = self._written or history[-1]
-        async with kept(self._memory, record, running.manager.get_history):
-            with note_history_ahead(_REMEDY):
-                await change_vectors(self._memory, self._change, record)
-
-    def run_blocking(
-        self,
-        ask: Callable[[Callable[[HistoryManager], Awaitable[Any]]], Any],
-        begin_change: Callable[[], None],
-    ) -> None:
-        """Take the memory of a `Memory` back."""
-        history = ask(lambda manager: manager.get_history(self.memory_id))
-        self._prepare(history)
-        if self._change is None or self._asked.dry_run:
-            return
-        begin_change()
-        if records := self._records():
-            with self._plan.repeating():
-                *_, self._written = ask(
+                *_, self._written = await steps.ask(
                     lambda manager: manager.batch_add_history(records, if_latest=history[-1])
                 )
             self.records_written = len(records)
         record = self._written or history[-1]
-        with (
-            kept_blocking(self._memory, record, lambda name: ask(lambda m: m.get_history(name))),
-            note_history_ahead(_REMEDY),
-        ):
-            change_vectors_blocking(self._memory, self._change, record)
+        async with kept(steps, record):
+            with note_history_ahead(_REMEDY):
+                await change_vectors(steps, self._change, record)
 
     def _prepare(self, history: Sequence[HistoryRecord]) -> None:
         """Plan, and do all steps that can fail before a change. It blocks."""

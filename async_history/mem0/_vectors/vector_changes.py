@@ -1,7 +1,7 @@
 # mypy: disable-error-code=import-untyped
 """Changes of one memory in mem0's vector store, to follow the memory's history.
 
-They are planned here and carried out by `_restore.change_vectors`.
+They are planned here and carried out by `change_vectors` of `_undoing/restore.py`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
