@@ -34,6 +34,7 @@ from async_history._sqlite.connecting.connection import ThreadConnection
 from async_history._sqlite.connecting.errors import system_refusal
 from async_history._sqlite.index.levels import LEVELS
 from async_history._sqlite.removing.prune import prune
+from async_history._sqlite.schema.adopt import prepare
 from async_history._sqlite.writing.commit import BatchCommitter
 from async_history.sqlite import SQLiteHistoryManager
 from tests.subprocesses import processes
@@ -147,6 +148,34 @@ class TestFullDisk:
                 disk.remount("nr_inodes=100")
                 await add(history, "again")
                 assert await texts(history) == ["x", "again"]
+        finally:
+            disk.unmount()
+
+    def test_an_adoption_on_a_disk_that_becomes_full(self, tmp_path: Path) -> None:
+        """It is rolled back at once: who moves the file to another disk may leave its journal."""
+        disk = Disk(tmp_path / "disk")
+        if not disk.is_mounted:
+            pytest.skip("may not mount")
+        path = disk.folder / "history.db"
+        try:
+            with closing(sqlite3.connect(path)) as connection, connection:
+                connection.execute("CREATE TABLE history (id TEXT PRIMARY KEY, memory_id, event)")
+                rows = ((f"{number:0400}", "m", "ADD") for number in range(200))
+                connection.executemany("INSERT INTO history VALUES (?, ?, ?)", rows)
+            before = path.read_bytes()
+            disk.remount("size=4m")
+
+            def fill(step: str, _: int, __: int) -> None:
+                status = os.statvfs(disk.folder)
+                used = (status.f_blocks - status.f_bfree) * status.f_bsize
+                disk.remount(f"size={used}")
+
+            with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+                connection.execute("PRAGMA cache_size = 10")
+                with pytest.raises(sqlite3.OperationalError, match="full"):
+                    prepare(connection, path, backup=False, on_progress=fill, copied_rows=50)
+                assert list(disk.folder.iterdir()) == [path]
+                assert path.read_bytes() == before
         finally:
             disk.unmount()
 

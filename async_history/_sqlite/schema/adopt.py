@@ -3,10 +3,10 @@
 Records that must be rewritten are compared row by row before the old tables are dropped.
 """
 
+import contextlib
 import logging
 import os
 import sqlite3
-from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -125,8 +125,7 @@ def prepare(
                 copy = back_up(path, on_progress)
             _change(connection, found, report, on_progress, copied_rows)
     except BaseException:
-        if connection.in_transaction:  # SQLite ends it by itself when the disk is full
-            connection.execute("ROLLBACK")
+        _roll_back(connection)
         if copy:
             remove(copy)
         raise
@@ -145,8 +144,7 @@ def rebuild(connection: sqlite3.Connection, lock_timeout_s: float) -> None:
         check_version(connection)
         _migrate(connection)
     except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
+        _roll_back(connection)
         raise
     _commit(connection, lock_timeout_s)
 
@@ -238,7 +236,7 @@ def adopt(
         if dry_run or report.done:
             return report
         require_writable(location.file, location.journal)
-        with closing(connect(location.file, "rw")) as connection:
+        with contextlib.closing(connect(location.file, "rw")) as connection:
             use_journal(connection, location.file, location.journal, lock_timeout_s)
             return prepare(
                 connection,
@@ -298,9 +296,20 @@ def _commit(connection: sqlite3.Connection, lock_timeout_s: float) -> None:
     try:
         wait_for_lock(lambda: connection.execute("COMMIT"), lock_timeout_s)
     except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
+        _roll_back(connection)
         raise
+
+
+def _roll_back(connection: sqlite3.Connection) -> None:
+    """Roll back, and leave no rollback journal: a file that is moved without it would be damaged.
+
+    SQLite ends a transaction by itself when the disk is full. What it had written to the file by
+    then it removes when the file is read next.
+    """
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")
+    with contextlib.suppress(sqlite3.Error):
+        connection.execute("PRAGMA schema_version").fetchone()
 
 
 def _check_agreement(connection: sqlite3.Connection, found: HistoryTables) -> None:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from async_history._core.operations.progress import StepProgress
-from async_history._sqlite.connecting.errors import connect
+from async_history._sqlite.connecting.errors import connect, storage_error
 from async_history._sqlite.connecting.files import remove, sync_folder
 from async_history._sqlite.schema.layouts import migration_error
 from async_history.errors import MigrationError
@@ -70,8 +70,9 @@ def back_up(path: Path, on_progress: StepProgress | None) -> Path:
         remove(finished)
         if not isinstance(error, OSError | sqlite3.Error):
             raise
+        reason = storage_error(error, str(copy)) if isinstance(error, sqlite3.Error) else error
         raise MigrationError(
-            f"{path}: it could not be copied first ({error}); fix that, or do without the copy "
+            f"{path}: it could not be copied first ({reason}); fix that, or do without the copy "
             "(backup=False). Nothing was changed."
         ) from error
     return finished
