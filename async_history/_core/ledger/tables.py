@@ -346,8 +346,8 @@ class LedgerTables:
         """Remove the salts, and optionally the names, of some leaves of a bundle."""
         first, bundle = stored.first, stored.bundle
         if not keeps_names:
-            leaves = bundle.leaves()
-            named = [(place, leaves[place].name) for place in at]
+            names = bundle.leaf_names()
+            named = [(place, names[place]) for place in at]
             keys = [(key_of(bundle.kind, n), first + place) for place, n in named if n is not None]
             await self._run(self._sql.remove_names, _json(keys))
         new = rewritten(bundle, at, keeps_names=keeps_names)
