@@ -1,5 +1,6 @@
 """Files that are mounted alone, read-only, or another user's; and what is left next to them."""
 
+import asyncio
 import os
 import tempfile
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from async_history import open_history
-from async_history._sqlite.connecting.journal import location_on
+from async_history._sqlite.connecting.journal import location_of, location_on
 from async_history._sqlite.connecting.mounts import Mount, mount_in
 from tests.subprocesses.mounts import in_own_mounts, needs_mounts
 
@@ -109,6 +110,8 @@ async def test_a_file_with_several_names_is_warned_of(tmp_path: Path) -> None:
         ]
         assert all(f"has {names} names" in one for one in warnings)
         (tmp_path / f"{names}.db").hardlink_to(path)
+    folder = await asyncio.to_thread(location_of, tmp_path, "wal")
+    assert not folder.warnings  # each folder has several names
 
 
 def test_this_machines_mounts_can_be_read() -> None:

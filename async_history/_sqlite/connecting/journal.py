@@ -7,6 +7,7 @@ and the writer wait for each other, and processes share no memory.
 
 import os
 import sqlite3
+import stat
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -51,10 +52,11 @@ def location_of(path: Path, journal: Journal) -> FileLocation:
 def _names_warning(path: Path, file: Path) -> tuple[StoreWarning, ...]:
     """Return the warning that a file has hard links (https://sqlite.org/howtocorrupt.html, 2.5)."""
     try:
-        names = file.stat().st_nlink
+        found = file.stat()
     except OSError:  # it is missing, or can't be opened
         return ()
-    if names < 2:
+    names = found.st_nlink
+    if names < 2 or not stat.S_ISREG(found.st_mode):  # each folder has several
         return ()
     text = (
         f"{path} has {names} names (hard links), and SQLite's log or journal is next to one of "
