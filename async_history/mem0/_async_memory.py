@@ -242,6 +242,7 @@ class AsyncMemory(HistoryOperations, mem0_main.AsyncMemory):  # type: ignore[mis
                 return await super().history(memory_id)  # type: ignore[no-any-return]
         state = self._state()
         await state.open_store()
+        await state.wait_for_background()
         operation = state.new_operation("history", self, self._recorder)
         await read_history(operation, memory_id)
         before = current.set(operation)
@@ -311,30 +312,21 @@ class AsyncMemory(HistoryOperations, mem0_main.AsyncMemory):  # type: ignore[mis
         metadata: dict[str, Any],
         effective_filters: dict[str, Any],
         infer: bool,
+        *more: Any,
         **options: Any,
     ) -> Any:
         inherited = super()._add_to_vector_store
-        arguments = messages, metadata, effective_filters, infer
-        return await self._within(
-            "add", functools.partial(self._add_messages, inherited, *arguments, **options)
-        )
 
-    async def _add_messages(
-        self,
-        inherited: Callable[..., Coroutine[Any, Any, T]],
-        messages: Sequence[Any],
-        metadata: dict[str, Any],
-        effective_filters: dict[str, Any],
-        infer: bool,
-        **options: Any,
-    ) -> T:
-        operation = self._recorder.operation if self._assigned is OWN_RECORDER else None
-        if operation is not None:
-            operation.messages, operation.metadata = messages, metadata
-            scope_of = getattr(mem0_main, "_build_session_scope", None)  # 1.0 has no buffer
-            if infer and scope_of is not None:
-                await read_last_messages(operation, scope_of(effective_filters))
-        return await inherited(messages, metadata, effective_filters, infer, **options)
+        async def adding() -> Any:
+            operation = self._recorder.operation if self._assigned is OWN_RECORDER else None
+            if operation is not None:
+                operation.messages, operation.metadata = messages, metadata
+                scope_of = getattr(mem0_main, "_build_session_scope", None)  # 1.0 has no buffer
+                if infer and scope_of is not None:
+                    await read_last_messages(operation, scope_of(effective_filters))
+            return await inherited(messages, metadata, effective_filters, infer, *more, **options)
+
+        return await self._within("add", adding)
 
     async def _create_memory(self, *arguments: Any, **options: Any) -> Any:
         inherited = functools.partial(super()._create_memory, *arguments, **options)
@@ -345,14 +337,16 @@ class AsyncMemory(HistoryOperations, mem0_main.AsyncMemory):  # type: ignore[mis
         return await self._change("update", memory_id, inherited)
 
     async def _delete_memory(
-        self, memory_id: str, existing_memory: object = None, **options: Any
+        self, memory_id: str, existing_memory: object = None, *more: Any, **options: Any
     ) -> Any:
         operation = self._recorder.operation if self._assigned is OWN_RECORDER else None
         has_turn = operation is not None and operation.has_turn_of(memory_id)
-        # The memory may have changed before its turn was granted: let mem0 read it again.
-        if existing_memory is not None and (has_turn or self._assigned is not OWN_RECORDER):
-            options["existing_memory"] = existing_memory
-        inherited = functools.partial(super()._delete_memory, memory_id, **options)
+        if not has_turn and self._assigned is OWN_RECORDER:
+            # The memory may have changed before its turn was granted: let mem0 read it again.
+            existing_memory = None
+        if existing_memory is not None or more:
+            more = existing_memory, *more
+        inherited = functools.partial(super()._delete_memory, memory_id, *more, **options)
         return await self._change("delete", memory_id, inherited)
 
     # Closing

@@ -79,7 +79,8 @@ class LoopState:
 
     def _create_task(self, coroutine: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
         """Create a task that does not inherit the context of the running operation."""
-        return self.loop.create_task(coroutine, context=contextvars.Context())
+        # A task factory need not take a context: a program's own often takes two arguments.
+        return contextvars.Context().run(self.loop.create_task, coroutine)
 
     # Running
 
@@ -158,8 +159,14 @@ class LoopState:
         operation.memory = None  # tasks that outlive it must not keep the memory alive
         outcome.cancel()  # has an effect only if the task was cancelled before it began
 
+    async def wait_for_background(self) -> None:
+        """Wait until all operations in the background have ended."""
+        if self._background:
+            await asyncio.wait(self._background)
+
     async def wait_for_acks(self) -> None:
         """Wait until all submitted records are durable or have failed."""
+        await self.wait_for_background()
         acks = [ack for operation, _ in self.running.values() for ack in operation.acks]
         if acks:
             await asyncio.wait(acks)

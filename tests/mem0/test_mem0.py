@@ -1278,8 +1278,9 @@ class TestAsMem0sOwnTestsUseIt:
         memory.db.batch_add_history(
             [{"memory_id": "m", "old_memory": "tea", "new_memory": "rum", "event": "UPDATE"}]
         )
+        assert len(await memory.history("m")) == 2  # which waits for them
         memory.db.save_messages([{"role": "user", "content": "hello"}], "scope")
-        await memory.aclose()  # waits for them
+        await memory.aclose()  # waits too
         async with make_memory() as again:
             assert [each["new_memory"] for each in await again.history("m")] == ["tea", "rum"]
             messages = await again._state().manager.get_last_messages("scope")

@@ -1,6 +1,7 @@
 """Operations that are cancelled, closed, refused, outlived, or run in a forked child."""
 
 import asyncio
+import inspect
 import logging
 import os
 import threading
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mem0.memory import main as mem0_main
 
 from async_history import (
     CommitUnknown,
@@ -28,6 +30,7 @@ from tests.mem0.memories import (
     add,
     held_before_its_change,
     held_update,
+    infers,
     make_instant,
     release_all,
     shell,
@@ -313,6 +316,43 @@ async def test_refused_records_have_ids(configured: Configured) -> None:
                 await history.batch_add_history(again)
             found = await history.get_history(record["memory_id"])
         assert [one.id for one in found[1:]] == [record["id"]]
+
+
+class Positional(AsyncMemory):
+    """A memory that gives mem0's own functions all their arguments by position, as mem0 may."""
+
+
+def _positional(name: str) -> Callable[..., Any]:
+    signature = inspect.signature(getattr(mem0_main.AsyncMemory, name))
+
+    async def function(self: Positional, *arguments: Any, **options: Any) -> Any:
+        given = signature.bind(self, *arguments, **options)
+        given.apply_defaults()
+        return await getattr(super(Positional, self), name)(*given.args[1:])
+
+    return function
+
+
+for _name in ("_add_to_vector_store", "_create_memory", "_update_memory", "_delete_memory"):
+    setattr(Positional, _name, _positional(_name))
+
+
+async def test_functions_of_mem0_take_their_arguments_by_position(
+    configured: Configured, model: Model
+) -> None:
+    """Also on a loop whose task factory takes no context."""
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(lambda loop, coroutine: asyncio.Task(coroutine, loop=loop))
+    infers(model, "coffee")
+    memory = Positional.from_config(configured())
+    make_instant(memory)
+    async with memory:
+        memory_id = await add(memory, "tea")
+        await memory.update(memory_id, "mate")
+        await memory.delete(memory_id)
+        (coffee,) = (await memory.add("coffee", user_id="u"))["results"]
+        assert [len(await memory.history(each)) for each in (memory_id, coffee["id"])] == [3, 1]
+    loop.set_task_factory(None)
 
 
 class Lasting(AsyncMemory):
