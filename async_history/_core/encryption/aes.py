@@ -1,7 +1,6 @@
 """AES-GCM of `cryptography` (the extra `crypto`), imported when the first key is made."""
 
 import functools
-import os
 from typing import TYPE_CHECKING, Final
 
 from async_history.errors import InvalidInput
@@ -34,8 +33,3 @@ def invalid_tag() -> type[Exception]:
     from cryptography.exceptions import InvalidTag
 
     return InvalidTag
-
-
-def random_bytes(count: int) -> bytes:
-    """Return random bytes from the system."""
-    return os.urandom(count)

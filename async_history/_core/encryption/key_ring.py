@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-from async_history._core.encryption.aes import KEY_BYTES, aes_gcm, invalid_tag, random_bytes
+from async_history._core.encryption.aes import KEY_BYTES, aes_gcm, invalid_tag
 from async_history._core.encryption.key_service import CheckedService, KeyService
 from async_history._core.records.values import check_name
 from async_history._core.validation import check_file_name, shown
@@ -174,7 +174,7 @@ def wrapped(by: bytes, key: bytes, place: bytes) -> str:
     Args:
         place: authenticated with it: what names the key.
     """
-    nonce = random_bytes(NONCE_BYTES)
+    nonce = os.urandom(NONCE_BYTES)
     return base64.b64encode(nonce + aes_gcm(by).encrypt(nonce, key, place)).decode()
 
 
