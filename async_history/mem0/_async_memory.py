@@ -13,6 +13,7 @@ from mem0.memory import main as mem0_main
 
 from async_history._core.manager import HistoryManager
 from async_history._core.options import HistoryOptions
+from async_history._core.records.values import plain
 from async_history._core.telemetry import memory_operation
 from async_history._core.validation import check_flag
 from async_history._opening import without_secrets
@@ -54,17 +55,6 @@ def _reading(name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
     return reading
 
 
-def _within(name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
-    """Wrap an internal function of mem0 as an operation, if it is called outside one."""
-    inherited = getattr(mem0_main.AsyncMemory, name)
-
-    @functools.wraps(inherited)
-    async def within(self: "AsyncMemory", *arguments: Any, **options: Any) -> Any:
-        return await self._within(name, functools.partial(inherited, self, *arguments, **options))
-
-    return within
-
-
 class AsyncMemory(HistoryOperations, mem0_main.AsyncMemory):  # type: ignore[misc]  # mem0 has no type information
     """mem0's `AsyncMemory` with its history in a manager of this library.
 
@@ -91,8 +81,6 @@ class AsyncMemory(HistoryOperations, mem0_main.AsyncMemory):  # type: ignore[mis
     get = _reading("get")
     get_all = _reading("get_all")
     search = _reading("search")
-
-    _create_procedural_memory = _within("_create_procedural_memory")
 
     _is_set_up_by_mem0 = False
     """Whether mem0 itself is assigning to `db` now."""
@@ -328,6 +316,10 @@ class AsyncMemory(HistoryOperations, mem0_main.AsyncMemory):  # type: ignore[mis
 
         return await self._within("add", adding)
 
+    async def _create_procedural_memory(self, *arguments: Any, **options: Any) -> Any:
+        inherited = functools.partial(super()._create_procedural_memory, *arguments, **options)
+        return await self._within("_create_procedural_memory", inherited)
+
     async def _create_memory(self, *arguments: Any, **options: Any) -> Any:
         inherited = functools.partial(super()._create_memory, *arguments, **options)
         return await self._change("create", None, inherited)
@@ -391,7 +383,7 @@ async def _then(value: Awaitable[T], then: Callable[[T], T]) -> T:
     return then(await value)
 
 
-def _name_of(where: object) -> str:
-    return (
-        type(where).__name__ if isinstance(where, HistoryManager) else without_secrets(str(where))
-    )
+def _name_of(where: Where) -> str:
+    if isinstance(where, HistoryManager):
+        return where.backend.where
+    return without_secrets(plain(os.fspath(where)))

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from enum import Enum
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock, patch
@@ -352,6 +353,7 @@ class TestConcurrency:
         """The vector store has the change. The error is that of a record that can't be written."""
         async with open_history(url) as manager:
             memory = make_memory(history=manager)
+            assert memory.db.db_path == manager.backend.where
             memory_id, update = await held_update(memory)
         release_all(memory)
         with pytest.raises(HistoryNotWritten) as failed:
@@ -361,6 +363,13 @@ class TestConcurrency:
         assert [record["new_memory"] for record in failed.value.records] == ["mate"]
         assert failed.value.unknown_ids == ()
         assert memory.vector_store.rows[memory_id]["data"] == "mate"
+
+    async def test_a_history_whose_url_is_an_enum_member(self, make_memory: MakeMemory) -> None:
+        class Url(str, Enum):  # noqa: UP042 - StrEnum is shown by its value
+            NONE = "null://"
+
+        async with make_memory(history=Url.NONE) as memory:
+            assert memory.db.db_path == "null://"
 
     async def test_an_operations_error_has_only_its_own_records(
         self, make_memory: MakeMemory, tmp_path: Path
