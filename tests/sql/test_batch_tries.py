@@ -11,7 +11,7 @@ from sqlalchemy.exc import OperationalError
 from async_history import StorageUnreachable
 from async_history._core.writing import late_tries, parts
 from async_history._core.writing.commit_function import CommitTry, OutcomeUnknown, TryAgain
-from async_history._sql.connecting.session_limits import Limits
+from async_history._sql.connecting.session_limits import OWN_LIMITS, Limits
 from async_history._sql.writing import batch_tries
 from async_history._sql.writing.batch_tries import BatchTries
 from async_history._sql.writing.batches import WrittenBatch
@@ -52,6 +52,7 @@ class Server:
     tried: list[list[int]] = field(default_factory=list)
     within_s: list[float] = field(default_factory=list)
     written: set[int] = field(default_factory=set)
+    limits: Limits = OWN_LIMITS
     where: str = "the server"
 
     def tries(self) -> BatchTries:
@@ -81,7 +82,8 @@ class _Written:
         self.where = server.where
         self.limits_statements = server.limits_statements
 
-    async def set_within(self, connection: Any, limits: Limits) -> None: ...
+    async def set_within(self, connection: Any, limits: Limits) -> None:
+        self._server.limits = limits
 
     async def write(
         self,
@@ -123,6 +125,10 @@ def late_try(server: Server, after_s: float = 2 * TRY_S) -> CommitTry:
 
 def names(refused: Any) -> dict[int, str]:
     return {number: type(error).__name__ for number, error in refused.items()}
+
+
+def slow() -> OperationalError:
+    return OperationalError("INSERT", {}, Exception(1969, "Query execution was interrupted"))
 
 
 def let_wait(server: Server, bad: int, took_s: float = 0.0) -> None:
@@ -204,9 +210,33 @@ async def test_late_tries_end_with_the_time_of_the_batch(server: Server) -> None
     let_wait(server, 1, took_s=6.0)
     this = late_try(server)
     refused = await tries.commit(calls(8), this)
-    assert server.tried == [list(range(8)), [0, 1, 2, 3], [4, 5, 6, 7]]
-    assert names(refused) == dict.fromkeys(range(4), "StorageLocked")
-    assert server.written == {4, 5, 6, 7}
+    assert server.tried == [list(range(8)), [0, 1, 2], [3, 4, 5], [6, 7]]
+    assert names(refused) == dict.fromkeys(range(3), "StorageLocked")
+    assert server.written == {3, 4, 5, 6, 7}
+
+
+@pytest.mark.parametrize("count", [1, 5, 15])
+async def test_several_calls_that_do_not_end_are_found_in_time(count: int, server: Server) -> None:
+    """The others are written. The calls that wait for the next batch do so no longer than that."""
+    tries, first, begun = server.tries(), first_try(server), server.now
+    bad = {number * 500 // count for number in range(count)}
+
+    def write(numbers: list[int], progress: Progress) -> None:
+        if bad.isdisjoint(numbers):
+            server.now += 0.02
+        elif server.limits.statement_s is None:
+            server.now += TRY_S
+            raise TryAgain(StorageUnreachable("ended")) from slow()
+        else:
+            server.now += server.limits.statement_s
+            raise slow()
+
+    server.write = write
+    with pytest.raises(TryAgain):
+        await tries.commit(calls(500), first)
+    refused = await tries.commit(calls(500), first._replace(is_repeated=True))
+    assert names(refused) == dict.fromkeys(sorted(bad), "StorageUnreachable")
+    assert server.now - begun < RETRY_S + TRY_S
 
 
 async def test_a_late_try_that_begins_at_the_end_has_the_time_of_a_try(server: Server) -> None:

@@ -7,6 +7,7 @@ written in other transactions.
 
 import copy
 from collections.abc import Sequence
+from math import ceil, isqrt
 from time import monotonic
 
 from async_history._core.writing.commit_function import OutcomeUnknown
@@ -43,8 +44,8 @@ async def write_in_parts(
 ) -> dict[int, HistoryError]:
     """Write a batch, in order; return the refused submissions by index.
 
-    A part for which `write` raises `PartRefused` is written in halves, until the submissions are
-    found that cause it. They are refused.
+    A part for which `write` raises `PartRefused` is split, until the submissions are found that
+    cause it. They are refused.
 
     Args:
         write: writes a part in one transaction.
@@ -57,14 +58,18 @@ async def write_in_parts(
     refused: dict[int, HistoryError] = {}
     is_any_written = False
     parts = [range(len(batch))]
+    written_s = 0.0
+    ratio = 2.0 * isqrt(len(batch)) + 2  # until it is known; finds one in two steps
     while parts:
         part = parts.pop()
+        begun = monotonic()
         try:
             found = await write([batch[index] for index in part])
         except PartRefused as refusal:
             if len(part) > 1 and monotonic() < until:
-                half = len(part) // 2
-                parts += [part[half:], part[:half]]
+                if written_s:
+                    ratio = (monotonic() - begun) / written_s
+                parts += reversed(_split(part, ratio))
             else:
                 refused |= {index: refusal.error_for(batch[index]) for index in part}
         except Exception as error:
@@ -73,5 +78,20 @@ async def write_in_parts(
             raise
         else:
             is_any_written = True
+            written_s = monotonic() - begun
             refused |= {part[index]: error for index, error in found.items()}
     return refused
+
+
+def _split(part: range, ratio: float) -> list[range]:
+    """Split a part so that what causes its refusal is found soon.
+
+    A refusal may take a thousand times as long as a part that is written, as if a statement does
+    not end, or no longer. In the first case many small parts are faster, in the other one halves.
+
+    Args:
+        ratio: how many times as long a refusal takes.
+    """
+    count = min(max(2, int(ratio / 2)), len(part))
+    size = ceil(len(part) / count)
+    return [part[begin : begin + size] for begin in range(0, len(part), size)]

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from time import monotonic
 from typing import Final, Protocol, TypeVar
@@ -37,11 +38,15 @@ _FIRST_PART: Final = 0.2
 _LOCK_PART: Final = 0.1
 """Parts of a try's time that a lock wait may take: in the first try any, in later ones one with
 `state` locked. Other managers wait for `state` meanwhile, each longer than that."""
-_LATE_PART: Final = 0.1
-"""The part of the time left for late tries that a lock wait or a statement of them may take. To
-find one submission of 512, ten of them fail."""
+_LATE_PART: Final = 0.05
+"""The part of the time left for late tries that a lock wait of them may take, and a statement
+besides. To find one submission, a few of them fail."""
 _SLOW_PART: Final = 0.1
 """The part of a try's time that each statement may take: a slow server may need it."""
+_KNOWN_PART: Final = 0.02
+_TIMES_AS_SLOW: Final = 5
+"""Once a submission was found that took too long, a statement may take the part `_KNOWN_PART`, and
+so many times what the slowest part took that was written. Others are found sooner then."""
 
 
 class Write(Protocol):
@@ -53,6 +58,37 @@ class Write(Protocol):
         within_s: float,
         limits: Limits,
     ) -> T: ...
+
+
+@dataclass(slots=True)
+class _LateBatch:
+    """What is known of a batch that is written in parts.
+
+    Attributes:
+        until: the instant of `time.monotonic` when its time is over.
+        slowest_s: the seconds that the slowest written part took.
+        has_found_one: whether a submission alone took too long.
+    """
+
+    until: float
+    slowest_s: float = 0.0
+    has_found_one: bool = False
+
+    def lock_s(self) -> float:
+        """Return the seconds that each lock wait of a part may take."""
+        return max(self.until - monotonic(), 0.0) * _LATE_PART
+
+    def lock_and_statement_s(self, part: Sequence[Submission], try_s: float) -> tuple[float, float]:
+        """Return the seconds that each lock wait and each statement of a part may take.
+
+        A statement's lock wait is in its time, and ends sooner: that is a reason of its own.
+        """
+        lock_s = self.lock_s()
+        statement_s = max(lock_s, try_s * _SLOW_PART)
+        if self.has_found_one or not lock_s:
+            known_s = max(self.slowest_s * _TIMES_AS_SLOW, try_s * _KNOWN_PART)
+            lock_s, statement_s = min(lock_s, known_s / 2), min(statement_s, known_s / 2)
+        return lock_s, lock_s + statement_s + time_for(part)
 
 
 class BatchTries:
@@ -81,6 +117,8 @@ class BatchTries:
         self._retry_timeout_s = retry_timeout_s
         self._try_s = retry_timeout_s / _TRIES
         self._tries = LateTries(retry_timeout_s / 2)
+        # When the first try of the batch began of which the server ended a statement:
+        self._statement_ended: float | None = None
         self._waited = waited
         self._committed = committed
 
@@ -89,7 +127,7 @@ class BatchTries:
     ) -> Mapping[int, HistoryError]:
         """Commit a batch; return the refused submissions by index."""
         try:
-            if len(batch) > 1 and self._tries.is_late(this):
+            if len(batch) > 1 and self._is_late(this):
                 return await self._commit_late(batch, this)
             write = partial(self._commit, this=this)
             return await write_in_parts(batch, write, self._end_of(this))
@@ -104,12 +142,15 @@ class BatchTries:
 
         Parts that were not tried before that time are each tried once after it.
         """
-        until = max(self._end_of(this), monotonic() + self._try_s)
+        late = _LateBatch(max(self._end_of(this), monotonic() + self._try_s))
 
         async def write(part: Sequence[Submission]) -> Mapping[int, HistoryError]:
-            return await self._commit_part(part, this, until)
+            begun = monotonic()
+            refused = await self._commit_part(part, this, late)
+            late.slowest_s = max(late.slowest_s, monotonic() - begun)
+            return refused
 
-        return await write_in_parts(batch, write, until)
+        return await write_in_parts(batch, write, late.until)
 
     async def _commit(
         self, batch: Sequence[Submission], this: CommitTry
@@ -131,7 +172,7 @@ class BatchTries:
         return await self._try(batch, write, within_s, limits, this)
 
     async def _commit_part(
-        self, part: Sequence[Submission], this: CommitTry, until: float
+        self, part: Sequence[Submission], this: CommitTry, late: _LateBatch
     ) -> Mapping[int, HistoryError]:
         """Commit a part of a batch in a late try.
 
@@ -139,10 +180,9 @@ class BatchTries:
             PartRefused: some of it could be written only later, or is refused at the commit.
         """
         within_s, limits = self._limits_for(part, this, self._try_s)
-        short_s = max(until - monotonic(), 0.0) * _LATE_PART
-        locked = limits._replace(lock_s=short_s)
+        locked = limits._replace(lock_s=late.lock_s())
         if self._tries.was_too_long(this):
-            locked = locked._replace(statement_s=max(short_s, self._try_s * _SLOW_PART))
+            locked = Limits(*late.lock_and_statement_s(part, self._try_s))
 
         async def write(connection: AsyncConnection) -> WrittenBatch:
             has_locked = False
@@ -163,6 +203,7 @@ class BatchTries:
                     is_unknown = False
                 if took_too_long(error):
                     self._tries.note_too_long(this)
+                    late.has_found_one |= len(part) == 1
                 reason = storage_error(error, self._batches.where)
                 raise PartRefused(reason, is_unknown=is_unknown) from error
 
@@ -189,6 +230,8 @@ class BatchTries:
         except (TryAgain, OutcomeUnknown, asyncio.CancelledError) as error:
             if took_too_long(error.__cause__):
                 self._tries.note_too_long(this)
+                if not isinstance(error.__cause__, TimeoutError):
+                    self._statement_ended = this.first_begun
             raise
         except StorageError as error:
             if not is_at_commit or error.__cause__ is None or not is_refusal(error.__cause__):
@@ -203,6 +246,13 @@ class BatchTries:
     def _end_of(self, this: CommitTry) -> float:
         """Return the instant of `time.monotonic` when `retry_timeout_s` is over."""
         return this.first_begun + self._retry_timeout_s
+
+    def _is_late(self, this: CommitTry) -> bool:
+        """Return whether a batch is written in parts.
+
+        At once after the server ended a statement of it: as a whole, it would take too long again.
+        """
+        return self._statement_ended == this.first_begun or self._tries.is_late(this)
 
     def _has_the_rest(self, batch: Sequence[Submission], this: CommitTry) -> bool:
         """Return whether a try has all the time that is left, because an earlier one took too long.
