@@ -165,7 +165,7 @@ def _backend(url: str | os.PathLike[str]) -> tuple[tuple[str, str], _Arguments]:
     if scheme in SCHEMES:
         server_url(url)
         return _POSTGRES, (url,)
-    if not re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme):
+    if not re.fullmatch(r"[a-z][a-z0-9+._-]*", scheme):
         raise InvalidInput(f"the text before :// is not a URL scheme; use {_SPELLINGS}")
     if scheme in _SQL_NAMES or ("+" in scheme and scheme not in _SQLITE_SCHEMES):
         return _SQL, (url,)

@@ -93,6 +93,11 @@ _TAKEN: Final = _Meaning(
 )
 _CORRUPT: Final = _Meaning(StorageCorrupt, "has damaged data where it was touched")
 _OTHER: Final = _Meaning(StorageError, "failed")
+_POOLED: Final = _Meaning(
+    StorageError,
+    "is behind a pooler, whose sessions lack prepared statements; name the server itself, or add "
+    "prepared_statement_cache_size=0 to the URL for asyncpg",
+)
 _IO: Final = _Meaning(StorageError, "failed", is_lost=True)
 """A commit that ends in it may take effect: SQLite's log may have the transaction (see
 `async_history._sqlite.connecting.errors.is_commit_unknown`), or MySQL's engine without its log."""
@@ -139,6 +144,7 @@ _BY_STATE: Final[dict[str, _Meaning]] = {
     "42P01": _NO_TABLE,
     "3F": _NO_TABLE,
     "25006": _READ_ONLY,
+    **dict.fromkeys(("26000", "42P05"), _POOLED),
     "22": _REFUSED,
     "23": _REFUSED,
     "44": _REFUSED,

@@ -230,10 +230,14 @@ def _require_driver(dialect: type[Dialect]) -> None:
     """Check that a driver is installed."""
     try:
         dialect.import_dbapi()
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise InvalidInput(
             f"the driver of {dialect.name}+{dialect.driver} is not installed: pip install it, or "
             "'async-history[mysql]' for MySQL and MariaDB"
+        ) from error
+    except ImportError as error:
+        raise InvalidInput(
+            f"the driver of {dialect.name}+{dialect.driver} can't be imported: {error}"
         ) from error
 
 

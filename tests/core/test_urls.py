@@ -109,7 +109,7 @@ PROVIDERS: Mapping[str, Mapping[str, str]] = {
 }
 
 
-@pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+asyncpg"])
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg_async"])
 @pytest.mark.parametrize("query", PROVIDERS)
 async def test_only_settings_given_on_purpose_reach_the_server(
     scheme: str, query: str, fake: FakeServer

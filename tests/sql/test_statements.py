@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import asyncpg
 import pytest
 from asyncmy.errors import OperationalError
 from sqlalchemy import delete, func, insert, select
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
@@ -245,6 +247,7 @@ def test_a_url_may_leave_out_the_driver(url: str, driver: str) -> None:
         ("mysql+pymysql://host/db", "not an asyncio driver"),
         ("nothing+else://host/db", "not an asyncio driver"),
         ("mysql+aiomysql://host/db", "not installed"),
+        ("oracle+oracledb_async://host/db", r"oracle\+oracledb is not installed"),
         ("oracle+oracledb://host/db", r"oracle\+oracledb is not installed"),
         ("oracle://host/db", r"oracle\+oracledb is not installed"),
         ("mssql+aioodbc://host/db", r"mssql\+aioodbc is not installed"),
@@ -286,6 +289,22 @@ def test_errors_that_only_mysql_has(number: int, kind: type[StorageError]) -> No
     assert type(storage_error(error, "it")) is kind
     assert may_work_later(error) == (kind is not StorageDenied)
     assert is_connection_lost(error) == (kind is StorageUnreachable)
+
+
+def test_prepared_statements_that_a_pooler_lost() -> None:
+    for kind in (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError):
+        error = DBAPIError("SELECT 1", (), kind("a name"))
+        assert "behind a pooler" in str(storage_error(error, "it"))
+
+
+def test_a_driver_that_is_installed_but_lacks_a_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise ImportError("no pq wrapper available")
+
+    dialect = make_url("mysql+asyncmy://h/d").get_dialect()
+    monkeypatch.setattr(dialect, "import_dbapi", fail)
+    with pytest.raises(InvalidInput, match="can't be imported: no pq wrapper"):
+        open_history("mysql://h/d")
 
 
 @pytest.mark.parametrize("number", [1026, 1180])

@@ -17,6 +17,7 @@ SCHEMES: Final = frozenset(
     (
         *("postgresql", "postgres", "postgresql+asyncpg", "postgresql+psycopg2"),
         *("postgresql+psycopg", "postgres+asyncpg", "postgres+psycopg2", "postgres+psycopg"),
+        *("postgresql+psycopg_async", "postgres+psycopg_async"),
     )
 )
 
