@@ -158,6 +158,8 @@ async def test_an_erasure_between_two_tries(new_store: NewStore) -> None:
                 ):
                     assert isinstance(outcome, HistoryRecord)
             await require_gone(history)
+            for one in (history, elsewhere):
+                await one.reset()
 
 
 @each_store
