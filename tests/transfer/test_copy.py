@@ -622,6 +622,15 @@ class TestChangedTargets:
 
 OWNER = Owner(user_id="ann")
 KINDS = stores("file", "postgres", "mariadb", "sqlalchemy")
+EACH_TO_ANOTHER = pytest.mark.parametrize(
+    ("new_source", "new_target"),
+    [
+        pytest.param(*source.values, *target.values, marks=[*source.marks, *target.marks])
+        for source, target in zip(KINDS, [*KINDS[1:], KINDS[0]], strict=True)
+    ],
+    indirect=True,
+)
+"""Copies read any source in one way, and write to any target in one way."""
 
 
 def change(number: int, **fields: Any) -> dict[str, Any]:
@@ -633,7 +642,7 @@ def change(number: int, **fields: Any) -> dict[str, Any]:
 class TestOwners:
     """An owner is given once, and holds for all records of its memory."""
 
-    @pytest.fixture(params=KINDS)
+    @pytest.fixture
     def new_source(
         self, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     ) -> OpenStore:
@@ -645,6 +654,7 @@ class TestOwners:
     ) -> OpenStore:
         return new_stores(request.param, request, tmp_path_factory.mktemp("target"))()
 
+    @EACH_TO_ANOTHER
     @pytest.mark.parametrize("as_lines", [False, True])
     async def test_a_record_without_an_owner_takes_its_memorys(
         self, new_source: OpenStore, new_target: OpenStore, *, as_lines: bool
@@ -676,6 +686,7 @@ class TestOwners:
                 assert (report.records, report.written) == (4, written)
             assert [record.owner for record in await all_of(target)] == [OWNER] * 4
 
+    @EACH_TO_ANOTHER
     async def test_an_owner_given_since_the_last_copy(
         self, new_source: OpenStore, new_target: OpenStore
     ) -> None:
