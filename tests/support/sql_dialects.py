@@ -33,12 +33,13 @@ def dialect_of(name: str) -> Dialect:
 class StatementChecks:
     """Compiles statements for each dialect; `faults` says what a database would refuse.
 
-    One that differs from an earlier one in its values only is compiled once more, for their number.
+    One that differs from an earlier one in its values only, and has as many, is not compiled again.
     """
 
     def __init__(self, dialects: Iterable[Dialect] | None = None) -> None:
         self.faults: list[str] = []
         self._seen: set[str] = set()
+        self._shapes: set[object] = set()
         self._dialects = list(map(dialect_of, DIALECTS) if dialects is None else dialects)
 
     def before_execute(
@@ -50,8 +51,16 @@ class StatementChecks:
         options: object,
     ) -> None:
         """Check a statement that an engine is about to execute: SQLAlchemy's event."""
-        if isinstance(statement, Select | Insert | Update | Delete) and _is_ours(statement):
-            self.check(statement, *(rows or [row]))
+        if not isinstance(statement, Select | Insert | Update | Delete):
+            return
+        given = rows or [row]
+        shape = _shape(statement, given)
+        if shape in self._shapes:
+            return
+        if shape is not None:
+            self._shapes.add(shape)
+        if _is_ours(statement):
+            self.check(statement, *given)
 
     def check(self, statement: Any, *rows: Mapping[str, Any]) -> None:
         """Check a statement with its parameters, one row or several."""
@@ -75,6 +84,17 @@ class StatementChecks:
                     return  # only its values may differ
                 self._seen.add(known)
                 self.faults += [f"{fault}: {known}" for fault in _faults(statement)]
+
+
+def _shape(statement: Any, rows: Sequence[Mapping[str, Any]]) -> object:
+    """Return what two statements have in common that differ in their values only, or None if
+    SQLAlchemy can't tell."""
+    key = statement._generate_cache_key()
+    if key is None:
+        return None
+    values = [*(one.effective_value for one in key.bindparams), *rows[0].values()]
+    numbers = tuple(len(one) if isinstance(one, list | tuple) else 1 for one in values)
+    return key.key, numbers, *rows[0], len(rows) > 1
 
 
 def _lists(whole: ExpandedState) -> Iterator[str]:
