@@ -114,6 +114,32 @@ async def test_records_without_a_time_are_pruned_as_a_list_would_be(
         check_levels(connection)
 
 
+async def test_a_record_that_is_replaced_between_steps_leaves_its_time_to_none(
+    tmp_path: Path,
+) -> None:
+    """The record before the next one without a time then dates it, and stays."""
+    path = tmp_path / "h.db"
+    old = at(200).isoformat(timespec="microseconds")
+    async with open_history(path):
+        pass
+    others = [(f"{n}", f"{n % 9}", "UPDATE", old) for n in range(600)]
+    dated = [(f"d{n}", "m", "UPDATE", time) for n, time in enumerate((old, old, None, old))]
+    write(path, others + dated + [(f"n{n}", "n", "UPDATE", old) for n in range(600)])
+    limits = PruneLimits(records=500, most_records=500)
+    asked = new_prune_request(CUTOFF, 1, dry_run=False, limits=limits)
+    async with SQLiteHistoryManager(path) as history:
+        reached = (await history.store.prune_step(asked, None)).reached
+        write(
+            path, [], "REPLACE" + INSERT[6:].replace("?, ?, ?, ?", f"'d1', 'm', 'UPDATE', '{old}'")
+        )
+        while reached is not None:
+            reached = (await history.store.prune_step(asked, reached)).reached
+        left = await history.get_history("m")
+        assert [(one.id, one.occurred_at) for one in left] == [
+            (name, at(200)) for name in ("d0", "d2", "d1")
+        ]
+
+
 async def test_pruned_memories_leave_blocks_whose_times_are_known(tmp_path: Path) -> None:
     """Also memories of which a record dated the others."""
     path = tmp_path / "h.db"

@@ -120,18 +120,24 @@ SELECT EXISTS (SELECT 1 FROM {CHUNKS.table} WHERE earliest = '') OR EXISTS (
 _WITHOUT_ENTRIES: Final = f"""
 SELECT DISTINCT memory_id FROM history
 WHERE rowid > {SPANS.through} AND {times.own_instant("history")} IS NULL
+UNION SELECT memory_id FROM history
+WHERE rowid > :last AND EXISTS (SELECT 1 FROM {_TABLE} WHERE position > {UNDATED_STAMP})
 """
 
 
-def memories_without_entries(connection: sqlite3.Connection) -> Set[Any] | None:
+def memories_without_entries(connection: sqlite3.Connection, last: int) -> Set[Any] | None:
     """Return the memories with a record without a time and without an entry; None if unknown.
 
     Every row must be indexed. If other programs have changed rows, it is unknown.
+
+    Args:
+        last: the last position when `remove_lost_dates` was run. If a later record has replaced
+            another one of its memory, it may be one of those.
     """
     ((has_unknown,),) = fetch_rows(connection, _HAS_UNKNOWN_BLOCKS)
     if has_unknown:
         return None
-    return {memory_id for (memory_id,) in fetch_rows(connection, _WITHOUT_ENTRIES)}
+    return {memory_id for (memory_id,) in fetch_rows(connection, _WITHOUT_ENTRIES, {"last": last})}
 
 
 LOST_DATES: Final = f"""

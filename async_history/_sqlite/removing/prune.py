@@ -98,7 +98,7 @@ class _PruneTransaction:
         self, asked: PruneRequest, after: int, last: int, limit: int
     ) -> list[Candidate]:
         rows = self._fetch(_WINDOW, {"after": after, "last": last, "limit": limit})
-        unsure = memories_without_entries(self._connection)
+        unsure = memories_without_entries(self._connection, last)
         return [
             Candidate(
                 position,
