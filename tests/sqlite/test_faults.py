@@ -500,20 +500,20 @@ class TestPaths:
 @has_compiler
 @pytest.mark.timeout(1_200)
 class TestEveryWrite:
-    """Each write and sync fails in turn, once or permanently, as on a bad and on a full disk. Of an
-    opening one in five fails, and with `--nightly` each."""
+    """Each write and sync fails in turn, once or permanently, as on a bad and on a full disk: each
+    with `--nightly`, else one in a few."""
 
     def test_every_write_of_an_opening(self, tmp_path: Path, stride: int) -> None:
         counts = run_failing(tmp_path, "opening", stride, timeout_s=MINUTES_S)
         assert counts["refused-opening"] >= 20 // stride
         assert counts["opened early"] == 2, "until no write is left"
 
-    def test_every_write_of_commits(self, tmp_path: Path) -> None:
+    def test_every_write_of_commits(self, tmp_path: Path, stride: int) -> None:
         """Acked records are there, refused ones are not, unknown ones may be written again."""
-        counts = run_failing(tmp_path, "writing", timeout_s=MINUTES_S)
+        counts = run_failing(tmp_path, "writing", min(stride, 3), timeout_s=MINUTES_S)
         assert counts["wrote"] > 300
         assert counts["refused"] > 30
-        assert counts["unknown"] > 30
+        assert counts["unknown"] > 5
 
 
 def failure(code: int, text: str) -> sqlite3.OperationalError:
