@@ -1,6 +1,7 @@
 """Objects that are reset in a forked child, where the parent's threads and loops do not run."""
 
 import os
+import threading
 import weakref
 from typing import Any, Final, Protocol
 
@@ -19,6 +20,22 @@ _inherited: Final[list[object]] = []
 def forget_in_child(thing: Forgetful) -> None:
     """Call `thing.forget` in every child that is forked while the object exists."""
     _forgetful.add(thing)
+
+
+class LockFreeInChild:
+    """A lock that is free in a forked child, even if a thread of the parent held it.
+
+    Attributes:
+        lock: the lock, for `with`.
+    """
+
+    def __init__(self) -> None:
+        self.forget()
+        forget_in_child(self)
+
+    def forget(self) -> None:
+        """Replace the lock."""
+        self.lock = threading.Lock()
 
 
 def keep_inherited(thing: object) -> None:

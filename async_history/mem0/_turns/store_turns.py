@@ -1,13 +1,12 @@
 """The turns of each store, shared by all its users in this process."""
 
-import os
-import threading
 from typing import Final
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from async_history._core.locking.locks import ProcessLocks
 from async_history._core.manager import HistoryManager
 from async_history._core.validation import check_flag
+from async_history.mem0._threads.forks import LockFreeInChild
 from async_history.mem0._turns.process_locks import FileLocks
 from async_history.mem0._turns.turn_queues import TurnQueues
 from async_history.mem0._turns.turns import Turns
@@ -21,7 +20,7 @@ def turns_of(manager: HistoryManager, *, between_processes: bool = True) -> Turn
     """
     check_flag("turns_between_processes", between_processes)
     name = manager.backend.store_name
-    with _registering:
+    with _registering.lock:
         if name is None:
             found = _of_managers.setdefault(manager, TurnQueues())
         else:
@@ -37,17 +36,8 @@ def _locks_of(manager: HistoryManager) -> ProcessLocks | None:
     return manager.backend.new_locks()
 
 
-_registering = threading.Lock()
+_registering: Final = LockFreeInChild()
 _known: Final["WeakValueDictionary[tuple[str, ...], TurnQueues]"] = WeakValueDictionary()
 _of_managers: Final["WeakKeyDictionary[HistoryManager, TurnQueues]"] = WeakKeyDictionary()
 NO_TURNS: Final = Turns(TurnQueues(), between_processes=False)
 """Replaces the turns of a closed store, so that its locks are closed with their last user."""
-
-
-def _forget_in_child() -> None:
-    global _registering
-    _registering = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_in_child)

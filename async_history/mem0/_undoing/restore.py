@@ -5,8 +5,6 @@ else has changed. Then the vector store is updated. If that fails, restoring aga
 missing.
 """
 
-import os
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -27,6 +25,7 @@ from async_history.errors import Erased, InvalidInput
 from async_history.mem0._late_changes import kept
 from async_history.mem0._operation_log import AskedLog
 from async_history.mem0._steps import Steps, result_of
+from async_history.mem0._threads.forks import LockFreeInChild
 from async_history.mem0._vectors.unrecorded import unrecorded_text
 from async_history.mem0._vectors.vector_changes import (
     VectorChange,
@@ -142,20 +141,11 @@ def _keeps_entities(memory: Any) -> bool:
 
 def open_entities(memory: Any) -> Any:
     """Open the store of entities: mem0 removes nothing from it before it has been used."""
-    with _opening:  # mem0 opens it twice in two threads, which fails on local files
+    with _opening.lock:  # mem0 opens it twice in two threads, which fails on local files
         return memory.entity_store
 
 
-_opening = threading.Lock()
-
-
-def _forget_in_child() -> None:
-    global _opening
-    _opening = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_in_child)
+_opening: Final = LockFreeInChild()
 
 
 @contextmanager
