@@ -7,7 +7,7 @@ import os
 import sqlite3
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final, TypeVar
@@ -54,6 +54,12 @@ T = TypeVar("T")
 MAX_REOPENS: Final = 20
 """Times that one call may reopen the file because its schema changed. With 5, one call in some
 hundreds failed during frequent resets."""
+
+
+@lru_cache(maxsize=1024)
+def warn_of_use(path: Path, where: str) -> None:
+    """Log that a file is in use elsewhere, once in a process: some open it for each request."""
+    _log.warning("%s is in use elsewhere, %s. %s", path, where, LOG_RESET_WARNING)
 
 
 def _do_nothing() -> None: ...
@@ -160,7 +166,7 @@ class ConnectionPool:
         if self.has_log and has_log_reset_fault(sqlite3.sqlite_version_info):
             where = "in this process" if is_open_here else "by another process"
             if is_open_here or await run_in_thread(partial(is_used_elsewhere, self.path)):
-                _log.warning("%s is in use elsewhere, %s. %s", self.path, where, LOG_RESET_WARNING)
+                warn_of_use(self.path, where)
         if not self._is_single:
             await self.readers.open(self.path)
 

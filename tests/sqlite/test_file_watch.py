@@ -181,6 +181,8 @@ class TestInUse:
             async with open_history(path):
                 assert "in use elsewhere, in this process" in caplog.text
                 assert "several managers or event loops" in caplog.text
+            async with open_history(path):
+                assert caplog.text.count("in use elsewhere") == 1  # once in a process
 
     async def test_another_loop_of_the_process_is_warned_of(
         self, folder: Path, caplog: pytest.LogCaptureFixture
@@ -196,6 +198,7 @@ class TestInUse:
             await asyncio.to_thread(asyncio.run, open_and_close())
         assert "in use elsewhere, in this process" in caplog.text
         caplog.clear()
+        pool.warn_of_use.cache_clear()
         with closing(sqlite3.connect(path)) as connection:
             connection.execute("SELECT * FROM history").fetchall()
             await open_and_close()
@@ -213,6 +216,7 @@ class TestInUse:
             async with open_history(path):
                 assert "in use elsewhere, by another process" in caplog.text
             caplog.clear()
+            pool.warn_of_use.cache_clear()
             other.send_signal(signal.SIGKILL)
             other.wait()
             assert log_of(path).exists()
