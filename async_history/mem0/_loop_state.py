@@ -258,7 +258,9 @@ async def _run_operation(
     except asyncio.CancelledError:
         outcome.cancel()
         raise
-    except Exception as error:  # raised to the caller, or logged
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):  # which end the loop, or the task
+        raise
+    except BaseException as error:  # raised to the caller, or logged; a panic of Rust is one
         if outcome.done():
             _log.error("an operation whose caller was cancelled failed: %s", error)
         else:

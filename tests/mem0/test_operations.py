@@ -318,6 +318,22 @@ async def test_refused_records_have_ids(configured: Configured) -> None:
         assert [one.id for one in found[1:]] == [record["id"]]
 
 
+class Panic(BaseException):
+    """As libraries in Rust raise it."""
+
+
+async def test_an_error_that_is_not_an_exception_reaches_the_caller(
+    make_memory: MakeMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def panic(*_: Any) -> None:
+        raise Panic
+
+    async with make_memory() as memory:
+        monkeypatch.setattr(memory.embedding_model, "embed", panic)
+        with pytest.raises(Panic):
+            await add(memory, "tea")
+
+
 class Positional(AsyncMemory):
     """A memory that gives mem0's own functions all their arguments by position, as mem0 may."""
 
