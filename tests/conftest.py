@@ -130,7 +130,7 @@ def pytest_collection_finish() -> None:
 @pytest.fixture
 def stride(request: pytest.FixtureRequest) -> int:
     """One in how many of a program's writes is tried: every one with `--nightly`."""
-    return 1 if request.config.getoption("--nightly") else 7
+    return 1 if request.config.getoption("--nightly") else 11
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -84,7 +84,7 @@ class TestDurability:
     @linux
     @has_compiler
     @pytest.mark.usefixtures("programs_have_it")
-    @pytest.mark.parametrize("stride", [pytest.param(1, marks=pytest.mark.nightly), 7])
+    @pytest.mark.parametrize("stride", [pytest.param(1, marks=pytest.mark.nightly), 11])
     def test_killed_at_every_write(self, stride: int, tmp_path: Path) -> None:
         counts = run_failing(tmp_path, "killed", stride, timeout_s=MINUTES_S)
         assert counts["opening"] > 20 // stride

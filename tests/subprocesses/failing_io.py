@@ -27,6 +27,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
+# Imported before the program forks, as in `opened`.
+import cryptography.hazmat.primitives.ciphers.aead  # noqa: F401
+
 from async_history import CommitUnknown, HistoryManager, HistoryRecord, StorageError
 from tests.subprocesses import processes
 from tests.subprocesses.changing_keys import (
