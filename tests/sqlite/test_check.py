@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -27,17 +28,26 @@ ROWS = 8_300
 """More records than a chunk."""
 
 
-@pytest.fixture
-async def path(tmp_path: Path) -> Path:
-    path = tmp_path / "h.db"
-    async with open_history(path) as history:
-        await history.batch_add_history(
-            [
-                {"memory_id": f"m{n % 9}", "new_memory": "x", "event": "ADD", "actor_id": "ann"}
-                for n in range(ROWS)
-            ]
-        )
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("made") / "h.db"
+
+    async def fill() -> None:
+        async with open_history(path) as history:
+            await history.batch_add_history(
+                [
+                    {"memory_id": f"m{n % 9}", "new_memory": "x", "event": "ADD", "actor_id": "ann"}
+                    for n in range(ROWS)
+                ]
+            )
+
+    asyncio.run(fill())
     return path
+
+
+@pytest.fixture
+def path(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copy(made, tmp_path))
 
 
 def change(path: Path, script: str) -> None:

@@ -99,7 +99,7 @@ def printed(program: "subprocess.Popen[str]") -> int:
 class TestThisLibrary:
     async def test_eight_processes_of_fifty_tasks_on_a_fresh_file(self, path: Path) -> None:
         """No `database is locked`, each record once, and each process's own order kept."""
-        runs, rounds = 8, 12
+        runs, rounds = 8, 6
         with ExitStack() as stack:
             programs = [
                 stack.enter_context(processes.started("same_file", "ours", path, run, rounds))
@@ -116,7 +116,7 @@ class TestThisLibrary:
         }
 
     async def test_eight_processes_make_the_same_files_at_once(self, path: Path) -> None:
-        count = 10
+        count = 4
         with ExitStack() as stack:
             programs = [
                 stack.enter_context(processes.started("same_file", "openings", path, run, count))

@@ -89,14 +89,14 @@ def is_within(time: datetime | None, since: datetime | None, until: datetime | N
 
 async def check(history: HistoryManager) -> None:
     records = await read(history, page_size=5_000)
+    times = [record.occurred_at for record in records]
     some = [None, *(START + timedelta(seconds=s) for s in (6, 2_100, 4_000, 8_990))]
     for number, (since, until) in enumerate(product(some, some)):
         of = OF[number % len(OF)]
         expected = [
             record
-            for record in records
-            if is_within(record.occurred_at, since, until)
-            and (record.cause is not None or "cause" not in of)
+            for record, time in zip(records, times, strict=True)
+            if is_within(time, since, until) and (record.cause is not None or "cause" not in of)
         ]
         asked: dict[str, Any] = {**of, "since": since, "until": until}
         assert await history.count_history(**asked) == len(expected), asked

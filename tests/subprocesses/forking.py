@@ -255,7 +255,7 @@ async def in_use(path: str) -> None:
 
 async def mutex(path: str) -> None:
     """SQLite does not answer in the child: the child raises instead of waiting for ever."""
-    fork.RESPONSE_S = 2.0
+    fork.RESPONSE_S = 0.2
 
     def child() -> None:
         asyncio.events._set_running_loop(None)
@@ -270,7 +270,7 @@ async def mutex(path: str) -> None:
 
 async def mutex_of_what_is_open(path: str) -> None:
     """The same with an open history: it is not closed in the child, and the fork ends."""
-    fork.RESPONSE_S = 2.0
+    fork.RESPONSE_S = 0.2
     parent = os.getpid()
 
     def held(call: Callable[..., Any]) -> Callable[..., Any]:

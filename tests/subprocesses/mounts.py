@@ -261,6 +261,8 @@ def looks(folder: Path, state: str) -> None:
             else:
                 assert said == str(records), (look, uid, mode, said)
             assert listing(home) == before, (look, uid, mode)
+            if number:
+                continue
             assert in_child(lambda: asyncio.run(write(path)), OWNER) == "written"  # noqa: B023
             if uid == OTHER:
                 for change in (write, repair):
@@ -298,10 +300,9 @@ async def _written_meanwhile(path: Path, where_it_may: Path) -> None:
     """A reader sees records that are written through a writable mount, and can't write itself."""
     async with open_history(path, migrate=False) as reader:
         before = len(await reader.get_history("m"))
-        for number in range(2):
-            # Not in a forked child, which would treat the file as already open.
-            await asyncio.to_thread(processes.run, "mounts", "written", where_it_may)
-            assert len(await reader.get_history("m")) == before + number + 1
+        # Not in a forked child, which would treat the file as already open.
+        await asyncio.to_thread(processes.run, "mounts", "written", where_it_may)
+        assert len(await reader.get_history("m")) == before + 1
         with pytest.raises(HistoryError):
             await reader.add_history("m", None, "y", "UPDATE")
     with pytest.raises(StorageReadOnly, match="migrate=False"):

@@ -114,8 +114,7 @@ VIEWS = (
 )
 
 
-@pytest.mark.parametrize("width", [1280, 340])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (340, "dark")])
 def test_every_view_is_accessible_and_fits(
     browser: Browser, site: WebServer, width: int, scheme: Literal["light", "dark"]
 ) -> None:
