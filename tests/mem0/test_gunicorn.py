@@ -92,16 +92,10 @@ def use(client: httpx.Client, user_id: str) -> None:
     assert [(record["event"], record["new_memory"]) for record in told] == CHANGES
 
 
-@pytest.mark.parametrize("store", stores("file", "postgres"))
-@pytest.mark.parametrize("preload", [True, False])
-def test_gunicorns_workers_and_their_children_record(
-    store: str, preload: bool, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
-    """With `--preload` mem0's objects are built and the history is read before the fork."""
-    url = url_of(store, request, tmp_path)
-    options = ["--preload"] if preload else []
+def record(url: str, folder: Path, *options: str) -> None:
+    """Let both workers, and a child of each, record at the same time."""
     with (
-        gunicorn(url, tmp_path, *options) as path,
+        gunicorn(url, folder, *options) as path,
         both_workers(path) as clients,
         ThreadPoolExecutor() as threads,
     ):
@@ -113,3 +107,15 @@ def test_gunicorns_workers_and_their_children_record(
     expected = [(user_id, *change) for user_id in ("ann", "ben") for change in CHANGES]
     expected += [(f"{user_id}-child", *CHANGES[0]) for user_id in ("ann", "ben")]
     assert sorted(found) == sorted(expected)
+
+
+@pytest.mark.parametrize("store", stores("file", "postgres"))
+def test_gunicorns_workers_record_in_what_was_opened_before_the_fork(
+    store: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """With `--preload` mem0's objects are built and the history is read before the fork."""
+    record(url_of(store, request, tmp_path), tmp_path, "--preload")
+
+
+def test_gunicorns_workers_record_in_what_each_opens(tmp_path: Path) -> None:
+    record(str(tmp_path / "history.db"), tmp_path)

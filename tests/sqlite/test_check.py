@@ -28,20 +28,44 @@ ROWS = 8_300
 """More records than a chunk."""
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("made") / "h.db"
-
-    async def fill() -> None:
+def fill(path: Path, rows: int) -> None:
+    async def write() -> None:
         async with open_history(path) as history:
             await history.batch_add_history(
                 [
                     {"memory_id": f"m{n % 9}", "new_memory": "x", "event": "ADD", "actor_id": "ann"}
-                    for n in range(ROWS)
+                    for n in range(rows)
                 ]
             )
 
-    asyncio.run(fill())
+    asyncio.run(write())
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("made") / "h.db"
+    fill(path, ROWS)
+    return path
+
+
+@pytest.fixture(scope="module")
+def with_details(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of four spans, of which two memories have an owner and a cause."""
+    path = tmp_path_factory.mktemp("made") / "h.db"
+    fill(path, 4 * 512)
+
+    async def add() -> None:
+        async with open_history(path) as history:
+            details = {"cause": {"run_id": "r"}, "owner": {"user_id": "ann"}}
+            await history.batch_add_history(
+                [
+                    {"memory_id": f"own{n}", "new_memory": "x", "event": "ADD", **details}
+                    for n in range(2)
+                ]
+            )
+
+    asyncio.run(add())
+    assert asyncio.run(check_history(str(path))).problems == ()
     return path
 
 
@@ -111,18 +135,10 @@ async def test_a_wrong_index_is_rebuilt(script: str, what: str, path: Path) -> N
     ],
 )
 async def test_a_cause_or_an_owner_that_is_not_json_is_named(
-    path: Path, column: str, damage: str
+    with_details: Path, column: str, damage: str, tmp_path: Path
 ) -> None:
     """All else is still checked: what comes after it is named too."""
-    async with open_history(path) as history:
-        details = {"cause": {"run_id": "r"}, "owner": {"user_id": "ann"}}
-        await history.batch_add_history(
-            [
-                {"memory_id": f"own{n}", "new_memory": "x", "event": "ADD", **details}
-                for n in range(2)
-            ]
-        )
-    assert (await check_history(str(path))).problems == ()
+    path = Path(shutil.copy(with_details, tmp_path))
     table, key = ("owners", "number") if column == "owner" else ("details", "id")
     change(
         path,
