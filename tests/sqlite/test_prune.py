@@ -140,6 +140,28 @@ async def test_a_record_that_is_replaced_between_steps_leaves_its_time_to_none(
         ]
 
 
+async def test_what_is_added_meanwhile_costs_a_pruning_little(tmp_path: Path) -> None:
+    """Any later record may replace one that dated another, so a step looks at them, if few."""
+    taken = []
+    old = at(200).isoformat(timespec="microseconds")
+    limits = PruneLimits(records=100, most_records=100)
+    asked = new_prune_request(CUTOFF, 1, dry_run=False, limits=limits)
+    for added in (0, 5_000):
+        path = tmp_path / f"{added}.db"
+        async with open_history(path):
+            pass
+        write(path, [(f"{n}", "m", "UPDATE", None if n == 9 else old) for n in range(600)])
+        async with SQLiteHistoryManager(path) as history:
+            reached = (await history.store.prune_step(asked, None)).reached
+            write(path, [(f"new{n}", f"{n}", "ADD", None) for n in range(added)])
+            await history.add_history("ours", None, "x", "ADD")
+            async with Steps(history) as steps:
+                assert (await history.store.prune_step(asked, reached)).records == 100
+            taken.append(steps.taken)
+    without, after = taken
+    assert after < 2 * without
+
+
 async def test_pruned_memories_leave_blocks_whose_times_are_known(tmp_path: Path) -> None:
     """Also memories of which a record dated the others."""
     path = tmp_path / "h.db"
