@@ -132,6 +132,20 @@ class TestFullDisk:
         finally:
             disk.unmount()
 
+    def test_a_last_page_is_not_space_enough(self, tmp_path: Path) -> None:
+        """The system writes a part then, and refuses the rest."""
+        disk = Disk(tmp_path / "disk")
+        if not disk.is_mounted:
+            pytest.skip("may not mount")
+        refused = failure(sqlite3.SQLITE_IOERR_WRITE, "disk I/O error")
+        try:
+            assert system_refusal(refused, disk.folder / "history.db") is None
+            disk.remount("size=4k")
+            found = system_refusal(refused, disk.folder / "history.db")
+            assert type(found) is StorageFull
+        finally:
+            disk.unmount()
+
     async def test_a_disk_without_inodes(self, tmp_path: Path) -> None:
         """A rollback journal is a new file. SQLite reports only that it can't be opened."""
         disk = Disk(tmp_path / "disk")

@@ -122,7 +122,9 @@ def system_refusal(error: sqlite3.Error, file: Path) -> StorageError | None:
     try:
         descriptor = os.open(file.parent, os.O_TMPFILE | os.O_WRONLY, 0o600)
         try:
-            os.write(descriptor, bytes(_PROBED_BYTES))
+            left = _PROBED_BYTES
+            while left:  # the last free space takes a part, and only the next call is refused
+                left -= os.write(descriptor, bytes(left))
         finally:
             os.close(descriptor)
     except AttributeError:
