@@ -386,4 +386,4 @@ async def _then(value: Awaitable[T], then: Callable[[T], T]) -> T:
 def _name_of(where: Where) -> str:
     if isinstance(where, HistoryManager):
         return where.backend.where
-    return without_secrets(plain(os.fspath(where)))
+    return without_secrets(plain(os.fspath(where or "")))

@@ -129,8 +129,10 @@ class TestLikePlainMem0:
     async def test_a_history_that_is_turned_off(
         self, configured: Configured, tmp_path: Path
     ) -> None:
-        for off in ("null://", ""):
-            memory = AsyncMemory.from_config(configured(), history=off)
+        for off in ("null://", "", None):
+            config = MemoryConfig(**configured())
+            config.history_db_path = off
+            memory = AsyncMemory(config, history=off)
             make_instant(memory)
             async with memory:
                 assert await memory.history(await add(memory, "x")) == []
