@@ -105,7 +105,9 @@ class GroupCommitWriter(Generic[S]):
         self._observer: WriterObserver | None = None
         self._called: Callable[[PendingCall[S]], None] | None = None
         self._loop = asyncio.get_running_loop()
-        self._task = self._loop.create_task(self._run(), name="async_history writer")
+        # Not as an argument: from CPython 3.14 on, a task factory gets it, and need not take it.
+        self._task = self._loop.create_task(self._run())
+        self._task.set_name("async_history writer")
         _running.add(self._task)
         self._task.add_done_callback(_running.discard)
         self._task.add_done_callback(self._on_ended)
