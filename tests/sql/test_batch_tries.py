@@ -143,6 +143,23 @@ def let_wait(server: Server, bad: int, took_s: float = 0.0) -> None:
     server.write = write
 
 
+def let_not_end(server: Server, bad: set[int], took_s: Callable[[list[int]], float]) -> None:
+    """Let the server end statements of these calls, and others that take longer than it allows."""
+
+    def write(numbers: list[int], progress: Progress) -> None:
+        limit_s = server.limits.statement_s
+        if bad.isdisjoint(numbers) and (limit_s is None or took_s(numbers) <= limit_s):
+            server.now += took_s(numbers)
+        elif limit_s is None:
+            server.now += TRY_S
+            raise TryAgain(StorageUnreachable("ended")) from slow()
+        else:
+            server.now += limit_s
+            raise slow()
+
+    server.write = write
+
+
 async def late_after_unknown(server: Server, tries: BatchTries, batch: Any) -> CommitTry:
     """Let the outcome of a batch's first try be unknown; return a late one."""
     this = first_try(server)
@@ -163,6 +180,7 @@ async def test_only_the_call_that_waits_is_refused(server: Server) -> None:
     this = late_try(server)
     assert names(await tries.commit(calls(8), this)) == {3: "StorageLocked"}
     assert server.written == {0, 1, 2, 4, 5, 6, 7}
+    assert server.limits.lock_s == 1.0  # MariaDB takes whole seconds
 
 
 async def test_a_call_that_was_looked_up_alone_is_not_written(server: Server) -> None:
@@ -220,23 +238,21 @@ async def test_several_calls_that_do_not_end_are_found_in_time(count: int, serve
     """The others are written. The calls that wait for the next batch do so no longer than that."""
     tries, first, begun = server.tries(), first_try(server), server.now
     bad = {number * 500 // count for number in range(count)}
-
-    def write(numbers: list[int], progress: Progress) -> None:
-        if bad.isdisjoint(numbers):
-            server.now += 0.02
-        elif server.limits.statement_s is None:
-            server.now += TRY_S
-            raise TryAgain(StorageUnreachable("ended")) from slow()
-        else:
-            server.now += server.limits.statement_s
-            raise slow()
-
-    server.write = write
+    let_not_end(server, bad, lambda numbers: 0.02)
     with pytest.raises(TryAgain):
         await tries.commit(calls(500), first)
     refused = await tries.commit(calls(500), first._replace(is_repeated=True))
     assert names(refused) == dict.fromkeys(sorted(bad), "StorageUnreachable")
     assert server.now - begun < RETRY_S + TRY_S
+
+
+async def test_a_slow_call_is_written_after_one_that_does_not_end(server: Server) -> None:
+    tries, first = server.tries(), first_try(server)
+    let_not_end(server, {0}, lambda numbers: 0.5 if 400 in numbers else 0.02)
+    with pytest.raises(TryAgain):
+        await tries.commit(calls(500), first)
+    refused = await tries.commit(calls(500), first._replace(is_repeated=True))
+    assert names(refused) == {0: "StorageUnreachable"}
 
 
 async def test_a_late_try_that_begins_at_the_end_has_the_time_of_a_try(server: Server) -> None:

@@ -38,9 +38,9 @@ _FIRST_PART: Final = 0.2
 _LOCK_PART: Final = 0.1
 """Parts of a try's time that a lock wait may take: in the first try any, in later ones one with
 `state` locked. Other managers wait for `state` meanwhile, each longer than that."""
-_LATE_PART: Final = 0.05
-"""The part of the time left for late tries that a lock wait of them may take, and a statement
-besides. To find one submission, a few of them fail."""
+_LATE_PART: Final = 0.1
+"""The part of the time left for late tries that a lock wait of them may take; or, where statements
+are limited, a statement with its lock waits. To find one submission, a few of them fail."""
 _SLOW_PART: Final = 0.1
 """The part of a try's time that each statement may take: a slow server may need it."""
 _KNOWN_PART: Final = 0.02
@@ -83,10 +83,12 @@ class _LateBatch:
 
         A statement's lock wait is in its time, and ends sooner: that is a reason of its own.
         """
-        lock_s = self.lock_s()
+        lock_s = self.lock_s() / 2
         statement_s = max(lock_s, try_s * _SLOW_PART)
         if self.has_found_one or not lock_s:
             known_s = max(self.slowest_s * _TIMES_AS_SLOW, try_s * _KNOWN_PART)
+            if len(part) == 1:  # it is refused if it takes longer
+                known_s = max(known_s, lock_s)
             lock_s, statement_s = min(lock_s, known_s / 2), min(statement_s, known_s / 2)
         return lock_s, lock_s + statement_s + time_for(part)
 
