@@ -144,7 +144,7 @@ async def test_every_caller_gets_an_outcome_if_closing_is_interrupted(ends: bool
 class Interrupted(Item):
     """A submission whose ids can't be asked for at first, as if signals came each time."""
 
-    left = 20
+    left = 7
 
     @property
     def ids(self) -> list[str]:
@@ -168,6 +168,23 @@ async def test_every_caller_gets_an_outcome_after_many_exceptions() -> None:
         CommitUnknown,
         HistoryClosed,
     ]
+    assert isinstance(writer.task.exception(), LineFault)
+
+
+async def test_an_error_in_every_try_does_not_keep_the_loop_busy() -> None:
+    store, most = Store(), 1000
+    store.script = [Death()]
+    writer = GroupCommitWriter(store.commit, finish=store.finish, options=DEFAULT_OPTIONS)
+    interrupted = Interrupted("in the batch")
+    interrupted.left = most
+    call = writer.submit(interrupted)
+    store.gate.set()
+    for _ in range(50):
+        await turn()
+    assert most - interrupted.left < 20
+    interrupted.left = 0
+    await asyncio.wait([call], timeout=LONG_S)
+    assert isinstance(call.exception(), CommitUnknown)
     assert isinstance(writer.task.exception(), LineFault)
 
 

@@ -32,7 +32,7 @@ from async_history.errors import CommitUnknown, HistoryClosed, HistoryError
 _RETRY_DELAY_S = 0.01
 _LONGEST_RETRY_DELAY_S = 1.0
 """First and longest pause before a commit is retried; the pause doubles each time."""
-_FAIL_AGAIN_S: Final = 0.1
+_FAIL_AGAIN_S: Final = (0.0, 0.01, 0.1, 1.0, 5.0)
 """Seconds after which callers are failed again: then a burst of signals may be over."""
 
 T = TypeVar("T")
@@ -362,15 +362,15 @@ class GroupCommitWriter(Generic[S]):
         return self._task
 
     def _fail_everyone_left(self) -> None:
-        """Fail the callers that are left, again until no exception interrupts it.
+        """Fail the callers that are left, also if exceptions interrupt it.
 
-        Many signals may come, also before its first line. So each try begins two others.
+        Many signals may come. All tries are begun here: if each began others, an error that comes
+        in every try would keep the loop busy.
         """
-        again = self._loop.call_soon(self._fail_everyone_left)
-        later = self._loop.call_later(_FAIL_AGAIN_S, self._fail_everyone_left)
+        tries = [self._loop.call_later(seconds, self._fail_calls) for seconds in _FAIL_AGAIN_S]
         self._fail_calls()
-        again.cancel()
-        later.cancel()
+        for later in tries:
+            later.cancel()
 
     def _fail_calls(self) -> None:
         reason = "the manager was closed before this was written"
