@@ -24,9 +24,10 @@ _DUPLICATE_KEYS: Final = (1062, 1586, 1761)
 """MySQL's and MariaDB's numbers of errors whose message quotes a key's value, and the key last."""
 _WRONG_VALUES: Final = (1292, 1300, 1366, 1367, 1411, 1525)
 """Their numbers of errors whose message quotes a value that can't be converted."""
-_VALUE_AND_KEY: Final = re.compile(r"'.*'(?=[^']*'[^']+'[^']*\Z)", re.DOTALL)
-_VALUES: Final = re.compile(r"'.*'", re.DOTALL)
-"""The values in these messages, in any language (`lc_messages`)."""
+_VALUE_AND_KEY: Final = re.compile(r"'.*'(?=[^']*'[^']+'[^']*\Z)|'.*", re.DOTALL)
+_VALUES: Final = re.compile(r"'.*'|'.*", re.DOTALL)
+"""The values in these messages, in any language (`lc_messages`); all that follows if no key is
+quoted, or the server has cut the message within a value."""
 
 
 def hide_texts(error: BaseException) -> None:
@@ -86,12 +87,12 @@ def _number(error: BaseException | None) -> int | None:
 def _without_texts(message: str, state: str, number: int | None) -> str:
     if UNDECODABLE in message:
         return message.partition(_BEFORE_TEXT)[0]
+    if number in _DUPLICATE_KEYS:
+        return _VALUE_AND_KEY.sub("'***'", message, count=1)
+    if number in _WRONG_VALUES:
+        return _VALUES.sub("'***'", message, count=1)
     if state.startswith(_VALUE) and state not in _OF_ENCODINGS:
         message = _QUOTED.sub('"***"', message)
     if state.startswith(_REFUSED):
         message = message.partition("\n")[0]
-    if number in _DUPLICATE_KEYS:
-        return _VALUE_AND_KEY.sub("'***'", message)
-    if number in _WRONG_VALUES:
-        return _VALUES.sub("'***'", message)
     return message

@@ -65,6 +65,10 @@ def test_a_detail_of_its_own() -> None:
             f"'{TEXT}' は索引 'own' で重複しています。",
             "'***' は索引 'own' で重複しています。",
         ),
+        (1062, f"Duplicate entry '{TEXT}\n' for key 'own'", "Duplicate entry '***' for key 'own'"),
+        (1062, "Duplicate entry 'geheim' for key 1", "Duplicate entry '***'"),
+        (1062, f"Duplicate entry '{TEXT} which the server cut", "Duplicate entry '***'"),
+        (1366, "Incorrect integer value: 'geheim", "Incorrect integer value: '***'"),
         (1586, f"Kattuv '{TEXT}' (kľúča 'own')", "Kattuv '***' (kľúča 'own')"),
         (
             1366,
@@ -83,6 +87,7 @@ def test_a_detail_of_its_own() -> None:
 )
 def test_messages_of_mariadb(number: int, message: str, left: str) -> None:
     original, wrapped = Exception(number, message), Exception(f"(a.driver) {message}")
+    original.sqlstate = "23000"  # type: ignore[attr-defined] # asyncmy's
     wrapped.orig = original  # type: ignore[attr-defined]
     assert left in hidden(wrapped)
     assert left == hidden(original)
