@@ -95,8 +95,9 @@ _CORRUPT: Final = _Meaning(StorageCorrupt, "has damaged data where it was touche
 _OTHER: Final = _Meaning(StorageError, "failed")
 _POOLED: Final = _Meaning(
     StorageError,
-    "is behind a pooler, whose sessions lack prepared statements; name the server itself, or add "
-    "prepared_statement_cache_size=0 to the URL for asyncpg",
+    "is behind a pooler, whose sessions lack prepared statements, or have another client's; name "
+    "the server itself, or give the engine prepared_statement_cache_size=0 and a "
+    "prepared_statement_name_func for asyncpg",
 )
 _IO: Final = _Meaning(StorageError, "failed", is_lost=True)
 """A commit that ends in it may take effect: SQLite's log may have the transaction (see
