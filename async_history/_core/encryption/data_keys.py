@@ -12,10 +12,11 @@ A lease ends when any name was erased in the store (`noted`), because the owner'
 the destroyed ones. A writer checks in its transaction that nothing was noted since.
 """
 
+import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
-from secrets import token_bytes, token_hex
+from secrets import token_hex
 from typing import Final, NamedTuple
 
 from async_history._core.encryption.aes import KEY_BYTES
@@ -98,7 +99,7 @@ class DataKeys:
         Raises:
             StorageUnreachable: the service of the master key failed.
         """
-        key, key_id = token_bytes(KEY_BYTES), token_hex(KEY_ID // 2)
+        key, key_id = os.urandom(KEY_BYTES), token_hex(KEY_ID // 2)
         new = WrappingKey(key_id, self.ring.current, await self.ring.wrap(key, key_id))
         self._wrapping[key_id] = key
         return new, key
@@ -204,7 +205,7 @@ class DataKeys:
     ) -> tuple[StoredKey, bytes]:
         """Return a new data key of an owner, stored and in clear."""
         wrapping_id, wrapping = by or (self._current, self._wrapping[self._current])
-        key = token_bytes(KEY_BYTES)
+        key = os.urandom(KEY_BYTES)
         stored = StoredKey(key_id or token_hex(KEY_ID // 2), *owner, wrapping_id, "", uses)
         return stored._replace(wrapped=wrapped(wrapping, key, stored.place)), key
 
