@@ -12,9 +12,9 @@ import sqlite3
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from itertools import chain, count, cycle
+from itertools import chain, cycle
 from time import perf_counter
 from typing import Any, Final
 
@@ -35,6 +35,7 @@ NAMED: Final = "async_history, named ids"
 MANY: Final = "raw executemany"
 COPY: Final = "raw COPY"
 STATEMENT: Final = "raw, the same statement"
+FUTURES: Final = "tasks and futures, the same statement"
 _WAIT_FOR_LOCK_S: Final = 60.0
 _MEMORIES: Final = 40
 """The memories of a task, or of a row of a raw writer; then they begin again."""
@@ -90,36 +91,74 @@ def _records(number: int, task: int) -> list[NewRecord]:
 
 async def _tasks(work: Work, begin: Callable[[], Awaitable[None]]) -> Done:
     """Let 250 tasks record one event after the other."""
-    waits: list[float] = []
-    numbers = count()
     options: dict[str, Any] = {"schema": work.schema} if work.schema else {}
     async with open_history(work.url, **options) as history:
-        per_task = [_records(work.number, task) for task in range(TASKS)]
 
-        async def record_on(records: Sequence[NewRecord], until: float) -> None:
-            for record in cycle(records):
-                begun = perf_counter()
-                if begun > until:
-                    return
-                await history.add_history(
-                    *record[:4],
-                    created_at=record.created_at,
-                    updated_at=record.updated_at,
-                    is_deleted=record.is_deleted,
-                    actor_id=record.actor_id,
-                    role=record.role,
-                    id=str(uuid7()) if work.way == NAMED else None,
-                )
-                waits.append(perf_counter() - begun)
-                next(numbers)
+        def add(record: NewRecord) -> Awaitable[object]:
+            return history.add_history(
+                *record[:4],
+                created_at=record.created_at,
+                updated_at=record.updated_at,
+                is_deleted=record.is_deleted,
+                actor_id=record.actor_id,
+                role=record.role,
+                id=str(uuid7()) if work.way == NAMED else None,
+            )
 
-        await begin()
-        begun = perf_counter()
-        await asyncio.gather(*(record_on(one, begun + work.seconds) for one in per_task))
-        seconds = perf_counter() - begun
+        done = await _add_in_tasks(work, begin, add)
         writer = (await history.stats()).writer
     assert writer is not None
-    return Done(next(numbers), seconds, percentile(waits, 0.99), 0.0, writer.commit_p50_s)
+    return replace(done, commit_p50_s=writer.commit_p50_s)
+
+
+async def _futures(work: Work, begin: Callable[[], Awaitable[None]]) -> Done:
+    """Let 250 tasks wait for futures, and one task write for them: the least that tasks cost."""
+    loop = asyncio.get_running_loop()
+    waiting: list[tuple[NewRecord, asyncio.Future[None]]] = []
+    some_wait = asyncio.Event()
+
+    def add(record: NewRecord) -> Awaitable[object]:
+        waiting.append((record, added := loop.create_future()))
+        some_wait.set()
+        return added
+
+    async def write_on(write: Write) -> None:
+        while await some_wait.wait():
+            some_wait.clear()
+            batch = waiting.copy()
+            waiting.clear()
+            await write([record for record, _ in batch])
+            for _, added in batch:
+                added.set_result(None)
+
+    async with _statement(work) as write, asyncio.TaskGroup() as group:
+        writer = group.create_task(write_on(write))
+        done = await _add_in_tasks(work, begin, add)
+        writer.cancel()
+    return done
+
+
+async def _add_in_tasks(
+    work: Work,
+    begin: Callable[[], Awaitable[None]],
+    add: Callable[[NewRecord], Awaitable[object]],
+) -> Done:
+    waits: list[float] = []
+    per_task = [_records(work.number, task) for task in range(TASKS)]
+
+    async def record_on(records: Sequence[NewRecord], until: float) -> None:
+        for record in cycle(records):
+            begun = perf_counter()
+            if begun > until:
+                return
+            await add(record)
+            waits.append(perf_counter() - begun)
+
+    await begin()
+    begun = perf_counter()
+    await asyncio.gather(*(record_on(one, begun + work.seconds) for one in per_task))
+    seconds = perf_counter() - begun
+    return Done(len(waits), seconds, percentile(waits, 0.99), 0.0, None)
 
 
 async def _raw(work: Work, begin: Callable[[], Awaitable[None]]) -> Done:
@@ -218,6 +257,12 @@ async def _statement(work: Work) -> AsyncIterator[Write]:
 
 
 _WRITERS: Final = {MANY: _execute_many, COPY: _copy, STATEMENT: _statement}
+_WAYS: Final = {
+    TASKS_WAY: _tasks,
+    NAMED: _tasks,
+    FUTURES: _futures,
+    **dict.fromkeys(_WRITERS, _raw),
+}
 
 
 async def _begin() -> None:
@@ -227,8 +272,7 @@ async def _begin() -> None:
 
 async def main(work: Work) -> None:
     """Do the work and print the results."""
-    do = _raw if work.way in _WRITERS else _tasks
-    print(json.dumps(asdict(await do(work, _begin))), flush=True)
+    print(json.dumps(asdict(await _WAYS[work.way](work, _begin))), flush=True)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@
 
 1, 2, 4 and 8 processes of 250 tasks each record for some seconds. They are compared with as many
 raw processes that commit 250 rows at a time: by `executemany` in SQLite, and in PostgreSQL by COPY
-and by the statement that async_history uses. The order is random in each repetition.
+and by the statement that async_history uses. PostgreSQL also gets that statement from processes of
+250 tasks that only wait for a future each: the least that tasks cost. The order is random in each
+repetition.
 
 The report has: events/s of all processes, the slowest process's share of the fastest one's, the
 highest p99 of a process (of an ack, or of a raw transaction), and waits. For SQLite, waits are the
@@ -31,6 +33,7 @@ from benchmarks._measure import OthersLoad, median, quiet_collector
 from benchmarks._postgres_peers import connected, fresh_schema
 from benchmarks._process_workers import (
     COPY,
+    FUTURES,
     MANY,
     NAMED,
     STATEMENT,
@@ -58,7 +61,7 @@ SQLITE: Final = "SQLite"
 POSTGRES: Final = "PostgreSQL"
 WAYS: Final[Mapping[str, Sequence[str]]] = {
     SQLITE: (TASKS_WAY, MANY),
-    POSTGRES: (TASKS_WAY, NAMED, STATEMENT, COPY),
+    POSTGRES: (TASKS_WAY, NAMED, FUTURES, STATEMENT, COPY),
 }
 _LOOK_EVERY_S: Final = 0.02
 _WAITS: Final = """
