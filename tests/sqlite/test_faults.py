@@ -75,6 +75,15 @@ async def while_ticking(work: Awaitable[T]) -> T:
     return await task
 
 
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator["Disk"]:
+    disk = Disk(tmp_path / "disk")
+    if not disk.is_mounted:
+        pytest.skip("may not mount; TestEveryWrite covers a full disk")
+    yield disk
+    disk.unmount()
+
+
 @pytest.mark.subprocess
 class TestFullDisk:
     @pytest.fixture(params=["disk", "pages"])
@@ -112,86 +121,62 @@ class TestFullDisk:
         with looking(path, "rw") as connection:
             check_sound(connection)
 
-    async def test_opening_without_space(self, tmp_path: Path) -> None:
-        disk = Disk(tmp_path / "disk")
-        if not disk.is_mounted:
-            pytest.skip("may not mount; TestEveryWrite covers this")
-        try:
-            await disk.fill(None)
-            with pytest.raises(StorageFull):
-                await open_history(disk.folder / "history.db")
-            await disk.free(None)
-            async with open_history(disk.folder / "history.db") as history:
-                await add(history, "x")
-            await disk.fill(None)
-            with pytest.raises(StorageFull, match="32 KiB of free disk space"):
-                await open_history(disk.folder / "history.db")
-            await disk.free(None)
-            async with open_history(disk.folder / "history.db") as history:
-                assert await texts(history) == ["x"]
-        finally:
-            disk.unmount()
+    async def test_opening_without_space(self, disk: "Disk") -> None:
+        await disk.fill(None)
+        with pytest.raises(StorageFull):
+            await open_history(disk.folder / "history.db")
+        await disk.free(None)
+        async with open_history(disk.folder / "history.db") as history:
+            await add(history, "x")
+        await disk.fill(None)
+        with pytest.raises(StorageFull, match="32 KiB of free disk space"):
+            await open_history(disk.folder / "history.db")
+        await disk.free(None)
+        async with open_history(disk.folder / "history.db") as history:
+            assert await texts(history) == ["x"]
 
-    def test_a_last_page_is_not_space_enough(self, tmp_path: Path) -> None:
+    def test_a_last_page_is_not_space_enough(self, disk: "Disk") -> None:
         """The system writes a part then, and refuses the rest."""
-        disk = Disk(tmp_path / "disk")
-        if not disk.is_mounted:
-            pytest.skip("may not mount")
         refused = failure(sqlite3.SQLITE_IOERR_WRITE, "disk I/O error")
-        try:
-            assert system_refusal(refused, disk.folder / "history.db") is None
-            disk.remount("size=4k")
-            found = system_refusal(refused, disk.folder / "history.db")
-            assert type(found) is StorageFull
-        finally:
-            disk.unmount()
+        assert system_refusal(refused, disk.folder / "history.db") is None
+        disk.remount("size=4k")
+        found = system_refusal(refused, disk.folder / "history.db")
+        assert type(found) is StorageFull
 
-    async def test_a_disk_without_inodes(self, tmp_path: Path) -> None:
+    async def test_a_disk_without_inodes(self, disk: "Disk") -> None:
         """A rollback journal is a new file. SQLite reports only that it can't be opened."""
-        disk = Disk(tmp_path / "disk")
-        if not disk.is_mounted:
-            pytest.skip("may not mount")
         path = disk.folder / "history.db"
-        try:
-            async with open_history(path, journal="delete") as history:
-                await add(history, "x")
-                status = os.statvfs(disk.folder)
-                disk.remount(f"nr_inodes={status.f_files - status.f_ffree}")
-                with pytest.raises(StorageFull, match="df -i"):
-                    await add(history, "refused")
-                disk.remount("nr_inodes=100")
-                await add(history, "again")
-                assert await texts(history) == ["x", "again"]
-        finally:
-            disk.unmount()
+        async with open_history(path, journal="delete") as history:
+            await add(history, "x")
+            status = os.statvfs(disk.folder)
+            disk.remount(f"nr_inodes={status.f_files - status.f_ffree}")
+            with pytest.raises(StorageFull, match="df -i"):
+                await add(history, "refused")
+            disk.remount("nr_inodes=100")
+            await add(history, "again")
+            assert await texts(history) == ["x", "again"]
 
-    def test_an_adoption_on_a_disk_that_becomes_full(self, tmp_path: Path) -> None:
+    def test_an_adoption_on_a_disk_that_becomes_full(self, disk: "Disk") -> None:
         """It is rolled back at once: who moves the file to another disk may leave its journal."""
-        disk = Disk(tmp_path / "disk")
-        if not disk.is_mounted:
-            pytest.skip("may not mount")
         path = disk.folder / "history.db"
-        try:
-            with closing(sqlite3.connect(path)) as connection, connection:
-                connection.execute("CREATE TABLE history (id TEXT PRIMARY KEY, memory_id, event)")
-                rows = ((f"{number:0400}", "m", "ADD") for number in range(200))
-                connection.executemany("INSERT INTO history VALUES (?, ?, ?)", rows)
-            before = path.read_bytes()
-            disk.remount("size=4m")
+        with closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute("CREATE TABLE history (id TEXT PRIMARY KEY, memory_id, event)")
+            rows = ((f"{number:0400}", "m", "ADD") for number in range(200))
+            connection.executemany("INSERT INTO history VALUES (?, ?, ?)", rows)
+        before = path.read_bytes()
+        disk.remount("size=4m")
 
-            def fill(step: str, _: int, __: int) -> None:
-                status = os.statvfs(disk.folder)
-                used = (status.f_blocks - status.f_bfree) * status.f_bsize
-                disk.remount(f"size={used}")
+        def fill(step: str, _: int, __: int) -> None:
+            status = os.statvfs(disk.folder)
+            used = (status.f_blocks - status.f_bfree) * status.f_bsize
+            disk.remount(f"size={used}")
 
-            with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-                connection.execute("PRAGMA cache_size = 10")
-                with pytest.raises(sqlite3.OperationalError, match="full"):
-                    prepare(connection, path, backup=False, on_progress=fill, copied_rows=50)
-                assert list(disk.folder.iterdir()) == [path]
-                assert path.read_bytes() == before
-        finally:
-            disk.unmount()
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("PRAGMA cache_size = 10")
+            with pytest.raises(sqlite3.OperationalError, match="full"):
+                prepare(connection, path, backup=False, on_progress=fill, copied_rows=50)
+            assert list(disk.folder.iterdir()) == [path]
+            assert path.read_bytes() == before
 
     @linux
     def test_a_file_that_may_not_grow(self, tmp_path: Path) -> None:
@@ -278,24 +263,18 @@ class TestReadOnly:
         ],
         ids=["new", "there"],
     )
-    async def test_a_read_only_disk(self, tmp_path: Path, name: str) -> None:
-        disk = Disk(tmp_path / "disk")
-        if not disk.is_mounted:
-            pytest.skip("may not mount; the test of permissions covers this")
+    async def test_a_read_only_disk(self, disk: "Disk", name: str) -> None:
         path = disk.folder / "history.db"
-        try:
-            await fill(path)
-            disk.remount("ro")
-            with pytest.raises(StorageReadOnly):
-                await open_history(disk.folder / name)
-            refused = failure(sqlite3.SQLITE_IOERR_WRITE, "disk I/O error")
-            assert type(system_refusal(refused, path)) is StorageReadOnly, "if it is open meanwhile"
-            disk.remount("rw")
-            async with open_history(path) as history:
-                await add(history, "again")
-                assert await texts(history, "m1") == ["1", "101", "201"]
-        finally:
-            disk.unmount()
+        await fill(path)
+        disk.remount("ro")
+        with pytest.raises(StorageReadOnly):
+            await open_history(disk.folder / name)
+        refused = failure(sqlite3.SQLITE_IOERR_WRITE, "disk I/O error")
+        assert type(system_refusal(refused, path)) is StorageReadOnly, "if it is open meanwhile"
+        disk.remount("rw")
+        async with open_history(path) as history:
+            await add(history, "again")
+            assert await texts(history, "m1") == ["1", "101", "201"]
 
 
 @pytest.mark.subprocess

@@ -131,23 +131,21 @@ def system_refusal(error: sqlite3.Error, file: Path) -> StorageError | None:
         return None
     except OSError as refusal:
         if refusal.errno in _REFUSALS:
-            kind, advice = _REFUSALS[refusal.errno]
-            return kind(f"{file} {advice} ({error})")
+            return _BY_ERRNO[refusal.errno](f"{file} {_REFUSALS[refusal.errno]} ({error})")
     return None
 
 
-_REFUSALS: Final[dict[int, tuple[type[StorageError], str]]] = {
+_REFUSALS: Final = {
     errno.ENOSPC: (
-        StorageFull,
-        "has no free disk space or inodes left (see df and df -i); free some and try again",
+        "has no free disk space or inodes left (see df and df -i); free some and try again"
     ),
-    errno.EDQUOT: (StorageFull, "gets no more disk space by its quota; free some and try again"),
+    errno.EDQUOT: "gets no more disk space by its quota; free some and try again",
     errno.EROFS: (
-        StorageReadOnly,
         "may not be written: its file system is read-only, maybe since an I/O error (see the "
-        "system's log)",
+        "system's log)"
     ),
 }
+"""What is said of the errors that `system_refusal` finds."""
 
 
 def storage_error(error: sqlite3.Error, where: str) -> StorageError:
@@ -187,7 +185,7 @@ def storage_error(error: sqlite3.Error, where: str) -> StorageError:
     return kind(f"{where} {advice} ({error})")
 
 
-_BY_ERRNO: dict[int, type[StorageError]] = {
+_BY_ERRNO: Final[dict[int, type[StorageError]]] = {
     errno.ENOENT: StorageMissing,
     errno.ENOTDIR: StorageMissing,
     errno.ENOSPC: StorageFull,

@@ -10,7 +10,7 @@ can continue.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
@@ -113,10 +113,8 @@ async def _take_back(
         compute: calls a function that blocks.
         take_part: takes the memories of a part back, each in its turn.
     """
-    async with AsyncExitStack() as log:
-        tally = Tally()
-        if not asked.dry_run:
-            tally = await log.enter_async_context(logged(AskedLog(ask), asked.operation()))
+    log = nullcontext(Tally()) if asked.dry_run else logged(AskedLog(ask), asked.operation())
+    async with log as tally:
         with operation():
             taken = _TakenBack(asked, await ask(partial(memories_to_take_back, asked=asked)))
         while part := taken.next_part():
