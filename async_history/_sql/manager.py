@@ -222,8 +222,8 @@ def sql_url(given: str | URL) -> URL:
                 driver_url(url)  # raises now if a parameter is wrong
                 return url
     raise InvalidInput(
-        f"{named} is not an asyncio driver that SQLAlchemy knows; name one, as in mysql+asyncmy://, "
-        "postgresql+asyncpg:// or sqlite+aiosqlite://"
+        f"{named} is not an asyncio driver that SQLAlchemy knows; name one, as in "
+        "mysql+asyncmy://, postgresql+asyncpg:// or sqlite+aiosqlite://"
     )
 
 

@@ -83,7 +83,11 @@ async def operate(history: HistoryManager) -> list[StoreOperation]:
 
 def connected(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None)
-    add_functions(connection)
+    try:
+        add_functions(connection)
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import os
-import sys
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
@@ -128,8 +127,7 @@ class LoopBound(ABC, Generic[Opened]):
             )
         finally:  # a filter may make an error of the warning
             self._closed = True
-            if not sys.is_finalizing():
-                self._close_without_caller(opened, loop)
+            self._close_without_caller(opened, loop)
 
     def _close_without_caller(self, opened: Opened, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to close; from any thread."""

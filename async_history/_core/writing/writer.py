@@ -197,15 +197,23 @@ class GroupCommitWriter(Generic[S]):
                 self._in_batch = []
                 self._queue.take(self._in_batch, self._batch_records, self._batch_bytes)
                 await self._settle(self._in_batch)
+        except GeneratorExit:  # collected with its loop, which has stopped: it can't await
+            self._closing = True
+            self._fail_calls()
+            raise
         except BaseException as error:
             self._died = error
+            await self._end()
             raise
+        else:
+            await self._end()
+
+    async def _end(self) -> None:
+        try:
+            self._closing = True
+            self._fail_everyone_left()
         finally:
-            try:
-                self._closing = True
-                self._fail_everyone_left()
-            finally:
-                await self._run_until_settled(lambda _: self._finish(), monotonic())
+            await self._run_until_settled(lambda _: self._finish(), monotonic())
 
     def _on_ended(self, _: "asyncio.Task[None]") -> None:
         """Fail the callers that are left if an exception interrupted the end of the task."""
@@ -354,6 +362,8 @@ class GroupCommitWriter(Generic[S]):
 
     def abandon(self) -> None:
         """Let the task be garbage-collected: its loop has stopped."""
+        # Otherwise asyncio logs that it was destroyed. There is no public way.
+        self._task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001
         _running.discard(self._task)
 
     @property

@@ -153,9 +153,20 @@ def _is_of(descriptor: int, file: Identity) -> bool:
 def _close(connections: list[Connection]) -> None:
     for connection in connections:
         with contextlib.suppress(sqlite3.Error):  # it was already closed
+            _wait_until_idle(connection)
             # Closing would roll back the parent's transaction in memory shared with it.
             if not connection.in_transaction:
                 connection.close()
+
+
+def _wait_until_idle(connection: Connection) -> None:
+    """Wait, without the GIL, until no statement runs: one of the parent's never ends here.
+
+    In new versions of SQLite, `in_transaction` waits for it too, but with the GIL, so that the
+    whole process would hang.
+    """
+    with contextlib.suppress(sqlite3.OperationalError):
+        connection.blobopen("no such table", "", 0, readonly=True)
 
 
 def _after_fork_in_child() -> None:
