@@ -95,7 +95,7 @@ def install(session: nox.Session, *groups: str) -> None:
     session.install("-e", ".", *(f"--group={group}" for group in groups))
 
 
-@nox.session(python=["3.11", "3.12", "3.13", "3.14"])
+@nox.session(python=["3.11", "3.12", "3.13", "3.14", "3.15"])
 def tests(session: nox.Session) -> None:
     """The tests, or those that the arguments after `--` choose."""
     install(session, "test")

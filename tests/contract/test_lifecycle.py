@@ -203,10 +203,8 @@ class TestForks:
     def test_a_forked_child_is_refused_and_ends(self, tmp_path: Path) -> None:
         done = run_source(
             """
-            import asyncio, os, sys, warnings
+            import asyncio, os, sys
             from async_history import WrongLoop, open_history
-
-            warnings.filterwarnings("ignore", "This process", DeprecationWarning)
 
             async def main():
                 history = await open_history(sys.argv[1])

@@ -305,7 +305,6 @@ class TestBetweenProcesses:
         assert all(turns.queues.is_idle for turns in sides)
 
     @pytest.mark.subprocess
-    @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
     def test_a_forked_child_has_no_turn_of_its_parent(self, tmp_path: Path) -> None:
         """Neither the parent's turns, nor an open lock that would outlive the parent."""
         turns = Turns(TurnQueues(FileLocks(str(tmp_path / "history.db"))))

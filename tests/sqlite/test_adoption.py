@@ -774,8 +774,6 @@ def ending(pid: int) -> int:
 
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
-forks = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-"""Python 3.12 warns of forks while threads run; the children here use no thread."""
 
 
 @pytest.mark.faults
@@ -834,7 +832,6 @@ def test_a_file_adopted_while_waiting_is_not_adopted_again(tmp_path: Path) -> No
 
 @pytest.mark.subprocess
 @needs_fork
-@forks
 def test_eight_processes_at_once_adopt_a_file_once(tmp_path: Path) -> None:
     path = build(tmp_path / "history.db", "", V0_0_10, history_old=V0_0_2)
     start, go = os.pipe()

@@ -14,7 +14,6 @@ import sqlite3
 import sys
 import threading
 import traceback
-import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -306,5 +305,4 @@ PROGRAMS = {
 
 
 if __name__ == "__main__":
-    warnings.filterwarnings("ignore", "This process", DeprecationWarning)
     asyncio.run(PROGRAMS[sys.argv[1]](sys.argv[2]))
