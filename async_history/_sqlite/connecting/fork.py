@@ -164,9 +164,14 @@ def _wait_until_idle(connection: Connection) -> None:
 
     In new versions of SQLite, `in_transaction` waits for it too, but with the GIL, so that the
     whole process would hang.
+
+    Raises:
+        sqlite3.ProgrammingError: the connection is closed.
     """
+    connection.cursor().close()  # it must be open: pysqlite3 would crash
+    name = "blobopen" if hasattr(connection, "blobopen") else "open_blob"  # pysqlite3's
     with contextlib.suppress(sqlite3.OperationalError):
-        connection.blobopen("no such table", "", 0, readonly=True)
+        getattr(connection, name)("no such table", "", 0)
 
 
 def _after_fork_in_child() -> None:
