@@ -155,11 +155,14 @@ class TestUnclosed:
 
     @pytest.mark.subprocess
     @pytest.mark.parametrize("name", ["history.db", "memory://"])
-    @pytest.mark.parametrize("last", ["pass", "history.itself = history", "del history"])
+    @pytest.mark.parametrize(
+        "last",
+        ["pass", "history.itself = history", "del history", "del history; gc.collect()"],
+    )
     def test_at_the_end_of_the_program(self, tmp_path: Path, name: str, last: str) -> None:
         done = run_source(
             f"""
-            import asyncio, sys, warnings
+            import asyncio, gc, sys, warnings
             from async_history import open_history
 
             warnings.simplefilter("always", ResourceWarning)

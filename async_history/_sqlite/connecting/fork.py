@@ -170,7 +170,7 @@ def _wait_until_idle(connection: Connection) -> None:
     """
     connection.cursor().close()  # it must be open: pysqlite3 would crash
     name = "blobopen" if hasattr(connection, "blobopen") else "open_blob"  # pysqlite3's
-    with contextlib.suppress(sqlite3.OperationalError):
+    with contextlib.suppress(sqlite3.Error):
         getattr(connection, name)("no such table", "", 0)
 
 
