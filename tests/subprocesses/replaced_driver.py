@@ -1,8 +1,10 @@
 # ruff: noqa: E402
 # mypy: disable-error-code=import-untyped
-"""A program that puts pysqlite3 in the place of `sqlite3`, as programs that use Chroma do.
+"""A program that has pysqlite3 in the place of `sqlite3`.
 
-python -m tests.subprocesses.replaced_driver use|fork FILE
+    python -m tests.subprocesses.replaced_driver use|fork FILE
+
+Programs that use Chroma put it there.
 """
 
 import asyncio

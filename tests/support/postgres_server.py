@@ -53,7 +53,7 @@ def are_installed() -> bool:
 
 
 def _skip_without_a_build() -> None:
-    """Skip a test on a CPython for which there are no servers."""
+    """Skip a test on a CPython for which the servers have no build."""
     if sys.version_info >= (3, 15) and not are_installed():
         import pytest  # benchmarks have none
 

@@ -197,10 +197,8 @@ class GroupCommitWriter(Generic[S]):
                 self._in_batch = []
                 self._queue.take(self._in_batch, self._batch_records, self._batch_bytes)
                 await self._settle(self._in_batch)
-        except GeneratorExit:  # collected with its loop, which has stopped: it can't await
-            self._closing = True
-            self._fail_calls()
-            raise
+        except GeneratorExit:
+            raise  # it is collected, so no caller is left, and it can't await
         except BaseException as error:
             self._died = error
             await self._end()
@@ -210,14 +208,12 @@ class GroupCommitWriter(Generic[S]):
 
     async def _end(self) -> None:
         try:
-            self._closing = True
             self._fail_everyone_left()
         finally:
             await self._run_until_settled(lambda _: self._finish(), monotonic())
 
     def _on_ended(self, _: "asyncio.Task[None]") -> None:
         """Fail the callers that are left if an exception interrupted the end of the task."""
-        self._closing = True
         self._fail_everyone_left()
 
     async def _wait_for_work(self) -> bool:
@@ -362,7 +358,7 @@ class GroupCommitWriter(Generic[S]):
 
     def abandon(self) -> None:
         """Let the task be garbage-collected: its loop has stopped."""
-        # Otherwise asyncio logs that it was destroyed. There is no public way.
+        # Otherwise asyncio logs that it was destroyed. A public attribute for this is missing.
         self._task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001
         _running.discard(self._task)
 
@@ -372,11 +368,13 @@ class GroupCommitWriter(Generic[S]):
         return self._task
 
     def _fail_everyone_left(self) -> None:
-        """Fail the callers that are left, also if exceptions interrupt it.
+        """Refuse new submissions, and fail the callers that are left, also if exceptions
+        interrupt it.
 
         Many signals may come. All tries are begun here: if each began others, an error that comes
         in every try would keep the loop busy.
         """
+        self._closing = True
         tries = [self._loop.call_later(seconds, self._fail_calls) for seconds in _FAIL_AGAIN_S]
         self._fail_calls()
         for later in tries:
