@@ -200,6 +200,10 @@ _UNLIKELY: Final = (
     if os.name != "nt"
     else (r"^\0$", ""),
     (
+        r"(?i)^file:",
+        "is a URI of SQLite's own; write sqlite:///relative.db or sqlite:////absolute.db",
+    ),
+    (
         r"^[A-Za-z][\w+.-]+:|^:|^(sqlite|postgres)\w*(\+\w+)?//|^/*[^/]+:[^/]*@",
         "looks like a URL without its ://",
     ),

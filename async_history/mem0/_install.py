@@ -73,9 +73,13 @@ def _early() -> Iterator[str]:
 
 
 def _modules() -> list[tuple[str, dict[str, object]]]:
-    """Return the names that each imported module has. Programs put other objects there too."""
-    modules = list(sys.modules.items())
-    return [(name, vars(module)) for name, module in modules if hasattr(module, "__dict__")]
+    """Return the names that each imported module has. Programs put other objects there too.
+
+    A module that was imported under several names is listed once, under the first.
+    """
+    modules = [item for item in list(sys.modules.items()) if hasattr(item[1], "__dict__")]
+    first = {id(module): (name, vars(module)) for name, module in reversed(modules)}
+    return list(first.values())[::-1]
 
 
 def _is_of(package: str, module: str) -> bool:

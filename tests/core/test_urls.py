@@ -478,6 +478,8 @@ def test_bad_paths_are_refused_before_anything_is_made(
     with pytest.raises(InvalidInput) as refused:
         open_history(spelling, **options)
     assert len(str(refused.value)) > 20
+    if str(spelling).startswith("file:"):
+        assert "write sqlite:///" in str(refused.value)
     assert not list(home.iterdir())
 
 

@@ -110,11 +110,16 @@ def test_the_example(configured: Configured, tmp_path: Path) -> None:
     memory.vector_store.client.close()
 
 
-def test_names_that_were_imported_before_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+def test_names_that_were_imported_before_are_warned_of(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Under a second name, as multiprocessing imports `__main__`.
+    monkeypatch.setitem(sys.modules, "other_name", sys.modules[__name__])
     for _ in range(2):
         install()
     (message,) = [entry.getMessage() for entry in caplog.records if entry.name == "async_history"]
     assert f"{__name__}.PlainMemory" in message
+    assert "other_name" not in message
     assert "mem0.memory" not in message.partition(" imported ")[0]
 
 
