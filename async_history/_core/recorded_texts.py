@@ -48,7 +48,7 @@ def hide_texts(error: BaseException) -> None:
             for given in one.args
         )
     for one in _chain(error):
-        original = getattr(one, "orig", None)
+        original = _original(one)
         if _number(original) in (*_DUPLICATE_KEYS, *_WRONG_VALUES):
             kind = type(original)  # as SQLAlchemy shows it
             one.args = (f"({kind.__module__}.{kind.__name__}) {original}", *one.args[1:])
@@ -62,7 +62,13 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         if isinstance(one, BaseException) and id(one) not in seen:
             seen.add(id(one))
             yield one
-            waiting += (one.__cause__, one.__context__, getattr(one, "orig", None))
+            waiting += (one.__cause__, one.__context__, _original(one))
+
+
+def _original(error: BaseException) -> BaseException | None:
+    """Return the driver's error in one of SQLAlchemy's; None for other errors."""
+    original = getattr(error, "orig", None)  # a program's own error may have one of another kind
+    return original if isinstance(original, BaseException) else None
 
 
 def _state(error: BaseException) -> str:
@@ -70,7 +76,7 @@ def _state(error: BaseException) -> str:
 
     SQLAlchemy's errors have the driver's as `orig`, or as its cause.
     """
-    original = getattr(error, "orig", None) or error
+    original = _original(error) or error
     near = (error, original, error.__cause__, original.__cause__)
     if any(getattr(one, "severity_en", None) == _FATAL for one in near):
         return ""

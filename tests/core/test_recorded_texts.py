@@ -100,3 +100,15 @@ def test_causes_and_contexts() -> None:
     error.__cause__, cause.__context__, context.__context__ = cause, context, error
     hide_texts(error)
     assert (cause.detail, context.detail) == (None, None)
+
+
+def test_an_error_of_the_program_with_attributes_of_the_same_names() -> None:
+    class Own(Exception):
+        orig = "master"
+        sqlstate = 7
+        detail = ("branch",)
+
+    error, own = Refused("23505", "taken", f"Key ({TEXT})"), Own("conflict")
+    error.__context__ = own
+    assert hidden(error) == "taken"
+    assert (own.args, own.orig, own.detail) == (("conflict",), "master", ("branch",))
