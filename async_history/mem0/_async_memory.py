@@ -1,5 +1,8 @@
 # mypy: disable-error-code=import-untyped
-"""mem0's `AsyncMemory`, recording its history without blocking the loop."""
+"""mem0's `AsyncMemory`, recording its history without blocking the loop.
+
+Private names begin with `_history_`, so that mem0 and programs may use any others in their classes.
+"""
 
 import functools
 import inspect
@@ -35,7 +38,9 @@ def _operation(name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
 
     @functools.wraps(inherited)
     async def operation(self: "AsyncMemory", *arguments: Any, **options: Any) -> Any:
-        return await self._run(functools.partial(inherited, self, *arguments, **options), name)
+        return await self._history_run(
+            functools.partial(inherited, self, *arguments, **options), name
+        )
 
     return operation
 
@@ -46,10 +51,10 @@ def _reading(name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
 
     @functools.wraps(inherited)
     async def reading(self: "AsyncMemory", *arguments: Any, **options: Any) -> Any:
-        with using(self._workers):
-            if self._assigned is not OWN_RECORDER:
+        with using(self._history_workers):
+            if self._history_db is not OWN_RECORDER:
                 return await inherited(self, *arguments, **options)
-            with memory_operation(name, self._recorder.db_path):
+            with memory_operation(name, self._history_recorder.db_path):
                 return await inherited(self, *arguments, **options)
 
     return reading
@@ -82,7 +87,7 @@ class AsyncMemory(HistoryOperations, mem0_main.AsyncMemory):  # type: ignore[mis
     get_all = _reading("get_all")
     search = _reading("search")
 
-    _is_set_up_by_mem0 = False
+    _history_is_set_by_mem0 = False
     """Whether mem0 itself is assigning to `db` now."""
 
     def __init__(
@@ -94,13 +99,13 @@ class AsyncMemory(HistoryOperations, mem0_main.AsyncMemory):  # type: ignore[mis
         threads: int = DEFAULT_THREADS,
         **options: Unpack[HistoryOptions],
     ) -> None:
-        self._call_in(Workers(threads))
+        self._history_call_in(Workers(threads))
         config = config or MemoryConfig()
         where = config.history_db_path if history is None else history
-        self._record_into(where, options, between_processes=turns_between_processes)
-        self._is_set_up_by_mem0 = True
+        self._history_record_into(where, options, between_processes=turns_between_processes)
+        self._history_is_set_by_mem0 = True
         super().__init__(without_history(config))
-        self._is_set_up_by_mem0 = False
+        self._history_is_set_by_mem0 = False
         self.config = config
 
     @classmethod
@@ -128,38 +133,42 @@ class AsyncMemory(HistoryOperations, mem0_main.AsyncMemory):  # type: ignore[mis
         made = super().from_config(config_dict)
 
         def recording(memory: Self) -> Self:
-            memory._call_in(workers)
+            memory._history_call_in(workers)
             if history is not None or options or not turns_between_processes:
                 where = memory.config.history_db_path if history is None else history
-                memory._record_into(where, options, between_processes=turns_between_processes)
+                memory._history_record_into(
+                    where, options, between_processes=turns_between_processes
+                )
             return memory
 
         if inspect.isawaitable(made):
             return cast(Self, _then(made, recording))
         return recording(cast(Self, made))
 
-    def _call_in(self, workers: Workers) -> None:
-        self._workers = workers
+    def _history_call_in(self, workers: Workers) -> None:
+        self._history_workers = workers
         weakref.finalize(self, workers.end_threads).atexit = False
 
-    def _record_into(
+    def _history_record_into(
         self, where: Where, options: HistoryOptions, *, between_processes: bool = True
     ) -> None:
-        self._states = LoopStates(where, options, between_processes=between_processes)
-        self._recorder = Recorder(
-            _name_of(where), self._states.store_name, self._states.start_in_background
+        self._history_states = LoopStates(where, options, between_processes=between_processes)
+        self._history_recorder = Recorder(
+            _name_of(where),
+            self._history_states.store_name,
+            self._history_states.start_in_background,
         )
-        self._assigned = OWN_RECORDER
+        self._history_db = OWN_RECORDER
         # Closes the threads and connections of an unclosed memory that is garbage-collected. At
         # exit they end by themselves.
-        weakref.finalize(self, self._states.abandon).atexit = False
+        weakref.finalize(self, self._history_states.abandon).atexit = False
 
     @property
     def db(self) -> Any:
         """The object that mem0 uses as its history."""
-        if self._assigned is DELETED:
+        if self._history_db is DELETED:
             raise AttributeError("the db of this AsyncMemory was deleted")
-        return self._recorder if self._assigned is OWN_RECORDER else self._assigned
+        return self._history_recorder if self._history_db is OWN_RECORDER else self._history_db
 
     @db.setter
     def db(self, value: Any) -> None:
@@ -167,21 +176,21 @@ class AsyncMemory(HistoryOperations, mem0_main.AsyncMemory):  # type: ignore[mis
 
         A database in memory that mem0 itself creates and assigns is closed, not used.
         """
-        if self._is_set_up_by_mem0 and is_made_by_mem0(value):
+        if self._history_is_set_by_mem0 and is_made_by_mem0(value):
             value.close()
-        elif value is self.__dict__.get("_recorder", OWN_RECORDER):
-            self._assigned = OWN_RECORDER
+        elif value is self.__dict__.get("_history_recorder", OWN_RECORDER):
+            self._history_db = OWN_RECORDER
         elif isinstance(value, HistoryManager):
-            replaced = self.__dict__.get("_states")
-            self._record_into(value, {})
+            replaced = self.__dict__.get("_history_states")
+            self._history_record_into(value, {})
             if replaced is not None:
                 replaced.close()
         else:
-            self._assigned = value
+            self._history_db = value
 
     @db.deleter
     def db(self) -> None:
-        self._assigned = DELETED
+        self._history_db = DELETED
 
     @property
     def vector_store(self) -> Any:
@@ -191,8 +200,8 @@ class AsyncMemory(HistoryOperations, mem0_main.AsyncMemory):  # type: ignore[mis
             store = attributes["vector_store"]
         except KeyError:
             raise AttributeError("this AsyncMemory has no vector_store yet") from None
-        own = self._assigned is OWN_RECORDER and "_recorder" in attributes
-        operation = self._recorder.operation if own else None
+        own = self._history_db is OWN_RECORDER and "_history_recorder" in attributes
+        operation = self._history_recorder.operation if own else None
         if operation is None:
             return store
         return WatchedStore(store, operation.payloads, operation.require_not_erased, operation.new)
@@ -212,12 +221,12 @@ class AsyncMemory(HistoryOperations, mem0_main.AsyncMemory):  # type: ignore[mis
         inherited = super().delete
 
         async def in_turn() -> Any:
-            async with self._recorder.require_operation().part(memory_id):
+            async with self._history_recorder.require_operation().part(memory_id):
                 return await inherited(memory_id)
 
-        if self._assigned is not OWN_RECORDER:
+        if self._history_db is not OWN_RECORDER:
             return await inherited(memory_id)
-        return await self._run(in_turn, "delete")
+        return await self._history_run(in_turn, "delete")
 
     async def history(self, memory_id: str) -> list[dict[str, Any]]:
         """Return a memory's changes, oldest first, including all that were acked before this call.
@@ -225,13 +234,13 @@ class AsyncMemory(HistoryOperations, mem0_main.AsyncMemory):  # type: ignore[mis
         Args:
             memory_id: the memory.
         """
-        if self._assigned is not OWN_RECORDER:
-            with using(self._workers):
+        if self._history_db is not OWN_RECORDER:
+            with using(self._history_workers):
                 return await super().history(memory_id)  # type: ignore[no-any-return]
-        state = self._state()
+        state = self._history_state()
         await state.open_store()
         await state.wait_for_background()
-        operation = state.new_operation("history", self, self._recorder)
+        operation = state.new_operation("history", self, self._history_recorder)
         await read_history(operation, memory_id)
         before = current.set(operation)
         try:
@@ -242,51 +251,53 @@ class AsyncMemory(HistoryOperations, mem0_main.AsyncMemory):  # type: ignore[mis
 
     async def reset(self) -> None:
         """Empty the vector store and the history, as mem0 does. The manager stays open."""
-        await self._run(self._reset, "reset")
+        await self._history_run(self._history_reset, "reset")
 
-    async def _reset(self) -> None:
-        if self._assigned is not OWN_RECORDER:
-            await self._reset_all()
+    async def _history_reset(self) -> None:
+        if self._history_db is not OWN_RECORDER:
+            await self._history_reset_all()
             # mem0 has closed the assigned object and created its own history.
-            if "_recorder" in vars(self):
-                self._assigned = OWN_RECORDER
+            if "_history_recorder" in vars(self):
+                self._history_db = OWN_RECORDER
             else:
-                self._record_into(self.config.history_db_path, {})
+                self._history_record_into(self.config.history_db_path, {})
             return
-        self._recorder.is_resetting = True
+        self._history_recorder.is_resetting = True
         try:
-            async with self._state().resetting:
-                await self._reset_all()
+            async with self._history_state().resetting:
+                await self._history_reset_all()
         finally:
-            self._recorder.is_resetting = False
-        if not self._recorder.require_operation().has_reset:
-            self._recorder.reset()  # up to 2.0.6 mem0 drops its table itself
+            self._history_recorder.is_resetting = False
+        if not self._history_recorder.require_operation().has_reset:
+            self._history_recorder.reset()  # up to 2.0.6 mem0 drops its table itself
 
-    async def _reset_all(self) -> None:
+    async def _history_reset_all(self) -> None:
         given, self.config = self.config, without_history(self.config)
-        self._is_set_up_by_mem0 = True
+        self._history_is_set_by_mem0 = True
         try:
             await super().reset()
         finally:
             self.config = given
-            self._is_set_up_by_mem0 = False
+            self._history_is_set_by_mem0 = False
 
-    async def _within(self, name: str, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    async def _history_within(self, name: str, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Call an internal function of mem0 within the running operation, or as a new operation."""
-        operation = self._recorder.operation if self._assigned is OWN_RECORDER else None
-        if self._assigned is OWN_RECORDER and (operation is None or operation.has_ended):
-            return await self._run(call, name)
+        operation = self._history_recorder.operation if self._history_db is OWN_RECORDER else None
+        if self._history_db is OWN_RECORDER and (operation is None or operation.has_ended):
+            return await self._history_run(call, name)
         return await call()
 
-    async def _change(
+    async def _history_change(
         self, name: str, memory_id: str | None, call: Callable[[], Coroutine[Any, Any, T]]
     ) -> T:
         """Run a change of one memory, in its turn, as part of the running operation."""
-        if self._assigned is not OWN_RECORDER:
+        if self._history_db is not OWN_RECORDER:
             return await call()
-        operation = self._recorder.operation
+        operation = self._history_recorder.operation
         if operation is None or operation.has_ended:
-            return await self._run(functools.partial(self._change, name, memory_id, call), name)
+            return await self._history_run(
+                functools.partial(self._history_change, name, memory_id, call), name
+            )
         async with operation.part(memory_id):
             with operation.reported_change(name, memory_id) as note_memory:
                 result = await call()
@@ -306,7 +317,9 @@ class AsyncMemory(HistoryOperations, mem0_main.AsyncMemory):  # type: ignore[mis
         inherited = super()._add_to_vector_store
 
         async def adding() -> Any:
-            operation = self._recorder.operation if self._assigned is OWN_RECORDER else None
+            operation = (
+                self._history_recorder.operation if self._history_db is OWN_RECORDER else None
+            )
             if operation is not None:
                 operation.messages, operation.metadata = messages, metadata
                 scope_of = getattr(mem0_main, "_build_session_scope", None)  # 1.0 has no buffer
@@ -314,60 +327,60 @@ class AsyncMemory(HistoryOperations, mem0_main.AsyncMemory):  # type: ignore[mis
                     await read_last_messages(operation, scope_of(effective_filters))
             return await inherited(messages, metadata, effective_filters, infer, *more, **options)
 
-        return await self._within("add", adding)
+        return await self._history_within("add", adding)
 
     async def _create_procedural_memory(self, *arguments: Any, **options: Any) -> Any:
         inherited = functools.partial(super()._create_procedural_memory, *arguments, **options)
-        return await self._within("_create_procedural_memory", inherited)
+        return await self._history_within("_create_procedural_memory", inherited)
 
     async def _create_memory(self, *arguments: Any, **options: Any) -> Any:
         inherited = functools.partial(super()._create_memory, *arguments, **options)
-        return await self._change("create", None, inherited)
+        return await self._history_change("create", None, inherited)
 
     async def _update_memory(self, memory_id: str, *arguments: Any, **options: Any) -> Any:
         inherited = functools.partial(super()._update_memory, memory_id, *arguments, **options)
-        return await self._change("update", memory_id, inherited)
+        return await self._history_change("update", memory_id, inherited)
 
     async def _delete_memory(
         self, memory_id: str, existing_memory: object = None, *more: Any, **options: Any
     ) -> Any:
-        operation = self._recorder.operation if self._assigned is OWN_RECORDER else None
+        operation = self._history_recorder.operation if self._history_db is OWN_RECORDER else None
         has_turn = operation is not None and operation.has_turn_of(memory_id)
-        if not has_turn and self._assigned is OWN_RECORDER:
+        if not has_turn and self._history_db is OWN_RECORDER:
             # The memory may have changed before its turn was granted: let mem0 read it again.
             existing_memory = None
         if existing_memory is not None or more:
             more = existing_memory, *more
         inherited = functools.partial(super()._delete_memory, memory_id, *more, **options)
-        return await self._change("delete", memory_id, inherited)
+        return await self._history_change("delete", memory_id, inherited)
 
     # Closing
 
     async def aclose(self) -> None:
         """Cancel the operations that have changed nothing, wait for the others, and close."""
-        self._close_assigned()
-        if "_states" in vars(self):
-            self._recorder.close_connection()
-            await self._states.aclose()
-        if self._workers is not None:
-            self._workers.end_threads()
+        self._history_close_assigned()
+        if "_history_states" in vars(self):
+            self._history_recorder.close_connection()
+            await self._history_states.aclose()
+        if self._history_workers is not None:
+            self._history_workers.end_threads()
 
     def close(self) -> None:
         """Close from any thread.
 
         On an event loop this starts closing and returns at once. Elsewhere it returns when closed.
         """
-        self._close_assigned()
-        if "_states" in vars(self):
-            self._recorder.close_connection()
-            self._states.close()
-        if self._workers is not None:
-            self._workers.end_threads()
+        self._history_close_assigned()
+        if "_history_states" in vars(self):
+            self._history_recorder.close_connection()
+            self._history_states.close()
+        if self._history_workers is not None:
+            self._history_workers.end_threads()
 
-    def _close_assigned(self) -> None:
+    def _history_close_assigned(self) -> None:
         """Close the object that was assigned to `db`, as mem0 does."""
-        if self._assigned is not OWN_RECORDER:
-            assigned, self._assigned = self._assigned, None
+        if self._history_db is not OWN_RECORDER:
+            assigned, self._history_db = self._history_db, None
             if assigned is not None and assigned is not DELETED:
                 assigned.close()
 

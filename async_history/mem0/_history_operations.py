@@ -42,11 +42,11 @@ T = TypeVar("T")
 class HistoryOperations:
     """Operations on the history and the vector store of an `AsyncMemory`, and running them."""
 
-    _recorder: Recorder
-    _states: LoopStates
-    _assigned: Any = None
+    _history_recorder: Recorder
+    _history_states: LoopStates
+    _history_db: Any = None
     """The object assigned to `db`; None in an instance that was created without its constructor."""
-    _workers: Workers | None = None
+    _history_workers: Workers | None = None
     """None in an instance that was created without its constructor."""
 
     async def restore(
@@ -84,12 +84,12 @@ class HistoryOperations:
         """
         check_moment("to", to)
         given = check_metadata(metadata)
-        require_own_history(self._assigned, "restore")
+        require_own_history(self._history_db, "restore")
 
         async def restored(operation: Operation) -> HistoryRecord:
             return await restore_memory(LoopSteps(operation), memory_id, to, given, actor_id, role)
 
-        return (await self._in_turn("restore", memory_id, restored)).as_dict()
+        return (await self._history_in_turn("restore", memory_id, restored)).as_dict()
 
     @takes(rollback_request)
     async def rollback(self, asked: RollbackRequest) -> RollbackReport:
@@ -107,7 +107,7 @@ class HistoryOperations:
                 The others are done. Call it again.
             HistoryError: as `HistoryManager.rollback`. Completed steps are kept. Call it again.
         """
-        return await self._take_back("rollback", asked)
+        return await self._history_take_back("rollback", asked)
 
     @takes(undo_request)
     async def undo(self, asked: RollbackRequest) -> RollbackReport:
@@ -119,12 +119,14 @@ class HistoryOperations:
         Raises:
             InvalidInput, RollbackIncomplete, HistoryError: as `rollback`.
         """
-        return await self._take_back("undo", asked)
+        return await self._history_take_back("undo", asked)
 
-    async def _take_back(self, name: str, asked: RollbackRequest) -> RollbackReport:
-        require_own_history(self._assigned, name)
-        with using(self._workers):
-            return await take_back(self, asked, self._ask, functools.partial(self._in_turn, name))
+    async def _history_take_back(self, name: str, asked: RollbackRequest) -> RollbackReport:
+        require_own_history(self._history_db, name)
+        with using(self._history_workers):
+            return await take_back(
+                self, asked, self._history_ask, functools.partial(self._history_in_turn, name)
+            )
 
     @takes(check_request)
     async def check(self, asked: CheckRequest) -> MemoryCheck:
@@ -150,9 +152,11 @@ class HistoryOperations:
             CursorGone: records were removed during the check. Call it again.
             HistoryError: as for every call. Completed repairs are kept. Call it again.
         """
-        require_own_history(self._assigned, "check")
-        in_turn = functools.partial(self._in_turn, "check")
-        return await check_memory(self, asked, self._ask, in_turn, self._state().resetting)
+        require_own_history(self._history_db, "check")
+        in_turn = functools.partial(self._history_in_turn, "check")
+        return await check_memory(
+            self, asked, self._history_ask, in_turn, self._history_state().resetting
+        )
 
     async def learn_owners(self) -> LearnedOwners:
         """Learn unknown owners of the history's memories from the vector store, and report them.
@@ -164,9 +168,9 @@ class HistoryOperations:
         Raises:
             InvalidInput: the history is not one of this library.
         """
-        require_own_history(self._assigned, "learn_owners")
-        return await self._run(
-            lambda: learn(LoopSteps(self._recorder.require_operation())), "learn_owners"
+        require_own_history(self._history_db, "learn_owners")
+        return await self._history_run(
+            lambda: learn(LoopSteps(self._history_recorder.require_operation())), "learn_owners"
         )
 
     @takes(new_forget_request)
@@ -194,46 +198,50 @@ class HistoryOperations:
                 library, or a graph (mem0 1.0) cannot forget such an owner. Nothing was removed.
             HistoryError: removals so far are kept. Call it again.
         """
-        require_own_history(self._assigned, "forget")
-        return await self._run(
-            lambda: forget(LoopSteps(self._recorder.require_operation()), asked), "forget"
+        require_own_history(self._history_db, "forget")
+        return await self._history_run(
+            lambda: forget(LoopSteps(self._history_recorder.require_operation()), asked), "forget"
         )
 
     # Running an operation
 
-    async def _run(self, call: Callable[[], Coroutine[Any, Any, T]], name: str = "call") -> T:
+    async def _history_run(
+        self, call: Callable[[], Coroutine[Any, Any, T]], name: str = "call"
+    ) -> T:
         """Run a public operation of mem0 until its last ack.
 
         It also works within another operation, whose hooks may start it without waiting for it.
         """
-        if self._assigned is not OWN_RECORDER:
-            with using(self._workers):
+        if self._history_db is not OWN_RECORDER:
+            with using(self._history_workers):
                 return await call()
         begun = begin_operation()
-        state = self._states.here()
+        state = self._history_states.here()
         if not state.is_open:
             await state.open_store()
-        operation = state.new_operation(name, self, self._recorder, begun, self._workers)
+        operation = state.new_operation(
+            name, self, self._history_recorder, begun, self._history_workers
+        )
         return await state.run(operation, call)
 
-    async def _in_turn(
+    async def _history_in_turn(
         self, name: str, memory_id: str, body: Callable[[Operation], Awaitable[T]]
     ) -> T:
         """Run an operation on one memory, in its turn, when all earlier records are readable."""
-        state = self._state()
+        state = self._history_state()
 
         async def in_turn() -> T:
-            operation = self._recorder.require_operation()
+            operation = self._history_recorder.require_operation()
             async with operation.part(memory_id):
                 await state.wait_for_acks()
                 return await body(operation)
 
-        return await self._run(in_turn, name)
+        return await self._history_run(in_turn, name)
 
-    async def _ask(self, function: Callable[[HistoryManager], Awaitable[T]]) -> T:
+    async def _history_ask(self, function: Callable[[HistoryManager], Awaitable[T]]) -> T:
         """Call a function with the history manager, on its loop."""
-        return await ask(await self._state().open_store(), function)
+        return await ask(await self._history_state().open_store(), function)
 
-    def _state(self) -> LoopState:
+    def _history_state(self) -> LoopState:
         """Return the state for the running loop."""
-        return self._states.here()
+        return self._history_states.here()

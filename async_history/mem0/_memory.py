@@ -1,5 +1,8 @@
 # mypy: disable-error-code=import-untyped
-"""mem0's synchronous `Memory`, with its history in this library."""
+"""mem0's synchronous `Memory`, with its history in this library.
+
+Private names begin with `_history_`, so that mem0 and programs may use any others in their classes.
+"""
 
 import functools
 import os
@@ -82,7 +85,9 @@ def _operation(name: str, shown: str | None = None) -> Callable[..., Any]:
 
     @functools.wraps(inherited)
     def operation(self: "Memory", *arguments: Any, **options: Any) -> Any:
-        return self._run(shown or name, functools.partial(inherited, self, *arguments, **options))
+        return self._history_run(
+            shown or name, functools.partial(inherited, self, *arguments, **options)
+        )
 
     return operation
 
@@ -93,9 +98,9 @@ def _reading(name: str) -> Callable[..., Any]:
 
     @functools.wraps(inherited)
     def reading(self: "Memory", *arguments: Any, **options: Any) -> Any:
-        if self._assigned is not OWN_RECORDER:
+        if self._history_db is not OWN_RECORDER:
             return inherited(self, *arguments, **options)
-        with memory_operation(name, self._history.shown):
+        with memory_operation(name, self._history_recorder.shown):
             return inherited(self, *arguments, **options)
 
     return reading
@@ -124,9 +129,9 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
     _create_memory = _operation("_create_memory", "create")
     _create_procedural_memory = _operation("_create_procedural_memory", "create")
 
-    _assigned: Any = None
+    _history_db: Any = None
     """The object assigned to `db`; None in an instance that was created without its constructor."""
-    _is_set_up_by_mem0 = False
+    _history_is_set_by_mem0 = False
     """Whether mem0 itself is assigning to `db` now."""
 
     def __init__(
@@ -143,10 +148,10 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
         where = config.history_db_path if history is None else history
         if isinstance(where, HistoryManager):
             raise _needs_a_url()
-        self._record_into(where, options, between_processes=turns_between_processes)
-        self._is_set_up_by_mem0 = True
+        self._history_record_into(where, options, between_processes=turns_between_processes)
+        self._history_is_set_by_mem0 = True
         super().__init__(without_history(config))
-        self._is_set_up_by_mem0 = False
+        self._history_is_set_by_mem0 = False
         self.config = config
 
     @classmethod
@@ -171,25 +176,25 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
             _from_config_arguments.reset(before)
         return memory
 
-    def _record_into(
+    def _history_record_into(
         self,
         where: str | os.PathLike[str],
         options: HistoryOptions,
         *,
         between_processes: bool = True,
     ) -> None:
-        self._history = BlockingRecorder(
+        self._history_recorder = BlockingRecorder(
             where or "null://", options, between_processes=between_processes
         )
-        self._history.create()
-        self._assigned = OWN_RECORDER
+        self._history_recorder.create()
+        self._history_db = OWN_RECORDER
 
     @property
     def db(self) -> Any:
         """The object that mem0 uses as its history."""
-        if self._assigned is DELETED:
+        if self._history_db is DELETED:
             raise AttributeError("the db of this Memory was deleted")
-        return self._history if self._assigned is OWN_RECORDER else self._assigned
+        return self._history_recorder if self._history_db is OWN_RECORDER else self._history_db
 
     @db.setter
     def db(self, value: Any) -> None:
@@ -197,18 +202,20 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
 
         A database in memory that mem0 itself creates and assigns is closed, not used.
         """
-        if self._is_set_up_by_mem0 and is_made_by_mem0(value):
+        if self._history_is_set_by_mem0 and is_made_by_mem0(value):
             value.close()
         elif isinstance(value, HistoryManager):
             raise _needs_a_url()
         else:
-            self._assigned = (
-                OWN_RECORDER if value is self.__dict__.get("_history", OWN_RECORDER) else value
+            self._history_db = (
+                OWN_RECORDER
+                if value is self.__dict__.get("_history_recorder", OWN_RECORDER)
+                else value
             )
 
     @db.deleter
     def db(self) -> None:
-        self._assigned = DELETED
+        self._history_db = DELETED
 
     @property
     def vector_store(self) -> Any:
@@ -221,16 +228,16 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
         """
         attributes = self.__dict__
         payloads = new = None
-        if self._assigned is OWN_RECORDER and "_history" in attributes:
-            self._history.require_turn()
-            payloads, new = self._history.payloads, self._history.new
+        if self._history_db is OWN_RECORDER and "_history_recorder" in attributes:
+            self._history_recorder.require_turn()
+            payloads, new = self._history_recorder.payloads, self._history_recorder.new
         try:
             store = attributes["vector_store"]
         except KeyError:
             raise AttributeError("this Memory has no vector_store yet") from None
         if payloads is None or new is None:
             return store
-        return WatchedStore(store, payloads, self._history.require_not_erased, new)
+        return WatchedStore(store, payloads, self._history_recorder.require_not_erased, new)
 
     @vector_store.setter
     def vector_store(self, value: Any) -> None:
@@ -248,51 +255,59 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
         with its cause, and what it does is part of the reader's operation.
         """
         inherited: Callable[..., Any] = super()._add_to_vector_store
-        if self._assigned is not OWN_RECORDER:
+        if self._history_db is not OWN_RECORDER:
             return functools.partial(copy_context().run, inherited)
-        within = self._history.running
+        within = self._history_recorder.running
 
         def operation(*arguments: Any, **options: Any) -> Any:
             call = functools.partial(inherited, *arguments, **options)
-            return self._history.run(self, "add", call, within=within)
+            return self._history_recorder.run(self, "add", call, within=within)
 
         return functools.partial(copy_context().run, operation)
 
     def delete(self, memory_id: str) -> Any:
         """Delete a memory; see mem0's `delete`."""
-        return self._change("delete", memory_id, functools.partial(super().delete, memory_id))
+        return self._history_change(
+            "delete", memory_id, functools.partial(super().delete, memory_id)
+        )
 
     def _update_memory(self, memory_id: str, *arguments: Any, **options: Any) -> Any:
         inherited = functools.partial(super()._update_memory, memory_id, *arguments, **options)
-        return self._change("update", memory_id, inherited)
+        return self._history_change("update", memory_id, inherited)
 
     def _delete_memory(self, memory_id: str, existing_memory: object = None, **options: Any) -> Any:
-        is_current = self._assigned is not OWN_RECORDER or self._history.has_turn_of(memory_id)
+        is_current = self._history_db is not OWN_RECORDER or self._history_recorder.has_turn_of(
+            memory_id
+        )
         # The memory may have changed before its turn was granted: let mem0 read it again.
         if existing_memory is not None and is_current:
             options["existing_memory"] = existing_memory
         inherited = functools.partial(super()._delete_memory, memory_id, **options)
-        return self._change("delete", memory_id, inherited)
+        return self._history_change("delete", memory_id, inherited)
 
-    def _change(self, name: str, memory_id: str, call: Callable[[], T]) -> T:
+    def _history_change(self, name: str, memory_id: str, call: Callable[[], T]) -> T:
         """Run a change of one memory, in its turn."""
 
         def in_turn() -> T:
-            with self._history.turn_of(memory_id):
+            with self._history_recorder.turn_of(memory_id):
                 return call()
 
-        if self._assigned is not OWN_RECORDER:
+        if self._history_db is not OWN_RECORDER:
             return call()
-        return self._history.run(self, name, in_turn, memory_id)
+        return self._history_recorder.run(self, name, in_turn, memory_id)
 
-    def _run(self, name: str, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    def _history_run(
+        self, name: str, function: Callable[..., Any], *arguments: Any, **options: Any
+    ) -> Any:
         call = functools.partial(function, *arguments, **options)
-        return self._history.run(self, name, call) if self._assigned is OWN_RECORDER else call()
+        if self._history_db is not OWN_RECORDER:
+            return call()
+        return self._history_recorder.run(self, name, call)
 
     @property
-    def _steps(self) -> ThreadSteps:
+    def _history_steps(self) -> ThreadSteps:
         """The steps of its own operations."""
-        return ThreadSteps(self, self._history)
+        return ThreadSteps(self, self._history_recorder)
 
     def restore(
         self,
@@ -306,91 +321,95 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
         """Restore a memory as it was at a moment; see `AsyncMemory.restore`."""
         check_moment("to", to)
         given = check_metadata(metadata)
-        require_own_history(self._assigned, "restore")
+        require_own_history(self._history_db, "restore")
 
         def restored() -> HistoryRecord:
             return run_to_completion(
-                restore_memory(self._steps, memory_id, to, given, actor_id, role)
+                restore_memory(self._history_steps, memory_id, to, given, actor_id, role)
             )
 
-        return self._change("restore", memory_id, restored).as_dict()
+        return self._history_change("restore", memory_id, restored).as_dict()
 
     @takes(rollback_request)
     def rollback(self, asked: RollbackRequest) -> RollbackReport:
         """Take memories back to their state at an instant; see `AsyncMemory.rollback`."""
-        return self._take_back("rollback", asked)
+        return self._history_take_back("rollback", asked)
 
     @takes(undo_request)
     def undo(self, asked: RollbackRequest) -> RollbackReport:
         """Take back what a run did, or what has a cause; see `AsyncMemory.undo`."""
-        return self._take_back("undo", asked)
+        return self._history_take_back("undo", asked)
 
-    def _take_back(self, name: str, asked: RollbackRequest) -> RollbackReport:
-        require_own_history(self._assigned, name)
-        return take_back_blocking(self._steps, asked, functools.partial(self._change, name))
+    def _history_take_back(self, name: str, asked: RollbackRequest) -> RollbackReport:
+        require_own_history(self._history_db, name)
+        return take_back_blocking(
+            self._history_steps, asked, functools.partial(self._history_change, name)
+        )
 
     @takes(check_request)
     def check(self, asked: CheckRequest) -> MemoryCheck:
         """Compare the vector store with the history; see `AsyncMemory.check`."""
-        require_own_history(self._assigned, "check")
-        return check_memory_blocking(self._steps, asked, functools.partial(self._change, "check"))
+        require_own_history(self._history_db, "check")
+        return check_memory_blocking(
+            self._history_steps, asked, functools.partial(self._history_change, "check")
+        )
 
     def learn_owners(self) -> LearnedOwners:
         """Learn unknown owners of the history's memories; see `AsyncMemory.learn_owners`."""
-        require_own_history(self._assigned, "learn_owners")
-        learned: LearnedOwners = self._run(
-            "learn_owners", lambda: run_to_completion(learn(self._steps))
+        require_own_history(self._history_db, "learn_owners")
+        learned: LearnedOwners = self._history_run(
+            "learn_owners", lambda: run_to_completion(learn(self._history_steps))
         )
         return learned
 
     @takes(new_forget_request)
     def forget(self, asked: ForgetRequest) -> ForgetReport:
         """Forget an owner: in the vector store and in the history; see `AsyncMemory.forget`."""
-        require_own_history(self._assigned, "forget")
-        report: ForgetReport = self._run(
-            "forget", lambda: run_to_completion(forget(self._steps, asked))
+        require_own_history(self._history_db, "forget")
+        report: ForgetReport = self._history_run(
+            "forget", lambda: run_to_completion(forget(self._history_steps, asked))
         )
         return report
 
     def reset(self) -> None:
         """Empty the vector store and the history, as mem0 does. The history stays open."""
-        self._run("reset", self._reset)
+        self._history_run("reset", self._history_reset)
 
-    def _reset(self) -> None:
-        if self._assigned is not OWN_RECORDER:
-            self._reset_all()
+    def _history_reset(self) -> None:
+        if self._history_db is not OWN_RECORDER:
+            self._history_reset_all()
             # mem0 has closed the assigned object and created a history of its own.
-            if "_history" in vars(self):
-                self._assigned = OWN_RECORDER
+            if "_history_recorder" in vars(self):
+                self._history_db = OWN_RECORDER
             else:
-                self._record_into(self.config.history_db_path, {})
+                self._history_record_into(self.config.history_db_path, {})
             return
-        resets = self._history.resets
-        self._history.is_resetting = True
+        resets = self._history_recorder.resets
+        self._history_recorder.is_resetting = True
         try:
-            self._reset_all()
+            self._history_reset_all()
         finally:
-            self._history.is_resetting = False
-        if self._history.resets == resets:
-            self._history.reset()  # up to 2.0.6 mem0 drops its table itself
+            self._history_recorder.is_resetting = False
+        if self._history_recorder.resets == resets:
+            self._history_recorder.reset()  # up to 2.0.6 mem0 drops its table itself
 
-    def _reset_all(self) -> None:
+    def _history_reset_all(self) -> None:
         given, self.config = self.config, without_history(self.config)
-        self._is_set_up_by_mem0 = True
+        self._history_is_set_by_mem0 = True
         try:
             super().reset()
         finally:
             self.config = given
-            self._is_set_up_by_mem0 = False
+            self._history_is_set_by_mem0 = False
 
     def close(self) -> None:
         """Refuse new calls, wait for those in other threads, and close the history. Idempotent."""
-        if self._assigned is not OWN_RECORDER:
-            assigned, self._assigned = self._assigned, None
+        if self._history_db is not OWN_RECORDER:
+            assigned, self._history_db = self._history_db, None
             if assigned is not None and assigned is not DELETED:
                 assigned.close()
-        if "_history" in vars(self):
-            self._history.close_store()
+        if "_history_recorder" in vars(self):
+            self._history_recorder.close_store()
 
 
 def _needs_a_url() -> InvalidInput:

@@ -198,7 +198,7 @@ class TestRecords:
         async with make_memory() as memory:
             for content in contents:
                 await memory.add([{"role": "user", "content": content}], user_id="u")
-            manager: Any = await memory._state().open_store()
+            manager: Any = await memory._history_state().open_store()
             kept = await manager.get_last_messages("user_id=u")
             assert [message.content for message in kept] == contents
             for content in ([{"type": "text", "text": "x"}], {"a": 1}, "text", None, '["x"]'):
@@ -308,7 +308,7 @@ class TestThreads:
             memory.db.batch_add_history([change("c", "d")])
             memory.db.save_messages([], "scope")
 
-        await memory._run(pipeline)
+        await memory._history_run(pipeline)
         history = await memory.history("m")
         assert [record["new_memory"] for record in history] == ["a", "b", "c", "d"]
 
@@ -423,7 +423,7 @@ class TestConcurrency:
             history = await memory.history(memory_id)
             assert_chain(history)
             assert history[-1]["event"] == "DELETE"
-        assert memory._state().turns.queues.is_idle, "turns without waiters are forgotten"
+        assert memory._history_state().turns.queues.is_idle, "turns without waiters are forgotten"
 
     async def test_a_deletion_reads_the_memory_once(
         self, memory: AsyncMemory, monkeypatch: pytest.MonkeyPatch
@@ -446,7 +446,7 @@ class TestConcurrency:
     ) -> None:
         memory_id = await add(memory, "tea")
         before = Row(memory_id, {"data": "what it said before somebody changed it"})
-        await memory._run(lambda: memory._delete_memory(memory_id, before))
+        await memory._history_run(lambda: memory._delete_memory(memory_id, before))
         assert_chain(await memory.history(memory_id))
 
     async def test_a_turn_ends_with_the_deletion(self, memory: AsyncMemory) -> None:
@@ -458,7 +458,7 @@ class TestConcurrency:
             await memory.delete(memory_id)
             return operation.turns.is_held_here(memory_id), memory_id
 
-        assert await memory._run(body) == (False, memory_id)
+        assert await memory._history_run(body) == (False, memory_id)
 
     async def test_different_memories_do_not_wait_for_each_other(
         self, make_memory: MakeMemory
@@ -493,8 +493,8 @@ class TestConcurrency:
 
         async with asyncio.timeout(LONG_S):
             await asyncio.gather(
-                *(memory._run(lambda: change(one, other, one)) for _ in range(5)),
-                *(memory._run(lambda: change(other, one, other)) for _ in range(5)),
+                *(memory._history_run(lambda: change(one, other, one)) for _ in range(5)),
+                *(memory._history_run(lambda: change(other, one, other)) for _ in range(5)),
             )
         for memory_id in (one, other):
             history = await memory.history(memory_id)
@@ -506,7 +506,7 @@ class TestConcurrency:
     ) -> None:
         async with make_memory() as memory:
             memory_id, update = await held_update(memory)
-            (task,) = memory._state().running
+            (task,) = memory._history_state().running
             update.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await update
@@ -521,7 +521,7 @@ class TestConcurrency:
         """As at the end of a loop, which cancels every task."""
         async with make_memory() as memory:
             _, update = await held_update(memory)
-            for task in memory._state().running:
+            for task in memory._history_state().running:
                 task.cancel()
             release_all(memory)
             await asyncio.wait([update], timeout=LONG_S)
@@ -532,7 +532,7 @@ class TestConcurrency:
     ) -> None:
         async with make_memory() as memory:
             _, update = await held_update(memory)
-            manager: Any = memory._state().manager
+            manager: Any = memory._history_state().manager
             manager.close()
             update.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -1274,7 +1274,7 @@ class TestAsMem0sOwnTestsUseIt:
                     assert getattr(memory, name) is inner
                 assert getattr(memory, name) is outer
             assert type(getattr(memory, name)) is type(before)
-        assert memory._assigned is OWN_RECORDER
+        assert memory._history_db is OWN_RECORDER
         with patch.object(kind, "_add_to_vector_store") as replaced:
             assert memory._add_to_vector_store is replaced
         del memory.db
@@ -1294,7 +1294,7 @@ class TestAsMem0sOwnTestsUseIt:
         await memory.aclose()  # waits too
         async with make_memory() as again:
             assert [each["new_memory"] for each in await again.history("m")] == ["tea", "rum"]
-            messages = await again._state().manager.get_last_messages("scope")
+            messages = await again._history_state().manager.get_last_messages("scope")
             assert [each.content for each in messages] == ["hello"]
 
     async def test_its_connection_reads_the_file(

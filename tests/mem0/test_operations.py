@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import logging
 import os
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,7 @@ from tests.mem0.memories import (
     CHANGES,
     Awaited,
     Configured,
+    Kind,
     MakeMemory,
     add,
     held_before_its_change,
@@ -51,7 +53,7 @@ async def test_a_cancelled_operation_ends_without_a_change(
 ) -> None:
     """The memory stays open until the operation has ended, so closing does not end it."""
     embedder, task = await held_before_its_change(memory)
-    running = list(memory._state().running)
+    running = list(memory._history_state().running)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -98,7 +100,7 @@ async def test_closing_logs_the_operations_that_it_left(
     make_memory: MakeMemory, caplog: pytest.LogCaptureFixture
 ) -> None:
     memory = make_memory()
-    memory._state().close_timeout_s = 0.0
+    memory._history_state().close_timeout_s = 0.0
     _, changing = await held_update(memory)
     with caplog.at_level(logging.ERROR, "async_history"):
         await memory.aclose()
@@ -206,7 +208,7 @@ async def test_no_further_memory_is_added_once_the_file_is_gone(
 
         async def add_two() -> None:
             await memory._create_memory("tea", {"tea": []}, {"user_id": "u"})
-            acks = memory._recorder.require_operation().acks
+            acks = memory._history_recorder.require_operation().acks
             while not acks:  # noqa: ASYNC110 - there is no event
                 await asyncio.sleep(0)
             await asyncio.wait(acks)
@@ -214,7 +216,7 @@ async def test_no_further_memory_is_added_once_the_file_is_gone(
             await memory._create_memory("mate", {"mate": []}, {"user_id": "u"})
 
         with pytest.raises(StorageMissing):
-            await memory._run(add_two)
+            await memory._history_run(add_two)
         assert len(memory.vector_store.rows) == 1
 
 
@@ -268,7 +270,7 @@ async def test_an_operation_that_closing_left_begins_no_further_part(
 ) -> None:
     """The second deletion is waiting for its turn then."""
     memory = make_memory()
-    memory._state().close_timeout_s = 0.0
+    memory._history_state().close_timeout_s = 0.0
     memory_id = await add(memory, "tea")
     store = memory.vector_store
     store.gate = threading.Event()
@@ -332,6 +334,39 @@ async def test_an_error_that_is_not_an_exception_reaches_the_caller(
         monkeypatch.setattr(memory.embedding_model, "embed", panic)
         with pytest.raises(Panic):
             await add(memory, "tea")
+
+
+_OWN_NAMES = (
+    *("_assigned", "_change", "_history", "_lock", "_recorder", "_reset", "_run", "_state"),
+    *("_states", "_steps", "_store", "_within", "_workers"),
+)
+"""Names that a program may give to attributes of its own memory class."""
+
+
+@pytest.mark.parametrize("ours", [AsyncMemory, Memory])
+async def test_a_program_derives_a_class_with_names_of_its_own(
+    ours: Any, configured: Configured, tmp_path: Path
+) -> None:
+    class Own(ours):  # type: ignore[misc]
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            self.__dict__.update(dict.fromkeys(_OWN_NAMES, "own"))
+            super().__init__(*arguments, **options)
+
+    kind = Kind(Own, configured(), tmp_path / "history.db")
+    kind.be_instant()
+    memory_id = await kind.add("tea")
+    await kind.update(memory_id, "mate")
+    await kind.call("restore", memory_id, to=1)
+    await kind.call("delete", memory_id)
+    assert len(await kind.call("history", memory_id)) == 4
+    await kind.call("reset")
+    assert await kind.call("history", memory_id) == []
+    await kind.close()
+    assert {getattr(kind.memory, name) for name in _OWN_NAMES} == {"own"}
+    plain = getattr(mem0_main, ours.__name__)
+    private = {name for name in set(dir(ours)) - set(dir(plain)) if not name.endswith("__")}
+    assert [name for name in private if name.startswith("_history_")]
+    assert not [name for name in private if re.match("_(?!history_)", name)]
 
 
 class Positional(AsyncMemory):

@@ -66,7 +66,7 @@ async def test_cancelled_at_any_turn(change: str, make_memory: MakeMemory, tmp_p
             task = await begun(memory, change, turns)
             task.cancel()
             await asyncio.wait([task])
-            if running := list(memory._state().running):
+            if running := list(memory._history_state().running):
                 await asyncio.wait(running)
             await check(memory, tmp_path / "history.db")
 

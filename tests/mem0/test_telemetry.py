@@ -131,7 +131,7 @@ async def test_the_cause_is_the_trace(make_memory: MakeMemory, instrumented: Ins
     async with make_memory() as memory:
         added = await memory.add("tea", user_id="u", infer=False)
         memory_id = added["results"][0]["id"]
-        manager: Any = await memory._state().open_store()
+        manager: Any = await memory._history_state().open_store()
         (record,) = await manager.get_history(memory_id)
     (span,) = exported.spans("upsert_memory")
     assert record.cause["trace_id"] == format(span.context.trace_id, "032x")

@@ -87,9 +87,9 @@ def locks_of(thing: HistoryManager | AsyncMemory | Memory) -> SessionLocks:
     if isinstance(thing, HistoryManager):
         locks = thing.backend.new_locks()
     elif isinstance(thing, Memory):
-        locks = thing._history._turns.queues._locks
+        locks = thing._history_recorder._turns.queues._locks
     else:
-        locks = thing._states._turns.queues._locks
+        locks = thing._history_states._turns.queues._locks
     assert isinstance(locks, SessionLocks)
     return locks
 
@@ -402,7 +402,7 @@ class TestOfAMemory:
         memory = make_memory(history=url)
         memory_id = await add(memory, "tea")
         await memory.update(memory_id, "mate")
-        assert turns_of(open_history(url)).queues is memory._states._turns.queues
+        assert turns_of(open_history(url)).queues is memory._history_states._turns.queues
         if end == "closed":
             await memory.aclose()
         else:
@@ -421,7 +421,7 @@ class TestOfAMemory:
                 memory = make_memory(history=where, turns_between_processes=False)
                 async with memory:
                     memory_id = await add(memory, "tea")
-                    async with memory._states._turns.of("m", "store"):
+                    async with memory._history_states._turns.of("m", "store"):
                         pass
                     await memory.update(memory_id, "mate")
             assert not list(Path(configured()["history_db_path"]).parent.glob("*-turns"))

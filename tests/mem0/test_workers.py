@@ -192,7 +192,7 @@ async def test_memory_and_threads_are_free_after_a_load(make_memory: MakeMemory)
     async with make_memory() as memory:
         ids = [await add(memory, "likes tea") for _ in range(100)]
         workers = Workers(100, idle_s=0.05)
-        memory._call_in(workers)
+        memory._history_call_in(workers)
         memory.embedding_model = Meeting()
         tracemalloc.start()
         try:
@@ -209,7 +209,7 @@ async def test_threads_end_with_their_memory(make_memory: MakeMemory, how: str) 
     memory: AsyncMemory | None = make_memory()
     assert memory is not None
     workers = Workers(4, idle_s=10 * LONG_S)
-    memory._call_in(workers)
+    memory._history_call_in(workers)
     await asyncio.gather(*(memory.add("likes tea", user_id="u", infer=False) for _ in range(5)))
     assert workers.threads
     if how == "closed":
@@ -470,7 +470,7 @@ async def test_coroutine_functions_are_awaited(memory: AsyncMemory) -> None:
     await memory.search("tea", **({"user_id": "u"} if IS_V1 else {"filters": {"user_id": "u"}}))
     assert store.awaited == {"insert", "update", "get", "search"}
     assert {"likes tea", "likes mate"} <= set(embedder.awaited)
-    changes = await memory._state().manager.get_history(memory_id)
+    changes = await memory._history_state().manager.get_history(memory_id)
     contexts = [dict(change.context or {}) for change in changes]
     assert contexts == [{"k": "v"}, {} if IS_V1 else {"k": "v"}]  # 1.0 drops them in an update
     assert [change.owner and change.owner.user_id for change in changes] == ["u", "u"]
@@ -479,8 +479,8 @@ async def test_coroutine_functions_are_awaited(memory: AsyncMemory) -> None:
 async def test_how_many_threads_a_memory_has(make_memory: MakeMemory) -> None:
     async with make_memory(threads=1) as memory:
         await asyncio.gather(*(memory.add("likes tea", user_id="u", infer=False) for _ in range(5)))
-        assert memory._workers is not None
-        assert memory._workers.threads == 1
+        assert memory._history_workers is not None
+        assert memory._history_workers.threads == 1
 
 
 async def test_an_assigned_history_is_read_by_the_workers(make_memory: MakeMemory) -> None:
