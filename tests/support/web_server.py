@@ -86,7 +86,7 @@ async def _serve(
         )
         port = free_port()
         config = uvicorn.Config(
-            app, host="127.0.0.1", port=port, log_level="error", timeout_graceful_shutdown=1
+            app, host="127.0.0.1", port=port, log_config=None, timeout_graceful_shutdown=1
         )
         program = uvicorn.Server(config)
         serving = asyncio.create_task(program.serve())
