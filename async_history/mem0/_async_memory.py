@@ -24,7 +24,7 @@ from async_history.mem0._assigned import DELETED, OWN_RECORDER, is_made_by_mem0,
 from async_history.mem0._config import check_config
 from async_history.mem0._history_operations import HistoryOperations
 from async_history.mem0._loop_states import LoopStates, Where
-from async_history.mem0._operation import current
+from async_history.mem0._operation import Operation, current
 from async_history.mem0._recorder import Recorder, read_history, read_last_messages
 from async_history.mem0._threads.workers import DEFAULT_THREADS, Workers, using
 from async_history.mem0._vectors.payloads import WatchedStore, unwatched
@@ -280,9 +280,14 @@ class AsyncMemory(HistoryOperations, mem0_main.AsyncMemory):  # type: ignore[mis
             self.config = given
             self._history_is_set_by_mem0 = False
 
+    @property
+    def _history_operation(self) -> Operation | None:
+        """The running operation; None if another object is assigned to `db`."""
+        return self._history_recorder.operation if self._history_db is OWN_RECORDER else None
+
     async def _history_within(self, name: str, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Call an internal function of mem0 within the running operation, or as a new operation."""
-        operation = self._history_recorder.operation if self._history_db is OWN_RECORDER else None
+        operation = self._history_operation
         if self._history_db is OWN_RECORDER and (operation is None or operation.has_ended):
             return await self._history_run(call, name)
         return await call()
@@ -317,9 +322,7 @@ class AsyncMemory(HistoryOperations, mem0_main.AsyncMemory):  # type: ignore[mis
         inherited = super()._add_to_vector_store
 
         async def adding() -> Any:
-            operation = (
-                self._history_recorder.operation if self._history_db is OWN_RECORDER else None
-            )
+            operation = self._history_operation
             if operation is not None:
                 operation.messages, operation.metadata = messages, metadata
                 scope_of = getattr(mem0_main, "_build_session_scope", None)  # 1.0 has no buffer
@@ -344,7 +347,7 @@ class AsyncMemory(HistoryOperations, mem0_main.AsyncMemory):  # type: ignore[mis
     async def _delete_memory(
         self, memory_id: str, existing_memory: object = None, *more: Any, **options: Any
     ) -> Any:
-        operation = self._history_recorder.operation if self._history_db is OWN_RECORDER else None
+        operation = self._history_operation
         has_turn = operation is not None and operation.has_turn_of(memory_id)
         if not has_turn and self._history_db is OWN_RECORDER:
             # The memory may have changed before its turn was granted: let mem0 read it again.

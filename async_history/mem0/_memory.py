@@ -207,11 +207,8 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
         elif isinstance(value, HistoryManager):
             raise _needs_a_url()
         else:
-            self._history_db = (
-                OWN_RECORDER
-                if value is self.__dict__.get("_history_recorder", OWN_RECORDER)
-                else value
-            )
+            own = self.__dict__.get("_history_recorder", OWN_RECORDER)
+            self._history_db = OWN_RECORDER if value is own else value
 
     @db.deleter
     def db(self) -> None:
@@ -276,9 +273,8 @@ class Memory(mem0_main.Memory):  # type: ignore[misc]  # mem0 has no type inform
         return self._history_change("update", memory_id, inherited)
 
     def _delete_memory(self, memory_id: str, existing_memory: object = None, **options: Any) -> Any:
-        is_current = self._history_db is not OWN_RECORDER or self._history_recorder.has_turn_of(
-            memory_id
-        )
+        is_assigned = self._history_db is not OWN_RECORDER
+        is_current = is_assigned or self._history_recorder.has_turn_of(memory_id)
         # The memory may have changed before its turn was granted: let mem0 read it again.
         if existing_memory is not None and is_current:
             options["existing_memory"] = existing_memory
