@@ -64,22 +64,21 @@ def _replace(old: object, new: object) -> None:
 
 
 def _early() -> Iterator[str]:
-    """Yield the places outside mem0 that hold a class of mem0."""
+    """Yield the places outside mem0 that hold a class of mem0, by one name of their module."""
+    seen: set[int] = set()
     for module, names in _modules():
-        if not _is_of("mem0", module) and not _is_of("async_history", module):
-            for plain, _ in _PAIRS:
-                for name in _held(names, plain):
-                    yield f"{module}.{name}"
+        if _is_of("mem0", module) or _is_of("async_history", module) or id(names) in seen:
+            continue
+        seen.add(id(names))
+        for plain, _ in _PAIRS:
+            for name in _held(names, plain):
+                yield f"{module}.{name}"
 
 
 def _modules() -> list[tuple[str, dict[str, object]]]:
-    """Return the names that each imported module has. Programs put other objects there too.
-
-    A module that was imported under several names is listed once, under the first.
-    """
-    modules = [item for item in list(sys.modules.items()) if hasattr(item[1], "__dict__")]
-    first = {id(module): (name, vars(module)) for name, module in reversed(modules)}
-    return list(first.values())[::-1]
+    """Return the names that each imported module has. Programs put other objects there too."""
+    modules = list(sys.modules.items())
+    return [(name, vars(module)) for name, module in modules if hasattr(module, "__dict__")]
 
 
 def _is_of(package: str, module: str) -> bool:
